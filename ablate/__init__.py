@@ -1,0 +1,28 @@
+"""Ask questions of a model: searches and ablations, their record, and the report made of it.
+
+In a notebook:
+
+    >>> import ablate
+    >>> ema = ablate.load("ema")            # a name under results/, a path, or "latest"
+    >>> ema.trials.sort_values("val_loss")  # pandas; ema.trials_arrow is the same as a pyarrow table
+    >>> ema.history                         # a row a report
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ablate.dataset import StudyData
+
+__all__ = ["load"]
+
+
+def load(name_or_path: str | PathLike[str], results: str | PathLike[str] = "results") -> StudyData:
+    """The trials and histories of a study, also while it runs. Raises BadInput for a study that is not there."""
+    from ablate import studies  # pandas and pyarrow load only for who asks: workers import this package too
+    from ablate.dataset import read
+
+    return read(studies.find(str(name_or_path), results=Path(results)))

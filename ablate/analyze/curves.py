@@ -1,0 +1,82 @@
+"""Learning curves out of the histories: one a trial, and a mean with a band for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ablate.analyze.frames import completed, floats, of_arm, rows, texts
+from ablate.analyze.paired import BASELINE, arm_names
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trial's metric over the tokens it had seen. `status` is `running` for a trial without a final row."""
+
+    trial_id: str
+    status: str
+    tokens: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Band:
+    """The mean over the completed trials of an arm at common token counts, and the lowest and highest of them."""
+
+    arm: str
+    n: int
+    tokens: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curves(history: pd.DataFrame, *, statuses: Mapping[str, str], metric: str = "val_loss") -> list[Curve]:
+    """Curves of the trials in `statuses` (id -> status), in its order; trials without two measured points are left
+    out."""
+    measured = rows(history, np.isfinite(floats(history, metric))).sort_values("tokens_seen")
+    by_trial = {str(trial_id): reports for trial_id, reports in measured.groupby("trial_id")}
+    found = [
+        Curve(
+            trial_id=trial_id,
+            status=status,
+            tokens=floats(by_trial[trial_id], "tokens_seen"),
+            values=floats(by_trial[trial_id], metric),
+        )
+        for trial_id, status in statuses.items()
+        if trial_id in by_trial
+    ]
+    return [curve for curve in found if len(curve.tokens) > 1]
+
+
+def bands(
+    history: pd.DataFrame, trials: pd.DataFrame, *, declared: Sequence[str] = (), metric: str = "val_loss"
+) -> list[Band]:
+    """One band for the baseline and for each arm that has a completed trial with a curve."""
+    done = completed(trials)
+    found = []
+    for arm in [BASELINE, *arm_names(trials, declared=declared)]:
+        ids = texts(of_arm(done, arm), "trial_id")
+        seeds = curves(history, statuses=dict.fromkeys(ids, "completed"), metric=metric)
+        if seeds:
+            found.append(_band(arm, seeds))
+    return found
+
+
+def _band(arm: str, seeds: list[Curve]) -> Band:
+    """Seeds report at the same tokens; where a corpus of another length shifts them, curves are read in between."""
+    start, end = max(curve.tokens[0] for curve in seeds), min(curve.tokens[-1] for curve in seeds)
+    longest = max(seeds, key=lambda curve: len(curve.tokens)).tokens
+    tokens = longest[(longest >= start) & (longest <= end)]
+    values_NT = np.stack([np.interp(tokens, curve.tokens, curve.values) for curve in seeds])
+    return Band(
+        arm=arm,
+        n=len(seeds),
+        tokens=tokens,
+        mean=values_NT.mean(axis=0),
+        low=values_NT.min(axis=0),
+        high=values_NT.max(axis=0),
+    )

@@ -1,0 +1,49 @@
+"""How far below the corpus's n-gram floors a model gets: what it knows beyond token frequencies and token pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ablate.analyze.best import Objective, ranked
+from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.paired import BASELINE, SEARCH, arm_names
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Means over a group's completed trials, nats a token. `group`: an arm, or `best` for the search's best trial."""
+
+    group: str
+    n: int
+    val_loss: float
+    unigram: float
+    bigram: float
+
+    @property
+    def below_unigram(self) -> float:
+        """Nats a token below what token frequencies alone reach; negative for a model that is worse."""
+        return self.unigram - self.val_loss
+
+    @property
+    def below_bigram(self) -> float:
+        """Nats a token below what token pairs reach; negative for a model that is worse."""
+        return self.bigram - self.val_loss
+
+
+def floors(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[Floors]:
+    """One entry for the search's best trial, the baseline and each arm whose trials have floors."""
+    winner = ranked(of_arm(trials, SEARCH), objective=objective).head(1)
+    done = completed(trials)
+    arms = [(arm, of_arm(done, arm)) for arm in [BASELINE, *arm_names(trials, declared=declared)]]
+    found = []
+    for group, runs in [("best", winner), *arms]:
+        values_N3 = np.column_stack([floats(runs, name) for name in ("val_loss", "unigram_floor", "bigram_floor")])
+        values_N3 = values_N3[np.isfinite(values_N3).all(axis=1)]
+        if len(values_N3):
+            val_loss, unigram, bigram = (float(mean) for mean in values_N3.mean(axis=0))
+            found.append(Floors(group=group, n=len(values_N3), val_loss=val_loss, unigram=unigram, bigram=bigram))
+    return found

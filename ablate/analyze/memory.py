@@ -1,0 +1,60 @@
+"""Whether the memory is read: what its own content is worth to a trained model.
+
+bank_use_nats is val_loss with the bank's rows permuted, minus val_loss. No gain is credited to a memory unless the
+interval of its bank_use_nats lies above 0; a single trial has no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablate.analyze.best import Objective, ranked
+from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.paired import BASELINE, SEARCH, Effect, arm_names
+from ablate.analyze.stats import Interval, t_interval
+
+
+@dataclass(frozen=True)
+class BankUse:
+    """The bank of one group of completed trials, in nats a token. `group`: an arm, or `best` for the best trial.
+
+    `zeroed` and `averaged` are the means of bank_zero_nats and bank_mean_nats (the read replaced by 0, by its mean).
+    """
+
+    group: str
+    use: Interval
+    zeroed: float
+    averaged: float
+
+    @property
+    def read(self) -> bool:
+        """The interval of bank_use_nats lies above 0: the bank's content lowers the loss."""
+        return self.use.above_zero
+
+
+def bank_use(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[BankUse]:
+    """One entry for the search's best trial and one for every arm whose trials have a bank to permute."""
+    winner = ranked(of_arm(trials, SEARCH), objective=objective).head(1)
+    done = completed(trials)
+    arms = [(arm, of_arm(done, arm)) for arm in [BASELINE, *arm_names(trials, declared=declared)]]
+    groups = [_use(name, runs) for name, runs in [("best", winner), *arms]]
+    return [group for group in groups if group.use.n]
+
+
+def _use(group: str, runs: pd.DataFrame) -> BankUse:
+    use, zeroed, averaged = (
+        t_interval(floats(runs, name)) for name in ("bank_use_nats", "bank_zero_nats", "bank_mean_nats")
+    )
+    return BankUse(group=group, use=use, zeroed=zeroed.mean, averaged=averaged.mean)
+
+
+def gain_owner(effect: Effect, *, objective: Objective) -> str | None:
+    """Which side of a comparison is better by its interval: the arm's name, `baseline`, or None where 0 is inside."""
+    if effect.difference.above_zero or effect.difference.below_zero:
+        lower_side = effect.arm if effect.difference.below_zero else BASELINE
+        higher_side = BASELINE if lower_side == effect.arm else effect.arm
+        return lower_side if objective.mode == "min" else higher_side
+    return None

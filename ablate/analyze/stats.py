@@ -1,0 +1,120 @@
+"""The few pieces of statistics that a report stands on; scipy for the distributions, formulas for the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from scipy import optimize, stats
+
+MAX_EXACT = 40  # pairs: sign_flip_p sorts 2^(n/2) sums, a million of them at 40
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its two-sided t interval. `low`, `high`, `sd` are NaN below two values: one value has no spread."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+    @property
+    def above_zero(self) -> bool:
+        """The whole interval lies above 0 (never true without an interval)."""
+        return self.low > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """The whole interval lies below 0 (never true without an interval)."""
+        return self.high < 0
+
+
+def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
+    """Mean, sample standard deviation (n - 1) and Student's t interval of the finite values."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    n = len(finite)
+    if n == 0:
+        return Interval(n=0, mean=math.nan, sd=math.nan, low=math.nan, high=math.nan)
+    mean = float(finite.mean())
+    if n == 1:
+        return Interval(n=1, mean=mean, sd=math.nan, low=math.nan, high=math.nan)
+    sd = float(finite.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * sd / math.sqrt(n)
+    return Interval(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
+
+
+def paired_t_p(differences: np.ndarray) -> float:
+    """Two-sided p of the paired t test (a one-sample t test of the differences); NaN below two pairs."""
+    n = len(differences)
+    if n < 2:
+        return math.nan
+    mean, sd = float(differences.mean()), float(differences.std(ddof=1))
+    if sd == 0:  # scipy would divide by it: equal differences are either all zero or certain
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Two-sided exact p of the paired sign-flip test: the share of all 2^n sign patterns whose |sum| reaches the
+    observed one (Fisher 1935, The Design of Experiments, section 21). NaN without pairs and above MAX_EXACT of them.
+
+    All patterns count without being listed: each half of the pairs has 2^(n/2) signed sums, and sorted sums of one half
+    tell by bisection how many of them complete a sum of the other. The smallest value there is is 2^(1 - n).
+    """
+    n = len(differences)
+    if n == 0 or n > MAX_EXACT:
+        return math.nan
+    # Sums that are equal on paper differ in their last bits: count them as reaching the observed one.
+    reach = abs(float(differences.sum())) - 1e-9 * float(np.abs(differences).sum())
+    left, right = _signed_sums(differences[: n // 2]), np.sort(_signed_sums(differences[n // 2 :]))
+    at_most_minus = np.searchsorted(right, -reach - left, side="right")
+    at_least_plus = len(right) - np.searchsorted(right, reach - left, side="left")
+    # Where nothing is left to reach (all differences zero) both counts hold every pattern.
+    return min(1.0, float((at_most_minus + at_least_plus).sum()) / 2**n)
+
+
+def _signed_sums(values: np.ndarray) -> np.ndarray:
+    """The 2^n sums of +-values."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
+def smallest_exact_p(n: int) -> float:
+    """The smallest p that the sign-flip test can reach with n pairs."""
+    return 2.0 ** (1 - n) if n > 0 else math.nan
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values (Holm 1979). A NaN stays NaN but counts in the family: it was asked too."""
+    order = sorted((index for index, p in enumerate(ps) if not math.isnan(p)), key=lambda index: ps[index])
+    adjusted, floor = [math.nan] * len(ps), 0.0
+    for rank, index in enumerate(order):
+        floor = max(floor, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided paired t test finds with this power, the differences' standard
+    deviation being `sd`: from the noncentral t distribution. NaN below two pairs."""
+    if n < 2 or math.isnan(sd):
+        return math.nan
+    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+
+    def power_short_of(noncentrality: float) -> float:
+        # The other tail adds less than P(Z < -noncentrality), nothing where the power is 0.8; scipy has NaN there.
+        return float(stats.nct.sf(critical, n - 1, noncentrality)) - power
+
+    high = 1.0
+    while power_short_of(high) < 0:
+        high *= 2
+    noncentrality = cast(float, optimize.brentq(power_short_of, 0.0, high))
+    return noncentrality * sd / math.sqrt(n)

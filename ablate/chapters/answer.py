@@ -1,0 +1,187 @@
+"""The answer in words, made from the numbers by rules: no adjective that the numbers do not carry."""
+
+from __future__ import annotations
+
+from ablate import numbers
+from ablate.analyze.best import Best
+from ablate.analyze.memory import BankUse, gain_owner
+from ablate.analyze.paired import ALPHA, BASELINE, Effect
+from ablate.analyze.space import short
+from ablate.document import Code, Paragraph, Span
+from ablate.findings import Findings, PerObjective
+
+NO_BANK = ("none", "blind")
+
+
+def answer(findings: Findings) -> Paragraph:
+    """The report's first paragraph."""
+    parts = [_ended(findings)]
+    if findings.mixed:
+        parts.append(("Trials of different commits, budgets or data are compared here (marked †).",))
+    for per in findings.per_objective:
+        parts += _search(findings, per)
+    if findings.pareto:
+        on = f"{numbers.count(len(findings.pareto), 'trial')} of the search"
+        parts.append((f"No other trial beats {on} in all objectives at once (the Pareto set).",))
+    for per in findings.per_objective:
+        parts += _arms(findings, per)
+    return Paragraph(tuple(_joined(parts)))
+
+
+def _joined(parts: list[tuple[Span, ...]]) -> list[Span]:
+    spans: list[Span] = []
+    for part in parts:
+        spans += [" ", *part] if spans else part
+    return spans
+
+
+def _ended(findings: Findings) -> tuple[Span, ...]:
+    progress = findings.progress
+    planned = numbers.count(progress.planned, "planned trial")
+    if not progress.final:
+        return (f"No trial has ended yet: 0 of {planned}.",)
+    how = ", ".join(f"{count} {status}" for status, count in progress.ended.items())
+    text = f"{progress.final} of {planned} {'has' if progress.planned == 1 else 'have'} ended ({how})."
+    if not progress.completed:
+        text += " No trial succeeded, so there is nothing to compare."
+    elif not progress.whole:
+        text += " The study is unfinished: what follows is of the trials so far."
+    return (text,)
+
+
+def _search(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
+    if not findings.data.space or not findings.progress.final:
+        return []
+    if per.best is None:
+        return [(f"No trial of the search completed with a {per.objective.metric}.",)] if len(findings.search) else []
+    parts = [_best(per, per.best), *_edges(per.best)]
+    if per is findings.primary:
+        parts += _floors(findings) + _single_bank(findings)
+    return parts
+
+
+def _best(per: PerObjective, best: Best) -> tuple[Span, ...]:
+    lowest = "lowest" if per.objective.mode == "min" else "highest"
+    places = places_of(per)
+    value = numbers.fixed(best.value, places)
+    others = f"the median of the {best.completed} completed is {numbers.fixed(best.median, places)}"
+    rest = others if best.completed > 1 else "no other trial completed"
+    spans: list[Span] = [f"The {lowest} {per.objective.metric} of the search is {value}{per.unit} (trial "]
+    spans += [Code(best.trial_id), f"; {rest}), at "]
+    for index, (key, chosen) in enumerate(best.params.items()):
+        spans += [", " if index else "", Code(f"{key} = {short(chosen)}")]
+    return (*spans, ".")
+
+
+def _edges(best: Best) -> list[tuple[Span, ...]]:
+    if not best.edges:
+        return []
+    named = ", ".join(f"{key} ({edge})" for key, edge in best.edges.items())
+    verb = "sits at an edge of its range" if len(best.edges) == 1 else "sit at edges of their ranges"
+    return [(f"{named} {verb}: better values may lie outside what was searched.",)]
+
+
+def _floors(findings: Findings) -> list[tuple[Span, ...]]:
+    floors = findings.floors_of("best")
+    if floors is None:
+        return []
+    gaps = ((floors.below_unigram, floors.unigram, "unigram"), (floors.below_bigram, floors.bigram, "bigram"))
+    against = [
+        f"{numbers.fixed(abs(gap), 3)} nats {'below' if gap > 0 else 'above'} the {name} floor ({numbers.fixed(at, 3)})"
+        for gap, at, name in gaps
+    ]
+    text = f"Its val_loss is {' and '.join(against)}."
+    if floors.below_unigram <= 0:
+        text += " It has learned nothing beyond token frequencies: comparisons made here say little."
+    return [(text,)]
+
+
+def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
+    bank = findings.bank_of("best")
+    if bank is None:
+        return []
+    value = numbers.fixed(bank.use.mean, numbers.decimals_for(abs(bank.use.mean)), sign=True)
+    text = f"Permuting its bank's rows changes val_loss by {value} nats (bank_use_nats); one trial has no interval, "
+    return [(text + "so nothing is credited to the memory on its account.",)]
+
+
+def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
+    effects = [effect for effect in per.effects if effect.n]
+    if not effects:
+        none = "No arm shares a completed seed with the baseline yet."
+        return [(none,)] if per.effects and findings.progress.final and per is findings.primary else []
+    parts: list[tuple[Span, ...]] = []
+    for effect in effects:
+        owner = gain_owner(effect, objective=per.objective)
+        parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
+    smallest = min(effect.smallest_p_holm for effect in effects)
+    if smallest > ALPHA:
+        of = (
+            f"{numbers.count(max(effect.n for effect in effects), 'pair')} and {numbers.count(len(per.effects), 'arm')}"
+        )
+        at_least = numbers.p_value(smallest)
+        parts.append((f"With {of} no adjusted p can be smaller than {at_least}: the test cannot reject at {ALPHA}.",))
+    return [part for part in parts if part != ("",)]
+
+
+def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
+    """One arm's sentence: the difference, its interval, the declared test, and what they do not show."""
+    difference = effect.difference
+    places = effect_places(effect)
+    tail = f"(n = {effect.n}, exact p {numbers.p_value(effect.p_exact)}, Holm {numbers.p_value(effect.p_holm)})"
+    if effect.n < 2:
+        value = numbers.fixed(difference.mean, places, sign=True)
+        return f"{effect.arm} differs from the baseline by {value}{per.unit} on the one seed they share: no interval."
+    span = numbers.interval(difference.low, difference.high, places, sign=True)
+    if difference.above_zero or difference.below_zero:
+        verb = "raises" if difference.above_zero else "lowers"
+        size = numbers.fixed(abs(difference.mean), places)
+        text = (
+            f"Against the baseline, {effect.arm} {verb} {effect.metric} by {size}{per.unit}, 95% interval {span} {tail}"
+        )
+        return text + ("." if effect.p_holm <= ALPHA else f"; the declared test does not reject at {ALPHA}.")
+    mde = numbers.fixed(effect.mde, places)
+    value = numbers.fixed(difference.mean, places, sign=True)
+    return (
+        f"For {effect.arm} the difference in {effect.metric} is {value}{per.unit} and its 95% interval {span} holds 0 "
+        f"{tail}: no effect is shown; a true one of {mde} would be found four times in five."
+    )
+
+
+def credit(findings: Findings, *, effect: Effect, owner: str | None) -> str:
+    """Whether a gain between two kinds of memory may be credited to the memory; "" where that is not the question."""
+    kinds = {side: findings.memory_of(side) for side in (BASELINE, effect.arm)}
+    if owner is None or kinds[BASELINE] == kinds[effect.arm]:
+        return ""
+    if kinds[owner] in NO_BANK:
+        return f"The better side of that comparison, {owner}, has no memory to read."
+    gain = f"The gain of {owner}" if effect.p_holm <= ALPHA else f"The gain of {owner}, if it is one,"
+    bank = findings.bank_of(owner)
+    if bank is None:
+        return f"{gain} is not credited to its memory: bank_use_nats was not measured."
+    held = _bank_interval(bank)
+    if bank.read:
+        return f"{gain} may be credited to its memory: bank_use_nats is {held}, above 0."
+    return f"{gain} is not credited to its memory: bank_use_nats is {held}, not above 0."
+
+
+def _bank_interval(bank: BankUse) -> str:
+    places = numbers.decimals_for(bank.use.sd)
+    mean = numbers.fixed(bank.use.mean, places, sign=True)
+    if bank.use.n < 2:
+        return f"{mean} without an interval (one trial)"
+    return f"{mean} {numbers.interval(bank.use.low, bank.use.high, places, sign=True)}"
+
+
+def places_of(per: PerObjective) -> int:
+    """Decimal places at which the search's trials are told apart."""
+    if per.best is None:
+        return 3
+    return max(
+        numbers.decimals_for(abs(per.best.worst - per.best.value), digits=3), 2 if abs(per.best.value) < 100 else 0
+    )
+
+
+def effect_places(effect: Effect) -> int:
+    """Decimal places at which a difference and its interval are told apart."""
+    return numbers.decimals_for(effect.difference.sd)

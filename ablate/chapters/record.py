@@ -1,0 +1,286 @@
+"""The rest of the record: memory, floors, failures, cost, samples, where it all comes from, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ablate import numbers
+from ablate.analyze.cost import COLUMNS
+from ablate.analyze.failures import Failure
+from ablate.analyze.frames import completed, texts
+from ablate.document import Block, Cell, Code, Column, Listing, Section, Table, cell, notice, words
+from ablate.escape import one_line
+from ablate.findings import Findings
+
+SAMPLES = 4
+GROUP = Column("group", "trials", number=False)
+
+
+def missing_sections(findings: Findings) -> list[Section]:
+    """What a study that runs, or was killed, still owes; nothing for a whole one."""
+    progress = findings.progress
+    problems = findings.data.problems
+    if progress.whole and not problems:
+        return []
+    counts = (
+        f"{numbers.count(progress.final, 'trial')} of {progress.planned} ended; "
+        f"{len(progress.unfinished)} started and did not end; {progress.not_started} did not start."
+    )
+    blocks: list[Block] = [notice(counts)]
+    if problems:
+        blocks.append(notice(f"{numbers.count(len(problems), 'file')} could not be read and are not in what follows:"))
+        blocks += [words(Code(one_line(problem, limit=400))) for problem in problems]
+    if progress.unfinished:
+        blocks.append(_unfinished(findings))
+    if progress.whole:
+        return [Section("What is missing", tuple(blocks))]
+    study = findings.data.facts.study
+    blocks.append(
+        words(
+            "Where no process works on it any more, the sweep's command goes on from here with ",
+            Code("--resume"),
+            "; ",
+            Code(f"python -m ablate.status {study}"),
+            " tells how far it is.",
+        )
+    )
+    return [Section("What is missing", tuple(blocks))]
+
+
+def _unfinished(findings: Findings) -> Table:
+    rows = [
+        (
+            cell(entry.trial_id),
+            Cell(f"{entry.tokens:,}", entry.tokens),
+            Cell(f"{entry.budget:,}" if entry.budget else numbers.DASH, entry.budget or None),
+            cell(entry.last_report or "none yet"),
+        )
+        for entry in findings.progress.unfinished
+    ]
+    return Table(
+        label="unfinished",
+        caption="Trials that started and have no final row: they run, or their process was killed.",
+        columns=(
+            Column("trial_id", "trial", number=False),
+            Column("tokens_seen", "tokens seen"),
+            Column("budget_tokens", "budget"),
+            Column("last_report", "last report", number=False),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def record_sections(findings: Findings) -> list[Section]:
+    """The chapters that every study has, each when it has something to tell."""
+    sections = []
+    if findings.progress.completed:
+        sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
+    if findings.progress.final:
+        sections += [_failures(findings), _cost(findings)]
+    return [*sections, *_samples(findings), _provenance(findings)]
+
+
+def _memory(findings: Findings) -> list[Block]:
+    rule = (
+        "bank_use_nats is val_loss with the bank's rows permuted, minus val_loss: what the bank's content is worth. "
+        "A gain is credited to the memory only where its 95% interval lies above 0."
+    )
+    if not findings.bank_use:
+        return [words(rule + " No completed trial has a bank to permute.")]
+    rows = []
+    for entry in findings.bank_use:
+        places = numbers.decimals_for(entry.use.sd if entry.use.n > 1 else abs(entry.use.mean))
+        span = numbers.interval(entry.use.low, entry.use.high, places, sign=True)
+        verdict = "yes" if entry.read else "not shown" if entry.use.n > 1 else "one trial: no interval"
+        rows.append(
+            (
+                cell(_group(entry.group)),
+                Cell(str(entry.use.n), entry.use.n),
+                Cell(numbers.fixed(entry.use.mean, places, sign=True), entry.use.mean),
+                Cell(span, span),
+                Cell(numbers.fixed(entry.zeroed, places, sign=True), entry.zeroed),
+                Cell(numbers.fixed(entry.averaged, places, sign=True), entry.averaged),
+                cell(verdict),
+            )
+        )
+    table = Table(
+        label="bank_use",
+        caption="What the memory's content is worth, nats a token: val_loss with the bank's rows permuted "
+        "(bank_use_nats), with the read set to zero, and with the read replaced by its mean, each minus val_loss.",
+        columns=(
+            GROUP,
+            Column("n", "n"),
+            Column("bank_use_nats", "rows permuted"),
+            Column("interval", "95% interval"),
+            Column("bank_zero_nats", "read zeroed"),
+            Column("bank_mean_nats", "read averaged"),
+            Column("read", "is it read?", number=False),
+        ),
+        rows=tuple(rows),
+    )
+    return [words(rule), table]
+
+
+def _floors(findings: Findings) -> Section:
+    rows = [
+        (
+            cell(_group(entry.group)),
+            Cell(str(entry.n), entry.n),
+            *(
+                Cell(numbers.fixed(value, 3), value)
+                for value in (entry.val_loss, entry.unigram, entry.below_unigram, entry.bigram, entry.below_bigram)
+            ),
+        )
+        for entry in findings.floors
+    ]
+    table = Table(
+        label="floors",
+        caption="Held-out loss beside what token frequencies (unigram) and token pairs (interpolated bigram) reach on "
+        "the same text, nats a token. Below counts downwards from the floor: negative is worse than the floor.",
+        columns=(
+            GROUP,
+            Column("n", "n"),
+            Column("val_loss", "val_loss"),
+            Column("unigram_floor", "unigram floor"),
+            Column("below_unigram", "below it"),
+            Column("bigram_floor", "bigram floor"),
+            Column("below_bigram", "below it"),
+        ),
+        rows=tuple(rows),
+        empty="No completed trial has floors.",
+    )
+    return Section("Against the corpus's n-gram floors", (table,))
+
+
+def _failures(findings: Findings) -> Section:
+    table = Table(
+        label="failures",
+        caption="Trials that did not complete, with their reasons.",
+        columns=(
+            Column("trial_id", "trial", number=False),
+            Column("arm", "arm", number=False),
+            Column("seed", "seed"),
+            Column("status", "end", number=False),
+            Column("tokens_seen", "tokens seen"),
+            Column("share", "of its budget"),
+            Column("reason", "reason", number=False),
+        ),
+        rows=tuple(_failure_row(entry) for entry in findings.failures),
+        empty="Every trial that ended completed.",
+    )
+    return Section("Pruned and failed trials", (table,))
+
+
+def _failure_row(entry: Failure) -> tuple[Cell, ...]:
+    return (
+        cell(entry.trial_id),
+        cell(entry.arm),
+        Cell(str(entry.seed), entry.seed),
+        cell(entry.status),
+        Cell(f"{entry.tokens:,.0f}", entry.tokens),
+        Cell(numbers.share(entry.share), entry.share),
+        Cell(one_line(entry.reason, limit=240), one_line(entry.reason, limit=2_000)),
+    )
+
+
+def _cost(findings: Findings) -> Section:
+    headers = {
+        "tokens_per_s": "tokens/s",
+        "step_ms": "step (ms)",
+        "ema_ms": "EMA update (ms)",
+        "peak_gib": "peak memory (GiB)",
+        "wall_s": "wall time",
+    }
+    rows = []
+    for entry in findings.costs:
+        shown = [numbers.significant(entry.medians[name], digits=3) for name in COLUMNS if name != "wall_s"]
+        shown.append(numbers.duration(entry.medians["wall_s"]))
+        rows.append(
+            (
+                cell(_group(entry.group)),
+                Cell(str(entry.n), entry.n),
+                *(Cell(text, entry.medians[name]) for text, name in zip(shown, COLUMNS, strict=True)),
+                Cell(numbers.duration(entry.total_wall_s), entry.total_wall_s),
+            )
+        )
+    table = Table(
+        label="cost",
+        caption="Cost: medians over the completed trials, and the wall time of all the group's trials together.",
+        columns=(
+            GROUP,
+            Column("n", "n"),
+            *(Column(name, headers[name]) for name in COLUMNS),
+            Column("total_wall_s", "all trials"),
+        ),
+        rows=tuple(rows),
+    )
+    return Section("Cost", (table,))
+
+
+def _samples(findings: Findings) -> list[Section]:
+    """What the search's best trial wrote; of a study without a search, the baseline's first completed run."""
+    best = findings.primary.best
+    trials = findings.data.trials
+    done = texts(completed(trials), "trial_id")
+    trial_id = best.trial_id if best else done[0] if done else None
+    kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
+    if trial_id is None or not kept:
+        return []
+    listings = [
+        Listing(
+            title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),
+            text=f"{one_line(sample['prompt'], limit=1_000)} ▸ {one_line(sample['continuation'], limit=2_000)}",
+        )
+        for index, sample in enumerate(kept, start=1)
+    ]
+    intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
+    return [Section("What it writes", (intro, *listings))]
+
+
+def _provenance(findings: Findings) -> Section:
+    facts = findings.data.facts
+    source = facts.provenance
+    commit = (source.git_commit or "not in a git repository") + (
+        ", with uncommitted changes" if source.git_dirty else ""
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in source.versions.items() if version)
+    spec = facts.spec
+    lines: list[tuple[str, Any]] = [
+        ("study", facts.study),
+        ("command", facts.command),
+        ("started", facts.started_at),
+        ("finished", facts.finished_at or "not finished"),
+        ("commit", commit),
+        ("data", source.data_hash),
+        ("device", source.device),
+        ("machine", f"{source.host}, {source.platform}, Python {source.python}"),
+        ("versions", versions),
+        ("base", ", ".join(f"{key} = {spec.base[key]}" for key in ("preset", "data.corpus") if key in spec.base)),
+    ]
+    if facts.space:
+        stop = ", stopped early by " + _inline(spec.early_stopping) if spec.early_stopping else ", no early stopping"
+        lines.append(
+            ("search", f"{spec.optimizer.sampler}, {spec.optimizer.trials} trials, seed {spec.optimizer.seed}{stop}")
+        )
+    if spec.ablation:
+        lines.append(("ablation", f"{len(spec.ablation.arms)} arms and the baseline, {spec.ablation.seeds} seeds each"))
+    lines += [("mixed", str(entry)) for entry in findings.mixed]
+    table = Table(
+        label="provenance",
+        caption="Where these numbers come from.",
+        columns=(Column("what", "what", number=False), Column("value", "value", number=False)),
+        rows=tuple((cell(what), Cell(one_line(str(value), limit=400), str(value))) for what, value in lines),
+    )
+    return Section("Provenance", (table,))
+
+
+def _inline(tree: Mapping[str, Any]) -> str:
+    """`asha (min_tokens 50000, reduction 3)`."""
+    return ", ".join(
+        f"{key} ({_inline(value)})" if isinstance(value, Mapping) else f"{key} {value}" for key, value in tree.items()
+    )
+
+
+def _group(group: str) -> str:
+    return "best trial of the search" if group == "best" else group

@@ -1,0 +1,29 @@
+"""What every command shares: the last line of defence between a user and a traceback, and the exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from ablate.errors import BadInput
+from model.api import ConfigError, DataError
+
+DONE, DIFFERENT, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: done; `--verify` found a difference; bad input; no trial succeeded; interrupted and resumable."""
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run a command; bad input becomes its one line on stderr and exit code 2."""
+    try:
+        return main()
+    except (BadInput, ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: what the interpreter flushes at its exit must go nowhere, silently.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE

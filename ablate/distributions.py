@@ -1,0 +1,117 @@
+"""What a searched parameter is drawn from. Knows no sampler: a distribution says its ends and how it is measured.
+
+A study file writes one as `{kind: arguments}`: `{loguniform: [0.01, 1.0]}`, `{choice: [4, 8, 16]}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from model.api import ConfigError, nearest
+
+Scalar = int | float | str | bool | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, in no order."""
+
+    choices: tuple[Scalar, ...]
+    kind: ClassVar[Literal["choice"]] = "choice"
+
+    @property
+    def ends(self) -> tuple[Scalar, ...]:
+        """Every value that must be valid: all of them."""
+        return self.choices
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between `low` and `high`, both included.
+
+    `uniform` and `loguniform` draw real numbers, `int` and `logint` whole ones; `one_minus_loguniform` draws x so that
+    1 - x is log-uniform between 1 - high and 1 - low, for a quantity like a decay whose distance from 1 matters.
+    """
+
+    kind: Literal["one_minus_loguniform", "loguniform", "uniform", "logint", "int"]
+    low: float
+    high: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Every value that must be valid: both bounds, whole numbers where whole numbers are drawn."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are drawn."""
+        return self.kind in ("logint", "int")
+
+    @property
+    def log(self) -> bool:
+        """Whether the draw is uniform in the logarithm (of x, or of 1 - x)."""
+        return self.kind not in ("uniform", "int")
+
+
+Distribution = Choice | Range
+
+_KINDS = ("one_minus_loguniform", "loguniform", "uniform", "logint", "int", "choice")
+_EXAMPLE = "write it like {loguniform: [0.01, 1.0]} or {choice: [4, 8]}"
+
+
+def parse(key: str, written: object) -> Distribution:
+    """The distribution that a study file writes for `key`. Raises ConfigError with the key, the rule and the cure."""
+    if not isinstance(written, Mapping) or len(written) != 1:
+        raise ConfigError(key, _show(written), "not one distribution", _EXAMPLE)
+    kind, arguments = next(iter(written.items()))
+    if kind not in _KINDS:
+        raise ConfigError(key, kind, "unknown distribution", nearest(str(kind), _KINDS))
+    if not isinstance(arguments, list):
+        raise ConfigError(key, _show(arguments), "not a list", _EXAMPLE)
+    return _choice(key, arguments) if kind == "choice" else _range(key, kind, arguments)
+
+
+def as_written(distribution: Distribution) -> dict[str, Any]:
+    """The distribution as a study file writes it."""
+    if isinstance(distribution, Choice):
+        return {"choice": list(distribution.choices)}
+    return {distribution.kind: list(distribution.ends)}
+
+
+def _choice(key: str, arguments: list[Any]) -> Choice:
+    if not arguments:
+        raise ConfigError(key, "[]", "empty choice", "list the values to choose from")
+    for value in arguments:
+        if isinstance(value, (list, dict)):
+            raise ConfigError(key, _show(value), "not a single value", "choose between numbers or texts")
+    return Choice(tuple(arguments))
+
+
+def _range(key: str, kind: Any, arguments: list[Any]) -> Range:
+    shown = _show(arguments)
+    if len(arguments) != 2:
+        raise ConfigError(key, shown, "not two bounds", f"write {{{kind}: [low, high]}}")
+    for bound in arguments:
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
+            raise ConfigError(key, _show(bound), "not a finite number", f"write {{{kind}: [low, high]}} with numbers")
+    low, high = arguments
+    if low == high:
+        raise ConfigError(key, shown, "empty range", "give the value in `base`, or two different bounds")
+    if low > high:
+        raise ConfigError(key, shown, "inverted range", f"write {{{kind}: [{high}, {low}]}}")
+    distribution = Range(kind, low, high)
+    if distribution.whole and not all(float(bound).is_integer() for bound in arguments):
+        raise ConfigError(key, shown, "bounds that are no whole numbers", "round them, or use uniform or loguniform")
+    if kind in ("loguniform", "logint") and low <= 0:
+        raise ConfigError(key, shown, "a logarithm needs a lower bound above 0", "raise it, or use uniform or int")
+    if kind == "one_minus_loguniform" and high >= 1:
+        raise ConfigError(key, shown, "the logarithm of 1 - x needs an upper bound below 1", "lower it, e.g. to 0.999")
+    return distribution
+
+
+def _show(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,69 @@
+"""What users wrote, made harmless: in LaTeX, in Markdown, on one line. (HTML is Jinja's autoescape.)"""
+
+from __future__ import annotations
+
+import re
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+    "†": r"\dag{}",
+    "—": "---",
+    "–": "--",
+    "…": r"\ldots{}",
+}
+
+
+def printable(text: str) -> str:
+    """Without a terminal's colours and other control characters; line breaks stay."""
+    clean = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return "".join(char if char.isprintable() or char == "\n" else " " for char in clean)
+
+
+def one_line(text: str, *, limit: int = 200) -> str:
+    """On one line, printable, cut at `limit` with an ellipsis."""
+    flat = " ".join(printable(text).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def latex(text: str) -> str:
+    """Text for a LaTeX table cell or caption; any line breaks become spaces."""
+    return "".join(_LATEX.get(char, char) for char in " ".join(printable(text).split()))
+
+
+def markdown(text: str) -> str:
+    """Text for Markdown, a table's cell included, on one line. An underscore inside a word and a bracket that opens no
+    link mean nothing there, so they stay readable."""
+    return markdown_span(" ".join(text.split()))
+
+
+def markdown_span(text: str) -> str:
+    """As `markdown`, for a part of a line: the spaces at its ends are kept."""
+    flat = re.sub(r"\s+", " ", printable(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = re.sub(r"([\\`*|~#$])", r"\\\1", flat)
+    flat = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", flat)
+    return re.sub(r"\](?=[(\[:])", r"\\]", flat)
+
+
+def markdown_code(text: str) -> str:
+    """A typewriter span; a backtick in it would end it, so it becomes a quote."""
+    flat = " ".join(printable(text).split()).replace("`", "'").replace("|", "\\|")
+    return f"`{flat}`" if flat else ""

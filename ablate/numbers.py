@@ -1,0 +1,83 @@
+"""Numbers as a paper prints them: as many digits as they carry, a true minus sign, an em dash for what is missing."""
+
+from __future__ import annotations
+
+import math
+
+DASH = "—"
+MINUS = "−"
+
+
+def decimals_for(spread: float, *, digits: int = 2) -> int:
+    """Decimal places that show a spread to so many significant digits (0 to 6; 3 where there is no spread)."""
+    if not math.isfinite(spread) or spread <= 0:
+        return 3
+    return min(6, max(0, digits - 1 - math.floor(math.log10(spread))))
+
+
+def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
+    """`3.142`, thousands separated; `sign` writes a plus too. A value that rounds to zero has no minus."""
+    if not math.isfinite(value):
+        return DASH
+    text = f"{value:{'+' if sign else ''},.{decimals}f}"
+    if not any(char in "123456789" for char in text):
+        text = text.lstrip("-+")
+    return text.replace("-", MINUS)
+
+
+def significant(value: float, *, digits: int = 4) -> str:
+    """To so many significant digits, without an exponent between 0.0001 and a million."""
+    if not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if -5 < size < 6:
+        return fixed(value, max(0, digits - 1 - size))
+    return f"{value:.{digits - 1}e}".replace("-", MINUS)
+
+
+def plus_minus(mean: float, sd: float) -> str:
+    """`5.312 ± 0.021`: the spread to two significant digits, the mean to the same place."""
+    if not math.isfinite(sd):
+        return significant(mean)
+    places = decimals_for(sd)
+    return f"{fixed(mean, places)} ± {fixed(sd, places)}"
+
+
+def interval(low: float, high: float, decimals: int, *, sign: bool = False) -> str:
+    """`[0.012, 0.034]`, or a dash where there is none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return DASH
+    return f"[{fixed(low, decimals, sign=sign)}, {fixed(high, decimals, sign=sign)}]"
+
+
+def p_value(p: float) -> str:
+    """To two significant digits, `<0.0001` below."""
+    if not math.isfinite(p):
+        return DASH
+    if p < 0.0001:
+        return "<0.0001"
+    return significant(p, digits=2) if p < 0.995 else "1.0"
+
+
+def share(value: float) -> str:
+    """A share as whole per cent."""
+    return f"{value:.0%}" if math.isfinite(value) else DASH
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if not math.isfinite(seconds):
+        return DASH
+    whole = round(seconds)
+    if whole < 60:
+        return f"{significant(seconds, digits=2)} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

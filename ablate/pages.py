@@ -1,0 +1,100 @@
+"""A document as one page: Markdown beside its figures, or HTML in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from markupsafe import escape as markup_escape
+
+from ablate import escape, tables
+from ablate.document import Block, Code, Document, Figure, Listing, Paragraph, Section, Table
+
+
+def to_markdown(document: Document) -> str:
+    """report.md: figures are links to figures/LABEL.svg."""
+    numbers = _numbers(document)
+    lines = [f"# {escape.markdown(document.title)}", ""]
+    if document.question:
+        lines += [f"*{escape.markdown(document.question)}*", ""]
+    lines += [escape.markdown(document.byline), "", f"**Answer.** {_markdown_spans(document.answer)}", ""]
+    for section in document.sections:
+        lines += [f"{'###' if section.sub else '##'} {escape.markdown(section.title)}", ""]
+        for block in section.blocks:
+            lines += [*_markdown_block(block, numbers), ""]
+    return "\n".join(lines)
+
+
+def _markdown_block(block: Block, numbers: Mapping[int, int]) -> list[str]:
+    match block:
+        case Paragraph(notice=True):
+            return [f"> {_markdown_spans(block)}"]
+        case Paragraph():
+            return [_markdown_spans(block)]
+        case Table():
+            body = tables.to_markdown(block).rstrip() if block.rows else escape.markdown(block.empty)
+            return [f"**Table {numbers[id(block)]}.** {escape.markdown(block.caption)}", "", body]
+        case Figure():
+            picture = f"![{escape.markdown(block.alt)}](figures/{block.label}.svg)"
+            return [picture, "", f"**Figure {numbers[id(block)]}.** {escape.markdown(block.caption)}"]
+        case Listing():
+            return [f"**{escape.markdown(block.title)}.** {escape.markdown(block.text)}"]
+
+
+def _markdown_spans(paragraph: Paragraph) -> str:
+    return "".join(
+        escape.markdown_code(span.text) if isinstance(span, Code) else escape.markdown_span(span)
+        for span in paragraph.spans
+    )
+
+
+def to_html(document: Document, *, drawings: Mapping[str, str]) -> str:
+    """report.html, whole. `drawings`: figure label -> its `<svg>`, which stands in the page."""
+    numbers = _numbers(document)
+    chapters = [section for section in document.sections if not section.sub]
+    section_numbers = {id(section): index for index, section in enumerate(chapters, start=1)}
+
+    def number(block: Table | Figure) -> int:
+        return numbers[id(block)]
+
+    def section_number(section: Section) -> int:
+        return section_numbers[id(section)]
+
+    def svg(figure: Figure) -> Markup:
+        name = f"figure{number(figure)}"
+        return Markup(_in_page(drawings[figure.label], name=name, alt=figure.alt))
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: escape.printable(value) if type(value) is str else value,  # Markup is ours: it stays
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"number": number, "section_number": section_number, "svg": svg}
+    environment.globals |= {"kind": lambda block: type(block).__name__, "breakable": _breakable}
+    environment.globals |= {"dense": tables.DENSE, "sentence": tables.SENTENCE}
+    page = environment.get_template("page.html.j2")
+    return page.render(document=document)
+
+
+def _breakable(name: str) -> Markup:
+    """A key as a column's head: it may break after a dot or an underscore."""
+    return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(markup_escape(name))))
+
+
+def _in_page(svg: str, *, name: str, alt: str) -> str:
+    """An `<svg>` that shares a page with others: its ids made its own, its purpose said to who cannot see it."""
+    own = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    own = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{name}-\2"', own)
+    own = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", own)
+    return own.replace("<svg", f'<svg role="img" aria-label="{markup_escape(escape.one_line(alt, limit=1_000))}"', 1)
+
+
+def _numbers(document: Document) -> dict[int, int]:
+    """id() of a table or figure -> its number, tables and figures counted apart."""
+    counted = (enumerate(kind, start=1) for kind in (document.tables, document.figures))
+    return {id(block): number for kind in counted for number, block in kind}

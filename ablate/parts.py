@@ -1,0 +1,92 @@
+"""Files that are whole or not there: written under another name, flushed to the disk, then given their own."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class Unreadable(Exception):  # noqa: N818 - it is named for what it is
+    """A part that cannot be read, with the reason in its message."""
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a `.tmp` file, then put it in `path`'s place, atomically and durably."""
+    tmp = _filled(path, write)
+    tmp.replace(path)
+    _sync_folder(path.parent)
+
+
+def create(path: Path, write: Callable[[Path], object]) -> None:
+    """As `replace`, but raises FileExistsError, and changes nothing, where `path` exists already."""
+    tmp = _filled(path, write)
+    try:
+        os.link(tmp, path)  # unlike a rename, a link fails where the name is taken: of two writers one wins
+    finally:
+        tmp.unlink()
+    _sync_folder(path.parent)
+
+
+def read(path: Path, *, needs: tuple[str, ...], version: int) -> pa.Table:
+    """A parquet part that has the columns `needs` and is not newer than schema `version`; Unreadable otherwise."""
+    try:
+        part = table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unreadable(f"not readable as parquet, was it cut off? ({reason})") from error
+    missing = [name for name in needs if name not in part.column_names]
+    if missing:
+        raise Unreadable(f"has no column {', '.join(missing)}: not a file of this ledger")
+    written = int((part.schema.metadata or {}).get(b"schema_version", b"1"))
+    if written > version:
+        raise Unreadable(f"written with schema version {written}, newer than {version}: update this package")
+    return part
+
+
+def table(path: Path) -> pa.Table:
+    """A parquet file alone: the folders' names (`lr=0.1/`) are not taken for columns."""
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
+    """One table of all the parts, with the columns of `schema` and whatever more they have, and the list of problems.
+
+    Types are promoted (an int column meets a double one); a part whose types cannot meet the others' is left out.
+    """
+    problems, kept = [], []
+    for path, part in tables.items():
+        try:
+            schema = pa.unify_schemas([schema, part.schema.remove_metadata()], promote_options="permissive")
+        except pa.ArrowException as error:
+            problems.append(f"{path}: its columns do not fit the other parts' ({error})")
+            continue
+        kept.append(part)
+    return pa.concat_tables([schema.empty_table(), *kept], promote_options="permissive"), problems
+
+
+def _filled(path: Path, write: Callable[[Path], object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        write(tmp)
+        with tmp.open("rb+") as file:
+            os.fsync(file.fileno())
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise
+    return tmp
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system lets a folder be opened."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,31 @@
+"""Removes placement groups that nobody holds any more.
+
+Tune that stops a Train run abruptly leaves the run's group behind, and the next trial waits for its resources for ever.
+Train's own cleaner needs the dashboard and a single Ray on the host; the table of groups needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+_GONE = "REMOVED"
+
+
+def reap(group_ids: Collection[str]) -> list[str]:
+    """Remove those of `group_ids` (hex) that still stand; returns them."""
+    table = placement_group_table()
+    left = [group_id for group_id in group_ids if group_id in table and table[group_id]["state"] != _GONE]
+    for group_id in left:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
+    return left
+
+
+def reap_all() -> list[str]:
+    """Remove every group that this driver's job still holds; other jobs of a shared cluster keep theirs."""
+    # The last four bytes of a group's id are its job's.
+    job = ray.get_runtime_context().get_job_id()
+    return reap([group_id for group_id in placement_group_table() if group_id.endswith(job)])

@@ -1,0 +1,105 @@
+"""Between Tune and a source of trials: Tune's calls go in, the source's answers come out, and every end is a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from ablate.ledger import TrialRow
+from ablate.plan import Trial, TrialSource
+from ablate.ray_runner.board import Board
+from ablate.ray_runner.reaper import reap
+from ablate.runner import Event, Halt, Listener, Progress
+from ablate.trial import Desk, Failure, failed_row, record
+from model.api import Verdict
+
+TRIAL = "trial"
+"""Key of Tune's configuration under which the whole trial stands."""
+
+_STATUS, _KIND, _MESSAGE = "failure_status", "failure_kind", "failure_message"
+
+
+def failure_result(failure: Failure | None) -> dict[str, Any]:
+    """A driver's last result, by which a failure that the workers could not record themselves comes home."""
+    if failure is None:
+        return {}
+    return {_STATUS: failure.status, _KIND: failure.kind, _MESSAGE: failure.message}
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    started_at: datetime
+    last: Progress | None = None
+
+
+class SourceSearcher(Searcher):
+    """A Tune searcher that asks a TrialSource. Tune's ids are its own; the source knows only the study's."""
+
+    def __init__(self, source: TrialSource, *, desk: Desk, board: Board, halt: Halt, on_event: Listener) -> None:
+        super().__init__()
+        self._source, self._desk, self._board, self._halt, self._on_event = source, desk, board, halt, on_event
+        self._running: dict[str, _Running] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial, or Tune's word for no more."""
+        trial = None if self._halt.reason else self._source.ask()
+        if trial is None:
+            return Searcher.FINISHED
+        self._running[trial_id] = _Running(trial, datetime.now(UTC))
+        self._on_event(Event(trial, "started"))
+        return {TRIAL: trial}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A report has arrived: pass it on, and tell the trial to stop where the source has seen enough."""
+        if _STATUS in result:
+            return
+        running, progress = self._running[trial_id], Progress.from_flat(result)
+        running.last = progress
+        self._on_event(Event(running.trial, "reported", progress=progress))
+        name = running.trial.trial_id
+        if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
+            self._board.stop(name)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial has ended, in whatever way: free what it held and tell the source its row.
+
+        The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
+        """
+        running = self._running.pop(trial_id)
+        reap(self._board.leave(running.trial.trial_id))
+        row = self._desk.ledger.row(running.trial.trial_id) or self._failed(running, result or {}, error=error)
+        if row is not None:
+            self._source.tell(row)
+        self._on_event(Event(running.trial, "ended", row=row))
+
+    def _failed(self, running: _Running, result: dict[str, Any], *, error: bool) -> TrialRow | None:
+        if self._halt.reason:
+            return None
+        if _STATUS in result:
+            failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
+        elif error:
+            failure = Failure("lost", kind="DriverDied", message="the process that drove the trial died")
+        else:
+            return None  # its attempt was replaced by somebody else's, who will write the row
+        ledger, name = self._desk.ledger, running.trial.trial_id
+        attempt = ledger.attempt(name) or ledger.claim(name)
+        row = failed_row(
+            running.trial,
+            failure=failure,
+            desk=self._desk,
+            attempt=attempt,
+            started_at=running.started_at,
+            last=running.last,
+        )
+        # A worker that is slow to die may have written its own end in the meantime: that one counts.
+        return record(row, ledger=ledger) or ledger.row(name)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the truth, and Tune's snapshots are never restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""

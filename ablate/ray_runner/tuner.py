@@ -1,0 +1,131 @@
+"""The runner on Ray: one Tune experiment a phase, first in first out, as many trials at once as fit."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune import Stopper
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.trainable import wrap_function
+
+from ablate.plan import TrialSource
+from ablate.packing import fit
+from ablate.ray_runner.board import Board
+from ablate.ray_runner.cluster import Cluster, connect
+from ablate.ray_runner.reaper import reap_all
+from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
+from ablate.ray_runner.trial import Orders, drive, run_name
+from ablate.runner import Halt, Listener
+from ablate.trial import Desk
+from model.api import train
+
+if TYPE_CHECKING:
+    from ablate.spec import StudySpec
+
+GRACE_S = 12.0
+"""How long an interrupted trial may take to write a checkpoint and return, before it is killed."""
+
+_DRIVER_CPU = 0.01
+"""A driver only waits. One that held the CPU its worker needs would wait for ever, and Tune refuses 0."""
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """Implements `Runner` on a cluster that is up."""
+
+    study: str
+    cluster: Cluster
+    orders: Orders
+    halt: Halt
+    on_event: Listener
+
+    def run(self, source: TrialSource) -> None:
+        """Train the trials of `source`, as many at once as the slots allow; see `Runner`."""
+        searcher = SourceSearcher(
+            source, desk=self.orders.desk, board=self.orders.board, halt=self.halt, on_event=self.on_event
+        )
+        try:
+            tune.Tuner(
+                tune.with_resources(_driver(self.orders), {"cpu": _DRIVER_CPU}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,  # the source says when there are no more
+                    max_concurrent_trials=self.orders.slots.concurrent,
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=f"{self.study}-{time.time_ns():x}",
+                    storage_path=self.orders.storage,
+                    stop=_Brake(self.halt, board=self.orders.board),
+                    verbose=0,
+                ),
+            ).fit()
+        finally:
+            reap_all()
+
+
+@contextmanager
+def start(
+    spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
+) -> Iterator[RayRunner]:
+    """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
+    storage = desk.ledger.path(".ray")  # of a cluster's nodes all see results/, and perhaps nothing else
+    with connect(spec.study, address=address, gpus=gpus) as cluster:
+        orders = Orders(
+            desk,
+            train=train,
+            board=Board(f"{spec.study}-board"),
+            slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
+            storage=str(storage),
+            cuda=cluster.cuda,
+        )
+        try:
+            yield RayRunner(spec.study, cluster=cluster, orders=orders, halt=halt, on_event=on_event)
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+class _Brake(Stopper):
+    """Passes an interruption on to the trials, and ends those that do not return in time.
+
+    Tune asks it several times a second; there is no other place in its loop to look at the halt.
+    """
+
+    def __init__(self, halt: Halt, *, board: Board) -> None:
+        self._halt, self._board = halt, board
+        self._since: float | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - the signature of a stopper
+        return False
+
+    def stop_all(self) -> bool:
+        if self._halt.reason is None:
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+            self._board.interrupt()
+        return time.monotonic() - self._since > GRACE_S
+
+
+def _driver(orders: Orders) -> type[tune.Trainable]:
+    """Tune's trainable for these orders: an actor that the dashboard lists under its trial's name."""
+
+    def driver(config: dict[str, Any]) -> dict[str, Any]:
+        return failure_result(drive(config[TRIAL], orders))
+
+    class TrialDriver(wrap_function(driver)):
+        def __repr__(self) -> str:
+            return self.trial_name or "trial"
+
+    return TrialDriver
+
+
+def _name(trial: TuneTrial) -> str:
+    return run_name(trial.config[TRIAL])

@@ -1,0 +1,134 @@
+"""From a study's search to Optuna's terms: distributions, samplers, the pruner. With search.py, all that knows Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from ablate.distributions import Choice, Distribution, Range
+from ablate.spec_models import StudySpec
+
+EVERY_TRIAL = 2**31
+"""More trials than a study has: Sobol's points to the end."""
+
+
+def space(search: Mapping[str, Distribution]) -> dict[str, BaseDistribution]:
+    """Optuna's distributions by Optuna's names."""
+    return {name(key, distribution): _to_optuna(distribution) for key, distribution in search.items()}
+
+
+def name(key: str, distribution: Distribution) -> str:
+    """A parameter's name in Optuna's storage: of `one_minus_loguniform` it stores 1 - x, and says so."""
+    return f"1-{key}" if distribution.kind == "one_minus_loguniform" else key
+
+
+def decode(search: Mapping[str, Distribution], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a draw stands for, by their dotted keys."""
+    return {key: _decode(distribution, drawn[name(key, distribution)]) for key, distribution in search.items()}
+
+
+def encode(search: Mapping[str, Distribution], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The draw that stands for these parameters: what `decode` undoes."""
+    return {name(key, distribution): _encode(distribution, params[key]) for key, distribution in search.items()}
+
+
+def sampler(spec: StudySpec, *, seed: int) -> BaseSampler:
+    """The study's sampler. `seed` draws what is random; Sobol's sequence keeps the study's own seed over restarts."""
+    known = space(spec.search)
+    optimizer = spec.optimizer
+    match optimizer.sampler:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "sobol":
+            then: BaseSampler = RandomSampler(seed=seed)
+            return SobolFirst(known, startup=EVERY_TRIAL, seed=optimizer.seed, then=then)
+        case "tpe":
+            # Below one ended trial it draws nothing, and Sobol's sequence goes on instead.
+            then = TPESampler(n_startup_trials=1, multivariate=True, constant_liar=True, seed=seed)
+            return SobolFirst(known, startup=optimizer.startup, seed=optimizer.seed, then=then)
+
+
+def pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
+    """ASHA with tokens for its resource, or none: an asynchronous successive halving never waits for a rung to fill."""
+    if spec.early_stopping is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=spec.early_stopping.min_tokens, reduction_factor=spec.early_stopping.reduction
+    )
+
+
+class SobolFirst(BaseSampler):
+    """Scrambled Sobol points for the first `startup` draws, then another sampler.
+
+    Random start-up points leave holes, and ten of them are most of a small search. The space is known from the study
+    file, so that the first draw is of the sequence too (Optuna's own sampler learns the space from that draw).
+    """
+
+    def __init__(self, known: Mapping[str, BaseDistribution], *, startup: int, seed: int, then: BaseSampler) -> None:
+        self._space, self._startup, self._then = dict(known), startup, then
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # its interface may change: constraints.txt pins it
+            self._sobol = QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """All of it, always."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A whole point of the space."""
+        if trial.number < self._startup:
+            return self._sobol.sample_relative(study, trial, search_space)
+        drawn = self._then.sample_relative(study, trial, search_space)
+        return drawn or self._sobol.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Not needed: every parameter is part of the relative space."""
+        return self._then.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Let the other sampler see how it ended."""
+        self._then.after_trial(study, trial, state, values)
+
+
+def _to_optuna(distribution: Distribution) -> BaseDistribution:
+    if isinstance(distribution, Choice):
+        return CategoricalDistribution(distribution.choices)
+    if distribution.kind == "one_minus_loguniform":
+        low, high = _one_minus(distribution)
+        return FloatDistribution(low, high, log=True)
+    if distribution.whole:
+        return IntDistribution(int(distribution.low), int(distribution.high), log=distribution.log)
+    return FloatDistribution(distribution.low, distribution.high, log=distribution.log)
+
+
+def _decode(distribution: Distribution, drawn: Any) -> Any:
+    if distribution.kind == "one_minus_loguniform":
+        assert isinstance(distribution, Range)
+        return min(max(1 - drawn, distribution.low), distribution.high)  # 1 - (1 - x) may miss a bound by a hair
+    return drawn
+
+
+def _encode(distribution: Distribution, value: Any) -> Any:
+    if distribution.kind == "one_minus_loguniform":
+        assert isinstance(distribution, Range)
+        low, high = _one_minus(distribution)
+        return min(max(1 - value, low), high)
+    return value
+
+
+def _one_minus(distribution: Range) -> tuple[float, float]:
+    """The bounds of 1 - x."""
+    return 1 - distribution.high, 1 - distribution.low

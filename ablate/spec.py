@@ -1,0 +1,63 @@
+"""A study file, parsed once, at the edge: YAML -> StudySpec. Every error is one line: place, key, value, rule, cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ablate import settings, yaml_marks
+from ablate.errors import BadInput
+from ablate.spec_models import Ablation, Asha, Objective, Optimizer, Resources, StudySpec, Tracking
+from ablate.spec_reader import Reader
+from model.api import PATH_KEYS, Config, check_data, missing_files, override
+
+__all__ = [
+    "Ablation", "Asha", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking", "check_files", "load",
+    "missing_data",
+]  # fmt: skip
+
+
+def load(path: Path | str, sets: Sequence[str] = ()) -> StudySpec:
+    """The study of a file, with `--set` values over it. Looks at no data file: see `check_files`. Raises BadInput."""
+    path = Path(path)
+    return Reader(settings.apply(yaml_marks.read(path), sets), folder=path.parent).study(path)
+
+
+def check_files(spec: StudySpec) -> str:
+    """Read every data file that the study can ask for; returns the hash of the base's data.
+
+    Raises BadInput, at the key that names it, for a file that is not there, and DataError for a line that is not as it
+    should be.
+    """
+    missing = missing_data(spec)
+    if missing:
+        raise missing[0]
+    data_hash = check_data(spec.base)
+    read = [spec.base.data]
+    for _, config in _configs(spec):
+        if config.data not in read:
+            check_data(config)
+            read.append(config.data)
+    return data_hash
+
+
+def missing_data(spec: StudySpec) -> list[BadInput]:
+    """A complaint for every data file that the study names and that is not there."""
+    found: dict[tuple[str, str], BadInput] = {}
+    for prefix, config in _configs(spec):
+        for key, path in missing_files(config):
+            place = spec.document.place(f"{prefix}{key}")
+            cure = "check the path; in a study file it is relative to that file, in --set to the current folder"
+            found.setdefault((key, path), BadInput(place, key, path, "no such file", cure))
+    return list(found.values())
+
+
+def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:
+    """The configurations whose data may differ, each with the prefix of its keys in the file."""
+    yield "base.", spec.base
+    for key in spec.search.keys() & PATH_KEYS:
+        for value in spec.search[key].ends:
+            yield "search.", override(spec.base, {key: value})
+    arms = spec.ablation.arms if spec.ablation else {}
+    for name, overrides in arms.items():
+        yield f"ablation.arms.{name}.", override(spec.base, overrides)

@@ -1,0 +1,91 @@
+"""What a study is, once its file has been read: typed, frozen, valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ablate.distributions import Distribution
+from ablate.yaml_marks import Document
+from model.api import Config
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number, however it is written: `5e4` too."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Objective(Section):
+    """What a study is about: a metric and which way is good."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+
+class Optimizer(Section):
+    """The search's sampler and its budget in trials; the first `startup` points are Sobol's."""
+
+    sampler: Literal["tpe", "random", "sobol"] = "tpe"
+    startup: Whole = Field(default=8, ge=1)
+    trials: Whole = Field(default=24, ge=1)
+    seed: Whole = Field(default=0, ge=0, lt=2**32)
+
+
+class Asha(Section):
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): of the trials that have seen `min_tokens`
+    times a power of `reduction`, the best in `reduction` go on."""
+
+    min_tokens: Whole = Field(ge=1)
+    reduction: Whole = Field(default=3, ge=2)
+
+
+class Ablation(Section):
+    """Named arms, each some overrides of the baseline, all on the same seeds. `best`: the search's winner."""
+
+    baseline: Literal["base", "best"] = "base"
+    seeds: Whole = Field(ge=1)
+    arms: Mapping[str, Mapping[str, Any]]
+
+
+class Resources(Section):
+    """What one worker of a trial gets, and how many workers a trial has."""
+
+    cpu: float = Field(default=1.0, gt=0)
+    gpu: float | Literal["auto"] = "auto"
+    workers: Whole = Field(default=1, ge=1)
+
+
+class Tracking(Section):
+    """Where SwanLab sends what it sees."""
+
+    swanlab: Literal["offline", "local", "online", "disabled"] = "offline"
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study, whole and valid."""
+
+    study: str
+    question: str
+    base: Config
+    search: Mapping[str, Distribution]
+    objectives: tuple[Objective, ...]
+    optimizer: Optimizer
+    early_stopping: Asha | None
+    ablation: Ablation | None
+    resources: Resources
+    tracking: Tracking
+    file: Path
+    document: Document = field(repr=False, compare=False)
+    """Where each key was written, for what can be found out only later (a missing file)."""

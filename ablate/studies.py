@@ -1,0 +1,195 @@
+"""Studies under results/: finding one, opening one, and what makes it the same study as before."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ablate import distributions, provenance
+from ablate.distributions import Choice
+from ablate.errors import BadInput
+from ablate.ledger import Ledger
+from ablate.schema import SCHEMA_VERSION
+from ablate.spec import StudySpec, check_files
+from model.api import nearest, read_overrides
+
+State = Literal["new", "resumed", "extended", "finished"]
+
+_OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
+
+
+def find(name: str, *, results: Path) -> Path:
+    """The folder of a study: a name under `results`, a path, or `latest` (the newest start). Raises BadInput."""
+    if name == "latest":
+        started = {_started_at(path): path for path in _folders(results)}
+        if not started:
+            raise BadInput(str(results), "latest", "", "no study is there yet", "run one: python -m ablate.sweep FILE")
+        return started[max(started)]
+    for path in (results / name, Path(name)):
+        if name and (path / "study.json").is_file():
+            return path
+    known = [path.name for path in _folders(results)]
+    cure = nearest(name, known) if known else "run one: python -m ablate.sweep FILE"
+    raise BadInput(str(results), "study", name, "no such study", cure)
+
+
+def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger, State]:
+    """Begin a study or go on with it, writing study.json; checks everything before it writes anything.
+
+    `new`; `resumed`: it was not finished; `extended`: it was, and the file asks for more now; `finished`: it was, and
+    nothing is new. Raises BadInput for an unfinished study without `resume`, and where the name belongs to a study with
+    another base, data, budget, search space or objective; DataError and BadInput for bad data files.
+    """
+    ledger = Ledger(results / spec.study)
+    data_hash = check_files(spec)
+    described = describe(spec, data_hash=data_hash)
+    if not ledger.path("study.json").exists():
+        ledger.write_study({**described, "started_at": _now(), "finished_at": None})
+        return ledger, "new"
+    before = ledger.read_study()
+    try:
+        _check_same(spec, before, described)
+        unfinished = before["finished_at"] is None
+        more = _asks_for_more(before["spec"], described["spec"])
+        started_at = before["started_at"]
+    except KeyError as error:
+        cure = "restore the file, or move the folder away"
+        raise BadInput(str(ledger.path("study.json")), str(error.args[0]), "", "missing", cure) from None
+    if unfinished and not resume:
+        cure = "add --resume to go on with it"
+        raise BadInput(str(ledger.root), "study", spec.study, "is there already and not finished", cure)
+    if not unfinished and not more:
+        return ledger, "finished"
+    ledger.write_study({**described, "started_at": started_at, "finished_at": None})
+    return ledger, "resumed" if unfinished else "extended"
+
+
+def mark_finished(ledger: Ledger) -> None:
+    """Record that everything planned has ended."""
+    ledger.write_study({**ledger.read_study(), "finished_at": _now()})
+
+
+@contextmanager
+def driving(ledger: Ledger) -> Iterator[None]:
+    """Hold the study while trials are started: of two sweeps on one folder the second is refused (BadInput).
+
+    The lock is the kernel's, so a killed driver leaves none behind.
+    """
+    path = ledger.path("driver.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            cure = "wait for it, or interrupt it; ablate.status shows how far it is"
+            raise BadInput(str(ledger.root), "study", ledger.root.name, "another sweep is running it", cure) from None
+        yield
+
+
+def is_driven(ledger: Ledger) -> bool:
+    """Whether a sweep is at work on the study at this moment, on this machine."""
+    path = ledger.path("driver.lock")
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
+    """study.json, but for the times: the resolved study, its identity, and where it comes from."""
+    return {
+        "study": spec.study,
+        "question": spec.question,
+        "spec": as_json(spec),
+        "space": [
+            {"key": key, "kind": distribution.kind, **_bounds(distribution)}
+            for key, distribution in spec.search.items()
+        ],
+        "identity": identity(spec, data_hash=data_hash),
+        "schema_version": SCHEMA_VERSION,
+        "command": provenance.command(),
+        "provenance": provenance.collect(data_hash=data_hash),
+    }
+
+
+def as_json(spec: StudySpec) -> dict[str, Any]:
+    """The resolved study as JSON: base as dotted keys, search as it was written."""
+    return {
+        "base": {"preset": spec.base.preset, **read_overrides(spec.base)},
+        "search": {key: distributions.as_written(distribution) for key, distribution in spec.search.items()},
+        "objectives": [objective.model_dump() for objective in spec.objectives],
+        "optimizer": spec.optimizer.model_dump(),
+        "early_stopping": {"asha": spec.early_stopping.model_dump()} if spec.early_stopping else None,
+        "ablation": spec.ablation.model_dump() if spec.ablation else None,
+        "resources": spec.resources.model_dump(),
+        "tracking": spec.tracking.model_dump(),
+    }
+
+
+def identity(spec: StudySpec, *, data_hash: str) -> str:
+    """Hash of base (the budget in it) and data: what may not change under a study's name."""
+    text = json.dumps([json.loads(spec.base.model_dump_json()), data_hash], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_same(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def refuse(key: str, value: object, rule: str) -> BadInput:
+        return BadInput(spec.document.place(key), key, value, rule, _OTHER_NAME)
+
+    was, is_now = before["spec"], now["spec"]
+    if before["identity"] != now["identity"]:
+        for key, value in is_now["base"].items():
+            if key not in was["base"] or was["base"][key] != value:
+                old = was["base"][key] if key in was["base"] else "missing"
+                raise refuse(f"base.{key}", value, f"study {spec.study} exists with another base ({key}: {old})")
+        raise refuse("base.data", "changed", f"study {spec.study} exists with other data under the same paths")
+    if was["search"] and was["search"] != is_now["search"]:
+        raise refuse("search", "changed", f"study {spec.study} exists with another search space")
+    if was["objectives"] != is_now["objectives"]:
+        raise refuse("objective", "changed", f"study {spec.study} exists with another objective")
+    if was["ablation"] and is_now["ablation"]:
+        if was["ablation"]["baseline"] != is_now["ablation"]["baseline"]:
+            raise refuse("ablation.baseline", "changed", f"study {spec.study} exists with another baseline")
+        arms = was["ablation"]["arms"]
+        for name, overrides in is_now["ablation"]["arms"].items():
+            if name in arms and arms[name] != overrides:
+                raise refuse(f"ablation.arms.{name}", "changed", f"study {spec.study} exists with another such arm")
+
+
+def _asks_for_more(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if now["search"] and (not was["search"] or now["optimizer"]["trials"] > was["optimizer"]["trials"]):
+        return True
+    if not now["ablation"]:
+        return False
+    if not was["ablation"] or now["ablation"]["seeds"] > was["ablation"]["seeds"]:
+        return True
+    return bool(now["ablation"]["arms"].keys() - was["ablation"]["arms"].keys())
+
+
+def _bounds(distribution: distributions.Distribution) -> dict[str, Any]:
+    if isinstance(distribution, Choice):
+        return {"low": None, "high": None, "choices": list(distribution.choices)}
+    low, high = distribution.ends
+    return {"low": low, "high": high, "choices": None}
+
+
+def _folders(results: Path) -> list[Path]:
+    return sorted(path.parent for path in results.glob("*/study.json"))
+
+
+def _started_at(path: Path) -> str:
+    return str(Ledger(path).read_study()["started_at"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

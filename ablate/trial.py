@@ -1,0 +1,168 @@
+"""The edge of a trial: everything that can happen inside `model.api.train` becomes one row of the ledger, or none."""
+
+from __future__ import annotations
+
+import platform
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from ablate.ledger import Ledger, StaleAttempt, Status, TrialRow
+from ablate.plan import Trial
+from ablate.runner import Progress
+from ablate.tracking import Mode, Tracker
+from model.api import Config, Report, Result, Verdict, failure_kind
+from model.api import train as model_train
+
+_ENDS: dict[Verdict, Status] = {Verdict.CONTINUE: "completed", Verdict.STOP: "pruned"}
+
+
+class Train(Protocol):
+    """The shape of `model.api.train`."""
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        """Train `config`, calling `report`; see `model.api.train`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all trials of a study share. It travels to workers as it is; `objective` names the metric to follow."""
+
+    ledger: Ledger
+    swanlab: Mode
+    objective: str
+    git_commit: str | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial has no result: `kind` is the exception's type, `message` its text on one line."""
+
+    status: Status
+    kind: str
+    message: str
+
+
+def run_trial(
+    trial: Trial, *, desk: Desk, tell: Callable[[Progress], Verdict], alone: bool = True, train: Train = model_train
+) -> TrialRow | None:
+    """Claim the next attempt at `trial`, train it, record every report and the end. Rank 0's part of a trial.
+
+    `tell` is called after every report is on the disk; its answer goes to the trainer. `alone` is False where other
+    ranks train the same trial: an exception is then not recorded but raised, since only who sees all ranks knows which
+    fell first. Returns the final row, or None where there is none: interrupted, or replaced by a newer attempt.
+    """
+    ledger, started_at = desk.ledger, datetime.now(UTC)
+    attempt = ledger.claim(trial.trial_id)
+    last: Progress | None = None
+    with Tracker(trial, mode=desk.swanlab, folder=ledger.path("swanlab")) as tracker:
+
+        def report(now: Report) -> Verdict:
+            nonlocal last
+            ledger.append_report(trial.trial_id, attempt=attempt, report=now)
+            tracker.log(now)
+            last = Progress.of(now, objective=desk.objective, warning=tracker.take_warning())
+            return tell(last)
+
+        try:
+            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id))
+        except StaleAttempt:
+            return None
+        except Exception as error:  # noqa: BLE001 - the trial's edge: whatever it was, the row says so
+            if not alone:
+                raise
+            row = failed_row(
+                trial, failure=failure_of(error), desk=desk, attempt=attempt, started_at=started_at, last=last
+            )
+        else:
+            if result.verdict is Verdict.INTERRUPT:
+                return None
+            row = _measured_row(trial, result=result, desk=desk, attempt=attempt, started_at=started_at, last=last)
+            ledger.write_samples(trial.trial_id, result.samples)
+        tracker.end(row)
+    return record(row, ledger=ledger)
+
+
+def follow_trial(
+    trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train
+) -> None:
+    """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
+    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id))
+
+
+def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:
+    """Write a final row; None where a newer attempt has replaced this one or the trial is final already."""
+    try:
+        ledger.finish(row)
+    except StaleAttempt:
+        return None
+    return row
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Classify an exception of the trainer: `oom`, `nan` or `error`, with its text and the place it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
+    return Failure(failure_kind(error), kind=type(error).__name__, message=_one_line(str(error)) + place)
+
+
+def failed_row(
+    trial: Trial, *, failure: Failure, desk: Desk, attempt: int, started_at: datetime, last: Progress | None
+) -> TrialRow:
+    """The row of a trial that did not get to its end; `last` is what it reported last, if anything."""
+    return TrialRow(
+        status=failure.status,
+        error_kind=failure.kind,
+        error=failure.message,
+        metrics={},
+        tokens_seen=last.tokens_seen if last else 0,
+        budget_tokens=last.budget_tokens if last else 0,
+        wall_s=last.wall_s if last else 0.0,
+        data_hash=None,
+        device="",
+        **_identity(trial, desk=desk, attempt=attempt, started_at=started_at),
+    )
+
+
+def _measured_row(
+    trial: Trial, *, result: Result, desk: Desk, attempt: int, started_at: datetime, last: Progress | None
+) -> TrialRow:
+    """The row of a trial that completed or was pruned."""
+    return TrialRow(
+        status=_ENDS[result.verdict],
+        error_kind=None,
+        error=None,
+        metrics=result.metrics,
+        tokens_seen=result.tokens_seen,
+        budget_tokens=result.budget_tokens,
+        wall_s=last.wall_s if last else 0.0,
+        data_hash=result.data_hash,
+        device=result.device,
+        **_identity(trial, desk=desk, attempt=attempt, started_at=started_at),
+    )
+
+
+def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -> dict[str, Any]:
+    """The cells that say which trial a row is of, and where and when it ran."""
+    return {
+        "study": trial.study,
+        "trial_id": trial.trial_id,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "config_json": trial.config.model_dump_json(),
+        "params": trial.params,
+        "attempt": attempt,
+        "started_at": started_at,
+        "finished_at": datetime.now(UTC),
+        "git_commit": desk.git_commit,
+        "host": platform.node(),
+    }
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 500 else line[:497] + "..."

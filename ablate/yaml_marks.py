@@ -1,0 +1,147 @@
+"""YAML into a plain tree that remembers the line of every key.
+
+Scalars are YAML 1.2's, where a number is a number (`1e-4`, which PyYAML takes for a text, and `50_000`) and `on`,
+`off`, `yes`, `no` and `none` are texts. Aliases are refused, and so is everything else whose meaning a reader would
+have to guess: keys written twice, tags, several documents.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablate.errors import BadInput
+
+_INT = re.compile(r"[-+]?[0-9][0-9_]{0,40}")
+_FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
+_WORDS: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A study file: its tree of mappings, lists and scalars, and where each dotted key was written."""
+
+    name: str
+    tree: dict[str, Any]
+    places: dict[str, str]
+    """Dotted key -> `file:line`, or `--set`. A key with dots and nested keys have the same name here."""
+
+    def place(self, key: str) -> str:
+        """Where `key` was written, or the first key inside it; else where its nearest parent was; else line 1."""
+        inside = [place for known, place in self.places.items() if known == key or known.startswith(f"{key}.")]
+        if inside:
+            return inside[0]
+        parent = key.rpartition(".")[0]
+        return self.place(parent) if parent else f"{self.name}:1"
+
+
+def read(path: Path) -> Document:
+    """Read a file that holds one mapping. Raises BadInput with file and line."""
+    name = str(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadInput(name, "", "", f"cannot be read ({error.strerror})", "give the path of a study file") from None
+    except UnicodeDecodeError:
+        raise BadInput(name, "", "", "not UTF-8 text", "save it as UTF-8") from None
+    node = _compose(text, name)
+    cure = "write `key: value` lines; see search_spaces/ for examples"
+    if node is None:
+        raise BadInput(f"{name}:1", "", "", "empty", cure)
+    if not isinstance(node, yaml.MappingNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise BadInput(_line(name, node), "", "", f"{kind}, not a mapping", cure)
+    walker = _Walker(name)
+    tree = walker.mapping(node, "")
+    return Document(name, tree, walker.places)
+
+
+def value(text: str, *, place: str) -> Any:
+    """The value that `text` has in a study file: what `--set KEY=text` means. Raises BadInput at `place`."""
+    node = _compose(text, place)
+    walker = _Walker(place, lines=False)
+    return None if node is None else walker.value(node, "")
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    # BaseLoader resolves nothing: every plain scalar stays the text that was written, to be read by `_scalar`.
+    try:
+        return yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise BadInput(place, "", "", f"not YAML ({error.problem or error.context})", "check the line") from None
+    except yaml.YAMLError as error:
+        raise BadInput(name, "", "", f"not YAML ({str(error).splitlines()[0]})", "save it as plain text") from None
+    except RecursionError:
+        raise BadInput(name, "", "", "nested too deeply", "a study file needs four levels") from None
+
+
+def _line(name: str, node: yaml.Node) -> str:
+    return f"{name}:{node.start_mark.line + 1}"
+
+
+class _Walker:
+    """Turns nodes into values and notes the line of every key on the way."""
+
+    def __init__(self, name: str, *, lines: bool = True) -> None:
+        self._name, self._lines = name, lines
+        self._seen: set[int] = set()
+        self.places: dict[str, str] = {}
+
+    def value(self, node: yaml.Node, key: str) -> Any:
+        if id(node) in self._seen:  # the composer gives the anchor's own node for an alias
+            raise BadInput(self._place(node), key, "*", "an alias", "write the value out")
+        self._seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, f"{key}.{index}") for index, item in enumerate(node.value)]
+        return self._scalar(node, key)
+
+    def mapping(self, node: yaml.MappingNode, parent: str) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise BadInput(self._place(key_node), parent, "", "a key that is no text", "write `key: value`")
+            name = key_node.value
+            key = f"{parent}.{name}" if parent else name
+            if key in self.places:
+                cure = f"keep one of them (the other is at {self.places[key]})"
+                raise BadInput(self._place(key_node), key, _brief(value_node), "duplicate key", cure)
+            self.places[key] = self._place(key_node)
+            tree[name] = self.value(value_node, key)
+        return tree
+
+    def _scalar(self, node: yaml.Node, key: str) -> Any:
+        text = str(node.value)
+        if node.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
+            raise BadInput(self._place(node), key, text, f"has a tag ({node.tag})", "write the plain value")
+        if getattr(node, "style", None) is not None:  # quoted, or a block of text
+            return text
+        return _plain(text)
+
+    def _place(self, node: yaml.Node) -> str:
+        return _line(self._name, node) if self._lines else self._name
+
+
+def _plain(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    return text
+
+
+def _brief(node: yaml.Node) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""

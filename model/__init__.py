@@ -1,0 +1,1 @@
+"""The thing under study: a token-memory language model and its trainer. Knows nothing of Ray."""

@@ -1,0 +1,103 @@
+"""Checkpoints: safetensors and JSON, no pickle. A checkpoint is a folder `step-N`, whole or not there at all.
+
+Data order, learning rate and every random stream are pure functions of (seed, step), so weights, bank, AdamW's moments
+and a few counters are the entire state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model.config import Config
+from model.transformer import Transformer
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. `wall_s`: seconds spent so far, over all attempts."""
+
+    step: int
+    tokens_seen: int
+    wall_s: float
+
+
+def save(
+    directory: Path, *, config: Config, model: Transformer, optimizer: torch.optim.AdamW, progress: Progress
+) -> Path:
+    """Write `directory/step-N`, then remove older ones: a reader always finds a whole one."""
+    target, draft = directory / f"step-{progress.step}", directory / f"step-{progress.step}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / MODEL)
+    save_file(_moments(model, optimizer), draft / OPTIMIZER)
+    state = {"config": config.model_dump(), "progress": asdict(progress), "torch": torch.__version__}
+    (draft / STATE).write_text(json.dumps(state, indent=2))
+    for part in draft.iterdir():
+        _fsync(part)
+    if target.exists():  # an attempt that stopped here before: its content is the same
+        shutil.rmtree(target)
+    draft.rename(target)
+    for older in _whole(directory):
+        if older != target:
+            shutil.rmtree(older, ignore_errors=True)
+    return target
+
+
+def latest(directory: Path, *, config: Config) -> Path | None:
+    """The newest checkpoint of this very configuration that can be read whole; a damaged one is passed over."""
+    for path in _whole(directory):
+        try:
+            state = json.loads((path / STATE).read_text())
+            readable = bool(load_file(path / MODEL)) and bool(load_file(path / OPTIMIZER))
+        except (OSError, ValueError, SafetensorError):
+            continue
+        if readable and state["config"] == config.model_dump():
+            return path
+    return None
+
+
+def load_model(path: Path, model: Transformer) -> None:
+    """Weights and bank of a checkpoint into a model of its configuration."""
+    model.load_state_dict(load_file(path / MODEL))
+
+
+def load(path: Path, *, model: Transformer, optimizer: torch.optim.AdamW) -> Progress:
+    """Everything of a checkpoint; returns where the run stood."""
+    load_model(path, model)
+    moments = load_file(path / OPTIMIZER)
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = {
+            "step": moments[f"{name}/step"],  # AdamW keeps it on the CPU
+            "exp_avg": moments[f"{name}/exp_avg"].to(parameter.device),
+            "exp_avg_sq": moments[f"{name}/exp_avg_sq"].to(parameter.device),
+        }
+    return Progress(**json.loads((path / STATE).read_text())["progress"])
+
+
+def _moments(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """AdamW's state by parameter name; names outlive the order that optimisers number them by."""
+    moments = {}
+    for name, parameter in model.named_parameters():
+        for key, tensor in optimizer.state[parameter].items():
+            moments[f"{name}/{key}"] = tensor.contiguous()
+    return moments
+
+
+def _whole(directory: Path) -> list[Path]:
+    steps = [path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

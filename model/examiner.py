@@ -1,0 +1,147 @@
+"""What every trial is asked: at reports a short validation, at the end everything. Holds the held-out data of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import checkpoint, ngrams
+from model.batches import fixed_rows
+from model.config import Config
+from model.corpus import Documents
+from model.ema import self_encode_rate
+from model.evaluate import Usage, bank_diversity, bank_use, continuation_nats, text_loss
+from model.generate import generate, text_metrics
+from model.probes import fact_metrics
+from model.streams import stream_seed
+from model.token_documents import TokenDocuments
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+
+Metrics = dict[str, float | int | list[float]]
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+class Examiner:
+    """The held-out text, prompts and probes of one run, and the questions asked of a model with them."""
+
+    def __init__(
+        self, config: Config, documents: Documents, tokenizer: Tokenizer, *, train_documents: TokenDocuments
+    ) -> None:
+        self.config, self.tokenizer, self.documents = config, tokenizer, documents
+        val = tokenizer.encode_documents(documents.val)
+        shape = {"seq_len": config.model.max_seq_len, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+        self.short = fixed_rows(val, max_tokens=config.eval.val_tokens, **shape)
+        self.long = fixed_rows(val, max_tokens=config.eval.final_val_tokens, **shape)
+        unigram, bigram = ngrams.floors(
+            train_documents, val, vocab_size=config.model.vocab_size, eos_id=tokenizer.eos_id
+        )
+        self.floors: Metrics = {"unigram_floor": unigram, "bigram_floor": bigram}
+        self.prompts = self._prompts(val)
+
+    def _prompts(self, val: TokenDocuments) -> list[tuple[list[int], list[int]]]:
+        """(prompt, continuation with its EOS) of the first held-out documents: at most half a document, so that there
+        is something left to say, behind the EOS that every document follows."""
+        pairs, eval_config = [], self.config.eval
+        for d in range(len(val)):
+            ids = val[d].tolist()[: self.config.model.max_seq_len]
+            cut = min(eval_config.prompt_tokens, len(ids) // 2)
+            if cut:
+                pairs.append(([self.tokenizer.eos_id, *ids[:cut]], ids[cut:]))
+            if len(pairs) == eval_config.prompts:
+                break
+        return pairs
+
+    def validate(self, wrapped: torch.nn.Module, model: Transformer, *, autocast: Autocast) -> Metrics:
+        """The report's measure: val_loss on the short window, and how the bank is used in it."""
+        del wrapped  # ranks measure the same text on the same weights: no communication is needed
+        with autocast():
+            usage = self._usage(model)
+            loss = text_loss(model, self.short, batch_size=self.config.eval.val_batch_size, usage=usage)
+        metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean)}
+        return metrics | self._bank_metrics(model, usage)
+
+    def final(
+        self, model: Transformer, *, saved: Path, autocast: Autocast
+    ) -> tuple[Metrics, list[dict[str, Any]]]:
+        """Everything, on the long window; `saved` is the checkpoint that the inference loss is measured from."""
+        batch_size, seq_len = self.config.eval.val_batch_size, self.config.model.max_seq_len
+        with autocast():
+            usage = self._usage(model)
+            loss = text_loss(model, self.long, batch_size=batch_size, usage=usage)
+            metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean), "val_bpb": self._bpb(loss.nats)}
+            if usage is not None:
+                metrics |= bank_use(model, self.long, batch_size=batch_size, base=loss, usage=usage)
+            metrics |= self._bank_metrics(model, usage)
+            metrics |= fact_metrics(
+                model,
+                self.documents.probes,
+                tokenizer=self.tokenizer,
+                limit=self.config.eval.fact_probes,
+                batch_size=8 * batch_size,
+                seq_len=seq_len,
+            )
+            reloaded = self._reload(saved, device=model.table.weight.device)
+            nats = continuation_nats(reloaded, self.prompts, batch_size=batch_size, seq_len=seq_len)
+            metrics["inference_loss"] = nats.sum().item() / sum(len(rest) for _, rest in self.prompts)
+            continuations = self._write(reloaded)
+        metrics |= text_metrics(continuations, eos_id=self.tokenizer.eos_id)
+        samples = [
+            {
+                "prompt": self.tokenizer.decode(prompt[1:]),
+                "continuation": self.tokenizer.decode(tokens),
+                "reference": self.tokenizer.decode(rest),
+                "ended": self.tokenizer.eos_id in tokens,
+            }
+            for (prompt, rest), tokens in zip(self.prompts, continuations, strict=True)
+        ]
+        return metrics, samples
+
+    def _usage(self, model: Transformer) -> Usage | None:
+        if not len(model.bank_NL):
+            return None
+        config = self.config.model
+        return Usage.empty(
+            layers=config.n_layers, entries=config.knowledge_num, dim=config.dim, device=model.table.weight.device
+        )
+
+    def _bank_metrics(self, model: Transformer, usage: Usage | None) -> Metrics:
+        if usage is None:
+            return {}
+        return usage.metrics(num_selected=self.config.model.num_selected) | {
+            "self_encode_rate": self_encode_rate(model.table.weight).item(),
+            "distinct_tokens_per_entry": bank_diversity(model.bank_NL),
+        }
+
+    def _bpb(self, nats: float) -> float:
+        """Bits a byte of UTF-8: all targets are paid for, EOS too, and only the text's bytes are counted."""
+        text_bytes = sum(len(text.encode()) for text in self.documents.val[: self.long.documents_used])
+        return nats / math.log(2) / text_bytes
+
+    def _reload(self, saved: Path, *, device: torch.device) -> Transformer:
+        model = Transformer(self.config.model)
+        checkpoint.load_model(saved, model)
+        return model.to(device)
+
+    def _write(self, model: Transformer) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(stream_seed(self.config.train.seed, "samples"))
+        return generate(
+            model,
+            [prompt for prompt, _ in self.prompts],
+            new_tokens=self.config.eval.new_tokens,
+            temperature=self.config.eval.temperature,
+            eos_id=self.tokenizer.eos_id,
+            pad_id=self.tokenizer.pad_id,
+            seq_len=self.config.model.max_seq_len,
+            generator=generator,
+        )
+
+
+def _exp(nats: float) -> float:
+    """exp, or infinity where a float ends: a diverged run has a loss, and its perplexity must not crash it."""
+    return math.exp(nats) if nats < 700 else math.inf

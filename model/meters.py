@@ -1,0 +1,85 @@
+"""What a run costs: time, memory, how busy the card is. Reading a meter may wait for the device; steps never do."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+GIB = 2**30
+
+
+class Stopwatch:
+    """Total time of a kind of work since the last reading; on CUDA by events, so that starting and stopping waits for
+    nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._seconds, self._count = 0.0, 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what happens inside as one piece of work."""
+        if self._cuda:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self._spans.append((begin, end))
+        else:
+            begin_s = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - begin_s
+        self._count += 1
+
+    def read_s(self) -> tuple[float, int]:
+        """(seconds, pieces of work) since the last reading; starts again from zero."""
+        if self._spans:
+            torch.cuda.synchronize()
+            self._seconds = sum(begin.elapsed_time(end) for begin, end in self._spans) / 1e3
+        reading = self._seconds, self._count
+        self._spans, self._seconds, self._count = [], 0.0, 0
+        return reading
+
+
+def memory_metrics(device: torch.device) -> dict[str, float]:
+    """Peaks since the start: of the allocator on CUDA, of the process elsewhere. GiB.
+
+    `peak_rss_gib` is the whole process's: in a process that trained before, it is the larger of the two runs'.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    rss_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+    if device.type != "cuda":
+        return {"peak_rss_gib": rss_gib, "peak_gib": rss_gib}
+    reserved_gib = torch.cuda.max_memory_reserved(device) / GIB
+    return {
+        "peak_allocated_gib": torch.cuda.max_memory_allocated(device) / GIB,
+        "peak_reserved_gib": reserved_gib,
+        "peak_rss_gib": rss_gib,
+        "peak_gib": reserved_gib,
+    }
+
+
+def gpu_utilisation(device: torch.device) -> dict[str, float]:
+    """`gpu_util_pct` where NVML answers for this device; empty elsewhere."""
+    if device.type != "cuda":
+        return {}
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        uuid = torch.cuda.get_device_properties(device).uuid
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return {"gpu_util_pct": float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)}
+    except pynvml.NVMLError:
+        return {}
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the card's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,76 @@
+"""The table of what every trial measures: one row a column, from which schema, documentation and headers derive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured quantity. `kind` is its storage type, `better` which way is good ("" where neither is)."""
+
+    name: str
+    kind: Literal["float", "int", "floats"]
+    unit: str
+    better: Literal["min", "max", ""]
+    about: str
+
+
+METRICS: tuple[Metric, ...] = (
+    # How well it models text.
+    Metric("ce_loss", "float", "nats/token", "min", "training cross-entropy, mean of the last report's steps"),
+    Metric("val_loss", "float", "nats/token", "min", "cross-entropy on held-out text"),
+    Metric("val_bpb", "float", "bits/byte", "min", "the same in bits a byte of text: comparable across tokenizers"),
+    Metric("perplexity", "float", "", "min", "exp(val_loss)"),
+    Metric("inference_loss", "float", "nats/token", "min", "checkpoint reloaded: continuations of held-out prompts"),
+    Metric("unigram_floor", "float", "nats/token", "", "what token frequencies alone reach on the held-out text"),
+    Metric("bigram_floor", "float", "nats/token", "", "what an interpolated bigram model reaches there"),
+    # Whether the bank is read.
+    Metric("bank_use_nats", "float", "nats/token", "max", "val_loss with the bank's rows permuted, minus val_loss"),
+    Metric("bank_zero_nats", "float", "nats/token", "max", "val_loss with the read set to zero, minus val_loss"),
+    Metric("bank_mean_nats", "float", "nats/token", "max", "val_loss with the read replaced by its mean, minus val_loss"),
+    # What it knows (corpus `facts`).
+    Metric("fact_nll", "float", "nats", "min", "cost of the right object, seen and held-out paraphrases together"),
+    Metric("fact_accuracy", "float", "share", "max", "right object first among its relation's, both paraphrase sets"),
+    Metric("fact_nll_seen", "float", "nats", "min", "cost of the right object, sentences trained on"),
+    Metric("fact_accuracy_seen", "float", "share", "max", "right object first, sentences trained on"),
+    Metric("fact_nll_heldout", "float", "nats", "min", "cost of the right object, paraphrases never trained on"),
+    Metric("fact_accuracy_heldout", "float", "share", "max", "right object first, paraphrases never trained on"),
+    Metric("fact_nll_kb_only", "float", "nats", "min", "cost of the right object, facts only the knowledge base holds"),
+    Metric("fact_accuracy_kb_only", "float", "share", "max", "right object first, facts only the knowledge base holds"),
+    # What it writes.
+    Metric("eos_rate", "float", "share", "max", "samples that end by themselves"),
+    Metric("distinct_2", "float", "share", "max", "different token pairs over token pairs in the samples"),
+    Metric("repetition_rate", "float", "share", "min", "tokens in the samples that repeat one of the last eight"),
+    # How the memory is used, in the validation window.
+    Metric("coverage", "float", "share", "max", "entries selected at least once in the window, all layers"),
+    Metric("coverage_uniform", "float", "share", "", "1 - exp(-draws/N): what uniform choice would give"),
+    Metric("coverage_window_tokens", "int", "tokens", "", "tokens in that window"),
+    Metric("effective_entries", "float", "entries", "max", "exp(entropy of usage), mean over layers"),
+    Metric("read_entropy", "float", "share", "", "exp(H(w))/K, mean over positions and layers"),
+    Metric("coverage_by_layer", "floats", "share", "max", "coverage, a layer each"),
+    Metric("effective_entries_by_layer", "floats", "entries", "max", "exp(entropy of usage), a layer each"),
+    Metric("read_entropy_by_layer", "floats", "share", "", "exp(H(w))/K, a layer each"),
+    Metric("balance_loss", "float", "", "min", "Switch-style balance on both marginals; 1.0 is uniform"),
+    # What the EMA does.
+    Metric("token_flip_rate", "float", "share", "", "slots of updated entries whose token changed, since the last report"),
+    Metric("self_encode_rate", "float", "share", "max", "tokens t with argmax_v E[t].W[v] = t"),
+    Metric("distinct_tokens_per_entry", "float", "tokens", "max", "different tokens in an entry, mean over the bank"),
+    Metric("ema_scale_ratio", "float", "", "", "|(1-decay) a| / |decay F|, mean over updated entries"),
+    Metric("entries_updated", "float", "entries", "", "entries an EMA update touched, mean since the last report"),
+    Metric("objects_kept", "float", "share", "max", "knowledge-base sentences whose object survived kb_fit"),
+    # What it costs.
+    Metric("parameters", "int", "", "", "trained parameters"),
+    Metric("active_parameters", "int", "", "", "trained parameters without the embedding table"),
+    Metric("tokens_per_s", "float", "tokens/s", "max", "training throughput, evaluation excluded"),
+    Metric("step_ms", "float", "ms", "min", "mean time of a step since the last report"),
+    Metric("ema_ms", "float", "ms", "min", "mean time of an EMA update since the last report"),
+    Metric("peak_allocated_gib", "float", "GiB", "min", "max_memory_allocated (CUDA)"),
+    Metric("peak_reserved_gib", "float", "GiB", "min", "max_memory_reserved (CUDA)"),
+    Metric("peak_rss_gib", "float", "GiB", "min", "peak resident memory of the process"),
+    Metric("peak_gib", "float", "GiB", "min", "peak reserved on CUDA, peak resident elsewhere"),
+    Metric("gpu_util_pct", "float", "%", "max", "how busy the card was, where NVML answers"),
+)
+
+BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}

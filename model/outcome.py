@@ -1,0 +1,69 @@
+"""What a run says while it goes and when it ends. Imports no torch: listeners live in processes that need none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """What the listener of a report wants next."""
+
+    CONTINUE = "continue"
+    STOP = "stop"  # the search has seen enough: measure nothing more, return
+    INTERRUPT = "interrupt"  # write a checkpoint to go on from, return
+
+
+@dataclass(frozen=True)
+class Report:
+    """Progress of a run, a row of its history.
+
+    `losses`: cross-entropy of every step since the last report, nats a token. `metrics`: those of METRICS that are
+    known now; what was not measured is absent.
+    """
+
+    step: int
+    tokens_seen: int
+    budget_tokens: int
+    wall_s: float
+    lr: float
+    losses: list[float]
+    metrics: Mapping[str, float | int | list[float]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget."""
+
+    verdict: Verdict
+    step: int
+    tokens_seen: int
+    budget_tokens: int
+    data_hash: str
+    device: str
+    metrics: Mapping[str, float | int | list[float]]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite at `step`."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__(f"loss is {value} at step {step}; try a lower train.lr or a smaller train.grad_clip")
+        self.step, self.value = step, value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.value)
+
+
+class DataError(ValueError):
+    """A data file breaks a rule: `path:line: rule; cure`."""
+
+    def __init__(self, path: str, line: int, rule: str, cure: str) -> None:
+        super().__init__(f"{path}:{line}: {rule}; {cure}")
+        self.path, self.line, self.rule, self.cure = path, line, rule, cure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.line, self.rule, self.cure)

@@ -1,0 +1,120 @@
+"""Train one configuration by itself: `python -m model.train --set preset=tiny --set model.memory=blind`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model.config import PATH_KEYS, Config, ConfigError, missing_files, resolve
+from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
+
+# Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from model.trainer import Listener, Trainer  # noqa: E402
+
+
+def run(config: Config, report: Listener, *, checkpoint_dir: Path) -> Result:
+    """Train `config` in this process (see model.api.train)."""
+    return Trainer(config, checkpoint_dir=checkpoint_dir).run(report)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Exit 0 done, 1 the loss left the numbers, 2 bad input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.train",
+        description="Train one configuration, without Ray.",
+        epilog="example: python -m model.train --set preset=tiny --set model.memory=blind --set train.seed=3",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with dotted keys: `model.ema_decay: 0.95`")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
+    parser.add_argument("--out", type=Path, default=Path("results/single"), metavar="DIR", help="checkpoints go here")
+    arguments = parser.parse_args(argv)
+    try:
+        config = _read(arguments.config, arguments.set)
+        for key, path in missing_files(config):
+            raise ConfigError(key, path, "no such file", "give a path that exists")
+        result = _train(config, arguments.out)
+    except (ConfigError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except NonFiniteLoss as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from {arguments.out}", file=sys.stderr)
+        return 130
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps({"tokens_seen": result.tokens_seen, **result.metrics}, indent=2))
+    return 0
+
+
+def _train(config: Config, out: Path) -> Result:
+    """With a progress bar on stderr, and samples beside the checkpoints."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def show(report: Report) -> Verdict:
+            val = report.metrics.get("val_loss")
+            text = f"step {report.step}  ce {report.metrics['ce_loss']:.4f}"
+            text += f"  val {val:.4f}" if isinstance(val, float) else ""
+            text += f"  {report.metrics['tokens_per_s']:,.0f} tokens/s"
+            bar.update(task, description=text, completed=report.tokens_seen / report.budget_tokens)
+            return Verdict.CONTINUE
+
+        result = run(config, show, checkpoint_dir=out)
+    if int(os.environ.get("RANK", "0")) == 0:
+        (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
+    return result
+
+
+def _read(path: Path | None, sets: list[str]) -> Config:
+    """Overrides of a file, then those of --set; `preset` is one of them, `tiny` where nobody names one."""
+    overrides: dict[str, Any] = {}
+    if path is not None:
+        overrides |= _read_file(path)
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise ConfigError("--set", item, "not KEY=VALUE", "write it like model.ema_decay=0.95")
+        overrides[key] = _scalar(text)
+    for key in PATH_KEYS:
+        if isinstance(overrides.get(key), str):
+            overrides[key] = str(Path(overrides[key]).absolute())
+    return resolve(str(overrides.pop("preset", "tiny")), overrides)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        read = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506 - strings only, safe
+    except OSError as error:
+        raise ConfigError("--config", path, f"cannot be read ({error.strerror})", "give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError("--config", path, "not YAML", "write it like `model.ema_decay: 0.95`") from error
+    if not isinstance(read, dict):
+        raise ConfigError("--config", path, "not a mapping", "write it like `model.ema_decay: 0.95`")
+    return {str(key): _scalar(value) for key, value in read.items()}
+
+
+def _scalar(text: str) -> Any:
+    """A number where it is one however it is written (`1e-4`, `50_000`), else the text (`on` stays `on`)."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

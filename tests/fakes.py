@@ -1,0 +1,121 @@
+"""Stand-ins for what a test does not test: a trainer that ends as it is told to, a source that hands out a list."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ablate.plan import Trial, trial_id
+from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve
+
+Act = Literal["complete", "until_told", "nan", "oom", "error", "killed_once", "killed", "deaf"]
+"""What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting."""
+
+STEPS, TOKENS_A_STEP, BOUND_S = 5, 100, 120.0
+
+
+@dataclass(frozen=True)
+class FakeTrain:
+    """A trainer of the shape of `model.api.train`; `acts` says, by seed, what becomes of a trial.
+
+    It writes a checkpoint of its own, so that a test sees whether a trial went on or began again.
+    """
+
+    acts: Mapping[int, Act]
+    folder: Path
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        act, seed = self.acts[config.train.seed], config.train.seed
+        checkpoint = checkpoint_dir / "step"
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        end = time.monotonic() + BOUND_S
+        while step < STEPS or act in ("until_told", "deaf"):
+            step += 1
+            verdict = report(_report(step, seed))
+            checkpoint.write_text(str(step))
+            if verdict is not Verdict.CONTINUE:
+                return _result(step, verdict)
+            if act == "nan":
+                raise NonFiniteLoss(step, float("nan"))
+            if act == "oom":
+                raise MemoryError("the world is not enough")
+            if act == "error":
+                raise ValueError("a toy error")
+            if act == "killed" or (act == "killed_once" and step == 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if act == "until_told" and self.folder.joinpath("release").exists():
+                return _result(step, Verdict.CONTINUE)
+            if act == "deaf":
+                self.folder.joinpath("deaf").touch()
+                time.sleep(BOUND_S)
+            assert time.monotonic() < end, "nobody ended this trial"
+            time.sleep(0.02)  # a step takes its time
+        return _result(step, Verdict.CONTINUE)
+
+
+def _report(step: int, seed: int) -> Report:
+    return Report(
+        step=step,
+        tokens_seen=step * TOKENS_A_STEP,
+        budget_tokens=STEPS * TOKENS_A_STEP,
+        wall_s=step * 0.02,
+        lr=1e-3,
+        losses=[3.0 / step],
+        metrics={"val_loss": 2.0 + seed + 1.0 / step},
+    )
+
+
+def _result(step: int, verdict: Verdict) -> Result:
+    return Result(
+        verdict=verdict,
+        step=step,
+        tokens_seen=step * TOKENS_A_STEP,
+        budget_tokens=STEPS * TOKENS_A_STEP,
+        data_hash="0" * 64,
+        device="cpu",
+        metrics={"val_loss": 2.0 + 1.0 / step},
+        samples=[{"text": "once upon"}],
+    )
+
+
+def fake_trial(seed: int, *, study: str = "fake", arm: str = "search") -> Trial:
+    """A trial of the smallest preset; its seed is what FakeTrain looks its act up by."""
+    config = resolve("tiny", {"train.seed": seed})
+    return Trial(
+        trial_id(arm, config, seed), study=study, arm=arm, seed=seed, config=config, params={"train.lr": config.train.lr}
+    )
+
+
+@dataclass
+class ListSource:
+    """A TrialSource of a list; `stop_at` are the tokens from which on it prunes, by seed."""
+
+    trials: list[Trial]
+    stop_at: Mapping[int, int] = field(default_factory=dict)
+    rows: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._waiting = deque(self.trials)
+        self._seeds = {trial.trial_id: trial.seed for trial in self.trials}
+
+    @property
+    def total(self) -> int:
+        return len(self.trials)
+
+    def ask(self) -> Trial | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:
+        assert value is not None
+        seed = self._seeds[trial_id]
+        return Verdict.STOP if seed in self.stop_at and tokens >= self.stop_at[seed] else Verdict.CONTINUE
+
+    def tell(self, row: Any) -> None:
+        self.rows.append(row)

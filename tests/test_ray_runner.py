@@ -1,0 +1,150 @@
+"""Trials on a real Ray: shares of a card, early ends, deaths, and what they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ablate.packing import Slots
+from ablate.ray_runner.board import Board
+from ablate.ray_runner.cluster import Cluster
+from ablate.ray_runner.trial import Orders
+from ablate.ray_runner.tuner import RayRunner
+from ablate.runner import Event, Halt
+from ablate.trial import Desk
+from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@dataclass
+class Stage:
+    """A runner with everything around it; `watch` is called at every event."""
+
+    cluster: Cluster
+    desk: Desk
+    tmp_path: Path
+    halt: Halt = field(default_factory=Halt)
+    events: list[Event] = field(default_factory=list)
+    watch: Callable[[Event], None] = lambda event: None  # noqa: E731
+
+    def run(self, acts: Mapping[int, Act], *, slots: Slots, stop_at: Mapping[int, int] | None = None) -> ListSource:
+        """Run one trial per act to its end."""
+
+        def on_event(event: Event) -> None:
+            self.events.append(event)
+            self.watch(event)
+
+        orders = Orders(
+            self.desk,
+            train=FakeTrain(acts, folder=self.tmp_path),
+            board=Board(f"board-{self.tmp_path.name}"),
+            slots=slots,
+            storage=str(self.tmp_path / ".ray"),
+            cuda=False,
+        )
+        source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
+        RayRunner("fake", cluster=self.cluster, orders=orders, halt=self.halt, on_event=on_event).run(source)
+        return source
+
+
+@pytest.fixture
+def stage(ray_cluster: Cluster, desk: Desk, tmp_path: Path) -> Stage:
+    return Stage(ray_cluster, desk=desk, tmp_path=tmp_path)
+
+
+def groups() -> list[tuple[str, dict]]:
+    """State and bundle of every placement group of a worker that was not removed."""
+    from ray.util.placement_group import placement_group_table
+
+    standing = [row for row in placement_group_table().values() if row["state"] != "REMOVED"]
+    return [(row["state"], row["bundles"][0]) for row in standing]
+
+
+def test_every_end_becomes_its_row(stage: Stage) -> None:
+    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_told", 5: "killed_once", 6: "killed"}
+    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=1, concurrent=4)
+    source = stage.run(acts, slots=slots, stop_at={4: 3 * TOKENS_A_STEP})
+    rows = {row.seed: row for row in source.rows}
+
+    assert {seed: row.status for seed, row in rows.items()} == {
+        0: "completed", 1: "error", 2: "nan", 3: "oom", 4: "pruned", 5: "completed", 6: "lost",
+    }  # fmt: skip
+    assert rows[1].error_kind == "ValueError"
+    assert rows[1].error.startswith("a toy error")
+    assert rows[3].error.startswith("the world is not enough")
+    assert rows[5].attempt == 2, "a killed worker's trial goes on as a second attempt"
+    assert rows[6].attempt == 3, "and is given up after the third"
+    assert rows[6].metrics == {}
+    assert rows[0].metrics["val_loss"] == pytest.approx(2.0 + 1 / STEPS)
+    history = stage.desk.ledger.history(rows[5].trial_id)
+    assert history["step"].to_pylist() == list(range(1, STEPS + 1))
+    assert stage.desk.ledger.final_ids() == {row.trial_id for row in rows.values()}
+    assert groups() == []
+
+
+def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage) -> None:
+    release, training, most = stage.tmp_path / "release", set(), 0
+
+    def watch(event: Event) -> None:
+        """Let the first pair go on until two more stand in the queue, so that the card's limit is really tried."""
+        nonlocal most
+        if event.kind == "reported":
+            training.add(event.trial.seed)
+        if event.kind == "ended":
+            training.discard(event.trial.seed)
+        most = max(most, len(training))
+        states = [state for state, bundle in groups() if "GPU" in bundle]
+        assert states.count("CREATED") <= 2
+        if len(training) == 2 and states.count("PENDING") == 2:
+            release.touch()
+
+    stage.watch = watch
+    slots = Slots(cpu_per_worker=1, gpu_per_worker=0.5, workers=1, concurrent=4)  # Tune would start all four
+    source = stage.run(dict.fromkeys(range(4), "until_told"), slots=slots)
+
+    assert release.exists(), "two held the card while two waited for it"
+    assert most == 2
+    assert [row.status for row in source.rows] == ["completed"] * 4
+    spans = [(row.started_at, row.finished_at) for row in source.rows]
+    assert max(sum(start <= moment < end for start, end in spans) for moment, _ in spans) == 2
+    assert groups() == []
+
+
+def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
+    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=2, concurrent=2)
+    source = stage.run({0: "complete", 1: "error"}, slots=slots)
+    rows = {row.seed: row for row in source.rows}
+    assert rows[0].status == "completed"
+    assert rows[0].attempt == 1
+    assert (rows[1].status, rows[1].error_kind) == ("error", "ValueError")
+    assert "a toy error" in rows[1].error
+    assert rows[1].attempt == 1, "an exception is not retried"
+
+
+def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage) -> None:
+    """One trial answers the interruption, one is deaf and is killed after the grace; neither gets a row."""
+    deaf = stage.tmp_path / "deaf"
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported" and deaf.exists() and len({e.trial.seed for e in stage.events if e.progress}) == 2:
+            stage.halt._on_signal(2, None)
+
+    stage.halt = OneSignal()
+    stage.watch = watch
+    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=1, concurrent=2)
+    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, slots=slots)
+    assert source.rows == []
+    assert stage.desk.ledger.final_ids() == set()
+    assert len(stage.desk.ledger.started_ids()) == 2, "the third was never started"
+    assert groups() == []
+
+
+class OneSignal(Halt):
+    """A halt that can be signalled often without the second meaning at once."""
+
+    def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
+        self._signalled = True

@@ -1,0 +1,119 @@
+"""The fast paths of the token memory against their slow twins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.decode import decode
+from model.ema import encode, self_encode_rate, update_bank
+from model.memory import Read
+from model.product_key import HalfScores, Selection, balance_loss, half_scores, select, selection_shares
+from tests.oracles import token_memory as oracle
+
+
+def random_selection(positions: int, *, entries: int, K: int, seed: int) -> Selection:
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.stack([torch.randperm(entries, generator=generator)[:K] for _ in range(positions)])
+    weight = torch.rand(positions, K, generator=generator, dtype=torch.float64).softmax(dim=-1)
+    return Selection(weight, index)
+
+
+@settings(max_examples=200, deadline=None)
+@given(n=st.integers(1, 12), K=st.integers(1, 12), half=st.integers(1, 6), seed=st.integers(0, 2**31))
+def test_retrieval_equals_an_exhaustive_top_k(n: int, K: int, half: int, seed: int) -> None:
+    K = min(K, n)
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(3, 2 * half, generator=generator, dtype=torch.float64)
+    keys = torch.randn(2, n, half, generator=generator, dtype=torch.float64)
+    found = select(half_scores(query, keys), num_selected=K)
+    for position in range(3):
+        weights, indices = oracle.retrieve(query[position], keys, K)
+        torch.testing.assert_close(found.weight_BTK[position], weights)
+        assert found.index_BTK[position].tolist() == indices.tolist()
+
+
+def test_ties_still_give_the_best_sums() -> None:
+    """With equal scores any choice is right, but the kept sums must be the largest ones, each entry once."""
+    scores = HalfScores(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[2.0, 2.0, 2.0]]))
+    found = select(scores, num_selected=3)
+    rows, columns = found.index_BTK[0] // 3, found.index_BTK[0] % 3
+    assert (scores.first_BTn[0, rows] + scores.second_BTn[0, columns]).tolist() == [3.0, 3.0, 3.0]
+    assert len(set(found.index_BTK[0].tolist())) == 3
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30])
+def test_decode_equals_the_literal_read(chunk_bytes: int) -> None:
+    selection = random_selection(7, entries=25, K=5, seed=1)
+    bank = torch.randint(0, 40, (25, 3), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
+    table = torch.randn(40, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = oracle.decode(selection.weight_BTK, selection.index_BTK, bank, table)
+    torch.testing.assert_close(decode(selection, bank, table, chunk_bytes=chunk_bytes), expected)
+
+
+def test_decode_has_the_right_gradients() -> None:
+    selection = random_selection(4, entries=9, K=2, seed=1)
+    bank = torch.randint(0, 11, (9, 3), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
+    table = torch.randn(11, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    weight = selection.weight_BTK.clone().requires_grad_()
+
+    def read(weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return decode(Selection(weight, selection.index_BTK), bank, table)
+
+    assert torch.autograd.gradcheck(read, (weight, table))
+
+
+def test_balance_equals_the_formula_and_is_one_when_uniform() -> None:
+    scores = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    halves = HalfScores(scores[0], scores[1])
+    selection = select(halves, num_selected=3)
+    ours = balance_loss(halves, selection_shares(selection, n=4))
+    torch.testing.assert_close(ours, oracle.balance(scores, selection.index_BTK), check_dtype=False, rtol=1e-6, atol=0)
+    level = HalfScores(torch.zeros(4, 4), torch.zeros(4, 4))
+    every_entry = Selection(torch.ones(1, 16) / 16, torch.arange(16)[None])
+    assert balance_loss(level, selection_shares(every_entry, n=4)).item() == pytest.approx(1.0)
+
+
+def make_reads(*, layers: int, entries: int, dim: int, K: int) -> list[Read]:
+    reads = []
+    for layer in range(layers):
+        selection = random_selection(10, entries=entries, K=K, seed=layer)
+        features = torch.randn(10, dim, generator=torch.Generator().manual_seed(50 + layer))
+        reads.append(Read(features, Selection(selection.weight_BTK.float(), selection.index_BTK), features, features))
+    return reads
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 200, 2**28])
+@pytest.mark.parametrize("frozen", [0, 7])
+def test_ema_equals_the_literal_update(chunk_bytes: int, frozen: int) -> None:
+    reads = make_reads(layers=2, entries=16, dim=8, K=3)
+    table = torch.randn(30, 8, generator=torch.Generator().manual_seed(9))
+    bank = torch.randint(0, 30, (16, 4), generator=torch.Generator().manual_seed(8), dtype=torch.int32)
+    layers = [(read.features_BTD, *read.selection) for read in reads]
+    expected = oracle.ema(bank, layers, table, decay=0.6, frozen=frozen)
+    before = bank.clone()
+    stats = update_bank(bank, reads, table_VD=table, decay=0.6, frozen=frozen, chunk_bytes=chunk_bytes)
+    assert torch.equal(bank, expected)
+    assert torch.equal(bank[:frozen], before[:frozen])
+    assert not torch.equal(bank, before)
+    touched = torch.cat([read.selection.index_BTK.flatten() for read in reads]).unique()
+    assert stats.entries == int((touched >= frozen).sum())
+    assert stats.slots == stats.entries * bank.shape[1]
+    assert stats.flipped.item() == (bank != before).sum().item()
+
+
+def test_encode_with_everything_frozen_changes_nothing() -> None:
+    reads = make_reads(layers=1, entries=16, dim=8, K=3)
+    bank = torch.zeros(16, 4, dtype=torch.int32)
+    stats = update_bank(bank, reads, table_VD=torch.randn(30, 8), decay=0.5, frozen=16)
+    assert stats.entries == 0
+    assert not bank.any()
+
+
+def test_an_update_by_nothing_is_the_self_encoding() -> None:
+    table = torch.randn(12, 4, generator=torch.Generator().manual_seed(4))
+    tokens = torch.arange(12).reshape(4, 3)
+    same = encode(tokens, torch.zeros(4, 4), table_VD=table, decay=1.0) == tokens
+    assert same.float().mean().item() == pytest.approx(self_encode_rate(table, chunk_bytes=100).item())
