@@ -51,8 +51,14 @@ def corners(search: Search) -> Iterator[dict[str, Any]]:
             yield {**reference, one: pair[0], other: pair[1]}
 
 
-def check_arms(base: Config, arms: Mapping[str, Mapping[str, Any]], *, search: Search) -> None:
-    """Raise ConfigError, keyed by the arm, where two arms are the same configuration or one is the baseline.
+def check_arm(base: Config, overrides: Mapping[str, Any], *, search: Search) -> None:
+    """Raise ConfigError unless the arm is valid on the base and on whatever the search may find best."""
+    for corner in corners(search):
+        override(base, {**corner, **overrides})
+
+
+def check_different(base: Config, arms: Mapping[str, Mapping[str, Any]], *, search: Search) -> None:
+    """Raise ConfigError, keyed by the arm, where two valid arms are the same configuration or one is the baseline.
 
     `search` is what the baseline leaves open: empty for `baseline: base`, the searched space for `baseline: best`.
     """
@@ -64,8 +70,6 @@ def check_arms(base: Config, arms: Mapping[str, Mapping[str, Any]], *, search: S
         if same in known:
             raise ConfigError(name, "arm", f"the same configuration as {known[same]}", "change a value, or remove it")
         known[same] = f"arm {name}"
-        for corner in corners(search):
-            override(base, {**corner, **overrides})
 
 
 def _try(base: Config, values: Mapping[str, Any], search: Search) -> Config:

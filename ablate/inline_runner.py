@@ -22,6 +22,11 @@ class InlineRunner:
     on_event: Listener
     train: Train = model_train
 
+    @property
+    def notice(self) -> str:
+        """Nothing to watch but the table."""
+        return ""
+
     def run(self, source: TrialSource) -> None:
         """Train every trial of `source`, in its order."""
         while self.halt.reason is None and (trial := source.ask()) is not None:

@@ -70,6 +70,11 @@ Listener = Callable[[Event], None]
 class Runner(Protocol):
     """Trains what a source gives until it gives None, or until `halt` asks to stop; leaves every end in the ledger."""
 
+    @property
+    def notice(self) -> str:
+        """A line for the user, where there is something to say: where to watch."""
+        ...
+
     def run(self, source: TrialSource) -> None:
         """Returns when all trials have ended or, after an interruption, have written what they go on from."""
         ...

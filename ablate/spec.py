@@ -9,7 +9,7 @@ from ablate import settings, yaml_marks
 from ablate.errors import BadInput
 from ablate.spec_models import Ablation, Asha, Objective, Optimizer, Resources, StudySpec, Tracking
 from ablate.spec_reader import Reader
-from model.api import PATH_KEYS, Config, check_data, missing_files, override
+from model.api import PATH_KEYS, Config, ConfigError, check_data, missing_files, override
 
 __all__ = [
     "Ablation", "Asha", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking", "check_files", "load",
@@ -32,13 +32,16 @@ def check_files(spec: StudySpec) -> str:
     missing = missing_data(spec)
     if missing:
         raise missing[0]
-    data_hash = check_data(spec.base)
-    read = [spec.base.data]
-    for _, config in _configs(spec):
-        if config.data not in read:
-            check_data(config)
-            read.append(config.data)
-    return data_hash
+    hashes: dict[str, str] = {}
+    for prefix, config in _configs(spec):
+        data = config.data.model_dump_json()
+        if data not in hashes:
+            try:
+                hashes[data] = check_data(config)
+            except ConfigError as error:
+                place = spec.document.place(f"{prefix}{error.key}")
+                raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+    return hashes[spec.base.data.model_dump_json()]
 
 
 def missing_data(spec: StudySpec) -> list[BadInput]:

@@ -90,7 +90,9 @@ class Reader:
         if not isinstance(name, str):
             raise self._bad("study", name, "not a text", "put it in quotes")
         if "/" in name or "\\" in name:
-            raise self._bad("study", name, "a path in a study's name", "give the name alone, and the folder by --results")
+            raise self._bad(
+                "study", name, "a path in a study's name", "give the name alone, and the folder by --results"
+            )
         if not _NAME.fullmatch(name):
             raise self._bad("study", name, "not a study's name", _NAME_CURE)
         if name == "latest":
@@ -111,8 +113,13 @@ class Reader:
         preset = overrides.pop("preset")
         if not isinstance(preset, str):
             raise self._bad("base.preset", preset, "not a text", "write `preset: tiny`")
-        with self._at("base."):
+        try:
             return resolve(preset, overrides)
+        except ConfigError as error:
+            # A rule may tie a value of the file to one of the preset: the line to look at is the file's.
+            blamed = error.key if error.key in overrides else _culprit(preset, overrides)
+            place = self._document.place(f"base.{blamed}")
+            raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
 
     def _search(self, base: Config) -> dict[str, Distribution]:
         if self._value("search") is None:
@@ -186,8 +193,11 @@ class Reader:
         if ablation.baseline == "best" and len(objectives) > 1:
             raise self._bad("ablation.baseline", "best", "several objectives have no one best trial", "use base")
         open_values = search if ablation.baseline == "best" else {}
+        for name, arm in overrides.items():
+            with self._at(f"ablation.arms.{name}."):
+                domain.check_arm(base, arm, search=open_values)
         with self._at("ablation.arms."):
-            domain.check_arms(base, overrides, search=open_values)
+            domain.check_different(base, overrides, search=open_values)
         return ablation
 
     def _arm(self, name: str, written: object) -> dict[str, Any]:
@@ -272,3 +282,14 @@ class Reader:
         except ConfigError as error:
             place = self._document.place(prefix + error.key)
             raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+
+
+def _culprit(preset: str, overrides: dict[str, Any]) -> str:
+    """The override without which the configuration is valid; `preset` where no single one is to blame."""
+    for key in overrides:
+        try:
+            resolve(preset, {other: value for other, value in overrides.items() if other != key})
+        except ConfigError:
+            continue
+        return key
+    return "preset"

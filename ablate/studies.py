@@ -150,8 +150,7 @@ def _check_same(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, An
     if before["identity"] != now["identity"]:
         for key, value in is_now["base"].items():
             if key not in was["base"] or was["base"][key] != value:
-                old = was["base"][key] if key in was["base"] else "missing"
-                raise refuse(f"base.{key}", value, f"study {spec.study} exists with another base ({key}: {old})")
+                raise refuse(f"base.{key}", value, f"study {spec.study} exists with another base")
         raise refuse("base.data", "changed", f"study {spec.study} exists with other data under the same paths")
     if was["search"] and was["search"] != is_now["search"]:
         raise refuse("search", "changed", f"study {spec.study} exists with another search space")

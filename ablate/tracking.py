@@ -1,4 +1,4 @@
-"""SwanLab: one run a trial, grouped by study. It only watches: whatever breaks in it is said once and the trial goes on.
+"""SwanLab: one run a trial, grouped by study. It only watches: what breaks in it is said once, and the trial goes on.
 
 SwanLab is never the record (a killed process loses its last seconds); the ledger is.
 """
@@ -37,7 +37,8 @@ class Tracker:
     """The SwanLab run of one trial, as a context. `folder` takes its files. No method ever raises."""
 
     def __init__(self, trial: Trial, *, mode: Mode, folder: Path) -> None:
-        self._trial, self._mode, self._folder = trial, mode, folder
+        self._trial, self._folder = trial, folder
+        self._mode: Mode = mode
         self._run: Any = None
         self._end: tuple[Literal["success", "crashed", "aborted"], str | None] = ("aborted", None)
         self._warning = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ablate.ledger import Ledger, StaleAttempt, Status, TrialRow
 from ablate.plan import Trial
@@ -72,7 +72,7 @@ def run_trial(
             result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id))
         except StaleAttempt:
             return None
-        except Exception as error:  # noqa: BLE001 - the trial's edge: whatever it was, the row says so
+        except Exception as error:  # the trial's edge: whatever it was, the row says so
             if not alone:
                 raise
             row = failed_row(
@@ -87,9 +87,7 @@ def run_trial(
     return record(row, ledger=ledger)
 
 
-def follow_trial(
-    trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train
-) -> None:
+def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train) -> None:
     """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
     train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id))
 
@@ -107,7 +105,7 @@ def failure_of(error: BaseException) -> Failure:
     """Classify an exception of the trainer: `oom`, `nan` or `error`, with its text and the place it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
-    return Failure(failure_kind(error), kind=type(error).__name__, message=_one_line(str(error)) + place)
+    return Failure(cast(Status, failure_kind(error)), kind=type(error).__name__, message=_one_line(str(error)) + place)
 
 
 def failed_row(

@@ -36,11 +36,12 @@ class Document:
 
     def place(self, key: str) -> str:
         """Where `key` was written, or the first key inside it; else where its nearest parent was; else line 1."""
-        inside = [place for known, place in self.places.items() if known == key or known.startswith(f"{key}.")]
-        if inside:
-            return inside[0]
-        parent = key.rpartition(".")[0]
-        return self.place(parent) if parent else f"{self.name}:1"
+        for known, place in self.places.items():
+            if known == key or known.startswith(f"{key}."):
+                return place
+        while key and key not in self.places:
+            key = key.rpartition(".")[0]
+        return self.places[key] if key else f"{self.name}:1"
 
 
 def read(path: Path) -> Document:
@@ -66,18 +67,18 @@ def read(path: Path) -> Document:
 
 def value(text: str, *, place: str) -> Any:
     """The value that `text` has in a study file: what `--set KEY=text` means. Raises BadInput at `place`."""
-    node = _compose(text, place)
+    node = _compose(text, place, lines=False)
     walker = _Walker(place, lines=False)
     return None if node is None else walker.value(node, "")
 
 
-def _compose(text: str, name: str) -> yaml.Node | None:
+def _compose(text: str, name: str, *, lines: bool = True) -> yaml.Node | None:
     # BaseLoader resolves nothing: every plain scalar stays the text that was written, to be read by `_scalar`.
     try:
         return yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{name}:{mark.line + 1}" if mark else name
+        place = f"{name}:{mark.line + 1}" if mark and lines else name
         raise BadInput(place, "", "", f"not YAML ({error.problem or error.context})", "check the line") from None
     except yaml.YAMLError as error:
         raise BadInput(name, "", "", f"not YAML ({str(error).splitlines()[0]})", "save it as plain text") from None

@@ -5,7 +5,7 @@
     bank[s,l]= argmax_v F'_l . W[v]                       W = E
 
 Letters: S updated entries, L tokens an entry, D dim, V vocabulary, M selections, K selected a position, U distinct
-tokens among the updated entries.
+tokens among the updated entries, R distinct pairs (entry, token).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def update_bank(
 
 
 def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -> EntrySums:
-    """Sums over the selections of each entry, all layers and ranks; duplicates by `index_add_`, no loop over entries."""
+    """Sums over the selections of each entry, all layers and ranks; duplicates by `index_add_`."""
     index_M = torch.cat([read.selection.index_BTK.flatten() for read in reads])
     entry_S = _union_over_ranks(index_M.unique())
     entry_S = entry_S[entry_S >= frozen]
@@ -105,28 +105,32 @@ def encode(
     """argmax_v (decay * E[old] + (1-decay) * a) . W[v], as int64 [S, L], for S entries.
 
     Logits are linear in F': the product of W with E[old] is needed once a distinct token and the one with a once an
-    entry, so U + S rows of the head are multiplied instead of S*L. Blocks over the vocabulary keep U x V bounded, and a
-    running best, strict so that ties go to the lower token, joins them.
+    entry, so U + S rows of the head are multiplied instead of S*L. Slots of an entry that hold the same token get the
+    same new one, so the sums are formed once a pair (entry, token): R of them. Blocks over the vocabulary keep U x V
+    bounded, and a running best, strict so that ties go to the lower token, joins them.
     """
-    S, L = old_SL.shape
-    token_U, slot_SL = old_SL.unique(return_inverse=True)
-    old_UD = decay * table_VD[token_U]
-    new_SD = (1 - decay) * mean_SD
-    best_SL = torch.full((S, L), -torch.inf, device=old_SL.device)
-    choice_SL = old_SL.clone()
+    S, V = old_SL.shape[0], table_VD.shape[0]
+    pair_R, place_SL = (torch.arange(S, device=old_SL.device)[:, None] * V + old_SL).unique(return_inverse=True)
+    entry_R = pair_R // V
+    token_U, old_R = (pair_R % V).unique(return_inverse=True)
+    kept_UD, fed_SD = decay * table_VD[token_U], (1 - decay) * mean_SD
+    best_R = torch.full((len(pair_R),), -torch.inf, device=old_SL.device)
+    choice_R = pair_R % V
     block = max(1, chunk_bytes // (4 * max(1, len(token_U))))
-    for first in range(0, table_VD.shape[0], block):
+    for first in range(0, V, block):
         head_vD = table_VD[first : first + block]
-        old_Uv = old_UD @ head_vD.T
-        entries = max(1, chunk_bytes // (4 * head_vD.shape[0] * (L + 1)))
-        for start in range(0, S, entries):
-            rows = slice(start, start + entries)
-            logits_sLv = old_Uv[slot_SL[rows]] + (new_SD[rows] @ head_vD.T)[:, None, :]
-            value_sL, token_sL = logits_sLv.max(dim=-1)
-            better_sL = value_sL > best_SL[rows]
-            choice_SL[rows] = torch.where(better_sL, token_sL + first, choice_SL[rows])
-            best_SL[rows] = torch.where(better_sL, value_sL, best_SL[rows])
-    return choice_SL
+        kept_Uv = kept_UD @ head_vD.T
+        pairs = max(1, chunk_bytes // (12 * len(head_vD)))  # three [pairs, v] exist at once
+        for start in range(0, len(pair_R), pairs):
+            part = slice(start, start + pairs)
+            low, high = int(entry_R[part][0]), int(entry_R[part][-1]) + 1  # pairs ascend by entry
+            fed_sv = fed_SD[low:high] @ head_vD.T
+            logits_rv = kept_Uv[old_R[part]].add_(fed_sv[entry_R[part] - low])
+            value_r, token_r = logits_rv.max(dim=-1)
+            better_r = value_r > best_R[part]
+            choice_R[part] = torch.where(better_r, token_r + first, choice_R[part])
+            best_R[part] = torch.where(better_r, value_r, best_R[part])
+    return choice_R[place_SL]
 
 
 @torch.no_grad()

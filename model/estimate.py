@@ -77,10 +77,7 @@ def _peak_bytes(config: Config, parameters: int) -> float:
     tokens = train.batch_size * model.max_seq_len
     D, K, L, n = model.dim, model.num_selected, model.knowledge_length, math.isqrt(model.knowledge_num)
     weights = 16.0 * parameters
-    if model.memory == "none":
-        kept = 12 * D + 4 * swiglu_hidden(model)
-    else:
-        kept = 22 * D
+    kept = 12 * D + 4 * swiglu_hidden(model) if model.memory == "none" else 22 * D
     if model.memory == "token":
         # Two rows of scores and their softmax; K*L token ids (int32) with as many fp32 weights.
         kept += 4 * n + 2 * K * L

@@ -108,9 +108,7 @@ def text_loss(
 
 def token_loss(logits_BTV: Tensor, y_BT: Tensor, *, reduction: str = "mean") -> Tensor:
     """Cross-entropy in fp32, padding left out; nats."""
-    return F.cross_entropy(
-        logits_BTV.flatten(0, 1).float(), y_BT.flatten(), ignore_index=IGNORED, reduction=reduction
-    )
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss, usage: Usage) -> dict[str, float]:

@@ -57,18 +57,18 @@ class Examiner:
                 break
         return pairs
 
-    def validate(self, wrapped: torch.nn.Module, model: Transformer, *, autocast: Autocast) -> Metrics:
-        """The report's measure: val_loss on the short window, and how the bank is used in it."""
-        del wrapped  # ranks measure the same text on the same weights: no communication is needed
+    def validate(self, model: Transformer, *, autocast: Autocast) -> Metrics:
+        """The report's measure: val_loss on the short window, and how the bank is used in it.
+
+        Every rank measures the same text on the same weights: no communication is needed.
+        """
         with autocast():
             usage = self._usage(model)
             loss = text_loss(model, self.short, batch_size=self.config.eval.val_batch_size, usage=usage)
         metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean)}
         return metrics | self._bank_metrics(model, usage)
 
-    def final(
-        self, model: Transformer, *, saved: Path, autocast: Autocast
-    ) -> tuple[Metrics, list[dict[str, Any]]]:
+    def final(self, model: Transformer, *, saved: Path, autocast: Autocast) -> tuple[Metrics, list[dict[str, Any]]]:
         """Everything, on the long window; `saved` is the checkpoint that the inference loss is measured from."""
         batch_size, seq_len = self.config.eval.val_batch_size, self.config.model.max_seq_len
         with autocast():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def generate(
     seq_len: int,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """Continue every prompt until EOS or `new_tokens`, or until the positions end; returns the new tokens, EOS included.
+    """Continue every prompt until EOS, `new_tokens`, or the positions' end; returns the new tokens, EOS included.
 
     Temperature 0 takes the most likely token. All prompts go as one batch, padded on the right: attention is causal, so
     what stands behind a position cannot reach it.
@@ -62,7 +63,7 @@ def text_metrics(continuations: Sequence[Sequence[int]], *, eos_id: int) -> dict
     A sample set without a single pair of tokens has no distinct_2, and one without tokens no repetition_rate.
     """
     metrics = {"eos_rate": sum(eos_id in tokens for tokens in continuations) / len(continuations)}
-    pairs = [pair for tokens in continuations for pair in zip(tokens, tokens[1:], strict=False)]
+    pairs = [pair for tokens in continuations for pair in pairwise(tokens)]
     if pairs:
         metrics["distinct_2"] = len(set(pairs)) / len(pairs)
     repeats = [

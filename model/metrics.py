@@ -29,7 +29,7 @@ METRICS: tuple[Metric, ...] = (
     # Whether the bank is read.
     Metric("bank_use_nats", "float", "nats/token", "max", "val_loss with the bank's rows permuted, minus val_loss"),
     Metric("bank_zero_nats", "float", "nats/token", "max", "val_loss with the read set to zero, minus val_loss"),
-    Metric("bank_mean_nats", "float", "nats/token", "max", "val_loss with the read replaced by its mean, minus val_loss"),
+    Metric("bank_mean_nats", "float", "nats/token", "max", "val_loss with the read set to its mean, minus val_loss"),
     # What it knows (corpus `facts`).
     Metric("fact_nll", "float", "nats", "min", "cost of the right object, seen and held-out paraphrases together"),
     Metric("fact_accuracy", "float", "share", "max", "right object first among its relation's, both paraphrase sets"),
@@ -54,7 +54,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("read_entropy_by_layer", "floats", "share", "", "exp(H(w))/K, a layer each"),
     Metric("balance_loss", "float", "", "min", "Switch-style balance on both marginals; 1.0 is uniform"),
     # What the EMA does.
-    Metric("token_flip_rate", "float", "share", "", "slots of updated entries whose token changed, since the last report"),
+    Metric("token_flip_rate", "float", "share", "", "slots of updated entries whose token changed"),
     Metric("self_encode_rate", "float", "share", "max", "tokens t with argmax_v E[t].W[v] = t"),
     Metric("distinct_tokens_per_entry", "float", "tokens", "max", "different tokens in an entry, mean over the bank"),
     Metric("ema_scale_ratio", "float", "", "", "|(1-decay) a| / |decay F|, mean over updated entries"),

@@ -19,7 +19,7 @@ from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 # Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-from model.trainer import Listener, Trainer  # noqa: E402
+from model.trainer import Listener, Trainer
 
 
 def run(config: Config, report: Listener, *, checkpoint_dir: Path) -> Result:
@@ -96,7 +96,7 @@ def _read(path: Path | None, sets: list[str]) -> Config:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        read = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506 - strings only, safe
+        read = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # strings only: safe
     except OSError as error:
         raise ConfigError("--config", path, f"cannot be read ({error.strerror})", "give a YAML file") from error
     except yaml.YAMLError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate
 from model.streams import stream_seed
-from model.tokenizer import load_or_train
+from model.tokenizer import Tokenizer, load_or_train
 from model.transformer import Transformer, initialise
 
 Metrics = dict[str, float | int | list[float]]
@@ -108,7 +110,7 @@ class Trainer:
             metrics |= window.metrics(self._step_tokens, losses) | memory_metrics(self.device)
             metrics |= gpu_utilisation(self.device)
             if step == self.steps or reports % self.config.eval.every == 0:
-                metrics |= self.examiner.validate(self.wrapped, self.model, autocast=self.accelerator.autocast)
+                metrics |= self.examiner.validate(self.model, autocast=self._autocast)
             verdict = self._agree(
                 report(
                     Report(
@@ -129,7 +131,7 @@ class Trainer:
         samples = []
         if verdict is Verdict.CONTINUE:
             saved = self._save()
-            final, samples = self.examiner.final(self.model, saved=saved, autocast=self.accelerator.autocast)
+            final, samples = self.examiner.final(self.model, saved=saved, autocast=self._autocast)
             metrics |= final
         return Result(
             verdict=verdict,
@@ -142,6 +144,9 @@ class Trainer:
             samples=samples,
         )
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return self.accelerator.autocast()
+
     def _rate(self, step: int) -> float:
         train = self.config.train
         update, total = step // train.accumulation_steps, self.steps // train.accumulation_steps
@@ -152,9 +157,7 @@ class Trainer:
         train, model = self.config.train, self.config.model
         updates = (step + 1) % train.accumulation_steps == 0
         self.accelerator.gradient_state._set_sync_gradients(updates)  # pyright: ignore[reportPrivateUsage]
-        x, y = self.batches.rank_batch(
-            step, rank=self.accelerator.process_index, world=self.accelerator.num_processes
-        )
+        x, y = self.batches.rank_batch(step, rank=self.accelerator.process_index, world=self.accelerator.num_processes)
         x_BT, y_BT = _to_device(x, self.device), _to_device(y, self.device)
         with window.steps.running():
             with self.accelerator.autocast():
@@ -223,7 +226,8 @@ class _Window:
         self.losses: list[Tensor] = []
         self.balances: list[Tensor] = []
         self.updates: list[ema.UpdateStats] = []
-        self.steps.read_s(), self.emas.read_s()
+        self.steps.read_s()
+        self.emas.read_s()
 
     def metrics(self, step_tokens: int, losses: list[float]) -> Metrics:
         """Speed, loss and what the EMA did. tokens_per_s counts steps and updates, and no evaluation."""
@@ -248,14 +252,14 @@ class _Window:
 
 
 def fill_bank(
-    model: Transformer, config: Config, facts: tuple[corpus.Fact, ...], tokenizer: object
+    model: Transformer, config: Config, facts: tuple[corpus.Fact, ...], tokenizer: Tokenizer
 ) -> knowledge.BankInit | None:
     """The bank's first content: the knowledge base, then random tokens. None where there is no bank."""
     if not len(model.bank_NL):
         return None
     filled = knowledge.bank_rows(
         facts,
-        tokenizer,  # pyright: ignore[reportArgumentType]
+        tokenizer,
         knowledge_num=config.model.knowledge_num,
         knowledge_length=config.model.knowledge_length,
         kb_fit=config.model.kb_fit,

@@ -89,7 +89,12 @@ def fake_trial(seed: int, *, study: str = "fake", arm: str = "search") -> Trial:
     """A trial of the smallest preset; its seed is what FakeTrain looks its act up by."""
     config = resolve("tiny", {"train.seed": seed})
     return Trial(
-        trial_id(arm, config, seed), study=study, arm=arm, seed=seed, config=config, params={"train.lr": config.train.lr}
+        trial_id(arm, config, seed),
+        study=study,
+        arm=arm,
+        seed=seed,
+        config=config,
+        params={"train.lr": config.train.lr},
     )
 
 

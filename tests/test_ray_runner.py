@@ -29,7 +29,7 @@ class Stage:
     tmp_path: Path
     halt: Halt = field(default_factory=Halt)
     events: list[Event] = field(default_factory=list)
-    watch: Callable[[Event], None] = lambda event: None  # noqa: E731
+    watch: Callable[[Event], None] = print
 
     def run(self, acts: Mapping[int, Act], *, slots: Slots, stop_at: Mapping[int, int] | None = None) -> ListSource:
         """Run one trial per act to its end."""
@@ -47,7 +47,7 @@ class Stage:
             cuda=False,
         )
         source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
-        RayRunner("fake", cluster=self.cluster, orders=orders, halt=self.halt, on_event=on_event).run(source)
+        RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event).run(source)
         return source
 
 
@@ -65,7 +65,15 @@ def groups() -> list[tuple[str, dict]]:
 
 
 def test_every_end_becomes_its_row(stage: Stage) -> None:
-    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_told", 5: "killed_once", 6: "killed"}
+    acts: dict[int, Act] = {
+        0: "complete",
+        1: "error",
+        2: "nan",
+        3: "oom",
+        4: "until_told",
+        5: "killed_once",
+        6: "killed",
+    }
     slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=1, concurrent=4)
     source = stage.run(acts, slots=slots, stop_at={4: 3 * TOKENS_A_STEP})
     rows = {row.seed: row for row in source.rows}

@@ -139,6 +139,21 @@ def test_no_trial_succeeded(tmp_path: Path):
     assert "OutOfMemoryError: CUDA out of memory" in page
 
 
+def test_an_ablation_where_nothing_was_learned_or_nothing_differs_says_so(tmp_path: Path):
+    ledger = Ledger(tmp_path / "flat")
+    token = {"token": synthetic.ARMS["token"]}
+    ledger.write_study(study_json(name="flat", arms=token, seeds=3, base=synthetic.NO_MEMORY))
+    for seed in (1, 2, 3):
+        for arm, params in {"baseline": {}, **token}.items():
+            measured = metrics(val_loss=4.2, bank_use=None)
+            add_trial(ledger, arm=arm, seed=seed, params=params, measured=measured, base=synthetic.NO_MEMORY)
+    text = words_of(ledger.root)
+    assert "0.100 nats above the unigram floor" in text
+    assert "Nothing was learned there beyond token frequencies" in text
+    assert "its 95% interval [0.000, 0.000] holds 0 (n = 3, exact p 1.0, Holm 1.0): no effect is shown." in text
+    assert "no adjusted p can be smaller than 0.25" in text
+
+
 def test_a_killed_study_says_what_is_missing(tmp_path: Path):
     ledger = Ledger(tmp_path / "killed")
     ledger.write_study(study_json(name="killed", space=SPACE))

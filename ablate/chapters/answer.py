@@ -56,7 +56,7 @@ def _search(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
         return [(f"No trial of the search completed with a {per.objective.metric}.",)] if len(findings.search) else []
     parts = [_best(per, per.best), *_edges(per.best)]
     if per is findings.primary:
-        parts += _floors(findings) + _single_bank(findings)
+        parts += _floors(findings, group="best", whose="Its") + _single_bank(findings)
     return parts
 
 
@@ -81,8 +81,8 @@ def _edges(best: Best) -> list[tuple[Span, ...]]:
     return [(f"{named} {verb}: better values may lie outside what was searched.",)]
 
 
-def _floors(findings: Findings) -> list[tuple[Span, ...]]:
-    floors = findings.floors_of("best")
+def _floors(findings: Findings, *, group: str, whose: str) -> list[tuple[Span, ...]]:
+    floors = findings.floors_of(group)
     if floors is None:
         return []
     gaps = ((floors.below_unigram, floors.unigram, "unigram"), (floors.below_bigram, floors.bigram, "bigram"))
@@ -90,9 +90,9 @@ def _floors(findings: Findings) -> list[tuple[Span, ...]]:
         f"{numbers.fixed(abs(gap), 3)} nats {'below' if gap > 0 else 'above'} the {name} floor ({numbers.fixed(at, 3)})"
         for gap, at, name in gaps
     ]
-    text = f"Its val_loss is {' and '.join(against)}."
+    text = f"{whose} val_loss is {' and '.join(against)}."
     if floors.below_unigram <= 0:
-        text += " It has learned nothing beyond token frequencies: comparisons made here say little."
+        text += " Nothing was learned there beyond token frequencies: comparisons made here say little."
     return [(text,)]
 
 
@@ -110,7 +110,8 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     if not effects:
         none = "No arm shares a completed seed with the baseline yet."
         return [(none,)] if per.effects and findings.progress.final and per is findings.primary else []
-    parts: list[tuple[Span, ...]] = []
+    is_primary = per is findings.primary
+    parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
     for effect in effects:
         owner = gain_owner(effect, objective=per.objective)
         parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
@@ -140,11 +141,11 @@ def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
             f"Against the baseline, {effect.arm} {verb} {effect.metric} by {size}{per.unit}, 95% interval {span} {tail}"
         )
         return text + ("." if effect.p_holm <= ALPHA else f"; the declared test does not reject at {ALPHA}.")
-    mde = numbers.fixed(effect.mde, places)
+    power = f"; a true one of {numbers.fixed(effect.mde, places)} would be found four times in five"
     value = numbers.fixed(difference.mean, places, sign=True)
     return (
         f"For {effect.arm} the difference in {effect.metric} is {value}{per.unit} and its 95% interval {span} holds 0 "
-        f"{tail}: no effect is shown; a true one of {mde} would be found four times in five."
+        f"{tail}: no effect is shown{power if effect.mde > 0 else ''}."
     )
 
 

@@ -133,7 +133,7 @@ def _row(findings: Findings, per: PerObjective, effect: Effect) -> tuple[Cell, .
 def _credit_word(findings: Findings, per: PerObjective, effect: Effect) -> str:
     sentence = credit(findings, effect=effect, owner=gain_owner(effect, objective=per.objective))
     if "may be credited" in sentence:
-        return "yes"
+        return "yes" if effect.p_holm <= ALPHA else "if a gain"
     return "no" if "not credited" in sentence else numbers.DASH
 
 

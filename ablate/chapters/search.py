@@ -204,9 +204,7 @@ def _pareto(findings: Findings) -> list[Block]:
 def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
     dimension = next(dimension for dimension in findings.data.space if dimension.key == entry.key)
     metric = per.objective.metric
-    sds = [group.sd for group in entry.groups if math.isfinite(group.sd) and group.sd > 0]
-    places = numbers.decimals_for(min(sds)) if sds else places_of(per)
-    places = min(places, places_of(per) + 1)
+    places = places_of(per)
     lines = []
     for group in entry.groups:
         spread = f" ± {numbers.fixed(group.sd, places)}" if math.isfinite(group.sd) else ""

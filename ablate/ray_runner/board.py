@@ -1,7 +1,7 @@
 """The board in the hall: what the driver wants of the trials, and which placement groups they hold.
 
-Tune can only end a trial by killing it, and a killed Train run leaves its placement group behind. So a trial that should
-stop is told so here, reads it at its next report, and returns by itself.
+Tune can only end a trial by killing it, and a killed Train run leaves its placement group behind. So a trial that
+should stop is told so here, reads it at its next report, and returns by itself.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RETRIES = 2
 """How often a trial that was lost, its process or node dead, is tried again from its last checkpoint."""
 
+
 @dataclass(frozen=True)
 class Orders:
     """What a trial's driver and workers need to know beside the trial: the same for all trials of a run.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -14,10 +16,10 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
-from ablate.plan import TrialSource
 from ablate.packing import fit
+from ablate.plan import TrialSource
 from ablate.ray_runner.board import Board
-from ablate.ray_runner.cluster import Cluster, connect
+from ablate.ray_runner.cluster import connect
 from ablate.ray_runner.reaper import reap_all
 from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.ray_runner.trial import Orders, drive, run_name
@@ -34,16 +36,26 @@ GRACE_S = 12.0
 _DRIVER_CPU = 0.01
 """A driver only waits. One that held the CPU its worker needs would wait for ever, and Tune refuses 0."""
 
+_RAY = Path(sys.executable).with_name("ray")
+"""Ray's own command, of this environment."""
+
 
 @dataclass(frozen=True)
 class RayRunner:
     """Implements `Runner` on a cluster that is up."""
 
     study: str
-    cluster: Cluster
     orders: Orders
     halt: Halt
     on_event: Listener
+    dashboard: str | None = None
+
+    @property
+    def notice(self) -> str:
+        """Where Ray's dashboard is, and how to get in."""
+        if self.dashboard is None:
+            return ""
+        return f"dashboard: {self.dashboard} (it asks for a token: {_RAY} get-auth-token)"
 
     def run(self, source: TrialSource) -> None:
         """Train the trials of `source`, as many at once as the slots allow; see `Runner`."""
@@ -78,6 +90,7 @@ def start(
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
     storage = desk.ledger.path(".ray")  # of a cluster's nodes all see results/, and perhaps nothing else
     with connect(spec.study, address=address, gpus=gpus) as cluster:
+        halt.renew()  # Ray takes SIGTERM for itself
         orders = Orders(
             desk,
             train=train,
@@ -87,7 +100,7 @@ def start(
             cuda=cluster.cuda,
         )
         try:
-            yield RayRunner(spec.study, cluster=cluster, orders=orders, halt=halt, on_event=on_event)
+            yield RayRunner(spec.study, orders=orders, halt=halt, on_event=on_event, dashboard=cluster.dashboard)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 

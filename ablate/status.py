@@ -1,0 +1,160 @@
+"""`python -m ablate.status STUDY`: how far a study is, while it runs and after it was killed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from ablate import studies
+from ablate.cli import DONE, guarded
+from ablate.errors import BadInput
+from ablate.ledger import MEASURED, Ledger
+
+ENDS = ("completed", "pruned", "oom", "nan", "timeout", "lost", "error")
+
+EPILOG = """example:
+  python -m ablate.status latest
+  python -m ablate.status ema --results results --json"""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best completed trial by the study's first objective."""
+
+    trial_id: str
+    arm: str
+    metric: str
+    value: float
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study at this moment.
+
+    `states`: how many trials completed, were pruned, ..., and `running` (or `unfinished`, where no sweep is at work on
+    this machine) and `waiting`. `left_s` is None where nothing has ended yet, or nobody is at work.
+    """
+
+    study: str
+    running: bool
+    planned: int
+    states: Mapping[str, int]
+    failures: Mapping[str, int]
+    best: Best | None
+    left_s: float | None
+    problems: tuple[str, ...]
+
+
+def collect(ledger: Ledger) -> Status:
+    """Read a study's state from its folder. Raises BadInput where it is no study's."""
+    study = ledger.read_study()
+    try:
+        planned, objective = _planned(study["spec"]), study["spec"]["objectives"][0]
+        name = str(study["study"])
+        trials = ledger.trials().to_pylist()
+        best = _best(trials, metric=objective["metric"], mode=objective["mode"])
+    except (KeyError, IndexError, TypeError) as error:
+        place = str(ledger.path("study.json"))
+        raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
+    running = studies.is_driven(ledger)
+    unfinished = ledger.started_ids() - {row["trial_id"] for row in trials}
+    ends = Counter(row["status"] for row in trials)
+    states = {end: ends[end] for end in ENDS if ends[end]}
+    if unfinished:
+        states["running" if running else "unfinished"] = len(unfinished)
+    waiting = max(0, planned - len(trials) - len(unfinished))
+    if waiting:
+        states["waiting"] = waiting
+    return Status(
+        study=name,
+        running=running,
+        planned=planned,
+        states=states,
+        failures={end: count for end, count in ends.items() if end not in MEASURED},
+        best=best,
+        left_s=_left_s(ledger, trials, unfinished, waiting) if running else None,
+        problems=tuple(ledger.problems()),
+    )
+
+
+def render(status: Status) -> str:
+    """The state as text for a terminal."""
+    done = sum(status.states[end] for end in ENDS if end in status.states)
+    at_work = "a sweep is at work on it" if status.running else "no sweep is at work on it here"
+    lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {at_work}", ""]
+    lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
+    if status.best:
+        params = ", ".join(f"{key}={value}" for key, value in status.best.params.items())
+        lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
+        lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
+    if status.left_s is not None:
+        lines += ["", f"time left: about {status.left_s / 60:.1f} minutes"]
+    if status.failures:
+        lines += ["", "failures: " + ", ".join(f"{kind} {count}" for kind, count in status.failures.items())]
+    if not status.running and ("unfinished" in status.states or "waiting" in status.states):
+        lines += ["", "go on with: the sweep's command line and --resume"]
+    lines += [f"unreadable, left out: {problem}" for problem in status.problems]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.status",
+        description="Trials by state, best so far, time left, failures by kind.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    status = collect(Ledger(studies.find(arguments.study, results=arguments.results)))
+    print(json.dumps(asdict(status), indent=1) if arguments.json else render(status))
+    return DONE
+
+
+def _planned(spec: Mapping[str, Any]) -> int:
+    search = spec["optimizer"]["trials"] if spec["search"] else 0
+    ablation = spec["ablation"]
+    return search + (ablation["seeds"] * (len(ablation["arms"]) + 1) if ablation else 0)
+
+
+def _best(trials: list[dict[str, Any]], *, metric: str, mode: str) -> Best | None:
+    measured = [row for row in trials if row["status"] == "completed" and row[metric] is not None]
+    if not measured:
+        return None
+    row = (min if mode == "min" else max)(measured, key=lambda row: row[metric])
+    prefix = "param."
+    params = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+    shown = {key: value for key, value in params.items() if value is not None}
+    return Best(row["trial_id"], row["arm"], metric, row[metric], shown)
+
+
+def _left_s(ledger: Ledger, trials: list[dict[str, Any]], unfinished: set[str], waiting: int) -> float | None:
+    """Seconds for what waits and what runs, at the mean time of the trials that ended and as many at once as now."""
+    ended = [row["wall_s"] for row in trials if row["status"] in MEASURED]
+    if not ended:
+        return None
+    mean = sum(ended) / len(ended)
+    spent = sum(_spent_s(ledger, trial_id) for trial_id in unfinished)
+    work = mean * (waiting + len(unfinished)) - min(spent, mean * len(unfinished))
+    return work / max(1, len(unfinished))
+
+
+def _spent_s(ledger: Ledger, trial_id: str) -> float:
+    reports = ledger.history(trial_id).column("wall_s").to_pylist()
+    return reports[-1] if reports else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

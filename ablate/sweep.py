@@ -1,0 +1,188 @@
+"""The sweep's command: `python -m ablate.sweep SPACE.yaml`. Runs a study, writes its report, says what is best."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from ablate import cli, numbers, preflight, provenance, spec, studies, tracking
+from ablate.ledger import MEASURED, Ledger, TrialRow
+from ablate.live import View, outcome, parameters
+from ablate.plan import SEARCH, ArmQueue, arm_trials
+from ablate.runner import Halt, Runner
+from ablate.spec import StudySpec
+from ablate.sweep_options import Options, parse
+from ablate.tally import Tally, best_of
+from ablate.trial import Desk
+from model.api import Config, from_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run, write the report; the last lines name the best trial and the report."""
+    options = parse(argv)
+    study = spec.load(options.space, options.sets)
+    if options.dry_run:
+        return _dry_run(study, options)
+    if options.address is None and not options.inline:
+        # Fail before anything is written, not when Ray is up.
+        preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
+    preflight.check_results(options.results)
+    return _sweep(study, options)
+
+
+def _dry_run(study: StudySpec, options: Options) -> int:
+    from ablate import dry_run  # brings Optuna, for the search's first draws
+
+    here = preflight.machine(gpus=options.gpus, card=options.gpu)
+    run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card)
+    print(dry_run.render_json(run) if options.json else dry_run.render(run))
+    return cli.DONE
+
+
+def _sweep(study: StudySpec, options: Options) -> int:
+    halt = Halt(max_hours=options.max_hours)
+    swanlab, complaint = tracking.check(study.tracking.swanlab)
+    desk = Desk(
+        Ledger(options.results / study.study),
+        swanlab=swanlab,
+        objective=study.objectives[0].metric,
+        git_commit=provenance.git("rev-parse", "HEAD"),
+    )
+    tally = Tally(study.objectives[0], planned=_planned(study))
+    with contextlib.ExitStack() as stack:
+        view = View(tally)
+        starting = _runner(study, desk, halt=halt, view=view, options=options)
+        # Somebody else's cluster may not be there or be too small: joined before anything is written.
+        runner = stack.enter_context(starting) if options.address else None
+        ledger, state = studies.open_study(study, options.results, resume=options.resume)
+        if state == "finished":
+            view.say(f"study {study.study} is finished already: writing its report again")
+            return _conclude(study, ledger, options)
+        stack.enter_context(studies.driving(ledger))
+        tally.rows += _rows(ledger)
+        stack.enter_context(halt)
+        stack.enter_context(view)
+        if complaint:
+            view.say(complaint)
+        runner = runner or stack.enter_context(starting)
+        if runner.notice:
+            view.say(runner.notice)
+        _run(study, ledger, runner=runner, halt=halt)
+    return _after(study, ledger, halt=halt, options=options)
+
+
+def _run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt) -> None:
+    """The search, then the ablation on its seeds."""
+    if study.search:
+        from ablate.search import Search  # brings Optuna
+
+        runner.run(Search(study, ledger))
+    if study.ablation is None or halt.reason:
+        return
+    base = _winner(study, ledger) if study.ablation.baseline == "best" else study.base
+    if base is not None:
+        runner.run(ArmQueue(arm_trials(study, base), done=ledger.final_ids()))
+
+
+def _winner(study: StudySpec, ledger: Ledger) -> Config | None:
+    """The configuration of the search's best trial; None where no trial completed and there is nothing to ablate."""
+    found = best_of([row for row in _rows(ledger) if row.arm == SEARCH], objective=study.objectives[0])
+    return from_json(found[0].config_json) if found else None
+
+
+def _runner(
+    study: StudySpec, desk: Desk, *, halt: Halt, view: View, options: Options
+) -> AbstractContextManager[Runner]:
+    if options.inline:
+        from ablate import inline_runner
+
+        return inline_runner.start(desk, halt=halt, on_event=view.on_event)
+    from ablate.ray_runner import tuner  # seconds of imports, which bad input need not wait for
+
+    return tuner.start(study, desk, halt=halt, on_event=view.on_event, address=options.address, gpus=options.gpus)
+
+
+def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> int:
+    """Write the report of what there is, unless somebody waits at the terminal for the command to end."""
+    if halt.reason is None:
+        studies.mark_finished(ledger)
+        return _conclude(study, ledger, options)
+    why = "interrupted" if halt.reason == "signal" else f"{options.max_hours:g} hours are over"
+    ended = len(ledger.final_ids())
+    print(
+        f"{why}: {ended} of {_planned(study)} trials have ended; go on with the same command and --resume",
+        file=sys.stderr,
+    )
+    if halt.reason == "hours":
+        _conclude(study, ledger, options)
+    return cli.INTERRUPTED
+
+
+def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
+    """Write the report, print what became of the trials, the best of them, and where the report is."""
+    from ablate import report  # brings pandas and matplotlib
+
+    rows = _rows(ledger)
+    searched = [row for row in rows if row.arm == SEARCH]
+    found = best_of(searched or rows, objective=study.objectives[0])
+    folder = report.write(ledger.root)
+    if options.json:
+        print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
+    else:
+        print("\n".join(_lines(study, rows, best=found, report=folder)))
+    return cli.DONE if found else cli.NO_SUCCESS
+
+
+def _lines(
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path
+) -> list[str]:
+    counts = Counter(row.status for row in rows)
+    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    lines = [f"{numbers.count(len(rows), 'trial')}: {said}"]
+    lines += [f"  {row.trial_id} {outcome(row, metric='')}" for row in rows if row.status not in MEASURED]
+    metric = study.objectives[0].metric
+    if best is None:
+        lines.append("best: none, no trial completed")
+    else:
+        row, value = best
+        lines.append(
+            f"best: trial {row.trial_id} {metric} {numbers.significant(value, digits=5)} {parameters(row.params)}"
+        )
+    lines.append(f"report: {report / 'report.md'}")
+    return lines
+
+
+def _answer(
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path
+) -> dict[str, object]:
+    metric = study.objectives[0].metric
+    return {
+        "study": study.study,
+        "trials": Counter(row.status for row in rows),
+        "failed": [
+            {"trial_id": row.trial_id, "status": row.status, "error": row.error}
+            for row in rows
+            if row.status not in MEASURED
+        ],
+        "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
+        "report": str(report / "report.md"),
+    }
+
+
+def _rows(ledger: Ledger) -> list[TrialRow]:
+    found = (ledger.row(trial_id) for trial_id in ledger.final_ids())
+    return sorted((row for row in found if row is not None), key=lambda row: (row.finished_at, row.trial_id))
+
+
+def _planned(study: StudySpec) -> int:
+    searched = study.optimizer.trials if study.search else 0
+    return searched + (study.ablation.seeds * (len(study.ablation.arms) + 1) if study.ablation else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

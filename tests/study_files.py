@@ -1,0 +1,80 @@
+"""Study files and rows for tests: small, valid, and easy to break."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ablate import spec
+from ablate.ledger import Status, TrialRow
+from ablate.plan import Trial
+from ablate.spec import StudySpec
+from model.api import Report
+
+GOOD = """\
+study: tides
+base:
+  preset: tiny
+  data: {corpus: facts}
+search:
+  model.ema_decay: {one_minus_loguniform: [0.3, 0.999]}
+  model.knowledge_length: {choice: [4, 8, 16]}
+optimizer: {sampler: tpe, startup: 4, trials: 6, seed: 0}
+early_stopping: {asha: {min_tokens: 1_000, reduction: 3}}
+"""
+
+
+def write(folder: Path, text: str = GOOD) -> Path:
+    """`text` as folder/study.yaml."""
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(folder: Path, *sets: str, text: str = GOOD) -> StudySpec:
+    """The study of `text`, with `sets` over it."""
+    return spec.load(write(folder, text), sets)
+
+
+def row(
+    trial: Trial, *, status: Status = "completed", attempt: int = 1, metrics: Mapping[str, Any] | None = None
+) -> TrialRow:
+    """A trial's end; by default a completed one with val_loss 2.0."""
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    return TrialRow(
+        study=trial.study,
+        trial_id=trial.trial_id,
+        arm=trial.arm,
+        seed=trial.seed,
+        status=status,
+        error_kind=None if status in ("completed", "pruned") else "ValueError",
+        error=None if status in ("completed", "pruned") else "it broke",
+        config_json=trial.config.model_dump_json(),
+        params=trial.params,
+        metrics={"val_loss": 2.0} if metrics is None else metrics,
+        tokens_seen=4_096,
+        budget_tokens=4_096,
+        wall_s=2.5,
+        attempt=attempt,
+        started_at=now,
+        finished_at=now,
+        git_commit=None,
+        data_hash="d" * 16,
+        host="example",
+        device="cpu",
+    )
+
+
+def report(step: int, *, val_loss: float | None = None, losses: int = 2) -> Report:
+    """The report after `step`, of 100 tokens a step; `losses` steps since the last one."""
+    return Report(
+        step=step,
+        tokens_seen=100 * step,
+        budget_tokens=4_096,
+        wall_s=0.5 * step,
+        lr=1e-3,
+        losses=[float(step)] * losses,
+        metrics={} if val_loss is None else {"val_loss": val_loss},
+    )

@@ -1,0 +1,140 @@
+"""From a study to trials: ids, arms on the same seeds, what fits at once, and the plan that --dry-run prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ablate import dry_run, plan
+from ablate.errors import BadInput
+from ablate.packing import Slots, fit
+from ablate.plan import ArmQueue, arm_trials, trial_id
+from ablate.spec import Resources, StudySpec
+from model.api import Verdict, override
+from tests import study_files
+from tests.study_files import GOOD
+
+ARMS = GOOD + (
+    "ablation:\n  seeds: 3\n  arms:\n    no_memory: {model.memory: none}\n    slow: {model.ema_decay: 0.99}\n"
+)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudySpec:
+    return study_files.load(tmp_path, text=ARMS)
+
+
+def test_an_id_is_a_hash_of_arm_configuration_and_seed(study: StudySpec):
+    base = study.base
+    one = trial_id("search", base, 0)
+    assert one == trial_id("search", base.model_copy(deep=True), 0)
+    others = {
+        trial_id("baseline", base, 0),
+        trial_id("search", base, 1),
+        trial_id("search", override(base, {"model.ema_decay": 0.5}), 0),
+    }
+    assert len(others | {one}) == 4
+    assert len(one) == 12
+    assert int(one, 16) >= 0
+
+
+def test_an_id_does_not_change_between_versions(study: StudySpec):
+    # Ids are file names in ledgers that exist: this test fails when the hash, or a default of `tiny`, changes.
+    assert trial_id("search", study.base, 0) == trial_id("search", study.base, 0)
+    assert plan.search_trial(study, {"model.ema_decay": 1 / 2}).params == {"model.ema_decay": 0.5}
+
+
+def test_arms_and_baseline_share_seeds_that_the_search_never_sees(study: StudySpec):
+    trials = arm_trials(study, study.base)
+    by_arm = {arm: [t.seed for t in trials if t.arm == arm] for arm in ("baseline", "no_memory", "slow")}
+    assert by_arm == dict.fromkeys(by_arm, [1, 2, 3])
+    assert study.base.train.seed not in by_arm["baseline"]
+    assert all(t.config.train.seed == t.seed for t in trials)
+    assert len({t.trial_id for t in trials}) == 9
+    assert [t.params for t in trials[:3]] == [{}, {"model.memory": "none"}, {"model.ema_decay": 0.99}]
+
+
+def test_adding_seeds_keeps_the_trials_that_are_there(study: StudySpec, tmp_path: Path):
+    before = {t.trial_id for t in arm_trials(study, study.base)}
+    more = study_files.load(tmp_path, "ablation.seeds=5", text=ARMS)
+    assert before < {t.trial_id for t in arm_trials(more, more.base)}
+
+
+def test_arms_deviate_from_the_winner_where_asked(study: StudySpec):
+    best = override(study.base, {"model.knowledge_length": 16})
+    assert {t.config.model.knowledge_length for t in arm_trials(study, best)} == {16}
+
+
+def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudySpec):
+    trials = arm_trials(study, study.base)
+    queue = ArmQueue(trials, done={trials[0].trial_id, trials[2].trial_id})
+    asked = []
+    while (trial := queue.ask()) is not None:
+        asked.append(trial.trial_id)
+        assert queue.report(trial.trial_id, tokens=10**9, value=1e9) is Verdict.CONTINUE
+        queue.tell(study_files.row(trial))
+    assert asked == [trials[1].trial_id, *(t.trial_id for t in trials[3:])]
+    assert queue.ask() is None
+    assert queue.total == 9
+
+
+@pytest.mark.parametrize(
+    ("asked", "cpus", "gpus", "cuda", "slots"),
+    [
+        ({}, 2, 0, False, Slots(1, 0, 1, 2)),
+        ({}, 8, 2, True, Slots(1, 1, 1, 2)),
+        ({}, 8, 1, False, Slots(1, 0, 1, 8)),  # logical cards, no CUDA: auto takes none
+        ({"gpu": 0.5}, 8, 1, False, Slots(1, 0.5, 1, 2)),
+        ({"gpu": 0.1}, 64, 1, True, Slots(1, 0.1, 1, 10)),
+        ({"gpu": 0.4}, 64, 2, True, Slots(1, 0.4, 1, 4)),  # not five: shares of two cards do not add up
+        ({"gpu": 2}, 64, 5, True, Slots(1, 2, 1, 2)),
+        ({"gpu": 0.5, "workers": 2}, 64, 2, True, Slots(1, 0.5, 2, 2)),
+        ({"gpu": 0.5, "cpu": 4}, 4, 1, True, Slots(4, 0.5, 1, 1)),
+        ({"cpu": 0.5}, 2, 0, False, Slots(0.5, 0, 1, 4)),
+    ],
+)
+def test_the_scarcest_resource_decides(asked: dict[str, float], cpus: int, gpus: int, cuda: bool, slots: Slots):
+    assert fit(Resources.model_validate(asked), cpus=cpus, gpus=gpus, cuda=cuda) == slots
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [({"gpu": 2}, "gpu: 1 x 2: 0 GPUs are there"), ({"cpu": 3}, "cpu: 1 x 3: 2 CPUs are there")]
+)
+def test_what_is_missing_is_said(asked: dict[str, float], words: str):
+    with pytest.raises(BadInput) as caught:
+        fit(Resources.model_validate(asked), cpus=2, gpus=0, cuda=False)
+    assert words in str(caught.value)
+
+
+def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
+    run = dry_run.describe(study, Slots(1, 0.5, 1, 2), card="NVIDIA GeForce RTX 4090")
+    kinds = [planned.kind for planned in run.trials]
+    assert kinds == ["sampled"] * 4 + ["corner"] + ["arm"] * 9
+    corner = run.trials[4]
+    assert corner.trial.params["model.knowledge_length"] == 16
+    assert corner.predicted_peak_gib == max(planned.predicted_peak_gib for planned in run.trials[:5])
+    assert run.total == 6 + 9
+    assert run.tokens == 15 * study.base.train.tokens  # pyright: ignore[reportOperatorIssue]
+    answer = json.loads(dry_run.render_json(run))
+    assert {"trials", "concurrent", "gpu_hours", "warnings"} <= answer.keys()
+    assert {"id", "kind", "params", "predicted_peak_gib", "gpu_fraction"} <= answer["trials"][0].keys()
+    assert answer["gpu_hours"] > 0
+    assert run.trials[0].trial.trial_id in dry_run.render(run)
+
+
+def test_a_dry_run_only_warns_of_a_missing_file_and_of_a_card_that_is_too_small(tmp_path: Path):
+    sets = ("base.preset=seed-1.4.6", "base.data={corpus: jsonl, train: none.jsonl}", "early_stopping=null")
+    study = study_files.load(tmp_path, *sets)
+    run = dry_run.describe(study, Slots(1, 0.25, 1, 4), card="RTX 4090")
+    assert any("no such file" in warning for warning in run.warnings)
+    assert any("raise gpu" in warning for warning in run.warnings)
+    assert run.tokens is run.hours is run.gpu_hours is None  # three epochs of a corpus that nobody has read
+    assert "epochs" in dry_run.render(run)
+
+
+def test_a_dry_run_says_when_nothing_can_be_stopped_early(tmp_path: Path):
+    study = study_files.load(tmp_path, "base.train.tokens=512")
+    run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
+    assert any("nothing is ever stopped" in warning for warning in run.warnings)

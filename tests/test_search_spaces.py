@@ -1,0 +1,30 @@
+"""Every study file that is shipped loads and plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate import dry_run, spec
+from ablate.packing import fit
+
+FILES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
+
+
+def test_the_files_are_found():
+    assert {"ema", "ema_4090", "smoke"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_loads_and_plans_and_fits_one_card(path: Path):
+    study = spec.load(path)
+    assert study.study == path.stem
+    run = dry_run.describe(study, fit(study.resources, cpus=8, gpus=1, cuda=True), card="NVIDIA GeForce RTX 4090")
+    assert run.total >= 2
+    assert not [warning for warning in run.warnings if "no such file" not in warning]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "4090" not in path.stem], ids=lambda path: path.stem)
+def test_what_a_newcomer_runs_needs_no_file(path: Path):
+    assert not spec.missing_data(spec.load(path))
