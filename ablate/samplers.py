@@ -1,4 +1,4 @@
-"""From a study's search to Optuna's terms: distributions, samplers, the pruner. With search.py, all that knows Optuna."""
+"""From a study's search to Optuna's terms: distributions, samplers, the pruner. All else of Optuna is in search.py."""
 
 from __future__ import annotations
 
