@@ -29,7 +29,7 @@ Kind = Literal["sampled", "corner", "arm"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial that would run (`sampled`: one of the search's first draws; `arm`), or the costliest that may (`corner`)."""
+    """A trial that would run (`sampled`, of the search's first draws; `arm`), or the costliest that may (`corner`)."""
 
     trial: Trial
     kind: Kind

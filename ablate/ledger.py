@@ -31,7 +31,12 @@ MEASURED: tuple[Status, ...] = ("completed", "pruned")
 _HISTORY_NAME = re.compile(r"(?P<trial_id>.+)-(?P<attempt>\d+)\.parquet")
 
 
-class StaleAttempt(RuntimeError):  # noqa: N818 - it is named for what it is
+_TRIAL_NEEDS = ("trial_id", "status")
+_HISTORY_NEEDS = ("trial_id", "step", "losses")
+"""Columns without which a part is not of this ledger; whatever else an older version lacks is null."""
+
+
+class StaleAttempt(RuntimeError):
     """A writer whose attempt is no longer the trial's current one, or whose trial is final, was refused."""
 
 
@@ -173,15 +178,14 @@ class Ledger:
         return {trial_id for trial_id, _ in self._attempts()}
 
     def row(self, trial_id: str) -> TrialRow | None:
-        """A trial's final row, read back; None where it has not ended."""
-        path = self._final(trial_id)
-        if not path.exists():
-            return None
-        cells = parts.table(path).to_pylist()[0]
-        measured = {c.name: cells[c.name] for c in METRIC_COLUMNS if cells[c.name] is not None}
-        params = {name.removeprefix(PARAM): value for name, value in cells.items() if name.startswith(PARAM)}
-        own = {f.name: cells[f.name] for f in fields(TrialRow) if f.name not in ("params", "metrics")}
-        return TrialRow(**own, params=params, metrics=measured)
+        """A trial's final row; None where it has not ended, or where its part cannot be read."""
+        tables, _ = _read_all([path for path in [self._final(trial_id)] if path.exists()], needs=_TRIAL_NEEDS)
+        table, _ = parts.unify(tables, trial_schema({}))
+        return next((_row(cells) for cells in table.to_pylist()), None)
+
+    def rows(self) -> list[TrialRow]:
+        """`trials()` as rows."""
+        return [_row(cells) for cells in self.trials().to_pylist()]
 
     def trials(self) -> pa.Table:
         """A row for every trial that has ended, in the order of their ends; unreadable parts are left out."""
@@ -204,14 +208,14 @@ class Ledger:
         return sorted((name["trial_id"], int(name["attempt"])) for name in names if name)
 
     def _read_trials(self) -> tuple[pa.Table, list[str]]:
-        tables, problems = _read_all(sorted(self.path("trials").glob("*.parquet")), needs=("trial_id", "status"))
+        tables, problems = _read_all(sorted(self.path("trials").glob("*.parquet")), needs=_TRIAL_NEEDS)
         table, misfits = parts.unify(tables, trial_schema({}))
         return table.sort_by([("finished_at", "ascending"), ("trial_id", "ascending")]), problems + misfits
 
     def _read_history(self, trial_id: str | None) -> tuple[pa.Table, list[str]]:
         chosen = [(name, attempt) for name, attempt in self._attempts() if trial_id in (None, name)]
         paths = [self._history(name, attempt) for name, attempt in chosen]
-        tables, problems = _read_all(paths, needs=("trial_id", "step", "losses"))
+        tables, problems = _read_all(paths, needs=_HISTORY_NEEDS)
         for (name, _), (newer_name, newer) in pairwise(chosen):
             if name == newer_name and self._history(newer_name, newer) in tables:
                 _cut_forerunners(tables, self, newer_name, newer)
@@ -241,6 +245,14 @@ def _read_all(paths: list[Path], *, needs: tuple[str, ...]) -> tuple[dict[Path, 
         except parts.Unreadable as error:
             problems.append(f"{path}: {error}")
     return tables, problems
+
+
+def _row(cells: Mapping[str, Any]) -> TrialRow:
+    """What `finish` wrote, without the columns that hold nothing."""
+    own = {field.name: cells[field.name] for field in fields(TrialRow) if field.name not in ("params", "metrics")}
+    params = {n.removeprefix(PARAM): value for n, value in cells.items() if n.startswith(PARAM) and value is not None}
+    metrics = {column.name: cells[column.name] for column in METRIC_COLUMNS if cells[column.name] is not None}
+    return TrialRow(**own, params=params, metrics=metrics)
 
 
 def _no_reports() -> pa.Table:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-class Unreadable(Exception):  # noqa: N818 - it is named for what it is
+class Unreadable(Exception):
     """A part that cannot be read, with the reason in its message."""
 
 

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.api import Config, Verdict, from_json, override, value_of
+from model.api import Config, Verdict, override, value_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from ablate.ledger import TrialRow
     from ablate.spec import StudySpec
 
@@ -87,19 +85,6 @@ def arm_trials(spec: StudySpec, base: Config) -> list[Trial]:
         for seed in seeds(spec)
         for arm, overrides in arms.items()
     ]
-
-
-def winner(spec: StudySpec, trials: pa.Table) -> Config | None:
-    """The best completed configuration of the search in the ledger's table; None where no trial completed."""
-    objective = spec.objectives[0]
-    sign = 1.0 if objective.mode == "min" else -1.0
-    rows = trials.select(["trial_id", "arm", "status", "config_json", objective.metric]).to_pylist()
-    measured = [
-        (sign * row[objective.metric], row["trial_id"], row["config_json"])
-        for row in rows
-        if row["arm"] == SEARCH and row["status"] == "completed" and row[objective.metric] is not None
-    ]
-    return from_json(min(measured)[2]) if measured else None
 
 
 def _trial(study: str, arm: str, config: Config, *, keys: Iterable[str]) -> Trial:

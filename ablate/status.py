@@ -16,7 +16,9 @@ from tabulate import tabulate
 from ablate import studies
 from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
-from ablate.ledger import MEASURED, Ledger
+from ablate.ledger import MEASURED, Ledger, TrialRow
+from ablate.spec_models import Objective
+from ablate.tally import best_of
 
 ENDS = ("completed", "pruned", "oom", "nan", "timeout", "lost", "error")
 
@@ -58,20 +60,20 @@ def collect(ledger: Ledger) -> Status:
     """Read a study's state from its folder. Raises BadInput where it is no study's."""
     study = ledger.read_study()
     try:
-        planned, objective = _planned(study["spec"]), study["spec"]["objectives"][0]
-        name = str(study["study"])
-        trials = ledger.trials().to_pylist()
-        best = _best(trials, metric=objective["metric"], mode=objective["mode"])
-    except (KeyError, IndexError, TypeError) as error:
+        name, planned = str(study["study"]), _planned(study["spec"])
+        objective = Objective.model_validate(study["spec"]["objectives"][0])
+    except (LookupError, TypeError, ValueError) as error:
         place = str(ledger.path("study.json"))
         raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
+    rows = ledger.rows()
+    best = best_of(rows, objective=objective)
     running = studies.is_driven(ledger)
-    unfinished = ledger.started_ids() - {row["trial_id"] for row in trials}
-    ends = Counter(row["status"] for row in trials)
+    unfinished = ledger.started_ids() - {row.trial_id for row in rows}
+    ends = Counter(row.status for row in rows)
     states = {end: ends[end] for end in ENDS if ends[end]}
     if unfinished:
         states["running" if running else "unfinished"] = len(unfinished)
-    waiting = max(0, planned - len(trials) - len(unfinished))
+    waiting = max(0, planned - len(rows) - len(unfinished))
     if waiting:
         states["waiting"] = waiting
     return Status(
@@ -80,8 +82,8 @@ def collect(ledger: Ledger) -> Status:
         planned=planned,
         states=states,
         failures={end: count for end, count in ends.items() if end not in MEASURED},
-        best=best,
-        left_s=_left_s(ledger, trials, unfinished, waiting) if running else None,
+        best=Best(best[0].trial_id, best[0].arm, objective.metric, best[1], best[0].params) if best else None,
+        left_s=_left_s(ledger, rows, unfinished, waiting) if running else None,
         problems=tuple(ledger.problems()),
     )
 
@@ -129,20 +131,9 @@ def _planned(spec: Mapping[str, Any]) -> int:
     return search + (ablation["seeds"] * (len(ablation["arms"]) + 1) if ablation else 0)
 
 
-def _best(trials: list[dict[str, Any]], *, metric: str, mode: str) -> Best | None:
-    measured = [row for row in trials if row["status"] == "completed" and row[metric] is not None]
-    if not measured:
-        return None
-    row = (min if mode == "min" else max)(measured, key=lambda row: row[metric])
-    prefix = "param."
-    params = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
-    shown = {key: value for key, value in params.items() if value is not None}
-    return Best(row["trial_id"], row["arm"], metric, row[metric], shown)
-
-
-def _left_s(ledger: Ledger, trials: list[dict[str, Any]], unfinished: set[str], waiting: int) -> float | None:
+def _left_s(ledger: Ledger, rows: list[TrialRow], unfinished: set[str], waiting: int) -> float | None:
     """Seconds for what waits and what runs, at the mean time of the trials that ended and as many at once as now."""
-    ended = [row["wall_s"] for row in trials if row["status"] in MEASURED]
+    ended = [row.wall_s for row in rows if row.status in MEASURED]
     if not ended:
         return None
     mean = sum(ended) / len(ended)

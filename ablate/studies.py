@@ -143,26 +143,34 @@ def identity(spec: StudySpec, *, data_hash: str) -> str:
 
 
 def _check_same(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    def refuse(key: str, value: object, rule: str) -> BadInput:
-        return BadInput(spec.document.place(key), key, value, rule, _OTHER_NAME)
+    """Raise BadInput, at the first key that differs, where the name belongs to another study."""
+
+    def refuse(key: str, what: str) -> BadInput:
+        rule = f"study {spec.study} exists with another {what}"
+        return BadInput(spec.document.place(key), key, "changed", rule, _OTHER_NAME)
 
     was, is_now = before["spec"], now["spec"]
     if before["identity"] != now["identity"]:
-        for key, value in is_now["base"].items():
-            if key not in was["base"] or was["base"][key] != value:
-                raise refuse(f"base.{key}", value, f"study {spec.study} exists with another base")
-        raise refuse("base.data", "changed", f"study {spec.study} exists with other data under the same paths")
-    if was["search"] and was["search"] != is_now["search"]:
-        raise refuse("search", "changed", f"study {spec.study} exists with another search space")
+        for key in _different(was["base"], is_now["base"]):
+            raise refuse(f"base.{key}", "base")
+        raise refuse("base.data", "content of its data files")
+    if was["search"]:  # a study of arms alone may get its search later
+        for key in _different(was["search"], is_now["search"]):
+            raise refuse(f"search.{key}", "search space")
     if was["objectives"] != is_now["objectives"]:
-        raise refuse("objective", "changed", f"study {spec.study} exists with another objective")
+        raise refuse("objective", "objective")
     if was["ablation"] and is_now["ablation"]:
         if was["ablation"]["baseline"] != is_now["ablation"]["baseline"]:
-            raise refuse("ablation.baseline", "changed", f"study {spec.study} exists with another baseline")
-        arms = was["ablation"]["arms"]
-        for name, overrides in is_now["ablation"]["arms"].items():
-            if name in arms and arms[name] != overrides:
-                raise refuse(f"ablation.arms.{name}", "changed", f"study {spec.study} exists with another such arm")
+            raise refuse("ablation.baseline", "baseline")
+        old, new = was["ablation"]["arms"], is_now["ablation"]["arms"]
+        for name in _different(old, {**old, **new}):
+            if name in old:
+                raise refuse(f"ablation.arms.{name}", "arm of this name")
+
+
+def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys that are new, gone, or have another value."""
+    return [key for key in {**was, **now} if key not in was or key not in now or was[key] != now[key]]
 
 
 def _asks_for_more(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

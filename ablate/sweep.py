@@ -64,7 +64,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
             view.say(f"study {study.study} is finished already: writing its report again")
             return _conclude(study, ledger, options)
         stack.enter_context(studies.driving(ledger))
-        tally.rows += _rows(ledger)
+        tally.rows += ledger.rows()
         stack.enter_context(halt)
         stack.enter_context(view)
         if complaint:
@@ -91,7 +91,7 @@ def _run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt) -> Non
 
 def _winner(study: StudySpec, ledger: Ledger) -> Config | None:
     """The configuration of the search's best trial; None where no trial completed and there is nothing to ablate."""
-    found = best_of([row for row in _rows(ledger) if row.arm == SEARCH], objective=study.objectives[0])
+    found = best_of([row for row in ledger.rows() if row.arm == SEARCH], objective=study.objectives[0])
     return from_json(found[0].config_json) if found else None
 
 
@@ -127,7 +127,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     """Write the report, print what became of the trials, the best of them, and where the report is."""
     from ablate import report  # brings pandas and matplotlib
 
-    rows = _rows(ledger)
+    rows = ledger.rows()
     searched = [row for row in rows if row.arm == SEARCH]
     found = best_of(searched or rows, objective=study.objectives[0])
     folder = report.write(ledger.root)
@@ -172,11 +172,6 @@ def _answer(
         "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
         "report": str(report / "report.md"),
     }
-
-
-def _rows(ledger: Ledger) -> list[TrialRow]:
-    found = (ledger.row(trial_id) for trial_id in ledger.final_ids())
-    return sorted((row for row in found if row is not None), key=lambda row: (row.finished_at, row.trial_id))
 
 
 def _planned(study: StudySpec) -> int:

@@ -66,7 +66,10 @@ def run_trial(
             ledger.append_report(trial.trial_id, attempt=attempt, report=now)
             tracker.log(now)
             last = Progress.of(now, objective=desk.objective, warning=tracker.take_warning())
-            return tell(last)
+            verdict = tell(last)
+            # A trial that has used its budget has cost all it can: what is left to do is to measure it.
+            spent = now.tokens_seen >= now.budget_tokens
+            return Verdict.CONTINUE if spent and verdict is Verdict.STOP else verdict
 
         try:
             result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id))

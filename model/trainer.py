@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from model import checkpoint, corpus, ema, knowledge
-from model.batches import Batches
+from model.batches import IGNORED, Batches
 from model.config import Config
 from model.evaluate import token_loss
 from model.examiner import Examiner
@@ -162,7 +162,10 @@ class Trainer:
         with window.steps.running():
             with self.accelerator.autocast():
                 output = self.wrapped(x_BT)
-            ce = token_loss(output.logits_BTV, y_BT)
+            # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which DDP
+            # forms of the gradients, is the joined batch's mean.
+            targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
+            ce = token_loss(output.logits_BTV, y_BT, reduction="sum") / targets
             total = ce + train.balance_loss_coef * output.balance
             self.accelerator.backward(total / train.accumulation_steps)
             if updates:
@@ -279,7 +282,10 @@ def _accelerator(config: Config) -> Accelerator:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and cuda)
-    return Accelerator(cpu=not cuda, mixed_precision="bf16" if bf16 else "no")
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if bf16 else "no")
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    assert accelerator.num_processes == ranks, "RANK, LOCAL_RANK and WORLD_SIZE are set by whoever starts the ranks"
+    return accelerator
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -217,7 +217,7 @@ def test_a_study_that_exists_with_another_base_is_refused_and_nothing_written(tm
     before = ledger.path("study.json").read_bytes()
     with pytest.raises(BadInput) as caught:
         studies.open_study(study_files.load(tmp_path, "base.model.dim=64"), results, resume=True)
-    assert str(caught.value).startswith("--set: base.model.dim: 64: study tides exists with another base; ")
+    assert str(caught.value).startswith("--set: base.model.dim: changed: study tides exists with another base; ")
     assert ledger.path("study.json").read_bytes() == before
 
 

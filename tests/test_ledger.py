@@ -49,6 +49,7 @@ def test_a_row_comes_back_as_it_was_written(ledger: Ledger, trials: list[Trial])
     assert read["started_at"] == written.started_at
     assert read["schema_version"] == SCHEMA_VERSION
     assert read["perplexity"] is None
+    assert ledger.rows() == [ledger.row(trials[0].trial_id)] == [written]
     assert ledger.final_ids() == {trials[0].trial_id}
 
 
@@ -164,6 +165,8 @@ def test_a_broken_or_foreign_part_is_reported_and_left_out(folder: str, ledger: 
     ledger.path(folder, "cut.parquet.1234.tmp").write_bytes(b"half")
     table = ledger.trials() if folder == "trials" else ledger.history()
     assert table.column("trial_id").to_pylist() == [paths[2].stem.split("-")[0]]
+    if folder == "trials":
+        assert ledger.row(paths[0].stem) is None
     problems = ledger.problems()
     assert len(problems) == 4
     for path, words in (

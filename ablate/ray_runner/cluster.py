@@ -167,7 +167,10 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet(path: Path) -> Iterator[None]:
-    """Send what Ray logs and prints in this process to a file: stdout is for answers and stderr for the live table."""
+    """Send what Ray logs and prints in this process to a file: stdout is for answers and stderr for the live table.
+
+    Whoever wants to be seen keeps the stream of before.
+    """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     with path.open("w", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
@@ -175,7 +178,7 @@ def _quiet(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.handlers, logger.propagate = [handler], False
         try:
-            with contextlib.redirect_stdout(file):
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 yield
         finally:
             for logger, handlers, propagate in kept:

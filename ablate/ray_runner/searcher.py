@@ -44,6 +44,11 @@ class SourceSearcher(Searcher):
         self._source, self._desk, self._board, self._halt, self._on_event = source, desk, board, halt, on_event
         self._running: dict[str, _Running] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Whether a trial under way has reported, and so has something to write down before it returns."""
+        return any(running.last is not None for running in self._running.values())
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial, or Tune's word for no more."""
         trial = None if self._halt.reason else self._source.ask()
@@ -97,6 +102,10 @@ class SourceSearcher(Searcher):
         )
         # A worker that is slow to die may have written its own end in the meantime: that one counts.
         return record(row, ledger=ledger) or ledger.row(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its whole set-up for a restore that never happens, and a listener may hold a lock."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is the truth, and Tune's snapshots are never restored."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ablate.spec import StudySpec
 
 GRACE_S = 12.0
-"""How long an interrupted trial may take to write a checkpoint and return, before it is killed."""
+"""Seconds that an interrupted trial may take to write a checkpoint and return."""
 
 _DRIVER_CPU = 0.01
 """A driver only waits. One that held the CPU its worker needs would wait for ever, and Tune refuses 0."""
@@ -75,10 +75,12 @@ class RayRunner:
                 run_config=tune.RunConfig(
                     name=f"{self.study}-{time.time_ns():x}",
                     storage_path=self.orders.storage,
-                    stop=_Brake(self.halt, board=self.orders.board),
+                    stop=_Brake(self.halt, board=self.orders.board, searcher=searcher),
                     verbose=0,
                 ),
             ).fit()
+        except _Overdue:
+            pass  # what still runs goes down with Ray, and is gone on from
         finally:
             reap_all()
 
@@ -105,15 +107,23 @@ def start(
             shutil.rmtree(storage, ignore_errors=True)
 
 
+class _Overdue(KeyboardInterrupt):
+    """Leaves Tune's loop at once: an orderly stop of trials that do not answer takes Tune half a minute."""
+
+
 class _Brake(Stopper):
-    """Passes an interruption on to the trials, and ends those that do not return in time.
+    """Passes an interruption on to the trials, and waits for those that have something to write down.
 
     Tune asks it several times a second; there is no other place in its loop to look at the halt.
     """
 
-    def __init__(self, halt: Halt, *, board: Board) -> None:
-        self._halt, self._board = halt, board
+    def __init__(self, halt: Halt, *, board: Board, searcher: SourceSearcher) -> None:
+        self._halt, self._board, self._searcher = halt, board, searcher
         self._since: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as with the searcher."""
+        return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - the signature of a stopper
         return False
@@ -124,7 +134,9 @@ class _Brake(Stopper):
         if self._since is None:
             self._since = time.monotonic()
             self._board.interrupt()
-        return time.monotonic() - self._since > GRACE_S
+        if not self._searcher.busy or time.monotonic() - self._since > GRACE_S:
+            raise _Overdue
+        return False
 
 
 def _driver(orders: Orders) -> type[tune.Trainable]:

@@ -1,0 +1,266 @@
+"""The rerun's command: `python -m ablate.rerun STUDY`. Trains a trial's configuration again, and can prove it the same."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ablate import cli, provenance, studies, tracking, yaml_marks
+from ablate.errors import BadInput
+from ablate.ledger import MEASURED, Ledger, TrialRow
+from ablate.live import View, outcome
+from ablate.plan import SEARCH, Trial, trial_id
+from ablate.runner import Event, Halt, Progress
+from ablate.spec_models import Objective, Resources, Tracking
+from ablate.tally import Tally, best_of
+from ablate.trial import Desk, Train, run_trial
+from model.api import (
+    PATH_KEYS,
+    Config,
+    ConfigError,
+    Verdict,
+    check_data,
+    from_json,
+    missing_files,
+    nearest,
+    override,
+    value_of,
+)
+from model.api import train as model_train
+
+
+class _Spec(BaseModel):
+    """What a rerun needs to know of study.json."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    objectives: tuple[Objective, ...]
+    resources: Resources
+    tracking: Tracking
+
+
+class _Study(BaseModel):
+    """study.json."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    spec: _Spec
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, step by step. `first` is the first step that differs, with its loss before and now (None: the run has
+    no such step); None where every one of `steps` is the same, bit for bit."""
+
+    steps: int
+    first: tuple[int, float | None, float | None] | None
+
+    def __str__(self) -> str:
+        if self.first is None:
+            return f"identical: {self.steps} steps"
+        step, before, now = self.first
+        return f"different: step {step}: loss was {_shown(before)}, is {_shown(now)}"
+
+
+def main(argv: Sequence[str] | None = None, *, train: Train = model_train) -> int:
+    """Parse, train, compare. `train` is what a test puts in the trainer's place."""
+    given = _parser().parse_args(argv)
+    if given.verify and given.set:
+        rule = "a changed configuration cannot be the same run"
+        raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
+    before = Ledger(studies.find(given.study, results=given.results))
+    spec = _spec(before)
+    row = _chosen(before, given.trial, objective=spec.objectives[0])
+    trial = _trial(row, given.set)
+    _check(row, trial, ledger=before, verify=given.verify)
+    # Where the search stopped a trial its proof stops too; a rerun for its own sake trains to the end.
+    stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
+    with studies.driving(Ledger(before.path("reruns"))):
+        ledger = Ledger(before.path("reruns", trial.trial_id))
+        if trial.trial_id in ledger.final_ids():
+            shutil.rmtree(ledger.root)  # it would go on from its last checkpoint, and train nothing
+        again = _train(trial, spec, ledger=ledger, stop_at=stop_at, train=train)
+    if again is None:
+        print(f"interrupted; the same command goes on from {ledger.root}", file=sys.stderr)
+        return cli.INTERRUPTED
+    if not given.verify:
+        print(outcome(again, metric=spec.objectives[0].metric))
+        print(f"results: {ledger.root}")
+        return cli.DONE if again.status in MEASURED else cli.NO_SUCCESS
+    found = compare(losses(before, trial.trial_id), losses(ledger, trial.trial_id))
+    print(found)
+    if found.first is None:
+        return cli.DONE
+    for reason in _reasons(row, again, workers=spec.resources.workers):
+        print(reason, file=sys.stderr)
+    return cli.DIFFERENT
+
+
+def losses(ledger: Ledger, name: str) -> dict[int, float]:
+    """Step -> training loss, of every step that a trial reported."""
+    found: dict[int, float] = {}
+    for report in ledger.history(name).select(["step", "losses"]).to_pylist():
+        first = report["step"] - len(report["losses"]) + 1
+        found |= dict(enumerate(report["losses"], start=first))
+    return found
+
+
+def compare(before: Mapping[int, float], now: Mapping[int, float]) -> Comparison:
+    """Compare two runs' losses by their bits: a NaN equals itself, and zero is not minus zero."""
+    for step in sorted(before.keys() | now.keys()):
+        pair = before[step] if step in before else None, now[step] if step in now else None
+        if _bits(pair[0]) != _bits(pair[1]):
+            return Comparison(steps=len(before), first=(step, *pair))
+    return Comparison(steps=len(before), first=None)
+
+
+def _train(trial: Trial, spec: _Spec, *, ledger: Ledger, stop_at: int | None, train: Train) -> TrialRow | None:
+    """Train inline, with the live table on stderr; None where it was interrupted."""
+    objective = spec.objectives[0]
+    swanlab, complaint = tracking.check(spec.tracking.swanlab)
+    commit = provenance.git("rev-parse", "HEAD")
+    desk = Desk(ledger, swanlab=swanlab, objective=objective.metric, git_commit=commit)
+    with Halt() as halt, View(Tally(objective, planned=1)) as view:
+
+        def tell(progress: Progress) -> Verdict:
+            view.on_event(Event(trial, "reported", progress=progress))
+            if halt.reason:
+                return Verdict.INTERRUPT
+            return Verdict.STOP if stop_at is not None and progress.tokens_seen >= stop_at else Verdict.CONTINUE
+
+        if complaint:
+            view.say(complaint)
+        view.on_event(Event(trial, "started"))
+        row = run_trial(trial, desk=desk, tell=tell, train=train)
+        view.on_event(Event(trial, "ended", row=row))
+    return row
+
+
+def _spec(ledger: Ledger) -> _Spec:
+    try:
+        return _Study.model_validate(ledger.read_study()).spec
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BadInput(str(ledger.path("study.json")), key, first["input"], first["msg"], "restore the file") from None
+
+
+def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
+    """The row of a trial by its id, or of the `best`: the search's, or of all trials where nothing was searched."""
+    rows = ledger.rows()
+    if name == "best":
+        found = best_of([row for row in rows if row.arm == SEARCH] or rows, objective=objective)
+        if found is None:
+            cure = "wait for one, or name a trial by its id"
+            raise BadInput(str(ledger.root), "--trial", name, "no trial has completed", cure)
+        return found[0]
+    known = {row.trial_id: row for row in rows}
+    if name not in known:
+        running = name in ledger.started_ids()
+        rule = "has not ended yet" if running else "no such trial"
+        cure = "wait for it" if running else nearest(name, ["best", *known])
+        raise BadInput(str(ledger.root), "--trial", name, rule, cure)
+    return known[name]
+
+
+def _trial(row: TrialRow, sets: Sequence[str]) -> Trial:
+    """The trial of a row again, or of its configuration with some keys changed: then it is another one."""
+    try:
+        config = from_json(row.config_json)
+    except ValidationError as error:
+        rule = f"its configuration is no longer a valid one ({error.errors()[0]['msg']})"
+        raise BadInput("--trial", "", row.trial_id, rule, "check out the commit that trained it") from None
+    overrides = dict(_override(text) for text in sets)
+    if not overrides:
+        return Trial(row.trial_id, study=row.study, arm=row.arm, seed=row.seed, config=config, params=dict(row.params))
+    try:
+        config = override(config, overrides)
+    except ConfigError as error:
+        raise BadInput("--set", error.key, error.value, error.rule, error.cure) from None
+    return Trial(
+        trial_id(row.arm, config, config.train.seed),
+        study=row.study,
+        arm=row.arm,
+        seed=config.train.seed,
+        config=config,
+        params={key: value_of(config, key) for key in [*row.params, *overrides]},
+    )
+
+
+def _override(text: str) -> tuple[str, Any]:
+    """`model.ema_decay=0.95` as a key and a value; a path is relative to the current folder."""
+    key, equals, written = text.partition("=")
+    if not equals:
+        raise BadInput("--set", text, "", "not KEY=VALUE", "write it like --set model.ema_decay=0.95")
+    value = yaml_marks.value(written, place="--set")
+    return key, str(Path(value).expanduser().absolute()) if key in PATH_KEYS and isinstance(value, str) else value
+
+
+def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None:
+    """Before anything is written: data that is not there, or no longer the data, and a trial that left no losses."""
+    if verify and not losses(ledger, row.trial_id):
+        cure = "choose a trial that reported something"
+        raise BadInput(str(ledger.root), "--verify", row.trial_id, "it recorded no step to compare with", cure)
+    for key, path in missing_files(trial.config):
+        raise BadInput(str(ledger.root), key, path, "no such file", f"bring it back, or pass --set {key}=PATH")
+    data_hash = _data_hash(trial.config)
+    if verify and row.data_hash is not None and data_hash != row.data_hash:
+        rule = f"the data is not what the trial read ({row.data_hash})"
+        raise BadInput(str(ledger.root), "data_hash", data_hash, rule, "bring it back, or leave out --verify")
+
+
+def _data_hash(config: Config) -> str:
+    try:
+        return check_data(config)
+    except ConfigError as error:
+        raise BadInput("--trial", error.key, error.value, error.rule, error.cure) from None
+
+
+def _reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:
+    """What is not as it was and may explain a difference."""
+    found = [f"the rerun ended as {now.status}: {now.error}"] if now.error else []
+    found += [
+        f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
+        for name in ("git_commit", "device", "host")
+        if getattr(before, name) != getattr(now, name)
+    ]
+    if workers > 1:
+        found.append(f"the trial had {workers} workers, whose sums come in another order; a rerun has one process")
+    return found
+
+
+def _bits(value: float | None) -> bytes:
+    return b"" if value is None else struct.pack("<d", value)
+
+
+def _shown(value: float | None) -> str:
+    return "not recorded" if value is None else repr(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.rerun",
+        description="Train a trial's configuration again, in this process, into results/STUDY/reruns/.",
+        epilog="""examples:
+  python -m ablate.rerun ema --trial best --verify
+  python -m ablate.rerun ema --trial best --set train.tokens=2_000_000""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
+    parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--trial", metavar="best|ID", default="best", help="default: best")
+    parser.add_argument("--verify", action="store_true", help="compare every step's loss with the trial's, bit for bit")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value; repeatable")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))
