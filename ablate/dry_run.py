@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from ablate import domain, plan, search
+from ablate import domain, numbers, plan, search
 from ablate.packing import Slots
 from ablate.plan import Trial
 from ablate.spec import StudySpec, missing_data
 from model.api import Config, Estimate, estimate, override
 
-CPU_FLOPS = 1.5e10
-"""Sustained FLOP/s of one CPU core in fp32 on a small model: an order of magnitude, not a measurement."""
+CPU_FLOPS = 2.8e10
+"""FLOP/s of one CPU core in fp32: what a `tiny` trial reached on one, evaluation included. Another may be far off."""
 
 CARDS = {"4090": (24.0, 1.65e14), "3090": (24.0, 7.1e13), "a100": (80.0, 3.12e14), "h100": (80.0, 9.89e14)}
 """Memory in GiB and dense bf16 FLOP/s of a card, from the vendors' data sheets."""
@@ -97,7 +97,8 @@ def render(run: DryRun) -> str:
         "sampled: the search's first draws, the later ones depend on results; corner: the costliest point it may reach",
     ]
     if run.hours is not None:
-        lines.append(f"about {run.hours:.2g} hours, {run.gpu_hours:.2g} GPU-hours: {run.cost_model}")
+        on_cards = f", {run.gpu_hours:.2g} GPU-hours" if run.gpu_hours else ""
+        lines += [f"about {numbers.duration(3600 * run.hours)}{on_cards}", f"  ({run.cost_model})"]
     lines += [f"warning: {warning}" for warning in run.warnings]
     return "\n".join(lines)
 

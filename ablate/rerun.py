@@ -1,4 +1,4 @@
-"""The rerun's command: `python -m ablate.rerun STUDY`. Trains a trial's configuration again, and can prove it the same."""
+"""`python -m ablate.rerun STUDY`: a trial's configuration trained again, and whether every step is the same."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def losses(ledger: Ledger, name: str) -> dict[int, float]:
 def compare(before: Mapping[int, float], now: Mapping[int, float]) -> Comparison:
     """Compare two runs' losses by their bits: a NaN equals itself, and zero is not minus zero."""
     for step in sorted(before.keys() | now.keys()):
-        pair = before[step] if step in before else None, now[step] if step in now else None
+        pair = before.get(step), now.get(step)
         if _bits(pair[0]) != _bits(pair[1]):
             return Comparison(steps=len(before), first=(step, *pair))
     return Comparison(steps=len(before), first=None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ablate import studies
+from ablate import numbers, studies
 from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
@@ -99,7 +99,7 @@ def render(status: Status) -> str:
         lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
     if status.left_s is not None:
-        lines += ["", f"time left: about {status.left_s / 60:.1f} minutes"]
+        lines += ["", f"time left: about {numbers.duration(status.left_s)}"]
     if status.failures:
         lines += ["", "failures: " + ", ".join(f"{kind} {count}" for kind, count in status.failures.items())]
     if not status.running and ("unfinished" in status.states or "waiting" in status.states):

@@ -61,6 +61,8 @@ def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger,
     except KeyError as error:
         cure = "restore the file, or move the folder away"
         raise BadInput(str(ledger.path("study.json")), str(error.args[0]), "", "missing", cure) from None
+    if is_driven(ledger):
+        raise _driven(ledger)
     if unfinished and not resume:
         cure = "add --resume to go on with it"
         raise BadInput(str(ledger.root), "study", spec.study, "is there already and not finished", cure)
@@ -87,8 +89,7 @@ def driving(ledger: Ledger) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            cure = "wait for it, or interrupt it; ablate.status shows how far it is"
-            raise BadInput(str(ledger.root), "study", ledger.root.name, "another sweep is running it", cure) from None
+            raise _driven(ledger) from None
         yield
 
 
@@ -103,6 +104,11 @@ def is_driven(ledger: Ledger) -> bool:
         except BlockingIOError:
             return True
         return False
+
+
+def _driven(ledger: Ledger) -> BadInput:
+    cure = "wait for it, or interrupt it (ablate.status shows how far it is)"
+    return BadInput(str(ledger.root), "study", ledger.root.name, "another sweep is running it", cure)
 
 
 def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:

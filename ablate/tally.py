@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ablate.plan import Trial
     from ablate.spec_models import Objective
 
+_ENOUGH = 0.05
+"""Share of a budget from which on the rest is extrapolated."""
+
 
 @dataclass
 class Running:
@@ -75,15 +78,16 @@ class Tally:
         """Seconds until everything planned has ended, from how long trials took so far; None while nothing is known.
 
         Assumes that as many go on at once as there were, each as long as the mean of those that ended; before the first
-        end, the furthest of those under way is extrapolated.
+        end, the furthest of those under way is extrapolated, once it is far enough for that.
         """
         if self._took_s:
             each = sum(self._took_s) / len(self._took_s)
         else:
             ahead = max(self.running.values(), key=lambda one: one.share, default=None)
-            if ahead is None or ahead.share == 0:
+            if ahead is None or ahead.progress is None or ahead.share < _ENOUGH:
                 return None
-            each = (now_s - ahead.since) / ahead.share
+            trained_s = ahead.progress.wall_s
+            each = (now_s - ahead.since - trained_s) + trained_s / ahead.share
         under_way = [max(0.0, each - (now_s - one.since)) for one in self.running.values()]
         whole = (sum(under_way) + self.left * each) / self._most_at_once
         return max([whole, *under_way])

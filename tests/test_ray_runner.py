@@ -143,7 +143,7 @@ def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage) -> 
 
     stage.halt = OneSignal()
     stage.watch = watch
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=1, concurrent=2)
+    slots = Slots(cpu_per_worker=4, gpu_per_worker=0, workers=1, concurrent=2)  # all eight CPUs: drivers need none
     source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, slots=slots)
     assert source.rows == []
     assert stage.desk.ledger.final_ids() == set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +13,8 @@ import pytest
 from ablate import cli, rerun
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
-from ablate.plan import Trial
 from ablate.trial import Desk, run_trial
-from model.api import Config, NonFiniteLoss, Report, Result, Verdict, check_data
+from model.api import Config, Report, Result, Verdict, check_data
 from tests.fakes import FakeTrain, fake_trial
 
 STUDY = {
@@ -29,11 +30,11 @@ STUDY = {
 
 @dataclass(frozen=True)
 class Told:
-    """FakeTrain with the true hash of the data, and with one loss changed at step `changed`."""
+    """FakeTrain with the data's true hash, its seed for a val_loss, and another loss at step `changed`."""
 
     fake: FakeTrain
     changed: int = 0
-    seen: Callable[[Config], None] = lambda config: None
+    seen: Callable[[Config], None] = lambda _: None
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         self.seen(config)
@@ -42,7 +43,7 @@ class Told:
             return report(replace(now, losses=[1.25]) if now.step == self.changed else now)
 
         result = self.fake(config, change, checkpoint_dir=checkpoint_dir)
-        return replace(result, data_hash=check_data(config))
+        return replace(result, data_hash=check_data(config), metrics={"val_loss": float(config.train.seed)})
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def train(tmp_path: Path) -> Told:
 
 @pytest.fixture
 def study(desk: Desk, train: Told) -> Ledger:
-    """Seed 1 and 2 completed, 3 broke at its first step, 4 was stopped by the search after two."""
+    """Seeds 1 (the best) and 2 completed, 3 broke after its first step."""
     desk.ledger.write_study(STUDY)
     for seed in (1, 2, 3):
         run_trial(fake_trial(seed), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train)
@@ -111,9 +112,7 @@ def test_a_pruned_trial_is_compared_as_far_as_it_went(
     assert "completed" in capsys.readouterr().out
 
 
-def test_set_trains_another_configuration_beside_it(
-    study: Ledger, train: Told, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_set_trains_another_configuration_beside_it(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
     seen: list[Config] = []
     assert run(study, "--set", "model.ema_decay=0.95", train=replace(train, seen=seen.append)) == cli.DONE
     assert seen[0].model.ema_decay == 0.95
@@ -123,13 +122,13 @@ def test_set_trains_another_configuration_beside_it(
 
 
 def test_an_interrupted_rerun_goes_on(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
-    killed = Trial(**{**vars(fake_trial(1))})
-    ledger = Ledger(study.path("reruns", killed.trial_id))
+    best = fake_trial(1)
+    ledger = Ledger(study.path("reruns", best.trial_id))
     desk = Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
-    assert run_trial(killed, desk=desk, tell=lambda _: Verdict.INTERRUPT, train=train) is None
+    assert run_trial(best, desk=desk, tell=lambda _: Verdict.INTERRUPT, train=train) is None
     assert run(study, "--verify", train=train) == cli.DONE
     assert capsys.readouterr().out == "identical: 5 steps\n"
-    assert ledger.attempt(killed.trial_id) == 2
+    assert ledger.attempt(best.trial_id) == 2
 
 
 @pytest.mark.parametrize(
@@ -167,5 +166,17 @@ def _stop_at(tokens: int) -> Callable[..., Verdict]:
     return lambda progress: Verdict.STOP if progress.tokens_seen >= tokens else Verdict.CONTINUE
 
 
-def test_a_killed_process_raises_nothing_odd():
-    assert isinstance(NonFiniteLoss(1, float("nan")), ArithmeticError)
+@pytest.mark.slow
+def test_the_real_trainer_repeats_a_real_study(tmp_path: Path):
+    space = Path(__file__).parent.parent / "search_spaces" / "smoke.yaml"
+    sweep = _command("ablate.sweep", str(space), "--results", str(tmp_path), "--inline")
+    assert sweep.returncode == cli.DONE, sweep.stderr
+    assert "report: " in sweep.stdout
+    again = _command("ablate.rerun", "smoke", "--results", str(tmp_path), "--trial", "best", "--verify")
+    assert (again.stdout, again.returncode) == ("identical: 16 steps\n", cli.DONE), again.stderr
+
+
+def _command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=240, check=False
+    )

@@ -122,6 +122,10 @@ def test_one_sweep_drives_a_study_at_a_time(study: StudySpec, results: Path):
         assert studies.is_driven(ledger)
         with pytest.raises(BadInput, match="another sweep"), studies.driving(ledger):
             pass
+        before = ledger.path("study.json").read_bytes()
+        with pytest.raises(BadInput, match="another sweep"):
+            open_study(study, results, resume=True)
+        assert ledger.path("study.json").read_bytes() == before
     assert not studies.is_driven(ledger)
 
 

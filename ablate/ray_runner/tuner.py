@@ -30,11 +30,12 @@ from model.api import train
 if TYPE_CHECKING:
     from ablate.spec import StudySpec
 
-GRACE_S = 12.0
+GRACE_S = 10.0
 """Seconds that an interrupted trial may take to write a checkpoint and return."""
 
-_DRIVER_CPU = 0.01
-"""A driver only waits. One that held the CPU its worker needs would wait for ever, and Tune refuses 0."""
+_DRIVER = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+"""A driver only waits, and must hold nothing that its worker needs: even 0.01 CPU each would leave no room for two
+workers of one CPU on two. Tune refuses to hold nothing, so a driver holds a mark that every head node has."""
 
 _RAY = Path(sys.executable).with_name("ray")
 """Ray's own command, of this environment."""
@@ -64,7 +65,7 @@ class RayRunner:
         )
         try:
             tune.Tuner(
-                tune.with_resources(_driver(self.orders), {"cpu": _DRIVER_CPU}),
+                tune.with_resources(_driver(self.orders), _DRIVER),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,  # the source says when there are no more

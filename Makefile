@@ -1,0 +1,37 @@
+# Everything runs in .venv, which `make install` builds and every other target brings up to date.
+PYTHON ?= python3
+SPACE ?= search_spaces/ema.yaml
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: install sweep test test-slow check bench
+.DEFAULT_GOAL := install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# --resume: the same command begins the study, goes on with it after an interruption, and rewrites its report at the end.
+sweep: install
+	$(VENV)/bin/python -m ablate.sweep $(SPACE) --resume
+
+test: install
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: install
+	$(VENV)/bin/python -m pytest -m slow
+
+check: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+
+# Each benchmark is a module of benchmarks/ that prints ratios measured in one run.
+BENCHMARKS := $(basename $(notdir $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
+
+bench: install
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(VENV)/bin/python -m benchmarks.$$name; done
