@@ -11,6 +11,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +25,12 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `wall_s`: seconds spent so far, over all attempts."""
+    """Where a run stands. `wall_s`: seconds spent so far, over all attempts; `metrics`: the last report's."""
 
     step: int
     tokens_seen: int
     wall_s: float
+    metrics: dict[str, Any]
 
 
 def save(

@@ -74,7 +74,7 @@ class Trainer:
         }
         if bank is not None and bank.objects_kept is not None:
             self.constants["objects_kept"] = bank.objects_kept
-        self.progress = checkpoint.Progress(step=0, tokens_seen=0, wall_s=0.0)
+        self.progress = checkpoint.Progress(step=0, tokens_seen=0, wall_s=0.0, metrics=self.constants)
         found = checkpoint.latest(checkpoint_dir, config=config)
         if found is not None:
             self.progress = checkpoint.load(found, model=self.model, optimizer=self.optimizer)
@@ -98,7 +98,7 @@ class Trainer:
         """Train to the budget, or until the listener stops it."""
         train, started_s = self.config.train, time.perf_counter() - self.progress.wall_s
         window = _Window(self.device)
-        reports, metrics, verdict = 0, dict(self.constants), Verdict.CONTINUE
+        reports, metrics, verdict = 0, dict(self.progress.metrics), Verdict.CONTINUE
         step = self.progress.step
         while step < self.steps and verdict is Verdict.CONTINUE:
             self._step(step, window)
@@ -124,7 +124,8 @@ class Trainer:
                     )
                 )
             )
-            self.progress = checkpoint.Progress(step, step * self._step_tokens, time.perf_counter() - started_s)
+            wall_s = time.perf_counter() - started_s
+            self.progress = checkpoint.Progress(step, step * self._step_tokens, wall_s, metrics=dict(metrics))
             if step < self.steps and (verdict is Verdict.INTERRUPT or reports % train.checkpoint_every == 0):
                 self._save()
             window.start()

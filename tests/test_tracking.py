@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -102,8 +101,10 @@ def test_online_without_a_key_goes_on_untracked(monkeypatch: pytest.MonkeyPatch)
 def test_disabled_does_nothing(desk: Desk) -> None:
     assert desk.swanlab == "disabled"
     row = run_trial(
-        fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, train=FakeTrain({0: "complete"}, folder=desk.ledger.root)
+        fake_trial(0),
+        desk=desk,
+        tell=lambda _: Verdict.CONTINUE,
+        train=FakeTrain({0: "complete"}, folder=desk.ledger.root),
     )
     assert row is not None
     assert not desk.ledger.path("swanlab").exists()
-    assert dataclasses.replace(row, params={}).params == {}

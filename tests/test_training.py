@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(accumulation: int, tmp_path: Pat
     assert second.reports[-1].wall_s > first.reports[-1].wall_s
 
 
+def test_a_run_that_died_in_its_final_measure_measures_again(tmp_path: Path) -> None:
+    first, again = Listener(), Listener()
+    result = train(small(), first, checkpoint_dir=tmp_path)
+    repeated = train(small(), again, checkpoint_dir=tmp_path)
+    assert again.reports == []
+    assert comparable(repeated.metrics) == comparable(result.metrics)
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     config = small()
     train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
@@ -177,7 +186,7 @@ def test_schedules_warm_up_and_end(schedule: str) -> None:
     assert rates[0] == pytest.approx(config.lr / 10)
     assert max(rates) == pytest.approx(config.lr)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(rates[10:]))
     if schedule == "wsd":
         assert rates[79] == pytest.approx(config.lr)
         assert rates[90] == pytest.approx(config.lr / 2)

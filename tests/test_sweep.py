@@ -1,0 +1,271 @@
+"""The sweep's command, from its flags to its last lines and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate import cli, inline_runner, sweep
+from ablate.ledger import Ledger
+from ablate.runner import Halt, Listener
+from ablate.trial import Desk
+from model.api import Config, Report, Result, Verdict
+from tests.fakes import Act, FakeTrain
+
+STUDY = """
+study: small
+question: Does the command keep its word?
+base: {preset: tiny, data: {corpus: facts}}
+search:
+  train.lr: {loguniform: [1.0e-4, 1.0e-2]}
+objective: {metric: val_loss, mode: min}
+optimizer: {sampler: random, startup: 1, trials: 3, seed: 0}
+tracking: {swanlab: disabled}
+"""
+
+ABLATION = """
+ablation:
+  baseline: best
+  seeds: 2
+  arms:
+    blind: {model.memory: blind}
+"""
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+class Scripted:
+    """A trainer that plays the next act at every call, whatever the configuration."""
+
+    def __init__(self, acts: list[Act], *, folder: Path) -> None:
+        self._acts, self._folder = acts, folder
+        self.configs: list[Config] = []
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        self.configs.append(config)
+        act = self._acts.pop(0) if self._acts else "complete"
+        if act == "until_told":
+            os.kill(os.getpid(), signal.SIGINT)
+        fake = FakeTrain({config.train.seed: act}, folder=self._folder)
+        return fake(config, report, checkpoint_dir=checkpoint_dir)
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
+    """Let `--inline` train with a script instead of the model."""
+
+    def script(*acts: Act) -> Scripted:
+        train = Scripted(list(acts), folder=tmp_path)
+
+        @contextmanager
+        def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[Any]:
+            yield inline_runner.InlineRunner(desk, halt=halt, on_event=on_event, train=train)
+
+        monkeypatch.setattr(inline_runner, "start", start)
+        return train
+
+    return script
+
+
+def run(space: Path, *flags: str) -> int:
+    """The command in this process; results stand beside the study file."""
+    argv = [str(space), "--results", str(space.parent / "results"), "--inline", *flags]
+    return cli.guarded(lambda: sweep.main(argv))
+
+
+def test_a_study_ends_with_its_best_trial_and_its_report(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play("complete", "error", "complete")
+    assert run(space) == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 trials: 2 completed, 1 error"
+    assert "ValueError: a toy error" in lines[1], "a failed trial is said and listed"
+    assert lines[-2].startswith("best: trial ")
+    report = Path(lines[-1].removeprefix("report: "))
+    assert report.is_file()
+    ledger = Ledger(space.parent / "results" / "small")
+    assert ledger.read_study()["finished_at"] is not None
+    assert ledger.trials().num_rows == 3
+
+
+def test_a_finished_study_writes_its_report_again(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = play()
+    assert run(space) == cli.DONE
+    report = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))
+    report.unlink()
+    trained = len(train.configs)
+    assert run(space, "--json") == cli.DONE
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["report"] == str(report)
+    assert answer["trials"] == {"completed": 3}
+    assert set(answer["best"]) == {"trial_id", "val_loss", "params"}
+    assert report.is_file()
+    assert len(train.configs) == trained
+
+
+def test_no_trial_succeeded(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+    play("nan", "oom", "error")
+    assert run(space) == cli.NO_SUCCESS
+    assert "best: none, no trial completed" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_resumable(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+    train = play("complete", "until_told")
+    assert run(space) == cli.INTERRUPTED
+    assert "1 of 3 trials have ended" in capsys.readouterr().err
+    interrupted = train.configs[-1]
+
+    assert run(space) == cli.BAD_INPUT, "an unfinished study is not gone on with by accident"
+    assert "--resume" in capsys.readouterr().err
+    assert run(space, "--resume") == cli.DONE
+    assert train.configs[2] == interrupted, "the interrupted trial is trained on first"
+    trials = Ledger(space.parent / "results" / "small").trials()
+    assert trials["status"].to_pylist() == ["completed"] * 3
+    assert sorted(trials["attempt"].to_pylist()) == [1, 1, 2]
+
+
+def test_hours_that_are_over_leave_a_report(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play()
+    assert run(space, "--max-hours", "1e-9") == cli.INTERRUPTED
+    said = capsys.readouterr()
+    assert "hours are over: 0 of 3 trials have ended" in said.err
+    assert "report: " in said.out
+
+
+def test_the_ablation_starts_from_the_searchs_best(space: Path, play: Callable[..., Scripted]) -> None:
+    space.write_text(STUDY + ABLATION)
+    train = play()
+    assert run(space) == cli.DONE
+    ledger = Ledger(space.parent / "results" / "small")
+    rows = ledger.trials().to_pylist()
+    assert [row["arm"] for row in rows] == ["search"] * 3 + ["baseline", "blind"] * 2
+    best = min((row for row in rows if row["arm"] == "search"), key=lambda row: (row["val_loss"], row["trial_id"]))
+    arms = train.configs[3:]
+    assert {config.train.lr for config in arms} == {best["param.train.lr"]}
+    assert [config.model.memory for config in arms] == ["token", "blind"] * 2
+    assert [config.train.seed for config in arms] == [1, 1, 2, 2]
+
+
+def test_a_dry_run_writes_nothing(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(space), "--results", str(space.parent / "results"), "--dry-run", "--json"]
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["total"] == 3
+    assert not (space.parent / "results").exists()
+
+
+BAD = {
+    "no file": (["nowhere.yaml"], "nowhere.yaml"),
+    "no study file at all": ([], "command line"),
+    "unknown flag": (["small.yaml", "--fast"], "--fast"),
+    "no trials": (["small.yaml", "--trials", "0"], "--trials"),
+    "no hours": (["small.yaml", "--max-hours", "soon"], "--max-hours"),
+    "inline on a cluster": (["small.yaml", "--inline", "--address", "auto"], "--address"),
+    "cards of a cluster": (["small.yaml", "--address", "auto", "--gpus", "2"], "--gpus"),
+    "a trial that does not fit": (["small.yaml", "--set", "resources.cpu=4000"], "resources: cpu"),
+    "a card that is not there": (["small.yaml", "--set", "resources.gpu=0.5", "--gpus", "0"], "resources: gpu"),
+    "results in a file": (["small.yaml", "--results", "small.yaml"], "--results"),
+    "unknown key": (["small.yaml", "--set", "base.model.ema_deccay=0.9"], "ema_decay"),
+    "a client's address": (["small.yaml", "--address", "ray://localhost:10001"], "--address"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, space: Path) -> None:
+    flags, expected = BAD[case]
+    before = sorted(space.parent.rglob("*"))
+    done = command(flags, cwd=space.parent)
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == cli.BAD_INPUT
+    assert out == ""
+    assert err.count("\n") == 1
+    assert expected in err
+    assert "Traceback" not in err
+    assert sorted(space.parent.rglob("*")) == before, "nothing was written"
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        sweep.main(["--help"])
+    assert "python -m ablate.sweep search_spaces/ema.yaml" in capsys.readouterr().out
+
+
+def command(flags: list[str], *, cwd: Path) -> subprocess.Popen[str]:
+    """The real command, in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ablate.sweep", *flags],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_on_ray_is_quick_clean_and_resumable(space: Path) -> None:
+    """The whole way: Ray, Tune, Train and the real trainer, interrupted once while it trains, then gone on with."""
+    flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000"]
+    ledger = Ledger(space.parent / "results" / "small")
+    sweeping = command(flags, cwd=space.parent)
+    wait_for(lambda: ledger.history().num_rows > 0 or sweeping.poll() is not None, seconds=240)
+    began = time.monotonic()
+    os.killpg(sweeping.pid, signal.SIGINT)
+    out, err = sweeping.communicate(timeout=60)
+    assert sweeping.returncode == cli.INTERRUPTED, err
+    assert time.monotonic() - began < 30
+    assert out == ""
+    assert "dashboard: http://127.0.0.1" in err
+    assert "Traceback" not in err
+    wait_for(lambda: not processes_of(sweeping.pid), seconds=10)
+
+    again = command([*flags, "--resume"], cwd=space.parent)
+    out, err = again.communicate(timeout=400)
+    assert again.returncode == cli.DONE, err
+    assert out.splitlines()[-1].startswith("report: ")
+    trials = ledger.trials()
+    assert trials["status"].to_pylist() == ["completed"] * 2
+    assert 2 in trials["attempt"].to_pylist()
+    assert not (ledger.root / ".ray").exists()
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes that still live in a session (Ray's daemons stay in their driver's)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    """Poll until it holds; a failure says that it never did."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
