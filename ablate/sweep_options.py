@@ -49,6 +49,8 @@ def parse(argv: Sequence[str] | None) -> Options:
     _refuse(given.inline and given.address, "--address", given.address, "--inline runs without Ray")
     _refuse(given.inline and given.gpus is not None, "--gpus", given.gpus, "--inline runs without Ray")
     _refuse(given.address and given.gpus is not None, "--gpus", given.gpus, "a running cluster counts its own cards")
+    if given.address and "://" in given.address:
+        raise BadInput("--address", "", given.address, "Train does not run over Ray Client", "give HOST:PORT or `auto`")
     return Options(
         space=given.space,
         results=given.results,

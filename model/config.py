@@ -120,8 +120,8 @@ class EvalConfig(_Section):
     """What is measured, and on how much."""
 
     val_tokens: int = Field(default=16_384, gt=0)
-    """Validation tokens read at a report; the final measure reads `final_val_tokens`."""
-    final_val_tokens: int = Field(default=65_536, gt=0)
+    """Validation tokens read at a report and at the end: one window, so that every val_loss compares with every other,
+    a pruned trial's last with a completed one's."""
     val_batch_size: int = Field(default=16, gt=0)
     every: int = Field(default=1, gt=0)
     """Reports between two validations."""

@@ -1,4 +1,4 @@
-"""What every trial is asked: at reports a short validation, at the end everything. Holds the held-out data of a run."""
+"""What every trial is asked: at reports the validation loss, at the end everything. Holds the held-out data of a run."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class Examiner:
         self.config, self.tokenizer, self.documents = config, tokenizer, documents
         val = tokenizer.encode_documents(documents.val)
         shape = {"seq_len": config.model.max_seq_len, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-        self.short = fixed_rows(val, max_tokens=config.eval.val_tokens, **shape)
-        self.long = fixed_rows(val, max_tokens=config.eval.final_val_tokens, **shape)
+        self.rows = fixed_rows(val, max_tokens=config.eval.val_tokens, **shape)
         unigram, bigram = ngrams.floors(
             train_documents, val, vocab_size=config.model.vocab_size, eos_id=tokenizer.eos_id
         )
@@ -58,25 +57,25 @@ class Examiner:
         return pairs
 
     def validate(self, model: Transformer, *, autocast: Autocast) -> Metrics:
-        """The report's measure: val_loss on the short window, and how the bank is used in it.
+        """The report's measure: val_loss, and how the bank is used in it.
 
         Every rank measures the same text on the same weights: no communication is needed.
         """
         with autocast():
             usage = self._usage(model)
-            loss = text_loss(model, self.short, batch_size=self.config.eval.val_batch_size, usage=usage)
+            loss = text_loss(model, self.rows, batch_size=self.config.eval.val_batch_size, usage=usage)
         metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean)}
         return metrics | self._bank_metrics(model, usage)
 
     def final(self, model: Transformer, *, saved: Path, autocast: Autocast) -> tuple[Metrics, list[dict[str, Any]]]:
-        """Everything, on the long window; `saved` is the checkpoint that the inference loss is measured from."""
+        """Everything; `saved` is the checkpoint that the inference loss is measured from."""
         batch_size, seq_len = self.config.eval.val_batch_size, self.config.model.max_seq_len
         with autocast():
             usage = self._usage(model)
-            loss = text_loss(model, self.long, batch_size=batch_size, usage=usage)
+            loss = text_loss(model, self.rows, batch_size=batch_size, usage=usage)
             metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean), "val_bpb": self._bpb(loss.nats)}
             if usage is not None:
-                metrics |= bank_use(model, self.long, batch_size=batch_size, base=loss, usage=usage)
+                metrics |= bank_use(model, self.rows, batch_size=batch_size, base=loss, usage=usage)
             metrics |= self._bank_metrics(model, usage)
             metrics |= fact_metrics(
                 model,
@@ -120,7 +119,7 @@ class Examiner:
 
     def _bpb(self, nats: float) -> float:
         """Bits a byte of UTF-8: all targets are paid for, EOS too, and only the text's bytes are counted."""
-        text_bytes = sum(len(text.encode()) for text in self.documents.val[: self.long.documents_used])
+        text_bytes = sum(len(text.encode()) for text in self.documents.val[: self.rows.documents_used])
         return nats / math.log(2) / text_bytes
 
     def _reload(self, saved: Path, *, device: torch.device) -> Transformer:

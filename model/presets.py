@@ -22,10 +22,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train.tokens": 204_800,
         "train.balance_loss_coef": 0.01,
         "train.report_every": 40,
-        "eval.val_tokens": 4_096,
+        "eval.val_tokens": 8_192,
         "eval.fact_probes": 64,
         "data.facts_entities": 64,
-        "eval.final_val_tokens": 16_384,
     },
     # Every value of the source's tables: experiment 1.4.6, one RTX 4090.
     "seed-1.4.6": {
@@ -57,7 +56,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.corpus": "jsonl",
         "eval.every": 10,
         "eval.val_tokens": 262_144,
-        "eval.final_val_tokens": 1_048_576,
         "eval.val_batch_size": 48,
         "eval.prompts": 64,
         "eval.prompt_tokens": 30,

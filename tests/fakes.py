@@ -81,7 +81,7 @@ def _result(step: int, verdict: Verdict) -> Result:
         data_hash="0" * 64,
         device="cpu",
         metrics={"val_loss": 2.0 + 1.0 / step},
-        samples=[{"text": "once upon"}],
+        samples=[{"prompt": "once", "continuation": " upon a time", "ended": True}],
     )
 
 

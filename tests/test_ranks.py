@@ -13,7 +13,7 @@ SETS = [
     "model.dim=32", "model.n_heads=2", "model.vocab_size=512", "model.max_seq_len=32", "model.knowledge_num=64",
     "model.knowledge_dim=16", "model.num_selected=4", "model.ema_update_freq=2", "train.batch_size=4",
     "train.accumulation_steps=2", "train.tokens=2560", "train.report_every=5", "data.facts_entities=12",
-    "eval.prompts=4", "eval.val_tokens=512", "eval.final_val_tokens=512", "eval.new_tokens=4",
+    "eval.prompts=4", "eval.val_tokens=512", "eval.new_tokens=4",
 ]  # fmt: skip
 
 

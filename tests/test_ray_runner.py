@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from ablate.packing import Slots
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
-from ablate.ray_runner.trial import Orders
+from ablate.ray_runner.trial import Orders, run_name
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Event, Halt
 from ablate.trial import Desk
@@ -156,3 +158,24 @@ class OneSignal(Halt):
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
         self._signalled = True
+
+
+def test_a_dead_driver_is_a_lost_trial_that_leaves_no_group(stage: Stage) -> None:
+    """The dashboard lists the driver under its trial's name; killed, it takes its workers along."""
+    from ray.util.state import list_actors
+
+    trial, killed = fake_trial(0), []
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported" and not killed:
+            named = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+            killed.extend(actor.pid for actor in named if actor.repr_name == run_name(trial))
+            os.kill(killed[0], signal.SIGKILL)
+
+    stage.watch = watch
+    slots = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
+    source = stage.run({0: "until_told", 1: "complete"}, slots=slots)
+    assert [row.status for row in source.rows] == ["lost", "completed"], "the next trial finds the whole cluster free"
+    assert source.rows[0].error_kind == "DriverDied"
+    assert source.rows[0].tokens_seen > 0
+    assert groups() == []

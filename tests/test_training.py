@@ -37,7 +37,6 @@ SMALL = {
     "data.facts_entities": 12,
     "data.facts_objects": 6,
     "eval.val_tokens": 512,
-    "eval.final_val_tokens": 512,
     "eval.prompts": 4,
     "eval.new_tokens": 8,
     "eval.fact_probes": 8,

@@ -57,12 +57,6 @@ def connect(
     `cpus` and `gpus` are logical counts for a private one; None takes what is found. What Ray prints goes to a file
     while the context lasts: stdout is for answers. Raises BadInput where `address` cannot be joined.
     """
-    if address is not None and "://" in address:
-        raise BadInput(
-            "--address", "", address, "Ray Client addresses cannot run Train", "give host:port, run on a node"
-        )
-    if address is not None and gpus is not None:
-        raise BadInput("--gpus", "", gpus, "a running cluster counts its own", "leave it out, or leave out --address")
     folder = Path(tempfile.mkdtemp(prefix="ablate-"))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet(folder / "ray.log"))
