@@ -31,7 +31,7 @@ class Stage:
     tmp_path: Path
     halt: Halt = field(default_factory=Halt)
     events: list[Event] = field(default_factory=list)
-    watch: Callable[[Event], None] = print
+    watch: Callable[[Event], None] = id  # nothing
 
     def run(self, acts: Mapping[int, Act], *, slots: Slots, stop_at: Mapping[int, int] | None = None) -> ListSource:
         """Run one trial per act to its end."""
