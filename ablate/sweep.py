@@ -48,7 +48,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
     halt = Halt(max_hours=options.max_hours)
     swanlab, complaint = tracking.check(study.tracking.swanlab)
     desk = Desk(
-        Ledger(options.results / study.study),
+        Ledger((options.results / study.study).absolute()),  # workers need not share the current folder
         swanlab=swanlab,
         objective=study.objectives[0].metric,
         git_commit=provenance.git("rev-parse", "HEAD"),

@@ -39,13 +39,12 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that this process is connected to. `dashboard` is None where there is none; `log` takes Ray's own words."""
+    """A Ray that this process is connected to. `dashboard` is None where there is none."""
 
     dashboard: str | None
     cpus: float
     gpus: float
     cuda: bool
-    log: Path
 
 
 @contextmanager
@@ -59,6 +58,7 @@ def connect(
     """
     folder = Path(tempfile.mkdtemp(prefix="ablate-"))
     with contextlib.ExitStack() as stack:
+        stack.push(_Logs(folder).tidy)
         stack.enter_context(_quiet(folder / "ray.log"))
         if address is None:
             info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
@@ -71,9 +71,20 @@ def connect(
             cpus=found.get("CPU", 0.0),
             gpus=gpus_found,
             cuda=gpus_found > 0 and _worker_has_cuda(),
-            log=folder / "ray.log",
         )
-    shutil.rmtree(folder, ignore_errors=True)  # kept where something was raised: Ray's logs are in it
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """The folder that holds Ray's session and what it said; kept where it may explain something."""
+
+    folder: Path
+
+    def tidy(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:  # noqa: ARG002
+        if error is None or isinstance(error, (KeyboardInterrupt, BadInput)):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            error.add_note(f"Ray's logs are in {self.folder}")
 
 
 @contextmanager
