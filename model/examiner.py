@@ -1,4 +1,4 @@
-"""What every trial is asked: at reports the validation loss, at the end everything. Holds the held-out data of a run."""
+"""What every trial is asked: the validation loss at reports, all else at the end. Keeps the held-out data of a run."""
 
 from __future__ import annotations
 

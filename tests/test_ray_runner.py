@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ class Stage:
     tmp_path: Path
     halt: Halt = field(default_factory=Halt)
     events: list[Event] = field(default_factory=list)
-    watch: Callable[[Event], None] = id  # nothing
+    watch: Callable[[Event], object] = id  # nothing
 
     def run(self, acts: Mapping[int, Act], *, slots: Slots, stop_at: Mapping[int, int] | None = None) -> ListSource:
         """Run one trial per act to its end."""
@@ -168,7 +169,8 @@ def test_a_dead_driver_is_a_lost_trial_that_leaves_no_group(stage: Stage) -> Non
 
     def watch(event: Event) -> None:
         if event.kind == "reported" and not killed:
-            named = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+            # Ray's dataclass hides its fields from type checkers.
+            named: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
             killed.extend(actor.pid for actor in named if actor.repr_name == run_name(trial))
             os.kill(killed[0], signal.SIGKILL)
 

@@ -91,7 +91,7 @@ def test_ema_equals_the_literal_update(chunk_bytes: int, frozen: int) -> None:
     reads = make_reads(layers=2, entries=16, dim=8, K=3)
     table = torch.randn(30, 8, generator=torch.Generator().manual_seed(9))
     bank = torch.randint(0, 30, (16, 4), generator=torch.Generator().manual_seed(8), dtype=torch.int32)
-    layers = [(read.features_BTD, *read.selection) for read in reads]
+    layers = [(read.features_BTD, read.selection.weight_BTK, read.selection.index_BTK) for read in reads]
     expected = oracle.ema(bank, layers, table, decay=0.6, frozen=frozen)
     before = bank.clone()
     stats = update_bank(bank, reads, table_VD=table, decay=0.6, frozen=frozen, chunk_bytes=chunk_bytes)
