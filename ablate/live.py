@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -95,7 +94,7 @@ class View:
                 row.status,
                 _cell(loss),
                 _cell(value),
-                parameters(row.params),
+                numbers.parameters(row.params),
             )
             table.add_row(*map(Text, cells), style="" if row.status in ("completed", "pruned") else "red")
         for running in self._tally.running.values():
@@ -112,11 +111,6 @@ def outcome(row: TrialRow, *, metric: str) -> str:
     return f"{what}{reached} after {row.tokens_seen:,} tokens, {numbers.duration(row.wall_s)}"
 
 
-def parameters(params: Mapping[str, Any]) -> str:
-    """`ema_decay=0.913 knowledge_length=8`: the last part of every key, numbers to four digits."""
-    return " ".join(f"{key.rsplit('.', 1)[-1]}={_value(value)}" for key, value in params.items())
-
-
 def _running_cells(running: Running) -> tuple[str, ...]:
     trial, progress = running.trial, running.progress
     state = "starting" if progress is None else f"{numbers.share(running.share)} of budget"
@@ -128,14 +122,9 @@ def _running_cells(running: Running) -> tuple[str, ...]:
         state,
         _cell(loss),
         _cell(value),
-        parameters(trial.params),
+        numbers.parameters(trial.params),
     )
 
 
 def _cell(value: float | None) -> str:
     return "" if value is None else numbers.significant(value)
-
-
-def _value(value: object) -> str:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return numbers.significant(float(value)) if isinstance(value, float) and is_number else str(value)

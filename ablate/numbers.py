@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 DASH = "—"
 MINUS = "−"
@@ -81,3 +83,15 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """`1 trial`, `2 trials`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def parameters(params: Mapping[str, Any]) -> str:
+    """`ema_decay=0.913 knowledge_length=8`: the last part of every key; whole numbers whole, others to four digits."""
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={_setting(value)}" for key, value in params.items())
+
+
+def _setting(value: object) -> str:
+    """Parquet keeps every number as a double: 8 comes back as 8.0, and is shown as it was given."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:.0f}" if float(value).is_integer() else significant(value)

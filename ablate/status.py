@@ -95,7 +95,7 @@ def render(status: Status) -> str:
     lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {at_work}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
     if status.best:
-        params = ", ".join(f"{key}={value}" for key, value in status.best.params.items())
+        params = numbers.parameters(status.best.params)
         lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
     if status.left_s is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ablate import cli, numbers, preflight, provenance, spec, studies, tracking
 from ablate.ledger import MEASURED, Ledger, TrialRow
-from ablate.live import View, outcome, parameters
+from ablate.live import View, outcome
 from ablate.plan import SEARCH, ArmQueue, arm_trials
 from ablate.runner import Halt, Runner
 from ablate.spec import StudySpec
@@ -150,9 +150,8 @@ def _lines(
         lines.append("best: none, no trial completed")
     else:
         row, value = best
-        lines.append(
-            f"best: trial {row.trial_id} {metric} {numbers.significant(value, digits=5)} {parameters(row.params)}"
-        )
+        reached = f"{metric} {numbers.significant(value, digits=5)}"
+        lines.append(f"best: trial {row.trial_id} {reached} {numbers.parameters(row.params)}")
     lines.append(f"report: {report / 'report.md'}")
     return lines
 

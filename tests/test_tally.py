@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ablate.ledger import TrialRow
-from ablate.live import View, parameters
+from ablate.live import View
 from ablate.plan import Trial
 from ablate.runner import Event, Progress
 from ablate.spec_models import Objective
@@ -135,6 +135,6 @@ def test_the_live_table_shows_state_best_and_time_left(trials: list[Trial]) -> N
 
 
 def test_parameters_are_short() -> None:
-    assert parameters({"model.ema_decay": 0.912345, "model.memory": "token", "model.knowledge_length": 8}) == (
-        "ema_decay=0.9123 memory=token knowledge_length=8"
-    )
+    assert numbers.parameters(
+        {"model.ema_decay": 0.912345, "model.memory": "token", "model.knowledge_length": 8.0}
+    ) == ("ema_decay=0.9123 memory=token knowledge_length=8")

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.job_config import JobConfig
 
 from ablate.errors import BadInput
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Trials exchange numbers, not tensors; Ray would take a third of the memory."""
+
+_REACH_S = 5.0
+_IS_IT_UP = "is the head node up (`ray status`), and is its token here (`ray get-auth-token` there)?"
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -112,9 +116,22 @@ def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) ->
             ray.shutdown()
 
 
+def _check_reachable(address: str) -> None:
+    """Raise BadInput unless something listens at HOST:PORT: Ray itself would try for minutes, and complain in C++."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadInput("--address", "", address, f"cannot be reached ({error})", _IS_IT_UP) from None
+
+
 @contextmanager
 def _joined(study: str, *, address: str) -> Iterator[Any]:
+    if address != "auto":
+        _check_reachable(address)
     environment = {**_ENVIRONMENT, "RAY_ADDRESS": address}
+    # A head node asks for a token by default, and Ray shows the one that is here only to a head it has found itself.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     with _environment(environment):
         try:
             try:
@@ -126,8 +143,7 @@ def _joined(study: str, *, address: str) -> Iterator[Any]:
                     configure_logging=False,
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
-                cure = "is the head node up (`ray status`), and RAY_AUTH_MODE=token set where it asks for a token?"
-                raise BadInput("--address", "", address, f"cannot be joined ({error})", cure) from None
+                raise BadInput("--address", "", address, f"cannot be joined ({error})", _IS_IT_UP) from None
             yield info
         finally:
             ray.shutdown()
