@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from ablate.errors import BadInput
 
@@ -39,7 +40,7 @@ class Options:
 class _Parser(argparse.ArgumentParser):
     """Complains in one line, like everything else here."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise BadInput("command line", "", "", message, f"see {self.prog} --help")
 
 
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(least: int):
+def _at_least(least: int) -> Callable[[str], int]:
     def whole(text: str) -> int:
         if not text.isdigit() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text}: not a whole number of at least {least}")

@@ -185,6 +185,8 @@ BAD = {
     "a card that is not there": (["small.yaml", "--set", "resources.gpu=0.5", "--gpus", "0"], "resources: gpu"),
     "results in a file": (["small.yaml", "--results", "small.yaml"], "--results"),
     "unknown key": (["small.yaml", "--set", "base.model.ema_deccay=0.9"], "ema_decay"),
+    "nobody at the address": (["small.yaml", "--address", "127.0.0.1:1"], "cannot be reached"),
+    "not an address": (["small.yaml", "--address", "here"], "cannot be reached"),
     "a client's address": (["small.yaml", "--address", "ray://localhost:10001"], "--address"),
 }
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from ablate import numbers
 from ablate.ledger import TrialRow
 from ablate.live import View
 from ablate.plan import Trial

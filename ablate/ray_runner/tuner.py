@@ -91,7 +91,8 @@ def start(
     spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
 ) -> Iterator[RayRunner]:
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
-    storage = desk.ledger.path(".ray")  # of a cluster's nodes all see results/, and perhaps nothing else
+    storage = desk.ledger.path(".ray")  # all nodes of a cluster see results/, and perhaps nothing else
+    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed: Train would go on from its notes
     with connect(spec.study, address=address, gpus=gpus) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
         orders = Orders(
