@@ -20,7 +20,7 @@ from ablate.runner import Event, Halt
 from ablate.trial import Desk
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(600)  # a bound on hangs: eleven worker groups start on whatever cores there are
 
 
 @dataclass
