@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from ablate.spec_models import Resources
 
 @dataclass(frozen=True)
 class Machine:
-    """CPUs and cards to plan with. `card` is the first one's name, None where there is none."""
+    """CPUs and cards to plan with. `card` is the first one's name, None where there is none; `elsewhere`: it is not
+    here, and nothing is known of the CPUs beside it."""
 
     cpus: int
     gpus: int
     card: str | None
+    elsewhere: bool
 
 
 def machine(*, gpus: int | None, card: str | None) -> Machine:
@@ -26,12 +29,13 @@ def machine(*, gpus: int | None, card: str | None) -> Machine:
     visible = _visible_cards()
     name = card or (provenance.device() if visible else None)
     count = gpus if gpus is not None else max(visible, 1 if card else 0)
-    return Machine(cpus=os.cpu_count() or 1, gpus=count, card=name)
+    return Machine(cpus=os.cpu_count() or 1, gpus=count, card=name, elsewhere=card is not None)
 
 
 def slots(resources: Resources, here: Machine) -> Slots:
-    """How trials fit on `here`. Raises BadInput where not one does."""
-    return packing.fit(resources, cpus=here.cpus, gpus=here.gpus, cuda=here.card is not None)
+    """How trials fit on `here`. Raises BadInput where not one does. Of a machine elsewhere the cards alone decide."""
+    cpus = sys.maxsize if here.elsewhere and resources.gpu != 0 else here.cpus
+    return packing.fit(resources, cpus=cpus, gpus=here.gpus, cuda=here.card is not None)
 
 
 def check_results(results: Path) -> None:

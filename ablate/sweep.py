@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ablate import cli, numbers, preflight, provenance, spec, studies, tracking
+from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
 from ablate.plan import SEARCH, ArmQueue, arm_trials
@@ -130,7 +131,11 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     rows = ledger.rows()
     searched = [row for row in rows if row.arm == SEARCH]
     found = best_of(searched or rows, objective=study.objectives[0])
-    folder = report.write(ledger.root)
+    folder = None
+    try:
+        folder = report.write(ledger.root)
+    except BadInput as error:  # trials of two commits, say: the study is done all the same
+        print(f"no report: {error}\npython -m ablate.report {ledger.root} --allow-mixed writes it", file=sys.stderr)
     if options.json:
         print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
     else:
@@ -139,7 +144,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
 
 
 def _lines(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
 ) -> list[str]:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
@@ -152,12 +157,12 @@ def _lines(
         row, value = best
         reached = f"{metric} {numbers.significant(value, digits=5)}"
         lines.append(f"best: trial {row.trial_id} {reached} {numbers.parameters(row.params)}")
-    lines.append(f"report: {report / 'report.md'}")
+    lines.append(f"report: {report / 'report.md' if report else 'none, see above'}")
     return lines
 
 
 def _answer(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
 ) -> dict[str, object]:
     metric = study.objectives[0].metric
     return {
@@ -169,7 +174,7 @@ def _answer(
             if row.status not in MEASURED
         ],
         "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
-        "report": str(report / "report.md"),
+        "report": str(report / "report.md") if report else None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -36,13 +37,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with dotted keys: `model.ema_decay: 0.95`")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
-    parser.add_argument("--out", type=Path, default=Path("results/single"), metavar="DIR", help="checkpoints go here")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="checkpoints; default: results/single/ID, the same again"
+    )
     arguments = parser.parse_args(argv)
+    out = arguments.out
     try:
         config = _read(arguments.config, arguments.set)
+        out = out or Path("results/single") / _id(config)
         for key, path in missing_files(config):
             raise ConfigError(key, path, "no such file", "give a path that exists")
-        result = _train(config, arguments.out)
+        result = _train(config, out)
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -50,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from {arguments.out}", file=sys.stderr)
+        print(f"interrupted; the same command goes on from {out}", file=sys.stderr)
         return 130
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps({"tokens_seen": result.tokens_seen, **result.metrics}, indent=2))
@@ -76,6 +81,11 @@ def _train(config: Config, out: Path) -> Result:
     if int(os.environ.get("RANK", "0")) == 0:
         (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
     return result
+
+
+def _id(config: Config) -> str:
+    """A folder's name: every configuration its own, so that one run never replaces another's checkpoints."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
 
 
 def _read(path: Path | None, sets: list[str]) -> Config:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -91,7 +91,11 @@ class Trainer:
 
     def _total_steps(self) -> int:
         train = self.config.train
-        steps = -(-train.tokens // self._step_tokens) if train.tokens else self.batches.steps_for(train.epochs or 1)
+        if train.tokens is not None:
+            steps = -(-train.tokens // self._step_tokens)
+        else:
+            assert train.epochs is not None, "a configuration has exactly one budget"
+            steps = self.batches.steps_for(train.epochs)
         return -(-steps // train.accumulation_steps) * train.accumulation_steps  # whole updates
 
     def run(self, report: Listener) -> Result:
@@ -157,18 +161,20 @@ class Trainer:
         """One micro-batch: forward, backward, the optimiser where an update is due, the bank's EMA where one is due."""
         train, model = self.config.train, self.config.model
         updates = (step + 1) % train.accumulation_steps == 0
-        self.accelerator.gradient_state._set_sync_gradients(updates)  # pyright: ignore[reportPrivateUsage]
         x, y = self.batches.rank_batch(step, rank=self.accelerator.process_index, world=self.accelerator.num_processes)
         x_BT, y_BT = _to_device(x, self.device), _to_device(y, self.device)
+        # Between updates each rank adds up gradients of its own; they are summed over ranks once, where one is due.
+        apart = nullcontext() if updates else self.accelerator.no_sync(self.wrapped)
         with window.steps.running():
-            with self.accelerator.autocast():
-                output = self.wrapped(x_BT)
-            # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which DDP
-            # forms of the gradients, is the joined batch's mean.
-            targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
-            ce = token_loss(output.logits_BTV, y_BT, reduction="sum") / targets
-            total = ce + train.balance_loss_coef * output.balance
-            self.accelerator.backward(total / train.accumulation_steps)
+            with apart:
+                with self.accelerator.autocast():
+                    output = self.wrapped(x_BT)
+                # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which
+                # DDP forms of the gradients, is the joined batch's mean.
+                targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
+                ce = token_loss(output.logits_BTV, y_BT, reduction="sum") / targets
+                total = ce + train.balance_loss_coef * output.balance
+                self.accelerator.backward(total / train.accumulation_steps)
             if updates:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip)
                 for group in self.optimizer.param_groups:
@@ -278,7 +284,6 @@ def _accelerator(config: Config) -> Accelerator:
     torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(True)
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
-    GradientState._reset_state()  # pyright: ignore[reportPrivateUsage]
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()

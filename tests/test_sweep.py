@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ablate import cli, inline_runner, sweep
+from ablate import cli, inline_runner, provenance, report, sweep
 from ablate.ledger import Ledger
 from ablate.runner import Halt, Listener
 from ablate.trial import Desk
@@ -121,6 +121,26 @@ def test_a_finished_study_writes_its_report_again(
     assert len(train.configs) == trained
 
 
+def test_a_study_over_two_commits_is_done_though_its_report_is_refused(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of training must not end in exit 2 because the code moved on between an interruption and --resume."""
+    play("complete", "until_told")
+    monkeypatch.setattr(provenance, "git", lambda *_: "a" * 40)
+    assert run(space) == cli.INTERRUPTED
+    monkeypatch.setattr(provenance, "git", lambda *_: "b" * 40)
+    play()
+    capsys.readouterr()
+    assert run(space, "--resume") == cli.DONE
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-2].startswith("best: trial ")
+    assert said.out.splitlines()[-1] == "report: none, see above"
+    assert "--allow-mixed" in said.err
+    study = space.parent / "results" / "small"
+    assert cli.guarded(lambda: report.main([str(study)])) == cli.BAD_INPUT
+    assert cli.guarded(lambda: report.main([str(study), "--allow-mixed"])) == cli.DONE
+
+
 def test_no_trial_succeeded(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
     play("nan", "oom", "error")
     assert run(space) == cli.NO_SUCCESS
@@ -171,6 +191,15 @@ def test_a_dry_run_writes_nothing(space: Path, capsys: pytest.CaptureFixture[str
     assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
     assert json.loads(capsys.readouterr().out)["total"] == 3
     assert not (space.parent / "results").exists()
+
+
+def test_a_dry_run_for_a_card_elsewhere_asks_nothing_of_this_machine(
+    space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = ["--set", "resources.cpu=4096", "--set", "resources.gpu=0.5"]
+    argv = [str(space), "--dry-run", "--json", "--trials", "20", "--gpu", "RTX 4090", "--gpus", "8", *wide]
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["concurrent"] == 16
 
 
 BAD = {

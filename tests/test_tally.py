@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
 from ablate import numbers
-from ablate.ledger import TrialRow
+from ablate.ledger import MEASURED, Status, TrialRow
 from ablate.live import View
 from ablate.plan import Trial
 from ablate.runner import Event, Progress
 from ablate.spec_models import Objective
 from ablate.tally import Tally, best_of
+from tests import study_files
 from tests.fakes import fake_trial
 
 LOSS = Objective(metric="val_loss", mode="min")
@@ -25,31 +25,9 @@ def progress(tokens: int, *, wall_s: float, warning: str = "") -> Progress:
     return Progress(tokens_seen=tokens, budget_tokens=1000, wall_s=wall_s, loss=3.25, value=None, warning=warning)
 
 
-def row(trial: Trial, *, status: str = "completed", val_loss: float = 2.5) -> TrialRow:
-    now = datetime.now(UTC)
-    failed = status not in ("completed", "pruned")
-    return TrialRow(
-        study=trial.study,
-        trial_id=trial.trial_id,
-        arm=trial.arm,
-        seed=trial.seed,
-        status=status,  # type: ignore[arg-type]
-        error_kind="ValueError" if failed else None,
-        error="a toy error" if failed else None,
-        config_json="{}",
-        params=trial.params,
-        metrics={} if failed else {"val_loss": val_loss},
-        tokens_seen=1000,
-        budget_tokens=1000,
-        wall_s=12.0,
-        attempt=1,
-        started_at=now,
-        finished_at=now,
-        git_commit=None,
-        data_hash=None,
-        host="example",
-        device="cpu",
-    )
+def row(trial: Trial, *, status: Status = "completed", val_loss: float = 2.5) -> TrialRow:
+    failed = status not in MEASURED
+    return study_files.row(trial, status=status, metrics={} if failed else {"val_loss": val_loss})
 
 
 @pytest.fixture
@@ -116,8 +94,8 @@ def test_a_log_gets_a_line_a_trial(trials: list[Trial]) -> None:
         view.on_event(Event(trials[1], "ended", row=row(trials[1], status="error")))
     assert out.getvalue().splitlines() == [
         "tracking: swanlab is full",
-        f"[1/2] {trials[0].trial_id} search seed 0 completed val_loss 2.500 after 1,000 tokens, 12 s",
-        f"[2/2] {trials[1].trial_id} search seed 1 error: ValueError: a toy error",
+        f"[1/2] {trials[0].trial_id} search seed 0 completed val_loss 2.500 after 4,096 tokens, 2.5 s",
+        f"[2/2] {trials[1].trial_id} search seed 1 error: ValueError: it broke",
     ]
 
 

@@ -83,6 +83,19 @@ def test_two_runs_are_equal_bit_for_bit(memory: str, tmp_path: Path) -> None:
     assert results[0].samples == results[1].samples
 
 
+@pytest.mark.parametrize("memory", ["token", "none", "blind"])
+def test_bf16_autocast_trains_as_fp32_does_but_for_its_rounding(memory: str, tmp_path: Path) -> None:
+    """What a card does by default, on the CPU: the dtypes of every path meet."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        listener = Listener()
+        config = small(model__memory=memory, train__precision=precision)
+        train(config, listener, checkpoint_dir=tmp_path / precision)
+        losses[precision] = listener.losses
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_an_interrupted_run_goes_on_bit_for_bit(accumulation: int, tmp_path: Path) -> None:
     config = small(train__accumulation_steps=accumulation)
