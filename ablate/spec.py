@@ -9,11 +9,11 @@ from ablate import settings, yaml_marks
 from ablate.errors import BadInput
 from ablate.spec_models import Ablation, Asha, Objective, Optimizer, Resources, StudySpec, Tracking
 from ablate.spec_reader import Reader
-from model.api import PATH_KEYS, Config, ConfigError, check_data, missing_files, override
+from model.api import PATH_KEYS, Config, ConfigError, check_data, check_packages, missing_files, override
 
 __all__ = [
-    "Ablation", "Asha", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking", "check_files", "load",
-    "missing_data",
+    "Ablation", "Asha", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking", "check_files",
+    "check_installed", "load", "missing_data",
 ]  # fmt: skip
 
 
@@ -44,6 +44,16 @@ def check_files(spec: StudySpec) -> str:
     return hashes[spec.base.data.model_dump_json()]
 
 
+def check_installed(spec: StudySpec) -> None:
+    """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed."""
+    for prefix, config in _configs(spec):
+        try:
+            check_packages(config)
+        except ConfigError as error:
+            place = spec.document.place(f"{prefix}{error.key}")
+            raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+
+
 def missing_data(spec: StudySpec) -> list[BadInput]:
     """A complaint for every data file that the study names and that is not there."""
     found: dict[tuple[str, str], BadInput] = {}
@@ -56,9 +66,9 @@ def missing_data(spec: StudySpec) -> list[BadInput]:
 
 
 def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:
-    """The configurations whose data may differ, each with the prefix of its keys in the file."""
+    """The configurations whose data or engine may differ, each with the prefix of its keys in the file."""
     yield "base.", spec.base
-    for key in spec.search.keys() & PATH_KEYS:
+    for key in spec.search.keys() & {*PATH_KEYS, "train.engine"}:
         for value in spec.search[key].ends:
             yield "search.", override(spec.base, {key: value})
     arms = spec.ablation.arms if spec.ablation else {}

@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = spec.load(options.space, options.sets)
     if options.dry_run:
         return _dry_run(study, options)
+    spec.check_installed(study)
     if options.address is None and not options.inline:
         # Fail before anything is written, not when Ray is up.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))

@@ -34,14 +34,18 @@ class Progress:
 
 
 def save(
-    directory: Path, *, config: Config, model: Transformer, optimizer: torch.optim.AdamW, progress: Progress
+    directory: Path, *, config: Config, model: Transformer, optimizer: torch.optim.AdamW | None, progress: Progress
 ) -> Path:
-    """Write `directory/step-N`, then remove older ones: a reader always finds a whole one."""
+    """Write `directory/step-N`, then remove older ones: a reader always finds a whole one.
+
+    Without an optimiser it holds weights and bank only, and no run goes on from it.
+    """
     target, draft = directory / f"step-{progress.step}", directory / f"step-{progress.step}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / MODEL)
-    save_file(_moments(model, optimizer), draft / OPTIMIZER)
+    if optimizer is not None:
+        save_file(_moments(model, optimizer), draft / OPTIMIZER)
     state = {"config": config.model_dump(), "progress": asdict(progress), "torch": torch.__version__}
     (draft / STATE).write_text(json.dumps(state, indent=2))
     for part in draft.iterdir():

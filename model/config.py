@@ -86,8 +86,10 @@ class TrainConfig(_Section):
     tokens: int | None = Field(default=None, gt=0)
     """Budget in tokens (positions trained on). Exactly one of `tokens` and `epochs` is given."""
     epochs: float | None = Field(default=None, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 autocast on CUDA, fp32 on CPU."""
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """What runs the ranks of a trial: `deepspeed` is ZeRO stage 2."""
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """`auto`: bf16 autocast on CUDA, fp32 on CPU. `fp64` is for comparing runs that sum in different orders."""
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, gt=0)
     """CPU threads of a trial: part of the configuration, since sums may depend on it."""
@@ -286,6 +288,8 @@ def _check_rules(config: Config) -> None:
         _fail("model.dim", model.dim, rule, cure)
     if (train.tokens is None) == (train.epochs is None):
         _fail("train.tokens", train.tokens, "exactly one of train.tokens and train.epochs is needed", "remove one")
+    if train.engine == "deepspeed" and train.precision == "fp64":
+        _fail("train.precision", "fp64", "not with train.engine deepspeed", "use fp32, or train.engine ddp")
     if data.corpus == "jsonl" and data.train is None:
         _fail("data.train", "missing", "corpus jsonl needs a file", "give data.train: PATH.jsonl (or .jsonl.gz)")
     if data.corpus != "jsonl" and (data.train or data.val):

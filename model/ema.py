@@ -80,9 +80,10 @@ def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -
     entry_S = _union_over_ranks(index_M.unique())
     entry_S = entry_S[entry_S >= frozen]
     D, device = reads[0].features_BTD.shape[-1], index_M.device
+    dtype = torch.promote_types(reads[0].features_BTD.dtype, torch.float32)
     # One row more than there are entries: the selections of frozen entries fall into it and are dropped.
-    sum_SD = torch.zeros(len(entry_S) + 1, D, device=device)
-    weight_S = torch.zeros(len(entry_S) + 1, device=device)
+    sum_SD = torch.zeros(len(entry_S) + 1, D, device=device, dtype=dtype)
+    weight_S = torch.zeros(len(entry_S) + 1, device=device, dtype=dtype)
     for read in reads:
         K = read.selection.index_BTK.shape[-1]
         positions = max(1, chunk_bytes // (4 * D * K))
@@ -94,8 +95,8 @@ def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -
         )
         for u_PD, w_PK, index_PK in chunks:
             row_P = torch.where(index_PK >= frozen, torch.searchsorted(entry_S, index_PK), len(entry_S)).flatten()
-            sum_SD.index_add_(0, row_P, (w_PK.float()[..., None] * u_PD.float()[:, None, :]).flatten(0, 1))
-            weight_S.index_add_(0, row_P, w_PK.float().flatten())
+            sum_SD.index_add_(0, row_P, (w_PK.to(dtype)[..., None] * u_PD.to(dtype)[:, None, :]).flatten(0, 1))
+            weight_S.index_add_(0, row_P, w_PK.to(dtype).flatten())
     return EntrySums(entry_S, sum_over_ranks(sum_SD)[:-1], sum_over_ranks(weight_S)[:-1])
 
 
@@ -114,7 +115,7 @@ def encode(
     entry_R = pair_R // V
     token_U, old_R = (pair_R % V).unique(return_inverse=True)
     kept_UD, fed_SD = decay * table_VD[token_U], (1 - decay) * mean_SD
-    best_R = torch.full((len(pair_R),), -torch.inf, device=old_SL.device)
+    best_R = torch.full((len(pair_R),), -torch.inf, device=old_SL.device, dtype=table_VD.dtype)
     choice_R = pair_R % V
     block = max(1, chunk_bytes // (4 * max(1, len(token_U))))
     for first in range(0, V, block):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.batches import IGNORED, FixedRows
+from model.layers import at_least_fp32
 from model.streams import stream_seed
 from model.transformer import Output, Transformer
 
@@ -107,8 +108,9 @@ def text_loss(
 
 
 def token_loss(logits_BTV: Tensor, y_BT: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in fp32, padding left out; nats."""
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), ignore_index=IGNORED, reduction=reduction)
+    """Cross-entropy in fp32 at least, padding left out; nats."""
+    logits_MV = at_least_fp32(logits_BTV.flatten(0, 1))
+    return F.cross_entropy(logits_MV, y_BT.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss, usage: Usage) -> dict[str, float]:

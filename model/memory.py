@@ -15,7 +15,7 @@ from torch import distributed as dist
 from model.config import Memory, ModelConfig
 from model.decode import decode
 from model.estimate import swiglu_hidden
-from model.layers import SwiGLU
+from model.layers import SwiGLU, at_least_fp32
 from model.product_key import HalfScores, Selection, balance_loss, half_scores, select, selection_shares
 
 NORM_EPS = 1e-6
@@ -70,7 +70,7 @@ class TokenMemory(nn.Module):
     def scores(self, u_BTD: Tensor) -> HalfScores:
         """Scores in fp32 whatever the autocast: bf16 has 8 bits, and ties among a thousand keys would be common."""
         with torch.autocast(u_BTD.device.type, enabled=False):
-            query_BTQ = self.query_norm(torch.nn.functional.linear(u_BTD.float(), self.query.weight))
+            query_BTQ = self.query_norm(torch.nn.functional.linear(at_least_fp32(u_BTD), self.query.weight))
             return half_scores(query_BTQ, self.keys_2nh)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.config import PATH_KEYS, Config, ConfigError, missing_files, resolve
+from model.launch import check_packages, check_processes
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 # Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     out = arguments.out
     try:
+        check_processes(os.environ)
         config = _read(arguments.config, arguments.set)
+        check_packages(config)
         out = out or Path("results/single") / _id(config)
         for key, path in missing_files(config):
             raise ConfigError(key, path, "no such file", "give a path that exists")

@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from model import checkpoint, corpus, ema, knowledge
+from model import checkpoint, corpus, ema, engine, knowledge
 from model.batches import IGNORED, Batches
 from model.config import Config
 from model.evaluate import token_loss
 from model.examiner import Examiner
+from model.feed import Feed, ahead_on, on_host
 from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
@@ -38,7 +37,7 @@ class Trainer:
 
     def __init__(self, config: Config, *, checkpoint_dir: Path) -> None:
         self.config, self.checkpoint_dir = config, checkpoint_dir
-        self.accelerator = _accelerator(config)
+        self.accelerator = engine.start(config)
         self.device = self.accelerator.device
         documents = corpus.load(config)
         tokenizer = load_or_train(config, documents)
@@ -55,7 +54,7 @@ class Trainer:
         self.model = Transformer(model_config)
         initialise(self.model, seed=train.seed)
         bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
-        self.model.to(self.device)
+        self.model.to(self.device, engine.weights_dtype(config))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=train.lr,
@@ -78,7 +77,8 @@ class Trainer:
         found = checkpoint.latest(checkpoint_dir, config=config)
         if found is not None:
             self.progress = checkpoint.load(found, model=self.model, optimizer=self.optimizer)
-        self.wrapped, self.wrapped_optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
+        self.feed = Feed(self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device))
 
     @property
     def budget_tokens(self) -> int:
@@ -100,6 +100,10 @@ class Trainer:
 
     def run(self, report: Listener) -> Result:
         """Train to the budget, or until the listener stops it."""
+        with self.feed:
+            return self._run(report)
+
+    def _run(self, report: Listener) -> Result:
         train, started_s = self.config.train, time.perf_counter() - self.progress.wall_s
         window = _Window(self.device)
         reports, metrics, verdict = 0, dict(self.progress.metrics), Verdict.CONTINUE
@@ -150,7 +154,7 @@ class Trainer:
         )
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return self.accelerator.autocast()
+        return engine.autocast(self.config, self.device)
 
     def _rate(self, step: int) -> float:
         train = self.config.train
@@ -161,8 +165,11 @@ class Trainer:
         """One micro-batch: forward, backward, the optimiser where an update is due, the bank's EMA where one is due."""
         train, model = self.config.train, self.config.model
         updates = (step + 1) % train.accumulation_steps == 0
-        x, y = self.batches.rank_batch(step, rank=self.accelerator.process_index, world=self.accelerator.num_processes)
-        x_BT, y_BT = _to_device(x, self.device), _to_device(y, self.device)
+        self.accelerator.sync_gradients = updates  # DeepSpeed's backward is its optimiser's step as well
+        if updates:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate(step)
+        x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.feed.take(step))
         # Between updates each rank adds up gradients of its own; they are summed over ranks once, where one is due.
         apart = nullcontext() if updates else self.accelerator.no_sync(self.wrapped)
         with window.steps.running():
@@ -174,11 +181,9 @@ class Trainer:
                 targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
                 ce = token_loss(output.logits_BTV, y_BT, reduction="sum") / targets
                 total = ce + train.balance_loss_coef * output.balance
-                self.accelerator.backward(total / train.accumulation_steps)
+                self.accelerator.backward(total)  # divides by the steps of an update
             if updates:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self._rate(step)
                 self.wrapped_optimizer.step()
                 self.wrapped_optimizer.zero_grad()
             window.losses.append(ce.detach())
@@ -193,6 +198,12 @@ class Trainer:
                     frozen=self.frozen,
                 )
             window.updates.append(stats)
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor]:
+        """This rank's rows of a step; called in the feed's thread."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        x, y = self.batches.rank_batch(step, rank=rank, world=world)
+        return on_host(x, self.device), on_host(y, self.device)
 
     def _losses(self, window: _Window, *, last_step: int) -> list[float]:
         """The losses of the window, mean over ranks; one transfer. Raises NonFiniteLoss at the first that is none."""
@@ -217,7 +228,8 @@ class Trainer:
                 self.checkpoint_dir,
                 config=self.config,
                 model=self.model,
-                optimizer=self.optimizer,
+                # ZeRO-2 keeps a share of the moments on every rank, and under names of its own.
+                optimizer=self.optimizer if self.config.train.engine == "ddp" else None,
                 progress=self.progress,
             )
         self.accelerator.wait_for_everyone()
@@ -277,23 +289,3 @@ def fill_bank(
     )
     model.bank_NL.copy_(torch.from_numpy(filled.rows))
     return filled
-
-
-def _accelerator(config: Config) -> Accelerator:
-    """A fresh one: Accelerate keeps its state in the process, and a process may train one trial after another."""
-    torch.set_num_threads(config.train.threads)
-    torch.use_deterministic_algorithms(True)
-    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and cuda)
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if bf16 else "no")
-    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    assert accelerator.num_processes == ranks, "RANK, LOCAL_RANK and WORLD_SIZE are set by whoever starts the ranks"
-    return accelerator
-
-
-def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
