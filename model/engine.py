@@ -17,6 +17,14 @@ from model.config import Config, ConfigError
 from model.launch import check_packages, deepspeed_config
 
 
+class Zero2(DeepSpeedPlugin):
+    """Accelerate's plugin, which hands its configuration to transformers as well, installed or not. What transformers
+    does with it, loading models under ZeRO-3, nobody does here."""
+
+    def set_deepspeed_weakref(self) -> None:
+        """Tell nobody."""
+
+
 def start(config: Config) -> Accelerator:
     """A fresh one: Accelerate keeps its state in the process, and a process may train one trial after another.
 
@@ -65,17 +73,21 @@ def _ddp(config: Config) -> Accelerator:
 
 def _deepspeed(config: Config) -> Accelerator:
     check_packages(config)
+    _check_deepspeed_can_start()
+    settings = deepspeed_config(config, ranks=int(os.environ["WORLD_SIZE"]), bf16=_bf16(config))
+    return Accelerator(
+        mixed_precision="no",  # `settings` has it
+        gradient_accumulation_plugin=_accumulation(config),
+        deepspeed_plugin=Zero2(hf_ds_config=settings),
+    )
+
+
+def _check_deepspeed_can_start() -> None:
     if not torch.cuda.is_available():
         raise ConfigError("train.engine", "deepspeed", "CUDA sees no card", "use ddp")
     if "LOCAL_RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         cure = "start it with torchrun --nproc-per-node CARDS -m model.train, or use ddp"
         raise ConfigError("train.engine", "deepspeed", "no launcher started this process", cure)
-    settings = deepspeed_config(config, ranks=int(os.environ["WORLD_SIZE"]), bf16=_bf16(config))
-    return Accelerator(
-        mixed_precision="no",  # `settings` has it
-        gradient_accumulation_plugin=_accumulation(config),
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings),
-    )
 
 
 def _accumulation(config: Config) -> GradientAccumulationPlugin:

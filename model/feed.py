@@ -56,7 +56,7 @@ class Feed(Generic[T]):
 
 def ahead_on(device: torch.device) -> int:
     """How far to look ahead: on CUDA the host is free while the card works; a CPU has no idle core to prepare with, and
-    its batches are made in less than a thousandth of a step (docs/log.md)."""
+    its batches are made in a thousandth of a step (docs/log.md)."""
     return 2 if device.type == "cuda" else 0
 
 

@@ -26,7 +26,7 @@ OVERRIDES = {
 }
 
 
-def run(folder: Path, precision: str) -> None:
+def run(folder: Path, precision: str, *, engine: str = "ddp") -> None:
     """Train, and write `PRECISION-rank-R.safetensors`: the weights, `bank_NL`, and `losses` of every step.
 
     The run is stopped at its last report: there is nothing to measure.
@@ -37,9 +37,10 @@ def run(folder: Path, precision: str) -> None:
         losses.extend(now.losses)
         return Verdict.STOP if now.step == STEPS else Verdict.CONTINUE
 
-    config = resolve("tiny", {**OVERRIDES, "train.precision": precision})
+    config = resolve("tiny", {**OVERRIDES, "train.precision": precision, "train.engine": engine})
     trainer = Trainer(config, checkpoint_dir=folder / precision)
     trainer.run(report)
+    folder.mkdir(parents=True, exist_ok=True)
     held = {name: tensor.contiguous() for name, tensor in trainer.model.state_dict().items()}
     rank = os.environ.get("RANK", "0")
     save_file(

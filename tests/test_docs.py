@@ -155,5 +155,12 @@ def test_constraints_pin_every_dependency():
     assert {_normal(name) for name in asked} <= {_normal(line.split("==")[0]) for line in lines}
 
 
+def test_an_extra_that_no_constraint_pins_is_pinned_itself():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: asked for name, asked in project["optional-dependencies"].items() if name != "dev"}
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", one) for asked in extras.values() for one in asked)
+    assert "[dev]'" in (ROOT / "Makefile").read_text(), "`make install` installs no extra but the developer's"
+
+
 def _normal(name: str) -> str:
     return name.lower().replace("_", "-")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from accelerate.utils import DeepSpeedPlugin
 from safetensors.torch import load_file
 
 from ablate import spec
@@ -21,7 +22,7 @@ from model import train as command
 from model.api import ConfigError, check_packages, resolve
 from model.launch import deepspeed_config
 from model.trainer import Trainer
-from tests import study_files
+from tests import rank_program, study_files
 from tests.study_files import GOOD
 
 DEEPSPEED = {"train.engine": "deepspeed"}
@@ -48,7 +49,7 @@ def test_the_configuration_is_the_sources_and_leaves_nothing_to_a_launcher(monke
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
     monkeypatch.setenv("ACCELERATE_GRADIENT_CLIPPING", "9.0")
     config = resolve("seed-1.4.6", {"data.train": "x.jsonl", **DEEPSPEED})
-    plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(config, ranks=2, bf16=True))
+    plugin = engine.Zero2(hf_ds_config=deepspeed_config(config, ranks=2, bf16=True))
     plugin.set_mixed_precision("no")
     assert plugin.zero_stage == 2
     assert plugin.gradient_accumulation_steps == 12
@@ -128,3 +129,33 @@ def test_a_checkpoint_without_moments_is_read_and_not_gone_on_from(tmp_path: Pat
     assert torch.equal(load_file(path / checkpoint.MODEL)["bank_NL"], trainer.model.bank_NL)
     assert not (path / checkpoint.OPTIMIZER).exists()
     assert checkpoint.latest(tmp_path, config=config) is None
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from model import engine
+from tests import rank_program
+engine._check_deepspeed_can_start = lambda: None  # there is no card
+rank_program.run(Path(sys.argv[1]), "fp32", engine="deepspeed")
+assert "deepspeed" in sys.modules
+"""
+
+
+def test_the_step_gives_deepspeed_what_it_gives_ddp(tmp_path: Path) -> None:
+    """Through Accelerate's own DeepSpeed path, with an engine that does what the real one is documented to do: nothing
+    is divided twice, rates are set before the backward that steps, and the moments are not looked for."""
+    tests = Path(__file__).parent
+    metadata = tmp_path / "site" / "deepspeed-0.19.8.dist-info" / "METADATA"  # what Accelerate takes for installed
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.19.8\n")
+    path = os.pathsep.join(map(str, (tests.parent, tests / "fake_deepspeed", tmp_path / "site")))
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    environment = {**os.environ, **ranks, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    deepspeed = load_file(tmp_path / "fp32-rank-0.safetensors")
+    rank_program.run(tmp_path / "ddp", "fp32")
+    ddp = load_file(tmp_path / "ddp" / "fp32-rank-0.safetensors")
+    assert [name for name in ddp if not torch.equal(ddp[name], deepspeed[name])] == []
