@@ -69,7 +69,8 @@ def _train(config: Config, out: Path) -> Result:
     """With a progress bar on stderr, and samples beside the checkpoints."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+    first = os.environ.get("RANK", "0") == "0"
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not first) as bar:
         task = bar.add_task("starting", total=1.0)
 
         def show(report: Report) -> Verdict:
@@ -81,7 +82,7 @@ def _train(config: Config, out: Path) -> Result:
             return Verdict.CONTINUE
 
         result = run(config, show, checkpoint_dir=out)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if first:
         (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
     return result
 

@@ -95,6 +95,7 @@ def test_accelerate_launch_starts_two_that_equal_torchruns(two: Path, tmp_path: 
     ]
     done = start(*ACCELERATE, "-m", "model.train", "--out", str(tmp_path), *sets, *small)
     assert json.loads(done.stdout)["tokens_seen"] == rank_program.OVERRIDES["train.tokens"], "rank 0 alone prints"
+    assert done.stderr.count("100%") == 1, "and it alone shows its progress"
     weights = load_file(tmp_path / f"step-{rank_program.STEPS}" / "model.safetensors")
     torchruns = load_file(two / "fp32-rank-0.safetensors")
     assert [name for name in weights if not torch.equal(weights[name], torchruns[name])] == []
