@@ -1,6 +1,6 @@
 """Read stored tokens: m = sum_k w_k * mean_l E[bank[I_k, l]], pooled before anything of size [.., K, L, D] exists.
 
-Letters: P positions (B*T), K entries selected, L tokens an entry, D dim, V vocabulary, N entries.
+Letters: P positions (B*T), K entries selected, L tokens an entry, D dim, V vocabulary, N entries, F width of a row.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ def decode(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_byt
         for index_cK, weight_cK in zip(index_PK.split(positions), weight_PK.split(positions), strict=True)
     ]
     return (reads[0] if len(reads) == 1 else torch.cat(reads)).reshape(*batch, D)
+
+
+def pool(selection: Selection, rows_NF: Tensor) -> Tensor:
+    """sum_k w_k * rows[I_k], [.., F], of stored rows that have no gradient: one weighted `embedding_bag` of K rows."""
+    *batch, K = selection.index_BTK.shape
+    weight_PK = selection.weight_BTK.reshape(-1, K).to(rows_NF.dtype)
+    pooled_PF = F.embedding_bag(selection.index_BTK.reshape(-1, K), rows_NF, per_sample_weights=weight_PK, mode="sum")
+    return pooled_PF.reshape(*batch, rows_NF.shape[1])
 
 
 def _pooled(index_PK: Tensor, weight_PK: Tensor, bank_NL: Tensor, table_VD: Tensor) -> Tensor:

@@ -1,86 +1,86 @@
 """The bank's update: an exponential moving average in feature space, encoded back into tokens by the output head.
 
-    a_s      = sum(w u) / sum(w)                          over the selections of entry s, all layers, all ranks
-    F'_l     = ema_decay * E[bank[s, l]] + (1 - ema_decay) * a_s
-    bank[s,l]= argmax_v F'_l . W[v]                       W = E
+    a_s       = sum(w f) / sum(w)                         over the selections of entry s, all layers, all ranks
+    F'_l      = ema_decay * F_l + (1 - ema_decay) * a_s   F_l = E[bank[s, l]], or the cached feature
+    bank[s,l] = argmax_v F'_l . W[v]                      W = E; see model/encode.py
 
-Letters: S updated entries, L tokens an entry, D dim, V vocabulary, M selections, K selected a position, U distinct
-tokens among the updated entries, R distinct pairs (entry, token).
+f is u; of a bank of vectors it is the query, F' is the new entry, and nothing is encoded. With `ema_rescale:
+match_norm`, a_s is multiplied by |mean_l F_l| / |a_s| first (0 stays 0): the update has the norm of what the entry
+decodes to before it, of a vector the norm of the vector. A hybrid entry then learns what its new tokens leave out:
+
+    residual_s = ema_decay * residual_s + (1 - ema_decay) * S (a_s - mean_l E[new tokens of s])
+
+Letters: S updated entries, L tokens an entry, D dim (Q for vectors), R residual width, V vocabulary, M selections, K
+selected a position. Lower case: a part of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn import functional as F
 
+from model import feature_cache
+from model.config import ModelConfig
+from model.encode import encode, nearest_tokens, output_head
+from model.estimate import CHUNK_BYTES
 from model.memory import Read, sum_over_ranks
-
-CHUNK_BYTES = 2**28
-"""Bound on each temporary of an update; the sums themselves ([S, D] fp32) come on top."""
+from model.memory_bank import MemoryBank
 
 
 @dataclass(frozen=True)
-class EntrySums:
-    """`entry_S` (int64, ascending, unique), `sum_SD` = sum(w u), `weight_S` = sum(w)."""
+class EntryMeans:
+    """`entry_S` (int64, ascending, unique), `mean_SD` = a_s, `weight_S` = sum(w)."""
 
     entry_S: Tensor
-    sum_SD: Tensor
+    mean_SD: Tensor
     weight_S: Tensor
-
-    @property
-    def mean_SD(self) -> Tensor:
-        """a_s. A weight can underflow to 0; such an entry keeps a mean of 0 and not NaN."""
-        return self.sum_SD / self.weight_S.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
 
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What an update did, still on the device: nothing is waited for until the next report."""
+    """What an update did, still on the device: nothing is waited for until the next report.
+
+    `scale_ratio`: |(1-decay) a| / |decay F|, summed over the `slots` (of a vector the entry is the one slot).
+    `flipped`: slots whose token changed; None where there are no tokens.
+    """
 
     entries: int
     slots: int
-    flipped: Tensor  # slots whose token changed
-    scale_ratio: Tensor  # |(1-decay) a| / |decay F|, summed over slots
+    scale_ratio: Tensor
+    flipped: Tensor | None
 
 
 def update_bank(
-    bank_NL: Tensor,
+    bank: MemoryBank,
     reads: list[Read],
     *,
     table_VD: Tensor,
-    decay: float,
-    frozen: int,
+    config: ModelConfig,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> UpdateStats:
-    """Update every entry at or after row `frozen` that the reads selected; `bank_NL` is changed in place.
+    """Update every unfrozen entry that the reads selected; the bank is changed in place.
 
     Every rank must call it: the sums are reduced over ranks, and every rank ends with the same bank, bit for bit.
+    Waits for the device twice to know which entries (once more a rank), then a bounded number of times for each part of
+    the entries, whose number depends on `chunk_bytes` alone.
     """
-    sums = collect(reads, frozen=frozen, chunk_bytes=chunk_bytes)
-    old_SL = bank_NL[sums.entry_S].long()
-    mean_SD = sums.mean_SD
-    new_SL = encode(old_SL, mean_SD, table_VD=table_VD, decay=decay, chunk_bytes=chunk_bytes)
-    bank_NL[sums.entry_S] = new_SL.to(bank_NL.dtype)
-    fed_S = (1 - decay) * mean_SD.norm(dim=-1)
-    kept_SL = decay * table_VD.norm(dim=-1)[old_SL]
-    return UpdateStats(
-        entries=old_SL.shape[0],
-        slots=old_SL.numel(),
-        flipped=(new_SL != old_SL).sum(),
-        scale_ratio=(fed_S[:, None] / kept_SL.clamp_min(1e-12)).sum(),
-    )
+    means = collect(reads, frozen=config.frozen_entries, chunk_bytes=chunk_bytes)
+    return _UPDATES[config.memory](bank, means, table_VD, config, chunk_bytes)
 
 
-def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -> EntrySums:
-    """Sums over the selections of each entry, all layers and ranks; duplicates by `index_add_`."""
-    index_M = torch.cat([read.selection.index_BTK.flatten() for read in reads])
-    entry_S = _union_over_ranks(index_M.unique())
+def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -> EntryMeans:
+    """Means over the selections of each entry, all layers and ranks; duplicates by `index_add_`.
+
+    A weight can underflow to 0; such an entry has a mean of 0 and not NaN.
+    """
+    entry_S = _union_over_ranks(torch.cat([read.selection.index_BTK.flatten() for read in reads]).unique())
     entry_S = entry_S[entry_S >= frozen]
-    D, device = reads[0].features_BTD.shape[-1], index_M.device
-    dtype = torch.promote_types(reads[0].features_BTD.dtype, torch.float32)
+    D, device, dtype = reads[0].features_BTD.shape[-1], entry_S.device, reads[0].selection.weight_BTK.dtype
     # One row more than there are entries: the selections of frozen entries fall into it and are dropped.
     sum_SD = torch.zeros(len(entry_S) + 1, D, device=device, dtype=dtype)
     weight_S = torch.zeros(len(entry_S) + 1, device=device, dtype=dtype)
@@ -95,51 +95,101 @@ def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -
         )
         for u_PD, w_PK, index_PK in chunks:
             row_P = torch.where(index_PK >= frozen, torch.searchsorted(entry_S, index_PK), len(entry_S)).flatten()
-            sum_SD.index_add_(0, row_P, (w_PK.to(dtype)[..., None] * u_PD.to(dtype)[:, None, :]).flatten(0, 1))
-            weight_S.index_add_(0, row_P, w_PK.to(dtype).flatten())
-    return EntrySums(entry_S, sum_over_ranks(sum_SD)[:-1], sum_over_ranks(weight_S)[:-1])
+            sum_SD.index_add_(0, row_P, (w_PK[..., None] * u_PD.to(dtype)[:, None, :]).flatten(0, 1))
+            weight_S.index_add_(0, row_P, w_PK.flatten())
+    sum_SD, weight_S = sum_over_ranks(sum_SD)[:-1], sum_over_ranks(weight_S)[:-1]
+    # In place: at full size the sums are 2 GiB, and they are not needed any more.
+    return EntryMeans(entry_S, sum_SD.div_(weight_S.clamp_min(torch.finfo(dtype).tiny)[:, None]), weight_S)
 
 
-def encode(
-    old_SL: Tensor, mean_SD: Tensor, *, table_VD: Tensor, decay: float, chunk_bytes: int = CHUNK_BYTES
-) -> Tensor:
-    """argmax_v (decay * E[old] + (1-decay) * a) . W[v], as int64 [S, L], for S entries.
-
-    Logits are linear in F': the product of W with E[old] is needed once a distinct token and the one with a once an
-    entry, so U + S rows of the head are multiplied instead of S*L. Slots of an entry that hold the same token get the
-    same new one, so the sums are formed once a pair (entry, token): R of them. Blocks over the vocabulary keep U x V
-    bounded, and a running best, strict so that ties go to the lower token, joins them.
-    """
-    S, V = old_SL.shape[0], table_VD.shape[0]
-    pair_R, place_SL = (torch.arange(S, device=old_SL.device)[:, None] * V + old_SL).unique(return_inverse=True)
-    entry_R = pair_R // V
-    token_U, old_R = (pair_R % V).unique(return_inverse=True)
-    kept_UD, fed_SD = decay * table_VD[token_U], (1 - decay) * mean_SD
-    best_R = torch.full((len(pair_R),), -torch.inf, device=old_SL.device, dtype=table_VD.dtype)
-    choice_R = pair_R % V
-    block = max(1, chunk_bytes // (4 * max(1, len(token_U))))
-    for first in range(0, V, block):
-        head_vD = table_VD[first : first + block]
-        kept_Uv = kept_UD @ head_vD.T
-        pairs = max(1, chunk_bytes // (12 * len(head_vD)))  # three [pairs, v] exist at once
-        for start in range(0, len(pair_R), pairs):
-            part = slice(start, start + pairs)
-            low, high = int(entry_R[part][0]), int(entry_R[part][-1]) + 1  # pairs ascend by entry
-            fed_sv = fed_SD[low:high] @ head_vD.T
-            logits_rv = kept_Uv[old_R[part]].add_(fed_sv[entry_R[part] - low])
-            value_r, token_r = logits_rv.max(dim=-1)
-            better_r = value_r > best_R[part]
-            choice_R[part] = torch.where(better_r, token_r + first, choice_R[part])
-            best_R[part] = torch.where(better_r, value_r, best_R[part])
-    return choice_R[place_SL]
+def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    """What the updates since the last report did; empty where there were none. One transfer."""
+    if not updates:
+        return {}
+    metrics = {"entries_updated": sum(stats.entries for stats in updates) / len(updates)}
+    slots = sum(stats.slots for stats in updates)
+    if slots:
+        zero = torch.zeros_like(updates[0].scale_ratio)
+        sums = [torch.stack([s.scale_ratio, zero if s.flipped is None else s.flipped.to(zero.dtype)]) for s in updates]
+        ratio, flipped = torch.stack(sums).sum(dim=0).tolist()
+        metrics["ema_scale_ratio"] = ratio / slots
+        if updates[0].flipped is not None:
+            metrics["token_flip_rate"] = flipped / slots
+    return metrics
 
 
-@torch.no_grad()
-def self_encode_rate(table_VD: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Share of the tokens t with argmax_v E[t].W[v] = t: how far encoding inverts decoding."""
-    rows = max(1, chunk_bytes // (4 * table_VD.shape[0]))
-    kept = [(part @ table_VD.T).argmax(dim=-1) for part in table_VD.split(rows)]
-    return (torch.cat(kept) == torch.arange(table_VD.shape[0], device=table_VD.device)).float().mean()
+def _update_tokens(
+    bank: MemoryBank, means: EntryMeans, table_VD: Tensor, config: ModelConfig, chunk_bytes: int
+) -> UpdateStats:
+    decay, L, D, V = config.ema_decay, config.knowledge_length, config.dim, config.vocab_size
+    head_VD, norm_V = output_head(table_VD, config), table_VD.norm(dim=-1)
+    rescaled, hybrid = config.ema_rescale == "match_norm", config.memory == "hybrid"
+    places = feature_cache.assign(bank, means.entry_S, means.weight_S) if bank.has_cache else None
+    # What exists at once an entry: some int64 of every slot; two or three [D] of what is pooled; of kept features a few
+    # [L, D] and the logits of every slot.
+    width = 64 * L + (12 * D if rescaled or hybrid else 0) + (4 * L * (4 * D + V) if places else 0)
+    ratio, flipped = torch.zeros_like(norm_V[0]), torch.zeros((), dtype=torch.int64, device=norm_V.device)
+    for part in _parts(len(means.entry_S), max(1, chunk_bytes // width)):
+        entry_s, mean_sD = means.entry_S[part], means.mean_SD[part]
+        old_sL = bank.tokens_NL[entry_s].long()
+        if places is None:
+            size_sL = norm_V[old_sL]
+            if rescaled:
+                match_norm(mean_sD, F.embedding_bag(old_sL, table_VD, mode="mean"))
+            new_sL = encode(old_sL, mean_sD, table_VD=table_VD, head_VD=head_VD, decay=decay, chunk_bytes=chunk_bytes)
+        else:
+            there = feature_cache.Places(places.slot_S[part], places.known_S[part])
+            kept_sLD = feature_cache.features(bank, there, old_SL=old_sL, table_VD=table_VD)
+            size_sL = kept_sLD.norm(dim=-1)
+            if rescaled:
+                match_norm(mean_sD, kept_sLD.mean(dim=1))
+            kept_sLD = kept_sLD.mul_(decay).add_(((1 - decay) * mean_sD)[:, None])
+            feature_cache.store(bank, there.slot_S, kept_sLD)
+            new_sL = nearest_tokens(kept_sLD.flatten(0, 1), head_VD=head_VD, chunk_bytes=chunk_bytes).view_as(old_sL)
+        bank.tokens_NL[entry_s] = new_sL.to(bank.tokens_NL.dtype)
+        if hybrid:
+            left_sD = mean_sD - F.embedding_bag(new_sL, table_VD, mode="mean")
+            bank.residual_NR[entry_s] = bank.residual_NR[entry_s].lerp_(left_sD @ bank.sketch_RD.T, 1 - decay)
+        flipped += (new_sL != old_sL).sum()
+        ratio += _ratio(mean_sD, size_sL, decay=decay)
+    return UpdateStats(len(means.entry_S), len(means.entry_S) * L, ratio, flipped)
+
+
+def _update_vectors(
+    bank: MemoryBank, means: EntryMeans, table_VD: Tensor, config: ModelConfig, chunk_bytes: int
+) -> UpdateStats:
+    del table_VD
+    ratio = torch.zeros((), dtype=bank.vectors_NQ.dtype, device=bank.vectors_NQ.device)
+    for part in _parts(len(means.entry_S), max(1, chunk_bytes // (12 * config.knowledge_dim))):
+        entry_s, mean_sQ = means.entry_S[part], means.mean_SD[part]
+        old_sQ = bank.vectors_NQ[entry_s]
+        if config.ema_rescale == "match_norm":
+            match_norm(mean_sQ, old_sQ)
+        ratio += _ratio(mean_sQ, old_sQ.norm(dim=-1, keepdim=True), decay=config.ema_decay)
+        bank.vectors_NQ[entry_s] = old_sQ.lerp_(mean_sQ, 1 - config.ema_decay)
+    return UpdateStats(len(means.entry_S), len(means.entry_S), ratio, None)
+
+
+_UPDATES: dict[str, Callable[[MemoryBank, EntryMeans, Tensor, ModelConfig, int], UpdateStats]] = {
+    "token": _update_tokens,
+    "hybrid": _update_tokens,
+    "vector": _update_vectors,
+}
+
+
+def match_norm(mean_SD: Tensor, decoded_SD: Tensor) -> None:
+    """Give every a_s the norm of what its entry decodes to, in place; an a_s of 0 stays 0."""
+    mean_SD.mul_((decoded_SD.norm(dim=-1) / mean_SD.norm(dim=-1).clamp_min(1e-20))[:, None])
+
+
+def _ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
+    fed_S = (1 - decay) * mean_SD.norm(dim=-1)
+    return (fed_S[:, None] / (decay * size_SL).clamp_min(1e-12)).sum()
+
+
+def _parts(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
 
 
 def _union_over_ranks(entry_S: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from model.config import Config, ModelConfig
+from model.config import Config, Memory, ModelConfig
 
 GIB = 2**30
+CHUNK_BYTES = 2**28
+"""Bound on each temporary of an EMA update; the sums themselves ([entries, dim] fp32) come on top."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Estimate:
 def estimate(config: Config) -> Estimate:
     """Parameters exactly; FLOPs as 6 a multiplied parameter (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
     model = config.model
-    layer = attention_parameters(model) + feed_forward_parameters(model)
     norms = (2 * model.n_layers + 1) * model.dim
-    active = model.n_layers * layer + norms
+    active = model.n_layers * attention_parameters(model) + norms
+    active += sum(count * feed_forward_parameters(model, memory=kind) for kind, count in _layers(model).items())
     table = model.vocab_size * model.dim
     attention_scores = 12 * model.n_layers * model.dim * model.max_seq_len / 2  # causal: half the square
     flops = 6.0 * (active + table) + attention_scores  # the tied table multiplies once, as the head
@@ -57,31 +59,73 @@ def swiglu_hidden(model: ModelConfig) -> int:
     return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
 
 
-def feed_forward_parameters(model: ModelConfig) -> int:
-    """Trained parameters of what stands in the feed-forward net's place, norms of the read and the query included."""
+def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
+    """Trained parameters of what stands in a feed-forward net's place, norms of the read and the query included."""
     D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
-    if model.memory == "none":
+    if memory == "none":
         return 3 * D * swiglu_hidden(model)
     fuse = 5 * D * D
-    if model.memory == "blind":
+    if memory == "blind":
         return fuse
-    query_norm = 2 * Q if model.query_norm == "layer" else 0
+    query_norm = {"none": 0, "layer": 2 * Q, "cosine": 1}[model.query_norm]
     read_norm = D if model.read_norm == "rms" else 0
-    return fuse + D * Q + n * Q + query_norm + read_norm
+    project = {"token": 0, "vector": Q * D, "hybrid": model.residual_dim * D}[memory]
+    return fuse + D * Q + n * Q + query_norm + read_norm + project
+
+
+def bank_bytes(model: ModelConfig) -> int:
+    """What the bank holds: tokens, vectors or residuals, the features that are kept, and their index; not the few
+    numbers a sub-key that `refresh` keeps."""
+    N, L, D = model.knowledge_num, model.knowledge_length, model.dim
+    if not model.has_bank:
+        return 0
+    entry = {"token": L, "vector": model.knowledge_dim, "hybrid": L + model.residual_dim}[model.memory]
+    cache = 0
+    if model.stores_tokens and model.ema == "on" and model.ema_state == "sparse_cache":
+        cache = 4 * N + model.cached_entries * (4 * L * D + 16)
+    return 4 * N * entry + cache
+
+
+def _layers(model: ModelConfig) -> dict[Memory, int]:
+    """How many layers have which memory."""
+    chosen = len(model.layers_with_memory)
+    if model.memory == "none":
+        return {"none": model.n_layers}
+    return {model.memory: chosen, "none": model.n_layers - chosen}
 
 
 def _peak_bytes(config: Config, parameters: int) -> float:
-    """Weights, gradients and AdamW's two moments in fp32; activations kept for the backward; logits three times (fp32
-    logits, their softmax, their gradient); the bank."""
+    """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
+
+    A step keeps activations for its backward, and logits three times (fp32 logits, their softmax, their gradient).
+    """
     model, train = config.model, config.train
     tokens = train.batch_size * model.max_seq_len
+    kept = sum(count * _kept_numbers(model, kind) for kind, count in _layers(model).items())
+    step = 4.0 * tokens * (kept + 3 * model.vocab_size)
+    return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
+
+
+def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
+    """fp32 numbers that a layer keeps a position."""
     D, K, L, n = model.dim, model.num_selected, model.knowledge_length, math.isqrt(model.knowledge_num)
-    weights = 16.0 * parameters
-    kept = 12 * D + 4 * swiglu_hidden(model) if model.memory == "none" else 22 * D
-    if model.memory == "token":
-        # Two rows of scores and their softmax; K*L token ids (int32) with as many fp32 weights.
-        kept += 4 * n + 2 * K * L
-    activations = 4.0 * tokens * model.n_layers * kept
-    logits = 3 * 4.0 * tokens * model.vocab_size
-    bank = 4.0 * model.knowledge_num * L if model.memory == "token" else 0.0
-    return weights + activations + logits + bank
+    if memory == "none":
+        return 12 * D + 4 * swiglu_hidden(model)
+    if memory == "blind":
+        return 22 * D
+    # Two rows of scores and their softmax; int32 ids with as many fp32 weights; rows pooled before a projection.
+    pooled = {"token": 2 * K * L, "vector": 2 * K + model.knowledge_dim, "hybrid": 2 * K * (L + 1) + model.residual_dim}
+    return 22 * D + 4 * n + pooled[memory]
+
+
+def _update_bytes(model: ModelConfig, tokens: int) -> float:
+    """The sums of the entries that a micro-batch can select, and at most three temporaries of a chunk."""
+    if not model.has_bank or model.ema == "off":
+        return 0.0
+    entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
+    if model.memory == "vector":
+        width = model.knowledge_dim
+        return 4.0 * entries * width + min(CHUNK_BYTES, 12 * entries * width)
+    slots = entries * model.knowledge_length
+    logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
+    return 4.0 * entries * model.dim + min(3 * CHUNK_BYTES, logits)

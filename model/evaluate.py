@@ -1,13 +1,12 @@
 """Measure a model on held-out text: its loss, whether its bank is read, what it knows, how it uses its entries.
 
-Letters: R rows of T tokens, B rows at a time, N entries, X layers, D dim.
+Letters: R rows of T tokens, B rows at a time, N entries, X layers that read, D dim.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,7 +120,7 @@ def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss
     def replaced(read_XD: Tensor) -> float:
         return text_loss(model, rows, batch_size=batch_size, replace_reads_XD=read_XD).mean - base.mean
 
-    with _permuted_bank(model):
+    with model.bank.permuted(_some_order(usage.counts_XN.shape[1]).to(model.table.weight.device)):
         permuted = text_loss(model, rows, batch_size=batch_size).mean - base.mean
     return {
         "bank_use_nats": permuted,
@@ -130,20 +129,10 @@ def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss
     }
 
 
-@contextmanager
-def _permuted_bank(model: Transformer) -> Iterator[None]:
-    """Rows in another order for a while: every query meets somebody else's entry, and the entries stay what they are.
-
-    One fixed permutation, the same for every trial of a bank's size.
-    """
-    kept_NL = model.bank_NL
+def _some_order(entries: int) -> Tensor:
+    """One fixed permutation, the same for every trial of a bank's size."""
     generator = torch.Generator().manual_seed(stream_seed(0, "bank permutation"))
-    order_N = torch.randperm(kept_NL.shape[0], generator=generator).to(kept_NL.device)
-    try:
-        model.bank_NL = kept_NL[order_N]
-        yield
-    finally:
-        model.bank_NL = kept_NL
+    return torch.randperm(entries, generator=generator)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from model import checkpoint, ngrams
 from model.batches import fixed_rows
 from model.config import Config
 from model.corpus import Documents
-from model.ema import self_encode_rate
+from model.encode import output_head, self_encode_rate
 from model.evaluate import Usage, bank_diversity, bank_use, continuation_nats, text_loss
 from model.generate import generate, text_metrics
 from model.probes import fact_metrics
@@ -102,20 +102,24 @@ class Examiner:
         return metrics, samples
 
     def _usage(self, model: Transformer) -> Usage | None:
-        if not len(model.bank_NL):
+        config, device = self.config.model, model.table.weight.device
+        if not config.has_bank:
             return None
-        config = self.config.model
-        return Usage.empty(
-            layers=config.n_layers, entries=config.knowledge_num, dim=config.dim, device=model.table.weight.device
-        )
+        layers = len(config.layers_with_memory)
+        return Usage.empty(layers=layers, entries=config.knowledge_num, dim=config.dim, device=device)
 
     def _bank_metrics(self, model: Transformer, usage: Usage | None) -> Metrics:
         if usage is None:
             return {}
-        return usage.metrics(num_selected=self.config.model.num_selected) | {
-            "self_encode_rate": self_encode_rate(model.table.weight).item(),
-            "distinct_tokens_per_entry": bank_diversity(model.bank_NL),
-        }
+        config, table_VD = self.config.model, model.table.weight
+        metrics = usage.metrics(num_selected=config.num_selected)
+        if config.stores_tokens:
+            rate = self_encode_rate(table_VD, head_VD=output_head(table_VD, config))
+            metrics |= {
+                "self_encode_rate": rate.item(),
+                "distinct_tokens_per_entry": bank_diversity(model.bank.tokens_NL),
+            }
+        return metrics
 
     def _bpb(self, nats: float) -> float:
         """Bits a byte of UTF-8: all targets are paid for, EOS too, and only the text's bytes are counted."""

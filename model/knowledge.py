@@ -5,6 +5,7 @@ Letters: N `knowledge_num` rows, L `knowledge_length` tokens a row, S sentences,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import ModelConfig
 from model.facts import Fact
+from model.layout import grid_cells
 from model.tokenizer import Spans, Tokenizer
 
 KbFit = Literal["head", "tail", "chunk", "object_first"]
@@ -25,9 +28,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BankInit:
-    """`rows`: int32 [N, L]. `filled`: how many of them, from the first on, hold knowledge. `objects_kept`: share of the
-    sentences with an object whose object stands whole in a row; None where no sentence has one. An object that its
-    sentence does not contain, or whose sentence found no row left, was not kept."""
+    """`rows`: int32 [N, L]. `filled`: how many of them hold knowledge, in `order` the first ones. `objects_kept`: share
+    of the sentences with an object whose object stands whole in a row; None where no sentence has one. An object that
+    its sentence does not contain, or whose sentence found no row left, was not kept."""
 
     rows: NDArray[np.int32]
     filled: int
@@ -38,12 +41,11 @@ def bank_rows(
     facts: Sequence[Fact],
     tokenizer: Tokenizer,
     *,
-    knowledge_num: int,
-    knowledge_length: int,
-    kb_fit: KbFit,
+    config: ModelConfig,
     generator: np.random.Generator,
 ) -> BankInit:
-    """The first `knowledge_num` rows that `facts` make, in their order; padded with `pad_id`, then random ids.
+    """The first `knowledge_num` rows that `facts` make, padded with `pad_id`; random ids in the others. They stand in
+    the facts' order, or by `kb_layout: grid` where model/layout.py says.
 
     A sentence of at most L tokens is one row, as it stands. A longer one, by `kb_fit`:
 
@@ -52,39 +54,45 @@ def bank_rows(
     - `object_first`: the L most telling tokens, in this order: those of the object, of the subject, of the predicate,
       all others; within each in the sentence's order.
     """
-    N, L = knowledge_num, knowledge_length
+    N, L = config.knowledge_num, config.knowledge_length
     rows_NL = np.full((N, L), tokenizer.pad_id, dtype=np.int32)
     filled = kept = 0
+    sources: list[Fact] = []  # of each row
     for first in range(0, len(facts), _BATCH):
         if filled == N:
             break
         batch = facts[first : first + min(_BATCH, N - filled)]  # a sentence makes a row at least
         spans = tokenizer.encode_spans([fact.sentence for fact in batch])
         role_P = _roles(batch, spans)
-        row_P, column_P, made = _PLACES[kb_fit](spans.text, role_P, sentences=len(batch), L=L)
+        row_P, column_P, made_S = _PLACES[config.kb_fit](spans.text, role_P, sentences=len(batch), L=L)
         row_P = row_P + filled
         inside_P = (row_P < N) & (column_P < L) & (column_P >= 0)
         rows_NL[row_P[inside_P], column_P[inside_P]] = spans.ids[inside_P]
         kept += _objects_kept(spans.text, row_P, is_object_P=role_P == 0, inside_P=inside_P)
-        filled = min(N, filled + made)
+        sources += [fact for fact, made in zip(batch, made_S.tolist(), strict=True) for _ in range(made)]
+        filled = min(N, len(sources))
     rows_NL[filled:] = generator.integers(tokenizer.size, size=(N - filled, L), dtype=np.int32)
+    if config.kb_layout == "grid":
+        cells_M = grid_cells(sources[:filled], n=math.isqrt(N))
+        rest = np.setdiff1d(np.arange(N), cells_M)
+        rows_NL[np.concatenate([cells_M, rest])] = rows_NL.copy()
     objects = sum(bool(fact.object) for fact in facts)
     return BankInit(rows_NL, filled, kept / objects if objects else None)
 
 
-Places = tuple[Ints, Ints, int]
-"""(row of each token, its column, number of rows). A column outside [0, L) is a token left out."""
+Places = tuple[Ints, Ints, Ints]
+"""(row of each token, its column, rows of each sentence). A column outside [0, L) is a token left out."""
 
 
 def _head(text_P: Ints, role_P: Ints, *, sentences: int, L: int) -> Places:
     del role_P, L
-    return text_P, _position(text_P, sentences=sentences), sentences
+    return text_P, _position(text_P, sentences=sentences), np.ones(sentences, np.int64)
 
 
 def _tail(text_P: Ints, role_P: Ints, *, sentences: int, L: int) -> Places:
     del role_P
     over_S = np.maximum(0, np.bincount(text_P, minlength=sentences) - L)
-    return text_P, _position(text_P, sentences=sentences) - over_S[text_P], sentences
+    return text_P, _position(text_P, sentences=sentences) - over_S[text_P], np.ones(sentences, np.int64)
 
 
 def _chunk(text_P: Ints, role_P: Ints, *, sentences: int, L: int) -> Places:
@@ -92,7 +100,7 @@ def _chunk(text_P: Ints, role_P: Ints, *, sentences: int, L: int) -> Places:
     position_P = _position(text_P, sentences=sentences)
     chunks_S = np.maximum(1, -(-np.bincount(text_P, minlength=sentences) // L))
     first_S = np.cumsum(chunks_S) - chunks_S
-    return first_S[text_P] + position_P // L, position_P % L, int(chunks_S.sum())
+    return first_S[text_P] + position_P // L, position_P % L, chunks_S
 
 
 def _object_first(text_P: Ints, role_P: Ints, *, sentences: int, L: int) -> Places:
@@ -101,7 +109,7 @@ def _object_first(text_P: Ints, role_P: Ints, *, sentences: int, L: int) -> Plac
     by_role_P = np.lexsort((position_P, role_P, text_P))  # of the same text, roles in order
     rank_P = np.empty_like(position_P)
     rank_P[by_role_P] = position_P  # text_P is sorted, so places of a text are the same before and after
-    return text_P, np.where(too_long_S[text_P], rank_P, position_P), sentences
+    return text_P, np.where(too_long_S[text_P], rank_P, position_P), np.ones(sentences, np.int64)
 
 
 _PLACES: dict[KbFit, Callable[..., Places]] = {

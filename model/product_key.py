@@ -6,10 +6,12 @@ Letters: B batch, T tokens, Q query width, n = sqrt(N) sub-keys a half, N entrie
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Selection(NamedTuple):
@@ -30,6 +32,18 @@ def half_scores(query_BTQ: Tensor, keys_2nh: Tensor) -> HalfScores:
     """Each half of the query against its own sub-keys; h = Q/2."""
     first_BTh, second_BTh = query_BTQ.chunk(2, dim=-1)
     return HalfScores(first_BTh @ keys_2nh[0].T, second_BTh @ keys_2nh[1].T)
+
+
+def cosine_scores(query_BTQ: Tensor, keys_2nh: Tensor, temperature_1: Tensor) -> HalfScores:
+    """temperature * sqrt(h) * cosine of each half of the query (given normalised, see `normalise_halves`) with its
+    sub-keys. sqrt(h) gives the scores of random directions variance 1, so a temperature of 1 is where to start."""
+    scale_1 = temperature_1 * math.sqrt(keys_2nh.shape[-1])
+    return half_scores(query_BTQ * scale_1, F.normalize(keys_2nh, dim=-1))
+
+
+def normalise_halves(query_BTQ: Tensor) -> Tensor:
+    """Each half of the query with norm 1: a half meets its own sub-keys only, so each is an angle of its own."""
+    return F.normalize(query_BTQ.unflatten(-1, (2, -1)), dim=-1).flatten(-2)
 
 
 def select(scores: HalfScores, *, num_selected: int) -> Selection:

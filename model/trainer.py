@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from model import checkpoint, corpus, ema, engine, knowledge
+from model import checkpoint, corpus, ema, engine
 from model.batches import IGNORED, Batches
 from model.config import Config
 from model.evaluate import token_loss
@@ -24,9 +24,9 @@ from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate
-from model.streams import stream_seed
-from model.tokenizer import Tokenizer, load_or_train
+from model.tokenizer import load_or_train
 from model.transformer import Transformer, initialise
+from model.upkeep import Upkeep, fill_bank
 
 Metrics = dict[str, float | int | list[float]]
 Listener = Callable[[Report], Verdict]
@@ -63,7 +63,7 @@ class Trainer:
         )
         self.data_hash = documents.data_hash
         self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
-        self.frozen = int(model_config.freeze_ratio * model_config.knowledge_num)
+        self.upkeep = Upkeep(config, self.model, self.optimizer)
         self.steps = self._total_steps()
         parameters = sum(p.numel() for p in self.model.parameters())
         self.constants: Metrics = {
@@ -116,7 +116,7 @@ class Trainer:
             reports += 1
             losses = self._losses(window, last_step=step)
             metrics |= window.metrics(self._step_tokens, losses) | memory_metrics(self.device)
-            metrics |= gpu_utilisation(self.device)
+            metrics |= gpu_utilisation(self.device) | self.upkeep.metrics()
             if step == self.steps or reports % self.config.eval.every == 0:
                 metrics |= self.examiner.validate(self.model, autocast=self._autocast)
             verdict = self._agree(
@@ -163,7 +163,7 @@ class Trainer:
 
     def _step(self, step: int, window: _Window) -> None:
         """One micro-batch: forward, backward, the optimiser where an update is due, the bank's EMA where one is due."""
-        train, model = self.config.train, self.config.model
+        train = self.config.train
         updates = (step + 1) % train.accumulation_steps == 0
         self.accelerator.sync_gradients = updates  # DeepSpeed's backward is its optimiser's step as well
         if updates:
@@ -188,16 +188,10 @@ class Trainer:
                 self.wrapped_optimizer.zero_grad()
             window.losses.append(ce.detach())
             window.balances.append(output.balance.detach())
-        if output.reads and model.ema == "on" and (step + 1) % model.ema_update_freq == 0:
-            with torch.no_grad(), window.emas.running():
-                stats = ema.update_bank(
-                    self.model.bank_NL,
-                    output.reads,
-                    table_VD=self.model.table.weight,
-                    decay=model.ema_decay,
-                    frozen=self.frozen,
-                )
-            window.updates.append(stats)
+        self.upkeep.note(output.reads)
+        if self.upkeep.due(step):
+            with window.emas.running():
+                window.updates += self.upkeep.update(step, output.reads)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's rows of a step; called in the feed's thread."""
@@ -259,33 +253,6 @@ class _Window:
             "tokens_per_s": steps * step_tokens / (step_s + ema_s),
             "step_ms": 1e3 * step_s / steps,
         }
-        slots = sum(stats.slots for stats in self.updates)
         if emas:
             metrics["ema_ms"] = 1e3 * ema_s / emas
-            metrics["entries_updated"] = sum(stats.entries for stats in self.updates) / emas
-        if slots:
-            flipped, ratio = (
-                torch.stack([torch.stack([stats.flipped.float(), stats.scale_ratio]) for stats in self.updates])
-                .sum(dim=0)
-                .tolist()
-            )
-            metrics["token_flip_rate"], metrics["ema_scale_ratio"] = flipped / slots, ratio / slots
-        return metrics
-
-
-def fill_bank(
-    model: Transformer, config: Config, facts: tuple[corpus.Fact, ...], tokenizer: Tokenizer
-) -> knowledge.BankInit | None:
-    """The bank's first content: the knowledge base, then random tokens. None where there is no bank."""
-    if not len(model.bank_NL):
-        return None
-    filled = knowledge.bank_rows(
-        facts,
-        tokenizer,
-        knowledge_num=config.model.knowledge_num,
-        knowledge_length=config.model.knowledge_length,
-        kb_fit=config.model.kb_fit,
-        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
-    )
-    model.bank_NL.copy_(torch.from_numpy(filled.rows))
-    return filled
+        return metrics | ema.update_metrics(self.updates)

@@ -27,7 +27,7 @@ OVERRIDES = {
 
 
 def run(folder: Path, precision: str, *, engine: str = "ddp") -> None:
-    """Train, and write `PRECISION-rank-R.safetensors`: the weights, `bank_NL`, and `losses` of every step.
+    """Train, and write `PRECISION-rank-R.safetensors`: the weights, `bank.tokens_NL`, and `losses` of every step.
 
     The run is stopped at its last report: there is nothing to measure.
     """

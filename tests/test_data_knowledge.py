@@ -12,7 +12,9 @@ from model.config import resolve
 from model.corpus import load
 from model.facts import Fact
 from model.knowledge import BankInit, KbFit, bank_rows
+from model.layout import grid_cells
 from model.tokenizer import Tokenizer, load_or_train
+from tests.oracles import layout as layout_oracle
 
 FITS: tuple[KbFit, ...] = ("head", "tail", "chunk", "object_first")
 LONG = Fact("Doka owns a Kibum.", "Doka", "owns a", "Kibum")  # Do|ka| owns| a| Kibum|.
@@ -24,9 +26,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return load_or_train(config, load(config), cache_dir=tmp_path_factory.mktemp("tokenizers"))
 
 
-def bank(facts: list[Fact], tokenizer: Tokenizer, *, fit: KbFit, L: int, N: int = 16) -> BankInit:
-    generator = np.random.default_rng(0)
-    return bank_rows(facts, tokenizer, knowledge_num=N, knowledge_length=L, kb_fit=fit, generator=generator)
+def bank(
+    facts: list[Fact], tokenizer: Tokenizer, *, fit: KbFit, L: int, N: int = 16, layout: str = "order"
+) -> BankInit:
+    keys = {"model.knowledge_num": N, "model.knowledge_length": L, "model.kb_fit": fit, "model.kb_layout": layout}
+    config = resolve("tiny", {**keys, "model.num_selected": 1}).model
+    return bank_rows(facts, tokenizer, config=config, generator=np.random.default_rng(0))
 
 
 def shown(made: BankInit, tokenizer: Tokenizer) -> list[str]:
@@ -126,3 +131,37 @@ def test_what_is_left_is_random_and_of_the_generator(tokenizer: Tokenizer) -> No
     empty = bank([], tokenizer, fit="head", L=8, N=4)
     assert empty.filled == 0
     assert empty.objects_kept is None
+
+
+def test_a_grid_holds_the_rows_of_the_order_elsewhere(tokenizer: Tokenizer) -> None:
+    """Every fact of a subject in one row, every one of a predicate in one column; the same rows, the same rest."""
+    facts = [Fact(f"{s} {p} {o}.", s, p, o) for s in ("Doka", "Rutu", "Lo") for p, o in (("owns", "a"), ("is", "b"))]
+    ordered, grid = (bank(facts, tokenizer, fit="head", L=8, layout=layout) for layout in ("order", "grid"))
+    cells = [0, 1, 4, 5, 8, 9]
+    np.testing.assert_array_equal(grid.rows[cells], ordered.rows[:6])
+    np.testing.assert_array_equal(np.delete(grid.rows, cells, axis=0), ordered.rows[6:])
+    assert (grid.filled, grid.objects_kept) == (ordered.filled, ordered.objects_kept) == (6, 1.0)
+
+
+def test_a_grid_of_chunks_keeps_a_facts_rows_together(tokenizer: Tokenizer) -> None:
+    made = bank([LONG], tokenizer, fit="chunk", L=2, layout="grid", N=9)
+    assert made.filled == 3
+    assert [tokenizer.decode(row.tolist()) for row in made.rows[:3]] == ["Doka", " owns a", " Kibum."]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=16),
+    st.integers(4, 5),
+)
+@settings(deadline=None, max_examples=200)
+def test_cells_are_what_looking_for_the_next_free_one_finds(pairs: list[tuple[int, int]], n: int) -> None:
+    """0 stands for a part that a fact does not have."""
+    facts = [Fact("a.", f"s{s}" if s else "", f"p{p}" if p else "") for s, p in pairs]
+    assert grid_cells(facts, n=n).tolist() == layout_oracle.cells(facts, n=n)
+
+
+def test_a_full_grid_is_a_permutation() -> None:
+    """Few predicates, so most columns are found by collision."""
+    facts = [Fact("a.", f"s{s}", f"p{p}") for s in range(32_768) for p in range(8)]
+    cells = grid_cells(facts, n=512)
+    assert len(np.unique(cells)) == len(facts) == 512 * 512

@@ -50,7 +50,7 @@ def one(folder: Path, precision: str) -> Tensors:
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 def test_every_rank_holds_the_same_bit_for_bit(two: Path, precision: str) -> None:
     first, second = (load_file(two / f"{precision}-rank-{rank}.safetensors") for rank in (0, 1))
-    assert first.keys() == second.keys() >= {"bank_NL", "losses", "table.weight"}
+    assert first.keys() == second.keys() >= {"bank.tokens_NL", "losses", "table.weight"}
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
@@ -65,9 +65,9 @@ def test_two_ranks_equal_one_with_the_joined_batch(
     alone, joined = one(tmp_path, precision), load_file(two / f"{precision}-rank-0.safetensors")
     assert alone["table.weight"].dtype == {"fp64": torch.float64, "fp32": torch.float32}[precision]
     assert len(alone["losses"]) == rank_program.STEPS
-    assert (alone["bank_NL"] == joined["bank_NL"]).double().mean().item() >= same_slots
+    assert (alone["bank.tokens_NL"] == joined["bank.tokens_NL"]).double().mean().item() >= same_slots
     torch.testing.assert_close(alone["losses"], joined["losses"], atol=0, rtol=loss)
-    weights = alone.keys() - {"bank_NL", "losses"}
+    weights = alone.keys() - {"bank.tokens_NL", "losses"}
     for name in weights:
         torch.testing.assert_close(alone[name], joined[name], atol=weight, rtol=0)
     # Sums in another order differ in their last bits: equal ones would mean that the ranks never met.
@@ -80,8 +80,8 @@ def test_the_bank_is_written_in_those_steps(tmp_path: Path) -> None:
     from model.trainer import Trainer
 
     config = resolve("tiny", {**rank_program.OVERRIDES, "train.precision": "fp32"})
-    before = Trainer(config, checkpoint_dir=tmp_path / "fresh").model.bank_NL.clone()
-    assert (one(tmp_path, "fp32")["bank_NL"] != before).double().mean().item() > 0.5
+    before = Trainer(config, checkpoint_dir=tmp_path / "fresh").model.bank.tokens_NL.clone()
+    assert (one(tmp_path, "fp32")["bank.tokens_NL"] != before).double().mean().item() > 0.5
 
 
 def test_accelerate_launch_starts_two_that_equal_torchruns(two: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_diverging_run_names_its_step(tmp_path: Path) -> None:
 
 
 def test_every_metric_of_the_table_is_measured_or_belongs_to_another_machine(tmp_path: Path) -> None:
-    result = train(small(), Listener(), checkpoint_dir=tmp_path)
+    result = train(small(model__refresh="frequency"), Listener(), checkpoint_dir=tmp_path)
     on_cuda = {"peak_allocated_gib", "peak_reserved_gib", "gpu_util_pct"}
     assert set(result.metrics) == {metric.name for metric in METRICS} - on_cuda
     for metric in METRICS:
@@ -208,7 +208,7 @@ def tiny_model(memory: str = "token") -> Transformer:
     model = Transformer(small(model__memory=memory).model)
     initialise(model, seed=1)
     if memory == "token":
-        model.bank_NL.copy_(torch.randint(0, 512, (64, 4), generator=torch.Generator().manual_seed(0)))
+        model.bank.tokens_NL.copy_(torch.randint(0, 512, (64, 4), generator=torch.Generator().manual_seed(0)))
     return model
 
 
@@ -217,10 +217,10 @@ def test_an_intervention_leaves_the_model_as_it_was() -> None:
     documents = [[token] * 6 + [2] for token in range(5, 40)]
     rows = fixed_rows(documents, seq_len=32, eos_id=2, pad_id=0, max_tokens=200)
     usage = Usage.empty(layers=2, entries=64, dim=32, device=torch.device("cpu"))
-    before = model.bank_NL.clone()
+    before = model.bank.tokens_NL.clone()
     base = text_loss(model, rows, batch_size=4, usage=usage)
     worth = bank_use(model, rows, batch_size=4, base=base, usage=usage)
-    assert torch.equal(model.bank_NL, before)
+    assert torch.equal(model.bank.tokens_NL, before)
     assert text_loss(model, rows, batch_size=4) == base
     assert all(value != 0 for value in worth.values())
     counts = usage.metrics(num_selected=4)

@@ -1,4 +1,4 @@
-"""The token memory, literally: exhaustive retrieval, naive decode, balance over all sub-keys, EMA entry by entry."""
+"""The token memory, literally: exhaustive retrieval, naive decode, fusion, balance over all sub-keys."""
 
 from __future__ import annotations
 
@@ -39,26 +39,8 @@ def balance(scores_2Pn: Tensor, indices_PK: Tensor) -> Tensor:
     return (halves[0] + halves[1]) / 2
 
 
-def ema(
-    bank_NL: Tensor,
-    layers: list[tuple[Tensor, Tensor, Tensor]],
-    table_VD: Tensor,
-    *,
-    decay: float,
-    frozen: int,
-) -> Tensor:
-    """The new bank. `layers`: (u [P, D], w [P, K], I [P, K]) of each layer."""
-    seen: dict[int, list[tuple[float, Tensor]]] = {}
-    for u_PD, w_PK, index_PK in layers:
-        for u_D, w_K, index_K in zip(u_PD, w_PK, index_PK, strict=True):
-            for w, s in zip(w_K, index_K, strict=True):
-                seen.setdefault(int(s), []).append((float(w), u_D))
-    new = bank_NL.clone()
-    for s, selections in seen.items():
-        if s < frozen:
-            continue
-        a = torch.stack([w * u_D for w, u_D in selections]).sum(0) / sum(w for w, _ in selections)
-        for slot in range(bank_NL.shape[1]):
-            feature = decay * table_VD[int(bank_NL[s, slot])] + (1 - decay) * a
-            new[s, slot] = int(torch.argmax(table_VD @ feature))
-    return new
+def fuse(u_D: Tensor, m_D: Tensor, gate_DC: Tensor, value_DC: Tensor, down_DD: Tensor) -> Tensor:
+    """W_d(silu(W_g [u; m]) * (W_v [u; m]))."""
+    both_C = torch.cat([u_D, m_D])
+    gate_D = gate_DC @ both_C
+    return down_DD @ (gate_D * torch.sigmoid(gate_D) * (value_DC @ both_C))
