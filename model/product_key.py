@@ -43,7 +43,7 @@ def select(scores: HalfScores, *, num_selected: int) -> Selection:
     with torch.no_grad():
         first_BTK, row_BTK = scores.first_BTn.topk(K, dim=-1)
         second_BTK, column_BTK = scores.second_BTn.topk(K, dim=-1)
-        a_P, b_P = _candidate_pairs(K, scores.first_BTn.device)
+        a_P, b_P = _candidate_pairs(K, scores.first_BTn.device).unbind()
         pair_BTK = (first_BTK[..., a_P] + second_BTK[..., b_P]).topk(K, dim=-1).indices
         row_BTK = row_BTK.gather(-1, a_P[pair_BTK])
         column_BTK = column_BTK.gather(-1, b_P[pair_BTK])
@@ -71,8 +71,13 @@ def balance_loss(scores: HalfScores, counts_2n: Tensor) -> Tensor:
     return n * (share_2n * mean_2n).sum(dim=-1).mean()
 
 
+@torch.compiler.assume_constant_result
+def _candidate_pairs(K: int, device: torch.device) -> Tensor:
+    """[2, P]: the ranks (a, b) of the pairs that can be among the best K. A compiler takes them for a constant."""
+    return _cached_pairs(K, device)
+
+
 @functools.lru_cache(maxsize=32)
-def _candidate_pairs(K: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _cached_pairs(K: int, device: torch.device) -> Tensor:
     pairs = [(a, b) for a in range(K) for b in range(K) if (a + 1) * (b + 1) <= K]
-    a_P, b_P = torch.tensor(pairs, device=device).unbind(dim=-1)
-    return a_P, b_P
+    return torch.tensor(pairs, device=device).T.contiguous()

@@ -19,7 +19,6 @@ from torch import Tensor
 from model import checkpoint, corpus, ema, knowledge
 from model.batches import IGNORED, Batches
 from model.config import Config
-from model.evaluate import token_loss
 from model.examiner import Examiner
 from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
@@ -52,7 +51,7 @@ class Trainer:
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
         )
-        self.model = Transformer(model_config)
+        self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         initialise(self.model, seed=train.seed)
         bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
         self.model.to(self.device)
@@ -61,6 +60,7 @@ class Trainer:
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
+            fused=True,  # one pass over each parameter and its moments, and no step count read back
         )
         self.data_hash = documents.data_hash
         self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
@@ -168,11 +168,11 @@ class Trainer:
         with window.steps.running():
             with apart:
                 with self.accelerator.autocast():
-                    output = self.wrapped(x_BT)
+                    output = self.wrapped(x_BT, y_BT)
                 # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which
                 # DDP forms of the gradients, is the joined batch's mean.
                 targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
-                ce = token_loss(output.logits_BTV, y_BT, reduction="sum") / targets
+                ce = output.nats / targets
                 total = ce + train.balance_loss_coef * output.balance
                 self.accelerator.backward(total / train.accumulation_steps)
             if updates:
@@ -283,6 +283,9 @@ def _accelerator(config: Config) -> Accelerator:
     """A fresh one: Accelerate keeps its state in the process, and a process may train one trial after another."""
     torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(True)
+    # Deterministic mode writes NaN over every new tensor, which costs a twentieth of a step here; nothing reads one
+    # before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     cuda = torch.cuda.is_available()
     if cuda:
