@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from model.batches import IGNORED
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**25
 """Bound on the fp32 logits that exist at once; their gradient takes their place."""
 
 
@@ -75,18 +75,18 @@ def _chunks(
 
 
 def _nats(logits_cV: Tensor, target_c: Tensor, *, slope: bool = False) -> tuple[Tensor, Tensor]:
-    """(cost of each target, and with `slope` its gradient: softmax - one_hot, in the logits' own memory)."""
+    """(cost of each target, and with `slope` its gradient: softmax - one_hot); works in the logits' own memory."""
     kept_c = target_c != IGNORED
     column_c1 = torch.where(kept_c, target_c, 0)[:, None]
-    total_c = logits_cV.logsumexp(dim=-1)
-    nats_c = torch.where(kept_c, total_c - logits_cV.gather(1, column_c1)[:, 0], 0)
+    highest_c1 = logits_cV.amax(dim=-1, keepdim=True)
+    above_c1 = highest_c1 - logits_cV.gather(1, column_c1)
+    share_cV = logits_cV.sub_(highest_c1).exp_()
+    total_c1 = share_cV.sum(dim=-1, keepdim=True)
+    nats_c = torch.where(kept_c, (total_c1.log() + above_c1)[:, 0], 0)
     if slope:
-        # exp(logit - inf) = 0: a position without a target pulls at nothing.
-        total_c = torch.where(kept_c, total_c, torch.inf)
-        logits_cV = logits_cV.sub_(total_c[:, None]).exp_()
-        at_target_c1 = logits_cV.gather(1, column_c1) - kept_c[:, None].to(logits_cV.dtype)
-        logits_cV.scatter_(1, column_c1, at_target_c1)
-    return nats_c, logits_cV
+        share_cV.mul_(kept_c[:, None] / total_c1)  # a position without a target pulls at nothing
+        share_cV.scatter_(1, column_c1, share_cV.gather(1, column_c1) - kept_c[:, None].to(share_cV.dtype))
+    return nats_c, share_cV
 
 
 def _product_dtype(table_VD: Tensor) -> torch.dtype:

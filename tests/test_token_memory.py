@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.bags import grouped_sum
 from model.decode import decode
-from model.ema import encode, self_encode_rate, update_bank
+from model.ema import _first_maximum, encode, self_encode_rate, update_bank  # pyright: ignore[reportPrivateUsage]
+from model.layers import SwiGLU
 from model.memory import Read
 from model.product_key import HalfScores, Selection, balance_loss, half_scores, select, selection_shares
 from tests.oracles import token_memory as oracle
+from tests.probes import peak_bytes
 
 
 def random_selection(positions: int, *, entries: int, K: int, seed: int) -> Selection:
@@ -53,16 +56,66 @@ def test_decode_equals_the_literal_read(chunk_bytes: int) -> None:
     torch.testing.assert_close(decode(selection, bank, table, chunk_bytes=chunk_bytes), expected)
 
 
-def test_decode_has_the_right_gradients() -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 2**28])
+def test_decode_has_the_right_gradients(chunk_bytes: int) -> None:
     selection = random_selection(4, entries=9, K=2, seed=1)
     bank = torch.randint(0, 11, (9, 3), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
     table = torch.randn(11, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
     weight = selection.weight_BTK.clone().requires_grad_()
 
     def read(weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return decode(Selection(weight, selection.index_BTK), bank, table)
+        return decode(Selection(weight, selection.index_BTK), bank, table, chunk_bytes=chunk_bytes)
 
     assert torch.autograd.gradcheck(read, (weight, table))
+
+
+def test_decode_equals_autograd_through_the_literal_read() -> None:
+    selection = random_selection(9, entries=16, K=3, seed=1)
+    bank = torch.randint(0, 11, (16, 4), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
+    table = torch.randn(12, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    weight = selection.weight_BTK.clone().requires_grad_()
+    upstream = torch.randn(9, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    ours = decode(Selection(weight, selection.index_BTK), bank, table)
+    literal = oracle.decode(weight, selection.index_BTK, bank, table)
+    for gradient, expected in zip(
+        torch.autograd.grad(ours, (weight, table), upstream),
+        torch.autograd.grad(literal, (weight, table), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_the_read_holds_an_eighth_of_the_literal_decode_at_most() -> None:
+    """Forward and backward, without E's gradient, at 4 x 256 tokens, dim 256 (shape 1), L 8, K 16."""
+    P, K, L, D, V, N = 1_024, 16, 8, 256, 6_400, 65_536
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randint(0, V, (N, L), generator=generator, dtype=torch.int32)
+    table = torch.randn(V, D, generator=generator).requires_grad_()
+    weight = torch.rand(P, K, generator=generator).requires_grad_()
+    index = torch.randint(0, N, (P, K), generator=generator)
+
+    def literal() -> None:
+        rows_PKLD = table[bank[index].long()]
+        (weight[..., None] * rows_PKLD.mean(dim=2)).sum(dim=1).sum().backward()
+
+    held = [
+        peak_bytes(work) - 4 * V * D
+        for work in (lambda: decode(Selection(weight, index), bank, table).sum().backward(), literal)
+    ]
+    assert held[1] >= 4 * P * K * L * D
+    assert held[0] <= 4 * P * K * L * D / 8
+
+
+@pytest.mark.parametrize("longest", [None, 1, 3, 1000])
+def test_grouped_sum_is_index_add_of_weighted_rows(longest: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    group = torch.tensor([0, 0, 0, 0, 2, 2, 5, 5, 5, 5, 5])  # groups 1, 3, 4 and 6 are empty
+    position = torch.randint(0, 6, group.shape, generator=generator)
+    weight = torch.randn(len(group), generator=generator, dtype=torch.float64)
+    expected = torch.zeros(7, 4, dtype=torch.float64).index_add(0, group, weight[:, None] * rows[position])
+    ours = grouped_sum(rows, position, weight_S=weight, group_S=group, groups=7, longest=longest)
+    torch.testing.assert_close(ours, expected)
 
 
 def test_balance_equals_the_formula_and_is_one_when_uniform() -> None:
@@ -74,6 +127,16 @@ def test_balance_equals_the_formula_and_is_one_when_uniform() -> None:
     level = HalfScores(torch.zeros(4, 4), torch.zeros(4, 4))
     every_entry = Selection(torch.ones(1, 16) / 16, torch.arange(16)[None])
     assert balance_loss(level, selection_shares(every_entry, n=4)).item() == pytest.approx(1.0)
+
+
+def test_balance_and_fuse_have_the_right_gradients() -> None:
+    first, second = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = selection_shares(select(HalfScores(first, second), num_selected=2), n=4)
+    halves = first.requires_grad_(), second.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: balance_loss(HalfScores(a, b), counts), halves)
+    fuse = SwiGLU(dim_in=6, hidden=3, dim_out=3).double()
+    inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *_: fuse(x), (inputs, *fuse.parameters()))
 
 
 def make_reads(*, layers: int, entries: int, dim: int, K: int) -> list[Read]:
@@ -117,3 +180,11 @@ def test_an_update_by_nothing_is_the_self_encoding() -> None:
     tokens = torch.arange(12).reshape(4, 3)
     same = encode(tokens, torch.zeros(4, 4), table_VD=table, decay=1.0) == tokens
     assert same.float().mean().item() == pytest.approx(self_encode_rate(table, chunk_bytes=100).item())
+
+
+@pytest.mark.parametrize("columns", [64, 640, 37])
+def test_the_first_of_equal_maxima_is_chosen(columns: int) -> None:
+    logits = torch.randint(0, 4, (50, columns), generator=torch.Generator().manual_seed(0)).float()
+    value, column = _first_maximum(logits)
+    assert torch.equal(value, logits.amax(dim=-1))
+    assert column.tolist() == [row.tolist().index(max(row.tolist())) for row in logits]
