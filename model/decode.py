@@ -70,9 +70,7 @@ class _Read(torch.autograd.Function):
         return slope_PK, slope_VD, None, None, None
 
 
-def _weight_slope(
-    slope_PD: Tensor, index_PK: Tensor, bank_NL: Tensor, table_VD: Tensor, chunk_bytes: int
-) -> Tensor:
+def _weight_slope(slope_PD: Tensor, index_PK: Tensor, bank_NL: Tensor, table_VD: Tensor, chunk_bytes: int) -> Tensor:
     """dw: [P, K]. Entries are decoded again, so many at a time as stay in the cache."""
     K, L, D = index_PK.shape[1], bank_NL.shape[1], table_VD.shape[1]
     positions = max(1, min(chunk_bytes, cache_bytes(slope_PD.device)) // (4 * K * D))

@@ -71,17 +71,18 @@ def feed_forward_parameters(model: ModelConfig) -> int:
 
 
 def _peak_bytes(config: Config, parameters: int) -> float:
-    """Weights, gradients and AdamW's two moments in fp32; activations kept for the backward; logits three times (fp32
-    logits, their softmax, their gradient); the bank."""
+    """Weights, gradients and AdamW's two moments in fp32; activations kept for the backward, with gradient
+    checkpointing one block's and every block's input; a chunk of fp32 logits (`model.loss.CHUNK_BYTES`) with the loss's
+    gradients of states and table; the bank."""
     model, train = config.model, config.train
     tokens = train.batch_size * model.max_seq_len
-    D, K, L, n = model.dim, model.num_selected, model.knowledge_length, math.isqrt(model.knowledge_num)
+    D, K, n = model.dim, model.num_selected, math.isqrt(model.knowledge_num)
     weights = 16.0 * parameters
     kept = 12 * D + 4 * swiglu_hidden(model) if model.memory == "none" else 22 * D
     if model.memory == "token":
-        # Two rows of scores and their softmax; K*L token ids (int32) with as many fp32 weights.
-        kept += 4 * n + 2 * K * L
-    activations = 4.0 * tokens * model.n_layers * kept
-    logits = 3 * 4.0 * tokens * model.vocab_size
-    bank = 4.0 * model.knowledge_num * L if model.memory == "token" else 0.0
+        kept += 4 * n + 3 * K  # two rows of scores and their softmax; K indices (int64) and weights
+    blocks = model.n_layers * kept if train.gradient_checkpointing == "off" else kept + model.n_layers * D
+    activations = 4.0 * tokens * blocks
+    logits = min(2.0**25, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
+    bank = 4.0 * model.knowledge_num * model.knowledge_length if model.memory == "token" else 0.0
     return weights + activations + logits + bank

@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids [B, T] in, states [B, T, D] of the next tokens out, or their loss; W = E. The bank is one for all layers.
+    """Token ids [B, T] in, states [B, T, D] of the next tokens out, and their loss; W = E. One bank for all layers.
 
     With `gradient_checkpointing` a block keeps its input only and is computed again in the backward.
     """

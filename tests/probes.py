@@ -22,7 +22,7 @@ class Operations(TorchDispatchMode):
         self.all: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.all[name] += 1
         if any(wait in name for wait in WAITS):
@@ -39,9 +39,9 @@ def peak_bytes(work: Callable[[], Any]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         kept = work()
     del kept
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]  # pyright: ignore
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]  # pyright: ignore[reportOptionalMemberAccess]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
+        held += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
         peak = max(peak, held)
     return peak

@@ -57,9 +57,7 @@ def test_an_update_of_the_bank_waits_five_times_whatever_its_size(
     with torch.no_grad():
         reads = model(ids).reads
         with Operations() as operations:
-            update_bank(
-                model.bank_NL, reads, table_VD=model.table.weight, decay=0.9, frozen=1, chunk_bytes=chunk_bytes
-            )
+            update_bank(model.bank_NL, reads, table_VD=model.table.weight, decay=0.9, frozen=1, chunk_bytes=chunk_bytes)
     assert operations.waits == {"_unique2": 3, "mask": 1}
     assert len(lists) == 1
 
@@ -128,6 +126,8 @@ def assert_compiles(memory: str, *, backend: str) -> None:
         torch.testing.assert_close(losses[1], losses[0])
         plain, ours = (torch.autograd.grad(loss, list(model.parameters())) for loss in losses)
         for name, gradient, expected in zip(names, ours, plain, strict=True):
-            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(
+                gradient, expected, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            )
     finally:
         torch.compiler.reset()

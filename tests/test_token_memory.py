@@ -98,12 +98,13 @@ def test_the_read_holds_an_eighth_of_the_literal_decode_at_most() -> None:
         rows_PKLD = table[bank[index].long()]
         (weight[..., None] * rows_PKLD.mean(dim=2)).sum(dim=1).sum().backward()
 
-    held = [
-        peak_bytes(work) - 4 * V * D
-        for work in (lambda: decode(Selection(weight, index), bank, table).sum().backward(), literal)
-    ]
-    assert held[1] >= 4 * P * K * L * D
-    assert held[0] <= 4 * P * K * L * D / 8
+    def ours(table: torch.Tensor) -> None:
+        decode(Selection(weight, index), bank, table).sum().backward()
+
+    # The weights' gradient comes first, while E's does not exist yet; then E's, which is not the read's to answer for.
+    held = max(peak_bytes(lambda: ours(table.detach())), peak_bytes(lambda: ours(table)) - 4 * V * D)
+    assert peak_bytes(literal) >= 4 * P * K * L * D
+    assert held <= 4 * P * K * L * D / 8
 
 
 @pytest.mark.parametrize("longest", [None, 1, 3, 1000])

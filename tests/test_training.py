@@ -171,7 +171,9 @@ def test_the_optimiser_is_torch_on_plain_batches(tmp_path: Path) -> None:
     losses = []
     for step in range(6):
         x, y = (torch.from_numpy(part) for part in fresh.batches.batch(step))
-        loss = torch.nn.functional.cross_entropy(model.logits(model(x).hidden_BTD).flatten(0, 1), y.flatten(), ignore_index=-100)
+        loss = torch.nn.functional.cross_entropy(
+            model.logits(model(x).hidden_BTD).flatten(0, 1), y.flatten(), ignore_index=-100
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = learning_rate(step, total=6, train=config.train)
