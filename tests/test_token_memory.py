@@ -38,6 +38,16 @@ def test_retrieval_equals_an_exhaustive_top_k(n: int, K: int, half: int, seed: i
         assert found.index_BTK[position].tolist() == indices.tolist()
 
 
+@pytest.mark.parametrize(("n", "K"), [(256, 16), (128, 3), (100, 2), (64, 8), (99, 4), (256, 1)])
+def test_retrieval_among_many_sub_keys_equals_top_k_of_all_sums(n: int, K: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    first, second = torch.randn(2, 3, 5, n, generator=generator, dtype=torch.float64)
+    found = select(HalfScores(first, second), num_selected=K)
+    best = (first[..., :, None] + second[..., None, :]).flatten(-2).topk(K, dim=-1)
+    assert torch.equal(found.index_BTK, best.indices)
+    torch.testing.assert_close(found.weight_BTK, best.values.softmax(dim=-1))
+
+
 def test_ties_still_give_the_best_sums() -> None:
     """With equal scores any choice is right, but the kept sums must be the largest ones, each entry once."""
     scores = HalfScores(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[2.0, 2.0, 2.0]]))
