@@ -1,35 +1,44 @@
 """Read stored tokens: m = sum_k w_k * mean_l E[bank[I_k, l]], pooled before anything of size [.., K, L, D] exists.
 
-Letters: P positions (B*T), K entries selected, L tokens an entry, D dim, V vocabulary, N entries, F width of a row.
+The backward is written by hand. Both gradients are embedding bags themselves: with G the gradient of m,
+
+    dE[v]  = sum over the slots (p, k, l) that hold v of  w_pk / L * G[p]      positions pooled by token
+    dw_pk  = 1/L * (sum_l E[bank[I_pk, l]]) . G[p]                             rows of entries, a chunk at a time
+
+torch's own backward of a weighted bag takes about twice as long on CPU (docs/log.md), and on CUDA an fp32 buffer of
+P*K*L/10 rows.
+
+Letters: P positions (B*T), K entries selected, L tokens an entry, M = K*L, D dim, V vocabulary, N entries, F width
+of a row.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from model.bags import cache_bytes, grouped_sum
 from model.product_key import Selection
 
-CHUNK_BYTES = 2**30
-"""Bound on the fp32 buffer that embedding_bag's backward takes on CUDA (about P*K*L/10 rows of D)."""
+CHUNK_BYTES = 2**28
+"""Bound on what a read holds at once besides its result, and its backward besides E's gradient."""
 
 
 def decode(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
     """The pooled read, [.., D], for a selection of shape [.., K]; differentiable in the weights and the table.
 
-    One weighted `embedding_bag` of K*L rows a position, chunked over positions so that its buffers stay bounded.
+    Chunked over positions, so that memory is bounded by bytes. The bank must not change before the backward (autograd
+    would say so).
     """
     *batch, K = selection.index_BTK.shape
-    L, D = bank_NL.shape[1], table_VD.shape[1]
     index_PK = selection.index_BTK.reshape(-1, K)
     weight_PK = selection.weight_BTK.reshape(-1, K).to(table_VD.dtype)
-    positions = max(1, chunk_bytes // max(1, 4 * D * K * L // 10))
-    reads = [
-        _pooled(index_cK, weight_cK, bank_NL, table_VD)
-        for index_cK, weight_cK in zip(index_PK.split(positions), weight_PK.split(positions), strict=True)
-    ]
-    return (reads[0] if len(reads) == 1 else torch.cat(reads)).reshape(*batch, D)
+    read_PD = _Read.apply(weight_PK, table_VD, index_PK, bank_NL, chunk_bytes)
+    return read_PD.reshape(*batch, table_VD.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def pool(selection: Selection, rows_NF: Tensor) -> Tensor:
@@ -40,8 +49,71 @@ def pool(selection: Selection, rows_NF: Tensor) -> Tensor:
     return pooled_PF.reshape(*batch, rows_NF.shape[1])
 
 
-def _pooled(index_PK: Tensor, weight_PK: Tensor, bank_NL: Tensor, table_VD: Tensor) -> Tensor:
-    L = bank_NL.shape[1]
-    tokens_PM = bank_NL[index_PK].flatten(1)  # M = K*L token ids a position
-    share_PM = (weight_PK / L).repeat_interleave(L, dim=1)
-    return F.embedding_bag(tokens_PM, table_VD, per_sample_weights=share_PM, mode="sum")
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight_PK: Tensor, table_VD: Tensor, index_PK: Tensor, bank_NL: Tensor, chunk_bytes: int
+    ) -> Tensor:
+        ctx.save_for_backward(weight_PK, table_VD, index_PK, bank_NL)
+        ctx.chunk_bytes = chunk_bytes
+        # Of a slot: its token twice (gathered, and as embedding_bag widens it), its share.
+        positions = max(1, chunk_bytes // (16 * index_PK.shape[1] * bank_NL.shape[1]))
+        reads = [
+            F.embedding_bag(
+                _tokens(index_cK, bank_NL), table_VD, per_sample_weights=_shares(weight_cK, bank_NL), mode="sum"
+            )
+            for index_cK, weight_cK in zip(index_PK.split(positions), weight_PK.split(positions), strict=True)
+        ]
+        return reads[0] if len(reads) == 1 else torch.cat(reads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope_PD: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight_PK, table_VD, index_PK, bank_NL = ctx.saved_tensors
+        slope_PD = slope_PD.contiguous()
+        slope_PK = slope_VD = None
+        if ctx.needs_input_grad[0]:
+            slope_PK = _weight_slope(slope_PD, index_PK, bank_NL, table_VD, ctx.chunk_bytes)
+        if ctx.needs_input_grad[1]:
+            slope_VD = _table_slope(slope_PD, weight_PK, index_PK, bank_NL, len(table_VD), ctx.chunk_bytes)
+        return slope_PK, slope_VD, None, None, None
+
+
+def _weight_slope(slope_PD: Tensor, index_PK: Tensor, bank_NL: Tensor, table_VD: Tensor, chunk_bytes: int) -> Tensor:
+    """dw: [P, K]. Entries are decoded again, so many at a time as stay in the cache."""
+    K, L, D = index_PK.shape[1], bank_NL.shape[1], table_VD.shape[1]
+    positions = max(1, min(chunk_bytes, cache_bytes(slope_PD.device)) // (4 * K * D))
+    slopes = []
+    for index_cK, slope_cD in zip(index_PK.split(positions), slope_PD.split(positions), strict=True):
+        tokens_eL = _tokens(index_cK, bank_NL).view(-1, L)
+        rows_cKD = F.embedding_bag(tokens_eL, table_VD, mode="sum").view(-1, K, D)
+        slopes.append(rows_cKD.mul_(slope_cD[:, None]).sum(dim=-1))
+    return torch.cat(slopes) / L
+
+
+def _table_slope(
+    slope_PD: Tensor, weight_PK: Tensor, index_PK: Tensor, bank_NL: Tensor, V: int, chunk_bytes: int
+) -> Tensor:
+    """dE: [V, D]. Slots are sorted by token, and each token's positions pooled."""
+    M = index_PK.shape[1] * bank_NL.shape[1]
+    positions = max(1, chunk_bytes // (64 * M))  # sorted tokens, order, position, share and their sort's buffers
+    total_VD: Tensor | None = None
+    for slope_cD, weight_cK, index_cK in zip(
+        slope_PD.split(positions), weight_PK.split(positions), index_PK.split(positions), strict=True
+    ):
+        token_S, order_S = _tokens(index_cK, bank_NL).flatten().sort(stable=True)
+        share_S = _shares(weight_cK, bank_NL).flatten()[order_S]
+        part_VD = grouped_sum(slope_cD, order_S // M, weight_S=share_S, group_S=token_S, groups=V)
+        total_VD = part_VD if total_VD is None else total_VD.add_(part_VD)
+    assert total_VD is not None, "there is a position"
+    return total_VD
+
+
+def _tokens(index_PK: Tensor, bank_NL: Tensor) -> Tensor:
+    """The M token ids of each position."""
+    return bank_NL.index_select(0, index_PK.flatten()).view(len(index_PK), -1)
+
+
+def _shares(weight_PK: Tensor, bank_NL: Tensor) -> Tensor:
+    """The weight of each of them: w_k / L."""
+    return (weight_PK / bank_NL.shape[1]).repeat_interleave(bank_NL.shape[1], dim=1)

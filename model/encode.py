@@ -9,10 +9,14 @@ Letters: S entries, L tokens an entry, D dim, V vocabulary, U distinct tokens am
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.bags import cache_bytes
 from model.config import ModelConfig
 from model.estimate import CHUNK_BYTES
 
@@ -27,35 +31,67 @@ def encode(
 ) -> Tensor:
     """argmax_v (decay * E[old] + (1-decay) * a) . head[v], as int64 [S, L], for S entries.
 
-    Logits are linear in F': the product of the head with E[old] is needed once a distinct token and the one with a once
-    an entry, so U + S rows are multiplied instead of S*L. Slots of an entry that hold the same token get the same new
-    one, so the sums are formed once a pair (entry, token): R of them. Blocks over the vocabulary keep U x V bounded,
-    and a running best, strict so that ties go to the lower token, joins them. Waits for the device three times.
+    Logits are linear in F': the head's product with E[old] is needed once a distinct token and the one with a once an
+    entry, so U + S rows of the head are multiplied instead of S*L. Slots of an entry that hold the same token get the
+    same new one, so the sums are formed once a pair (entry, token): R of them, in tiles of entries by vocabulary that
+    stay in a core's cache. A running best, strict so that ties go to the lower token, joins the tiles.
+
+    Waits for the device three times, whatever the sizes: R, U, and where each tile's pairs begin.
     """
-    S, V = old_SL.shape[0], table_VD.shape[0]
+    S, L, V = *old_SL.shape, table_VD.shape[0]
     pair_R, place_SL = (torch.arange(S, device=old_SL.device)[:, None] * V + old_SL).unique(return_inverse=True)
-    entry_R = pair_R // V
-    token_U, old_R = (pair_R % V).unique(return_inverse=True)
-    kept_UD = decay * table_VD[token_U]
-    best_R = torch.full((len(pair_R),), -torch.inf, device=old_SL.device, dtype=table_VD.dtype)
-    choice_R = pair_R % V
-    block = min(V, max(1, chunk_bytes // (4 * max(1, len(token_U)))))
-    pairs = max(1, chunk_bytes // (12 * block))  # three [pairs, block] exist at once
-    firsts = range(0, len(pair_R), pairs)
-    # Pairs ascend by entry, so a chunk of them needs the entries from its first pair's to its last one's.
-    lows = entry_R[::pairs].tolist()
-    for first in range(0, V, block):
-        head_vD = head_VD[first : first + block]
-        kept_Uv = kept_UD @ head_vD.T
-        for start, low, high in zip(firsts, lows, [*lows[1:], S - 1], strict=True):
-            part = slice(start, start + pairs)
-            fed_sv = ((1 - decay) * mean_SD[low : high + 1]) @ head_vD.T
-            logits_rv = kept_Uv[old_R[part]].add_(fed_sv[entry_R[part] - low])
-            value_r, token_r = logits_rv.max(dim=-1)
+    entry_R, choice_R = pair_R // V, pair_R % V
+    token_U, old_R = choice_R.unique(return_inverse=True)
+    kept_UD, U = decay * table_VD[token_U], len(token_U)
+    tiling = _tiling(old_SL.device, U=U, L=L, V=V, chunk_bytes=chunk_bytes)
+    pairs = torch.searchsorted(entry_R, torch.arange(0, S + tiling.entries, tiling.entries, device=entry_R.device))
+    tiles = [slice(*bounds) for bounds in pairwise(pairs.tolist())]  # pairs ascend by entry
+    rows = tiling.entries * tiling.tiles
+    summand_R2 = torch.stack([old_R, U + entry_R % rows], dim=1)
+    best_R = torch.full((len(pair_R),), -torch.inf, dtype=kept_UD.dtype, device=old_SL.device)
+    for first in range(0, V, tiling.columns):
+        head_Dv = head_VD[first : first + tiling.columns].T
+        product_Xv = kept_UD.new_empty(U + rows, head_Dv.shape[1])  # of the U tokens, then of some entries
+        torch.mm(kept_UD, head_Dv, out=product_Xv[:U])
+        for number, part in enumerate(tiles):
+            if number % tiling.tiles == 0:
+                fed_sD = (1 - decay) * mean_SD[number * tiling.entries :][:rows]
+                torch.mm(fed_sD, head_Dv, out=product_Xv[U : U + len(fed_sD)])
+            value_r, token_r = _first_maximum(F.embedding_bag(summand_R2[part], product_Xv, mode="sum"))
             better_r = value_r > best_R[part]
             choice_R[part] = torch.where(better_r, token_r + first, choice_R[part])
             best_R[part] = torch.where(better_r, value_r, best_R[part])
     return choice_R[place_SL]
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """`columns` of the head at a time; `entries` a tile; `tiles` that share one product with the head."""
+
+    columns: int
+    entries: int
+    tiles: int = 8
+
+
+def _tiling(device: torch.device, *, U: int, L: int, V: int, chunk_bytes: int) -> _Tiling:
+    """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache."""
+    widest = 2048 if device.type == "cpu" else V
+    columns = max(1, min(widest, V, chunk_bytes // (8 * max(1, U))))
+    sums_bytes = min(chunk_bytes, 2 * cache_bytes(device))
+    return _Tiling(columns, max(1, sums_bytes // (4 * columns * max(L, _Tiling.tiles))))
+
+
+def _first_maximum(logits_rv: Tensor, *, group: int = 64) -> tuple[Tensor, Tensor]:
+    """(value, column) of each row's maximum, the first on ties. `max` with its index takes about three times as long on
+    CPU as the maximum of every 64 columns and then of the group that has it."""
+    r, v = logits_rv.shape
+    if logits_rv.device.type != "cpu" or v % group:
+        value_r, column_r = logits_rv.max(dim=-1)
+        return value_r, column_r
+    grouped_rgc = logits_rv.view(r, v // group, group)
+    value_r, at_r = grouped_rgc.amax(dim=-1).max(dim=-1)
+    column_r = grouped_rgc[torch.arange(r), at_r].argmax(dim=-1)
+    return value_r, at_r * group + column_r
 
 
 def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:

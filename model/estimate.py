@@ -97,24 +97,30 @@ def _layers(model: ModelConfig) -> dict[Memory, int]:
 def _peak_bytes(config: Config, parameters: int) -> float:
     """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
 
-    A step keeps activations for its backward, and logits three times (fp32 logits, their softmax, their gradient).
+    A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input), a
+    chunk of fp32 logits (`model.loss.CHUNK_BYTES`), and the loss's gradients of states and table.
     """
     model, train = config.model, config.train
-    tokens = train.batch_size * model.max_seq_len
-    kept = sum(count * _kept_numbers(model, kind) for kind, count in _layers(model).items())
-    step = 4.0 * tokens * (kept + 3 * model.vocab_size)
+    tokens, D = train.batch_size * model.max_seq_len, model.dim
+    layers = {kind: (count, _kept_numbers(model, kind)) for kind, count in _layers(model).items()}
+    if train.gradient_checkpointing == "off":
+        kept = sum(count * numbers for count, numbers in layers.values())
+    else:
+        kept = max(numbers for _, numbers in layers.values()) + model.n_layers * D
+    logits = min(2.0**25, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
+    step = 4.0 * tokens * kept + logits
     return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
 
 
 def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
     """fp32 numbers that a layer keeps a position."""
-    D, K, L, n = model.dim, model.num_selected, model.knowledge_length, math.isqrt(model.knowledge_num)
+    D, K, n = model.dim, model.num_selected, math.isqrt(model.knowledge_num)
     if memory == "none":
         return 12 * D + 4 * swiglu_hidden(model)
     if memory == "blind":
         return 22 * D
-    # Two rows of scores and their softmax; int32 ids with as many fp32 weights; rows pooled before a projection.
-    pooled = {"token": 2 * K * L, "vector": 2 * K + model.knowledge_dim, "hybrid": 2 * K * (L + 1) + model.residual_dim}
+    # Two rows of scores and their softmax; K indices (int64) and weights; rows pooled before a projection.
+    pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
     return 22 * D + 4 * n + pooled[memory]
 
 

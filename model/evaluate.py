@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from model.batches import IGNORED, FixedRows
-from model.layers import at_least_fp32
+from model.loss import token_nats
 from model.streams import stream_seed
 from model.transformer import Output, Transformer
 
@@ -60,7 +59,7 @@ class Usage:
             self.counts_XN[layer].index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
             self.entropy_X[layer] += torch.special.entr(weight).sum()
             self.read_XD[layer] += read.read_BTD.flatten(0, -2).sum(dim=0)
-        self.positions += output.logits_BTV.shape[0] * output.logits_BTV.shape[1]
+        self.positions += output.hidden_BTD.shape[0] * output.hidden_BTD.shape[1]
         self.balance.append(output.balance)
 
     def metrics(self, *, num_selected: int) -> dict[str, float | int | list[float]]:
@@ -99,17 +98,12 @@ def text_loss(
     for start in range(0, len(rows.x), batch_size):
         x_BT = torch.from_numpy(rows.x[start : start + batch_size]).to(device)
         y_BT = torch.from_numpy(rows.y[start : start + batch_size]).to(device)
-        output = model(x_BT, replace_reads_XD)
-        nats += token_loss(output.logits_BTV, y_BT, reduction="sum").double()
+        output = model(x_BT, y_BT, replace_reads_XD)
+        assert output.nats is not None, "targets were given"
+        nats += output.nats.double()
         if usage is not None:
             usage.add(output)
     return Loss(nats.item(), int((rows.y != IGNORED).sum()))
-
-
-def token_loss(logits_BTV: Tensor, y_BT: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in fp32 at least, padding left out; nats."""
-    logits_MV = at_least_fp32(logits_BTV.flatten(0, 1))
-    return F.cross_entropy(logits_MV, y_BT.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss, usage: Usage) -> dict[str, float]:
@@ -154,9 +148,9 @@ def continuation_nats(
             assert 0 < len(rest) < len(row), "a continuation fits into a row, behind at least one token"
             x_BT[b, : len(row) - 1] = row[:-1]
             y_BT[b, len(row) - 1 - len(rest) : len(row) - 1] = rest
-        logits_BTV = model(torch.from_numpy(x_BT).to(device)).logits_BTV
-        nats_M = token_loss(logits_BTV, torch.from_numpy(y_BT).to(device), reduction="none")
-        costs.append(nats_M.view(len(rows), -1).sum(dim=1).cpu())
+        hidden_PD = model(torch.from_numpy(x_BT).to(device)).hidden_BTD.flatten(0, 1)
+        nats_P = token_nats(hidden_PD, model.table.weight, torch.from_numpy(y_BT).to(device).flatten())
+        costs.append(nats_P.view(len(rows), -1).sum(dim=1).cpu())
     return torch.cat(costs)
 
 

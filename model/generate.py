@@ -41,7 +41,8 @@ def generate(
         if ended_B.all():
             break
         longest = int(length_B.max())
-        logits_BV = model(ids_BT[:, :longest]).logits_BTV[row_B, length_B - 1].float()
+        hidden_BTD = model(ids_BT[:, :longest]).hidden_BTD
+        logits_BV = model.logits(hidden_BTD[row_B, length_B - 1]).float()
         next_B = _choose(logits_BV, temperature=temperature, generator=generator)
         ids_BT[row_B[~ended_B], length_B[~ended_B]] = next_B[~ended_B]
         length_B = torch.where(ended_B, length_B, length_B + 1)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -55,9 +56,9 @@ def select(scores: HalfScores, *, num_selected: int) -> Selection:
     """
     K, n = num_selected, scores.first_BTn.shape[-1]
     with torch.no_grad():
-        first_BTK, row_BTK = scores.first_BTn.topk(K, dim=-1)
-        second_BTK, column_BTK = scores.second_BTn.topk(K, dim=-1)
-        a_P, b_P = _candidate_pairs(K, scores.first_BTn.device)
+        first_BTK, row_BTK = _best(scores.first_BTn, K)
+        second_BTK, column_BTK = _best(scores.second_BTn, K)
+        a_P, b_P = _candidate_pairs(K, scores.first_BTn.device).unbind()
         pair_BTK = (first_BTK[..., a_P] + second_BTK[..., b_P]).topk(K, dim=-1).indices
         row_BTK = row_BTK.gather(-1, a_P[pair_BTK])
         column_BTK = column_BTK.gather(-1, b_P[pair_BTK])
@@ -81,12 +82,59 @@ def balance_loss(scores: HalfScores, counts_2n: Tensor) -> Tensor:
     """
     n = scores.first_BTn.shape[-1]
     share_2n = counts_2n / counts_2n.sum(dim=-1, keepdim=True)
-    mean_2n = torch.stack([half.softmax(dim=-1).flatten(0, -2).mean(dim=0) for half in scores])
+    mean_2n = torch.stack([_mean_softmax(half.flatten(0, -2)) for half in scores])
     return n * (share_2n * mean_2n).sum(dim=-1).mean()
 
 
+def _mean_softmax(scores_Pn: Tensor) -> Tensor:
+    """Mean over positions of softmax over sub-keys, [n]."""
+    return _MeanSoftmax.apply(scores_Pn)  # pyright: ignore[reportReturnType]
+
+
+class _MeanSoftmax(torch.autograd.Function):
+    """d/ds sum_i g_i p_i = softmax(s) * (g - softmax(s) . g) / P: one product of [P, n], where autograd spreads g over
+    all positions first."""
+
+    @staticmethod
+    def forward(ctx: Any, scores_Pn: Tensor) -> Tensor:
+        share_Pn = scores_Pn.softmax(dim=-1)
+        ctx.save_for_backward(share_Pn)
+        return share_Pn.mean(dim=0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope_n: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (share_Pn,) = ctx.saved_tensors
+        slope_n = slope_n / len(share_Pn)
+        return (slope_n - (share_Pn * slope_n).sum(dim=-1, keepdim=True)).mul_(share_Pn)
+
+
+def _best(scores_BTn: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """(values, columns) of the K best, best first.
+
+    They stand in the K groups with the largest maxima, so on CPU, where `topk` costs by the element, it looks at n/g
+    maxima and then at K*g scores, g being about sqrt(n/K).
+    """
+    n = scores_BTn.shape[-1]
+    group = 2 ** round(math.log2(n / K) / 2)
+    if scores_BTn.device.type != "cpu" or group == 1 or n % group or n < 8 * K:
+        values_BTK, column_BTK = scores_BTn.topk(K, dim=-1)
+        return values_BTK, column_BTK
+    groups = n // group  # group j: columns j, j + groups, j + 2 groups, ...
+    best_BTK = scores_BTn.unflatten(-1, (group, groups)).amax(dim=-2).topk(K, dim=-1, sorted=False).indices
+    offset_g1 = torch.arange(0, n, groups, device=scores_BTn.device)[:, None]
+    candidate_BTC = (best_BTK[..., None, :] + offset_g1).flatten(-2)
+    values_BTK, at_BTK = scores_BTn.gather(-1, candidate_BTC).topk(K, dim=-1)
+    return values_BTK, candidate_BTC.gather(-1, at_BTK)
+
+
+@torch.compiler.assume_constant_result
+def _candidate_pairs(K: int, device: torch.device) -> Tensor:
+    """[2, P]: the ranks (a, b) of the pairs that can be among the best K. A compiler takes them for a constant."""
+    return _cached_pairs(K, device)
+
+
 @functools.lru_cache(maxsize=32)
-def _candidate_pairs(K: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _cached_pairs(K: int, device: torch.device) -> Tensor:
     pairs = [(a, b) for a in range(K) for b in range(K) if (a + 1) * (b + 1) <= K]
-    a_P, b_P = torch.tensor(pairs, device=device).unbind(dim=-1)
-    return a_P, b_P
+    return torch.tensor(pairs, device=device).T.contiguous()

@@ -17,7 +17,6 @@ from torch import Tensor
 from model import checkpoint, corpus, ema, engine
 from model.batches import IGNORED, Batches
 from model.config import Config
-from model.evaluate import token_loss
 from model.examiner import Examiner
 from model.feed import Feed, ahead_on, on_host
 from model.memory import sum_over_ranks
@@ -51,7 +50,7 @@ class Trainer:
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
         )
-        self.model = Transformer(model_config)
+        self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         initialise(self.model, seed=train.seed)
         bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
         self.model.to(self.device, engine.weights_dtype(config))
@@ -60,6 +59,7 @@ class Trainer:
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
+            fused=True,  # one pass over each parameter and its moments, and no step count read back
         )
         self.data_hash = documents.data_hash
         self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
@@ -175,11 +175,11 @@ class Trainer:
         with window.steps.running():
             with apart:
                 with self.accelerator.autocast():
-                    output = self.wrapped(x_BT)
+                    output = self.wrapped(x_BT, y_BT)
                 # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which
                 # DDP forms of the gradients, is the joined batch's mean.
                 targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
-                ce = token_loss(output.logits_BTV, y_BT, reduction="sum") / targets
+                ce = output.nats / targets
                 total = ce + train.balance_loss_coef * output.balance
                 self.accelerator.backward(total)  # divides by the steps of an update
             if updates:

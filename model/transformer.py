@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import Memory, ModelConfig
 from model.layers import Attention, rotary_table
+from model.loss import summed_nats
 from model.memory import MEMORIES, NORM_EPS, Read
 from model.memory_bank import MemoryBank
 from model.streams import stream_seed
@@ -20,16 +22,19 @@ from model.streams import stream_seed
 
 @dataclass(frozen=True)
 class Output:
-    """`logits_BTV`, and what each layer that reads a bank read, first layer first: no others are in the list."""
+    """The normed states before the head, and what each layer that reads a bank read, first layer first: no others are
+    in the list. `nats` is the summed cross-entropy where targets were given. Logits are formed by `Transformer.logits`
+    only where they are asked for."""
 
-    logits_BTV: Tensor
+    hidden_BTD: Tensor
     reads: list[Read]
+    nats: Tensor | None
 
     @property
     def balance(self) -> Tensor:
         """Mean balance loss over layers; 0 without a memory, so that a total can always be formed."""
         if not self.reads:
-            return self.logits_BTV.new_zeros(())
+            return self.hidden_BTD.new_zeros(())
         return torch.stack([read.balance for read in self.reads]).mean()
 
 
@@ -57,10 +62,14 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids [B, T] in, next-token logits [B, T, V] out; W = E. The bank is one for all layers."""
+    """Token ids [B, T] in, states [B, T, D] of the next tokens out, and their loss; W = E. One bank for all layers.
 
-    def __init__(self, config: ModelConfig) -> None:
+    With `gradient_checkpointing` a block keeps its input only and is computed again in the backward.
+    """
+
+    def __init__(self, config: ModelConfig, *, gradient_checkpointing: bool = False) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.table = nn.Embedding(config.vocab_size, config.dim)
         kinds: list[Memory] = [
             config.memory if layer in config.layers_with_memory else "none" for layer in range(config.n_layers)
@@ -74,16 +83,33 @@ class Transformer(nn.Module):
         )
         self.register_buffer("rotation_2Td", rotation, persistent=False)
 
-    def forward(self, ids_BT: Tensor, replace_reads_XD: Tensor | None = None) -> Output:
-        """`replace_reads_XD`: a constant read for each of the X layers that read, an intervention of the evaluation."""
+    def forward(
+        self, ids_BT: Tensor, targets_BT: Tensor | None = None, replace_reads_XD: Tensor | None = None
+    ) -> Output:
+        """`replace_reads_XD`: a constant read for each of the X layers that read, an intervention of the
+        evaluation.
+
+        The loss is formed in here and not by the caller, so that DDP and a compiler see all of a step's forward.
+        """
         table_VD = self.table.weight
         x_BTD, reads = self.table(ids_BT), []
         for block in self.blocks:
             replace_D = None if replace_reads_XD is None else replace_reads_XD[len(reads)]
-            x_BTD, read = block(x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D)
+            inputs = x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                # Nothing in a block is random. What it returns besides the states (the read) is the first pass's.
+                x_BTD, read = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD, read = block(*inputs)
             if read is not None:
                 reads.append(read)
-        return Output(self.norm(x_BTD) @ table_VD.T, reads)
+        hidden_BTD = self.norm(x_BTD)
+        nats = None if targets_BT is None else summed_nats(hidden_BTD, table_VD, targets_BT)
+        return Output(hidden_BTD, reads, nats)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States [.., D] through the head: [.., V]."""
+        return hidden @ self.table.weight.T
 
 
 @torch.no_grad()

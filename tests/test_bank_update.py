@@ -70,6 +70,7 @@ def test_tokens_and_residuals_equal_the_literal_update(
     if memory == "hybrid":
         literal.residual_NR, literal.sketch_RD = bank.residual_NR.clone(), bank.sketch_RD
     before = bank.tokens_NL.clone()
+    stats = UpdateStats(0, 0, torch.zeros(()), None)
     for _ in range(2):
         stats = update_bank(bank, reads, table_VD=table, config=config, chunk_bytes=chunk_bytes)
         last, after = before, bank.tokens_NL.clone()
@@ -163,7 +164,8 @@ def test_a_banks_bytes_are_what_is_estimated(overrides: dict[str, Any]) -> None:
 
 def test_the_sketch_is_orthonormal_and_of_the_seed() -> None:
     one, same, other = (MemoryBank(configured(memory="hybrid")) for _ in range(3))
-    one.initialise(seed=1), same.initialise(seed=1), other.initialise(seed=2)
+    for bank, seed in ((one, 1), (same, 1), (other, 2)):
+        bank.initialise(seed=seed)
     torch.testing.assert_close(one.sketch_RD @ one.sketch_RD.T, torch.eye(5))
     assert torch.equal(one.sketch_RD, same.sketch_RD)
     assert not torch.equal(one.sketch_RD, other.sketch_RD)

@@ -171,7 +171,9 @@ def test_the_optimiser_is_torch_on_plain_batches(tmp_path: Path) -> None:
     losses = []
     for step in range(6):
         x, y = (torch.from_numpy(part) for part in fresh.batches.batch(step))
-        loss = torch.nn.functional.cross_entropy(model(x).logits_BTV.flatten(0, 1), y.flatten(), ignore_index=-100)
+        loss = torch.nn.functional.cross_entropy(
+            model.logits(model(x).hidden_BTD).flatten(0, 1), y.flatten(), ignore_index=-100
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = learning_rate(step, total=6, train=config.train)
@@ -231,8 +233,8 @@ def test_an_intervention_leaves_the_model_as_it_was() -> None:
 def test_a_read_of_zero_is_the_blind_layer() -> None:
     token, blind = tiny_model(), tiny_model("blind")
     ids = torch.arange(20)[None]
-    zeroed = token(ids, torch.zeros(2, 32)).logits_BTV
-    torch.testing.assert_close(zeroed, blind(ids).logits_BTV)
+    zeroed = token(ids, None, torch.zeros(2, 32)).hidden_BTD
+    torch.testing.assert_close(zeroed, blind(ids).hidden_BTD)
 
 
 def test_the_future_does_not_reach_the_past() -> None:
@@ -240,7 +242,7 @@ def test_the_future_does_not_reach_the_past() -> None:
     ids = torch.randint(0, 512, (1, 16), generator=torch.Generator().manual_seed(0))
     changed = ids.clone()
     changed[0, 10:] = 7
-    before, after = model(ids).logits_BTV, model(changed).logits_BTV
+    before, after = model(ids).hidden_BTD, model(changed).hidden_BTD
     torch.testing.assert_close(before[:, :10], after[:, :10])
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
@@ -251,7 +253,7 @@ def test_continuations_cost_what_their_tokens_cost() -> None:
     nats = continuation_nats(model, pairs, batch_size=2, seq_len=32)
     for cost, (prompt, rest) in zip(nats, pairs, strict=True):
         ids = torch.tensor([prompt + rest])
-        logs = model(ids).logits_BTV.log_softmax(dim=-1)[0]
+        logs = model.logits(model(ids).hidden_BTD).log_softmax(dim=-1)[0]
         expected = -sum(logs[len(prompt) + i - 1, token] for i, token in enumerate(rest))
         torch.testing.assert_close(cost, expected)
 
