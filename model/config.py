@@ -78,8 +78,7 @@ class TrainConfig(_Section):
     batch_size: int = Field(gt=0)
     """Sequences in a micro-batch, over all ranks together."""
     accumulation_steps: int = Field(default=1, gt=0)
-    gradient_checkpointing: Literal["on", "off"] = "off"
-    """`on`: a block's activations are computed again in the backward instead of kept."""
+    gradient_checkpointing: Literal["on", "off"] = "off"  # on: blocks are computed again in the backward
     grad_clip: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)

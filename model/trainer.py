@@ -1,5 +1,4 @@
-"""One training run: set up, steps, reports, checkpoints, the final measure. A step waits for the device only where an
-EMA update has to know how many entries it touches; everything else is read once a report."""
+"""One training run: set up, steps, reports, checkpoints, the final measure. Only an EMA update waits for the device."""
 
 from __future__ import annotations
 
@@ -60,7 +59,7 @@ class Trainer:
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
-            fused=True,  # one pass over each parameter and its moments, and no step count read back
+            fused=True,  # and no step count read back
         )
         self.data_hash = documents.data_hash
         self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
@@ -283,8 +282,7 @@ def _accelerator(config: Config) -> Accelerator:
     """A fresh one: Accelerate keeps its state in the process, and a process may train one trial after another."""
     torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(True)
-    # Deterministic mode writes NaN over every new tensor, which costs a twentieth of a step here; nothing reads one
-    # before it is written.
+    # Deterministic mode would write NaN over every new tensor, a twentieth of a step; nothing reads one unwritten.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     cuda = torch.cuda.is_available()
