@@ -1,5 +1,4 @@
-"""One training run: set up, steps, reports, checkpoints, the final measure. A step waits for the device only where an
-EMA update has to know how many entries it touches; everything else is read once a report."""
+"""One training run: set up, steps, reports, checkpoints, the final measure. Only an EMA update waits for the device."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ class Trainer:
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
-            fused=True,  # one pass over each parameter and its moments, and no step count read back
+            fused=True,  # and no step count read back
         )
         self.data_hash = documents.data_hash
         self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
