@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import Config
 from model.facts import Fact
+from model.streams import stream_seed
 from model.tokenizer import Spans, Tokenizer
 
 KbFit = Literal["head", "tail", "chunk", "object_first"]
@@ -32,6 +34,18 @@ class BankInit:
     rows: NDArray[np.int32]
     filled: int
     objects_kept: float | None
+
+
+def initial_bank(config: Config, facts: Sequence[Fact], tokenizer: Tokenizer) -> BankInit:
+    """What the bank of a run holds before its first step: a pure function of the configuration and the knowledge."""
+    return bank_rows(
+        facts,
+        tokenizer,
+        knowledge_num=config.model.knowledge_num,
+        knowledge_length=config.model.knowledge_length,
+        kb_fit=config.model.kb_fit,
+        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
+    )
 
 
 def bank_rows(

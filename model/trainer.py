@@ -25,7 +25,6 @@ from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate
-from model.streams import stream_seed
 from model.tokenizer import Tokenizer, load_or_train
 from model.transformer import Transformer, initialise
 
@@ -267,14 +266,7 @@ def fill_bank(
     """The bank's first content: the knowledge base, then random tokens. None where there is no bank."""
     if not len(model.bank_NL):
         return None
-    filled = knowledge.bank_rows(
-        facts,
-        tokenizer,
-        knowledge_num=config.model.knowledge_num,
-        knowledge_length=config.model.knowledge_length,
-        kb_fit=config.model.kb_fit,
-        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
-    )
+    filled = knowledge.initial_bank(config, facts, tokenizer)
     model.bank_NL.copy_(torch.from_numpy(filled.rows))
     return filled
 

@@ -68,6 +68,11 @@ class Transformer(nn.Module):
         self.bank_NL: Tensor
         self.rotation_2Td: Tensor
         self.register_buffer("bank_NL", torch.zeros(shape, dtype=torch.int32))
+        # How often the last validation selected each entry, and in how many tokens: a checkpoint says what it is worth.
+        self.used_N: Tensor
+        self.used_tokens: Tensor
+        self.register_buffer("used_N", torch.zeros(shape[0], dtype=torch.int32))
+        self.register_buffer("used_tokens", torch.zeros((), dtype=torch.int64))
         rotation = rotary_table(
             max_seq_len=config.max_seq_len, head_dim=config.dim // config.n_heads, theta=config.rope_theta
         )
