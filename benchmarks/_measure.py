@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -72,9 +73,10 @@ def peak_bytes(work: Work) -> int:
     results = kineto.kineto_results
     assert results is not None, "a profile that has ended has results"
     changes = [event for event in results.events() if event.name() == "[memory]"]
+    nbytes = operator.methodcaller("nbytes")  # which the type stubs do not know
     live = peak = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
-        live += event.nbytes()
+        live += nbytes(event)
         peak = max(peak, live)
     del kept
     return peak

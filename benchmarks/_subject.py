@@ -16,12 +16,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from benchmarks._count import Counter
 from model import ema
 from model.config import Config, ModelConfig, resolve
 from model.decode import decode
+from model.evaluate import token_loss
 from model.memory import MEMORIES, Read
 from model.product_key import Selection
 from model.trainer import Trainer, _Window
+from model.transformer import Transformer
 
 DECAY = 0.9
 NORMS = ("query_norm", "read_norm")
@@ -160,3 +163,24 @@ def read(made: Scene) -> Callable[[Tensor, Tensor], Tensor]:
     """The model's read as a function of weights [P, K] and table: [P, D]."""
     index_PK, bank_NL = made.selection.index_BTK, made.bank_NL
     return lambda weight_PK, table_VD: decode(Selection(weight_PK, index_PK), bank_NL, table_VD)
+
+
+def train_once(
+    model: Transformer, optimizer: torch.optim.AdamW, x_BT: Tensor, y_BT: Tensor, *, counter: Counter
+) -> None:
+    """One micro-batch and one update as the trainer runs them on a card (bf16 autocast), counted by phase. On the CPU,
+    so that fake tensors need no card."""
+    with counter:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(x_BT)
+            loss = token_loss(output.logits_BTV, y_BT) + 0.1 * output.balance
+        loss.backward()
+        counter.phase = "optimiser"
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        counter.phase = None
+
+
+def optimizer_of(model: Transformer) -> torch.optim.AdamW:
+    """The trainer's optimiser, with the kernels that it takes on a card: many tensors at once."""
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)

@@ -29,7 +29,7 @@ MOST_ROWS = 2**18
 
 @dataclass(frozen=True)
 class Row:
-    """One ratio. What does not apply is None: `L` and `K` of a layer that reads nothing, `entries` without an update."""
+    """One ratio. What does not apply is None: `L`, `K` of a layer that reads nothing, `entries` without an update."""
 
     shape: int
     variant: str

@@ -137,7 +137,7 @@ def test_every_module_has_its_line_in_the_architecture():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     modules = {
         str(path.relative_to(ROOT))
-        for package in ("ablate", "model")
+        for package in ("ablate", "model", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
         if path.name != "__init__.py"
     }
