@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import _literal, _measure, _subject, roofline
+from benchmarks._bounds import render
 from benchmarks._measure import Effort, compare, peak_bytes
 from benchmarks.model import QUICK, TIE, check_tokens
 from model.config import resolve
@@ -52,6 +53,15 @@ def test_every_memory_is_measured_at_every_length_and_width(quick: dict[str, Any
     assert sizes == [(8, 16), (4, 16), (8, 8)] == QUICK.grid(SHAPE)
     assert {row["entries"] for row in quick["ema_speedup"]} == set(QUICK.updated)
     assert [row["N"] for row in quick["bank_growth"] if row["shape"] == 1] == list(QUICK.growth)
+
+
+def test_tables_say_what_is_held_and_what_is_not(quick: dict[str, Any]) -> None:
+    rows = [{**row, "value": 1.39 if row["shape"] == 1 else 1.41} for row in quick["step_ratio_vs_none"]]
+    table = render({**quick, "step_ratio_vs_none": rows}, own=(8, 16), last_N=QUICK.growth[-1])
+    held = [line.split()[-1] for line in table.splitlines() if "at most 1.4 " in line]
+    assert held == ["yes", "NO"]  # token at its own L and K, the two shapes
+    assert table.count("at most 0.125") == 2
+    assert table.count("at most 1.3") == 2
 
 
 def small_scene() -> _subject.Scene:
