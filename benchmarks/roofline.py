@@ -173,7 +173,8 @@ aimed at.
   token of every entry, and their gradients. The table takes {table:.1f} MB in fp32 and fits the cache, so they are not
   held against memory.
 - **Kernels**: operators that do something (views do nothing), one launch each at the least. PyTorch's CPU build splits
-  norms into several; a card's has one that is fused, which moves less. The optimiser's and the update's are shared out over their micro-batches.
+  norms into several; a card's has one that is fused, which moves less. The optimiser's and the update's are
+  shared out over their micro-batches.
 
 ## What that allows
 
