@@ -72,6 +72,11 @@ def latest(directory: Path, *, config: Config) -> Path | None:
     return None
 
 
+def newest(directory: Path) -> Path | None:
+    """The newest checkpoint in a folder, of whatever configuration; None where there is none."""
+    return next(iter(_whole(directory)), None)
+
+
 def load_model(path: Path, model: Transformer) -> None:
     """Weights and bank of a checkpoint into a model of its configuration."""
     model.load_state_dict(load_file(path / MODEL))

@@ -62,6 +62,11 @@ class Usage:
         self.positions += output.hidden_BTD.shape[0] * output.hidden_BTD.shape[1]
         self.balance.append(output.balance)
 
+    def remember(self, model: Transformer) -> None:
+        """Leave the counts, all layers together, in the model's buffers: checkpoints keep them for `model.bank`."""
+        model.bank.used_N.copy_(self.counts_XN.sum(dim=0))
+        model.bank.used_tokens.fill_(self.positions)
+
     def metrics(self, *, num_selected: int) -> dict[str, float | int | list[float]]:
         """Coverage, effective entries, read entropy and balance of the window that was seen."""
         counts_XN, entries = self.counts_XN.double(), self.counts_XN.shape[1]

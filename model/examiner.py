@@ -64,6 +64,8 @@ class Examiner:
         with autocast():
             usage = self._usage(model)
             loss = text_loss(model, self.rows, batch_size=self.config.eval.val_batch_size, usage=usage)
+        if usage is not None:
+            usage.remember(model)
         metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean)}
         return metrics | self._bank_metrics(model, usage)
 

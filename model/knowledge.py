@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ModelConfig
+from model.config import Config, ModelConfig
 from model.facts import Fact
 from model.layout import grid_cells
+from model.streams import stream_seed
 from model.tokenizer import Spans, Tokenizer
 
 KbFit = Literal["head", "tail", "chunk", "object_first"]
@@ -35,6 +36,16 @@ class BankInit:
     rows: NDArray[np.int32]
     filled: int
     objects_kept: float | None
+
+
+def initial_bank(config: Config, facts: Sequence[Fact], tokenizer: Tokenizer) -> BankInit:
+    """What the bank of a run holds before its first step: a pure function of the configuration and the knowledge."""
+    return bank_rows(
+        facts if config.model.kb_init == "knowledge" else (),
+        tokenizer,
+        config=config.model,
+        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
+    )
 
 
 def bank_rows(

@@ -30,6 +30,7 @@ class MemoryBank(nn.Module):
     | `residual_NR` fp32 | hybrid | what the tokens leave out, in the coordinates of `sketch_RD` |
     | `sketch_RD` fp32 | hybrid | the fixed map D -> R, orthonormal rows |
     | `cache_*` | ema_state sparse_cache | continuous features of entries (model/feature_cache.py) |
+    | `used_N` int32, `used_tokens` int64 | all | times selected in the last validation's tokens (`model.bank` shows it) |
     | `idle_X2n` int32, `refreshed` int64 | refresh frequency | updates since a sub-key was selected; resets so far |
     """
 
@@ -42,6 +43,8 @@ class MemoryBank(nn.Module):
     cache_used_C: Tensor
     cache_slot_N: Tensor
     cache_clock: Tensor
+    used_N: Tensor
+    used_tokens: Tensor
     idle_X2n: Tensor
     refreshed: Tensor
 
@@ -64,6 +67,9 @@ class MemoryBank(nn.Module):
             self.register_buffer("cache_used_C", torch.zeros(C, dtype=torch.int64))
             self.register_buffer("cache_slot_N", torch.full((N,), -1, dtype=torch.int32))
             self.register_buffer("cache_clock", torch.zeros((), dtype=torch.int64))
+        if config.has_bank:
+            self.register_buffer("used_N", torch.zeros(N, dtype=torch.int32))
+            self.register_buffer("used_tokens", torch.zeros((), dtype=torch.int64))
         if config.has_bank and config.refresh == "frequency":
             shape = (len(config.layers_with_memory), 2, math.isqrt(N))
             self.register_buffer("idle_X2n", torch.zeros(shape, dtype=torch.int32))

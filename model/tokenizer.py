@@ -88,6 +88,10 @@ class Tokenizer:
         """The text of `ids`; bytes that are no character become U+FFFD."""
         return self._inner.decode(list(ids), skip_special_tokens=skip_special)
 
+    def decode_rows(self, rows_ML: NDArray[np.int32]) -> list[str]:
+        """The text of each of M rows of ids, special tokens spelt out."""
+        return self._inner.decode_batch(rows_ML.tolist(), skip_special_tokens=False)
+
     def to_json(self) -> str:
         """Hugging Face's tokenizer.json."""
         return self._inner.to_str()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from model import ema, knowledge, refresh
 from model.config import Config
 from model.facts import Fact
 from model.memory import Read
-from model.streams import stream_seed
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
@@ -54,11 +52,6 @@ def fill_bank(
     """The first tokens of a bank: the knowledge base, then random ones. None where no tokens are stored."""
     if not config.model.stores_tokens:
         return None
-    filled = knowledge.bank_rows(
-        facts if config.model.kb_init == "knowledge" else (),
-        tokenizer,
-        config=config.model,
-        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
-    )
+    filled = knowledge.initial_bank(config, facts, tokenizer)
     model.bank.tokens_NL.copy_(torch.from_numpy(filled.rows))
     return filled

@@ -20,7 +20,7 @@ from model.api import KEYS, PRESETS, resolve, value_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("ablate.sweep", "ablate.report", "ablate.rerun", "ablate.status", "model.train")
+COMMANDS = ("ablate.sweep", "ablate.report", "ablate.rerun", "ablate.status", "model.train", "model.bank")
 STUDY_SECTIONS = {
     "objective.": Objective,
     "optimizer.": Optimizer,
@@ -56,7 +56,7 @@ def test_a_command_and_its_flags_are_documented(command: str):
 
 def test_every_command_is_one_that_the_readme_lists():
     mains = {path.stem for path in (ROOT / "ablate").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert {f"ablate.{name}" for name in mains - {"columns"}} | {"model.train"} == set(COMMANDS)
+    assert {f"ablate.{name}" for name in mains - {"columns"}} | {"model.train", "model.bank"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("section", ["model", "train", "data", "eval"])
@@ -137,7 +137,7 @@ def test_every_module_has_its_line_in_the_architecture():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     modules = {
         str(path.relative_to(ROOT))
-        for package in ("ablate", "model")
+        for package in ("ablate", "model", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
         if path.name != "__init__.py"
     }
