@@ -96,8 +96,7 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
     assert {int(model.bank.tokens_NL[s, 0]) for s in changed} <= nearest
 
 
-def test_the_same_step_draws_the_same(tmp_path: Path) -> None:
-    del tmp_path
+def test_the_same_step_draws_the_same() -> None:
     states = []
     for step in (0, 0, 1):
         config, model, optimizer = with_a_dead_row()
@@ -131,4 +130,5 @@ def test_a_run_says_how_many_were_reset(tmp_path: Path) -> None:
     listener = Listener()
     result = train(config, listener, checkpoint_dir=tmp_path)
     counts = [report.metrics["subkeys_refreshed"] for report in listener.reports]
-    assert result.metrics["subkeys_refreshed"] == counts[-1] >= counts[0]
+    assert counts == sorted(int(str(count)) for count in counts), "a total, so it never falls"
+    assert result.metrics["subkeys_refreshed"] == counts[-1]
