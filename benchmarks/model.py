@@ -136,9 +136,9 @@ def _compare_updates(made: _subject.Scene, effort: Effort) -> Comparison:
     start_NL, results = made.bank_NL.clone(), {}
 
     def literal() -> None:
-        sums = _subject.sums(made)
-        old_SL = start_NL[sums.entry_S].long()
-        results["literal"] = _literal.encode(old_SL, sums.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
+        means = _subject.means(made)
+        old_SL = start_NL[means.entry_S].long()
+        results["literal"] = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
 
     def ours() -> None:
         made.bank_NL.copy_(start_NL)
@@ -153,9 +153,9 @@ def check_tokens(
     made: _subject.Scene, *, literal_SL: torch.Tensor, ours_NL: torch.Tensor, start_NL: torch.Tensor
 ) -> None:
     """Raise AssertionError where the update's tokens are not the literal algorithm's, ties aside."""
-    sums = _subject.sums(made)
-    ours_SL, old_SL = ours_NL[sums.entry_S].long(), start_NL[sums.entry_S].long()
-    worst = _literal.worst_difference(ours_SL, literal_SL, old_SL, mean_SD=sums.mean_SD, table_VD=made.table_VD)
+    means = _subject.means(made)
+    ours_SL, old_SL = ours_NL[means.entry_S].long(), start_NL[means.entry_S].long()
+    worst = _literal.worst_difference(ours_SL, literal_SL, old_SL, mean_SD=means.mean_SD, table_VD=made.table_VD)
     assert worst <= TIE, f"tokens differ by more than a tie: {worst:.1e} of their logit"
 
 

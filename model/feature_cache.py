@@ -38,8 +38,7 @@ def assign(bank: MemoryBank, entry_S: Tensor, weight_S: Tensor) -> Places:
     kept = len(entry_S) - len(miss_M)
     bank.cache_used_C[slot_S[known_S]] = bank.cache_clock
     free = len(bank.cache_entry_C) - kept
-    if len(miss_M) > free:
-        miss_M = miss_M[weight_S[miss_M].argsort(descending=True, stable=True)[:free]]
+    miss_M = miss_M[weight_S[miss_M].argsort(descending=True, stable=True)[:free]]
     taken_M = bank.cache_used_C.argsort(stable=True)[: len(miss_M)]
     forget(bank, bank.cache_entry_C[taken_M])
     slot_S[miss_M] = taken_M

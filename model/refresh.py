@@ -43,6 +43,7 @@ def note(model: Transformer, reads: list[Read]) -> None:
     model.bank.idle_X2n.masked_fill_(used_X2n, 0)
 
 
+@torch.no_grad()
 def refresh(
     model: Transformer, optimizer: torch.optim.Optimizer, reads: list[Read], *, config: Config, step: int
 ) -> None:

@@ -55,7 +55,7 @@ def layers(reads: list[Read]) -> oracle.Layers:
     return [(read.features_BTD, read.selection.weight_BTK, read.selection.index_BTK) for read in reads]
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 2_000, 2**28])
+@pytest.mark.parametrize("chunk_bytes", [30_000, 2**28])
 @pytest.mark.parametrize("frozen", [0, 7])
 @pytest.mark.parametrize("encode", ["dot", "cosine"])
 @pytest.mark.parametrize("ema_rescale", ["none", "match_norm"])
@@ -109,11 +109,11 @@ def test_vectors_equal_the_literal_update(frozen: int, ema_rescale: str, chunk_b
         assert found["ema_scale_ratio"] == pytest.approx(0.4 / 0.6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     capacity=st.integers(1, N + 2),
     seeds=st.lists(st.integers(0, 30), min_size=2, max_size=6),
-    chunk_bytes=st.sampled_from([1, 2**28]),
+    chunk_bytes=st.sampled_from([30_000, 2**28]),
     memory=st.sampled_from(["token", "hybrid"]),
     rescale=st.sampled_from(["none", "match_norm"]),
 )
@@ -175,7 +175,7 @@ def test_the_sketch_is_orthonormal_and_of_the_seed() -> None:
 def test_vectors_begin_as_large_as_queries(query_norm: str) -> None:
     from model.transformer import Transformer, initialise
 
-    model = Transformer(configured(memory="vector", query_norm=query_norm, dim=64, knowledge_dim=32))
+    model = Transformer(configured(memory="vector", query_norm=query_norm, dim=64, knowledge_dim=512))
     initialise(model, seed=0)
     reads = model(torch.arange(64)[None]).reads
     query = torch.cat([read.query_BTQ for read in reads])
@@ -191,7 +191,7 @@ def test_pool_equals_the_literal_sum_and_has_the_right_gradients() -> None:
     assert torch.autograd.gradcheck(lambda w: pool(Selection(w, selection.index_BTK), rows), (weight,))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 8), K=st.integers(1, 8), half=st.integers(2, 6), seed=st.integers(0, 2**31))
 def test_cosine_retrieval_equals_an_exhaustive_top_k(n: int, K: int, half: int, seed: int) -> None:
     K = min(K, n)

@@ -74,22 +74,22 @@ def test_the_literal_algorithms_are_the_formulas() -> None:
     expected = oracle.decode(weight_PK, index_PK, made.bank_NL, made.table_VD)
     torch.testing.assert_close(_literal.read(weight_PK, index_PK, made.bank_NL, made.table_VD), expected)
     torch.testing.assert_close(_subject.read(made)(weight_PK, made.table_VD), expected)
-    sums = _subject.sums(made)
-    old_SL = made.bank_NL[sums.entry_S].long()
+    means = _subject.means(made)
+    old_SL = made.bank_NL[means.entry_S].long()
     layers = [(made.features_PD, weight_PK, index_PK)]
     new_NL = oracle.ema(made.bank_NL, layers, made.table_VD, decay=_subject.DECAY, frozen=0)
-    encoded = _literal.encode(old_SL, sums.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
-    assert torch.equal(encoded, new_NL[sums.entry_S].long())
+    encoded = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
+    assert torch.equal(encoded, new_NL[means.entry_S].long())
 
 
 def test_tokens_that_differ_are_found() -> None:
     made = small_scene()
-    start_NL, sums = made.bank_NL.clone(), _subject.sums(made)
-    old_SL = start_NL[sums.entry_S].long()
-    literal_SL = _literal.encode(old_SL, sums.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
+    start_NL, means = made.bank_NL.clone(), _subject.means(made)
+    old_SL = start_NL[means.entry_S].long()
+    literal_SL = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
     ours_NL = _subject.update(made)
     check_tokens(made, literal_SL=literal_SL, ours_NL=ours_NL, start_NL=start_NL)
-    ours_NL[sums.entry_S[7], 1] = (ours_NL[sums.entry_S[7], 1] + 1) % SHAPE.vocabulary
+    ours_NL[means.entry_S[7], 1] = (ours_NL[means.entry_S[7], 1] + 1) % SHAPE.vocabulary
     with pytest.raises(AssertionError, match="more than a tie"):
         check_tokens(made, literal_SL=literal_SL, ours_NL=ours_NL, start_NL=start_NL)
     assert TIE < 1e-3

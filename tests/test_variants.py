@@ -108,7 +108,7 @@ def test_a_replaced_read_is_its_own_layers() -> None:
     kinds = [type(block.get_submodule("memory")).__name__ for block in model.blocks]
     assert kinds == ["VectorMemory", "MatchedFeedForward", "VectorMemory"]
     constants = torch.stack([torch.full((32,), 1.0), torch.full((32,), 2.0)])
-    reads = model(ids, constants).reads
+    reads = model(ids, replace_reads_XD=constants).reads
     assert [read.read_BTD.unique().tolist() for read in reads] == [[1.0], [2.0]]
 
 

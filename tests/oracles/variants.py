@@ -40,13 +40,11 @@ def means(layers: Layers, *, frozen: int) -> dict[int, tuple[Tensor, float]]:
             for w, s in zip(w_K, index_K, strict=True):
                 if int(s) >= frozen:
                     seen.setdefault(int(s), []).append((float(w), f_D))
-    return {
-        s: (
-            torch.stack([w * f_D for w, f_D in seen[s]]).sum(0) / sum(w for w, _ in seen[s]),
-            sum(w for w, _ in seen[s]),
-        )
-        for s in sorted(seen)
-    }
+    found = {}
+    for s in sorted(seen):
+        weight = sum(w for w, _ in seen[s])
+        found[s] = torch.stack([w * f_D for w, f_D in seen[s]]).sum(0) / weight, weight
+    return found
 
 
 def vector_update(vectors_NQ: Tensor, layers: Layers, *, decay: float, frozen: int, match_norm: bool) -> Tensor:
@@ -110,8 +108,8 @@ class TokenBank:
         return self.table_VD[int(self.tokens_NL[s, slot])]
 
     def _encode(self, feature: Tensor) -> int:
-        logits = [feature @ w / (w.norm() if self.cosine else 1.0) for w in self.table_VD]
-        return int(torch.argmax(torch.stack(logits)))
+        logits_V = self.table_VD @ feature
+        return int(torch.argmax(logits_V / self.table_VD.norm(dim=1) if self.cosine else logits_V))
 
     def _keep(self, cache: list[Place], features: dict[int, Tensor], weights: dict[int, float]) -> None:
         for place in cache:
@@ -120,7 +118,7 @@ class TokenBank:
         known = {place.entry for place in cache}
         by_weight = sorted((s for s in features if s not in known), key=lambda s: (-weights[s], s))
         oldest = sorted((place for place in cache if place.used < self.clock), key=lambda place: place.used)
-        for s, place in zip(sorted(by_weight[: len(oldest)], key=by_weight.index), oldest, strict=False):
+        for s, place in zip(by_weight, oldest, strict=False):
             place.entry, place.used, place.features_LD = s, self.clock, features[s]
 
 
