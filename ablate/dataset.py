@@ -13,9 +13,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.analyze.best import Objective
+from ablate.analyze.frames import of_arm, rows
 from ablate.analyze.space import Dimension, Value
+from ablate.designs import Design
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
+from ablate.plan import BASELINE, CALIBRATE, TUNE
+from ablate.studies import planned
+from model.api import from_json, value_of
 
 
 class _Part(BaseModel):
@@ -35,10 +40,25 @@ class OptimizerFile(_Part):
     seed: int
 
 
+class TuneFile(_Part):
+    trials: int
+    over: tuple[str, ...]
+
+
 class AblationFile(_Part):
     baseline: str
     seeds: int
     arms: dict[str, dict[str, Any]]
+    match: str = "tokens"
+    exploratory: bool = False
+    tune_each_arm: TuneFile | None = None
+
+
+class ArmFile(_Part):
+    name: str
+    overrides: dict[str, Any]
+    design: Design
+    levels: dict[str, Any]
 
 
 class SpecFile(_Part):
@@ -75,6 +95,10 @@ class StudyFile(_Part):
     question: str
     spec: SpecFile
     space: tuple[SpaceFile, ...]
+    arms: tuple[ArmFile, ...] | None = None
+    """Every arm but the baseline, expanded from its design; None in studies of the first version."""
+    winner: str | None = None
+    """The search's trial that the arms deviate from (`baseline: best`)."""
     started_at: str
     finished_at: str | None
     command: str
@@ -97,7 +121,18 @@ class StudyData:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row for every trial that ended, with a column for every searched parameter."""
+        """A row for every trial that ended, with a column for every searched parameter; without those that only
+        prepared the ablation (see `preparation`)."""
+        return rows(self.every_trial, ~self._prepares)
+
+    @property
+    def preparation(self) -> pd.DataFrame:
+        """The trials that tuned the arms (`tune.ARM`) or measured their speed (`calibrate.ARM`): no results of them."""
+        return rows(self.every_trial, self._prepares)
+
+    @cached_property
+    def every_trial(self) -> pd.DataFrame:
+        """`trials` and `preparation` together."""
         trials = self.trials_arrow.to_pandas()
         columns = [dimension.column for dimension in self.space if dimension.column not in trials]
         return trials.assign(**dict.fromkeys(columns, float("nan")))
@@ -119,15 +154,46 @@ class StudyData:
 
     @property
     def arms(self) -> dict[str, dict[str, Any]]:
-        """Each arm's overrides of the baseline; empty where the study has no ablation."""
+        """Each arm's overrides of the baseline, whatever its design; empty where the study has no ablation."""
+        if self.facts.arms is not None:
+            return {arm.name: arm.overrides for arm in self.facts.arms}
         return self.facts.spec.ablation.arms if self.facts.spec.ablation else {}
 
     @property
-    def planned(self) -> int:
-        """How many trials the study is to have: its search's, and every arm and the baseline on every seed."""
+    def varied(self) -> list[str]:
+        """Keys that differ between trials on purpose: searched, overridden by an arm, tuned, or matched."""
+        found = [*(entry.key for entry in self.facts.space), *(key for arm in self.arms.values() for key in arm)]
         ablation = self.facts.spec.ablation
-        search = self.facts.spec.optimizer.trials if self.facts.space else 0
-        return search + (ablation.seeds * (len(ablation.arms) + 1) if ablation else 0)
+        if ablation is not None and ablation.tune_each_arm is not None:
+            found += ablation.tune_each_arm.over
+        if ablation is not None and ablation.match in ("flops", "wall"):
+            found.append("train.tokens")
+        return found
+
+    @property
+    def tuned(self) -> dict[str, dict[str, Any]]:
+        """Arm (the baseline among them) -> the values that were tuned for it and that all its runs have; empty where
+        arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
+        ablation = self.facts.spec.ablation
+        if ablation is None or ablation.tune_each_arm is None:
+            return {}
+        found: dict[str, dict[str, Any]] = {}
+        for arm in (BASELINE, *self.arms):
+            runs = of_arm(self.trials, arm)
+            if not runs.empty:
+                config = from_json(str(runs["config_json"].iloc[0]))
+                found[arm] = {key: value_of(config, key) for key in ablation.tune_each_arm.over}
+        return found
+
+    @property
+    def planned(self) -> int:
+        """How many trials the study is to have: its search's, and for every arm and the baseline its seeds and what
+        prepares it."""
+        return planned(self.study)
+
+    @property
+    def _prepares(self) -> Any:
+        return self.every_trial["arm"].astype(str).str.startswith((TUNE, CALIBRATE))
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
