@@ -13,14 +13,15 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.analyze.best import Objective
-from ablate.analyze.frames import of_arm, rows
+from ablate.analyze.frames import of_arm, rows, texts
 from ablate.analyze.space import Dimension, Value
-from ablate.designs import Design
+from ablate.designs import Arm, expand
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
 from ablate.plan import BASELINE, CALIBRATE, TUNE
+from ablate.spec_models import Ablation
 from ablate.studies import planned
-from model.api import from_json, value_of
+from model.api import Config, from_json, resolve, value_of
 
 
 class _Part(BaseModel):
@@ -40,25 +41,23 @@ class OptimizerFile(_Part):
     seed: int
 
 
-class TuneFile(_Part):
+class TuningFile(_Part):
     trials: int
     over: tuple[str, ...]
 
 
 class AblationFile(_Part):
+    """What a study of an earlier version does not say has the value that it had then."""
+
     baseline: str
     seeds: int
-    arms: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, Any]] = {}
+    leave_one_out: dict[str, dict[str, Any]] = {}
+    add_one_in: dict[str, dict[str, Any]] = {}
+    factorial: dict[str, list[Any]] = {}
+    tune_each_arm: TuningFile | None = None
     match: str = "tokens"
     exploratory: bool = False
-    tune_each_arm: TuneFile | None = None
-
-
-class ArmFile(_Part):
-    name: str
-    overrides: dict[str, Any]
-    design: Design
-    levels: dict[str, Any]
 
 
 class SpecFile(_Part):
@@ -95,10 +94,6 @@ class StudyFile(_Part):
     question: str
     spec: SpecFile
     space: tuple[SpaceFile, ...]
-    arms: tuple[ArmFile, ...] | None = None
-    """Every arm but the baseline, expanded from its design; None in studies of the first version."""
-    winner: str | None = None
-    """The search's trial that the arms deviate from (`baseline: best`)."""
     started_at: str
     finished_at: str | None
     command: str
@@ -152,38 +147,45 @@ class StudyData:
         """The searched parameters."""
         return tuple(_dimension(entry) for entry in self.facts.space)
 
-    @property
-    def arms(self) -> dict[str, dict[str, Any]]:
-        """Each arm's overrides of the baseline, whatever its design; empty where the study has no ablation."""
-        if self.facts.arms is not None:
-            return {arm.name: arm.overrides for arm in self.facts.arms}
-        return self.facts.spec.ablation.arms if self.facts.spec.ablation else {}
-
-    @property
-    def varied(self) -> list[str]:
-        """Keys that differ between trials on purpose: searched, overridden by an arm, tuned, or matched."""
-        found = [*(entry.key for entry in self.facts.space), *(key for arm in self.arms.values() for key in arm)]
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The study's arms by their names, without the baseline; empty where it has no ablation."""
         ablation = self.facts.spec.ablation
-        if ablation is not None and ablation.tune_each_arm is not None:
-            found += ablation.tune_each_arm.over
-        if ablation is not None and ablation.match in ("flops", "wall"):
-            found.append("train.tokens")
-        return found
+        if ablation is None:
+            return {}
+        designs = {name: getattr(ablation, name) for name in ("arms", "leave_one_out", "add_one_in", "factorial")}
+        return {arm.name: arm for arm in expand(Ablation.model_construct(**designs), self.baseline)}
+
+    @cached_property
+    def baseline(self) -> Config:
+        """What the arms deviate from: the configuration that the baseline ran, or the study's base before it did."""
+        ran = texts(of_arm(self.trials, BASELINE), "config_json")
+        if ran:
+            return from_json(ran[0])
+        base = dict(self.facts.spec.base)
+        return resolve(base.pop("preset"), base)
 
     @property
-    def tuned(self) -> dict[str, dict[str, Any]]:
+    def tuned(self) -> TuningFile | None:
+        """How every arm was tuned before its seeds, the baseline too; None where none was."""
+        ablation = self.facts.spec.ablation
+        return ablation.tune_each_arm if ablation else None
+
+    @property
+    def tuned_values(self) -> dict[str, dict[str, Any]]:
         """Arm (the baseline among them) -> the values that were tuned for it and that all its runs have; empty where
         arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
+        over = self.tuned.over if self.tuned else ()
+        runs = {arm: texts(of_arm(self.trials, arm), "config_json") for arm in (BASELINE, *self.arms)} if over else {}
+        configs = {arm: from_json(found[0]) for arm, found in runs.items() if found}
+        return {arm: {key: value_of(config, key) for key in over} for arm, config in configs.items()}
+
+    @property
+    def settled_keys(self) -> tuple[str, ...]:
+        """Keys in which arms differ though none overrides them: those tuned for each, the budget it is matched by."""
         ablation = self.facts.spec.ablation
-        if ablation is None or ablation.tune_each_arm is None:
-            return {}
-        found: dict[str, dict[str, Any]] = {}
-        for arm in (BASELINE, *self.arms):
-            runs = of_arm(self.trials, arm)
-            if not runs.empty:
-                config = from_json(str(runs["config_json"].iloc[0]))
-                found[arm] = {key: value_of(config, key) for key in ablation.tune_each_arm.over}
-        return found
+        matched = ("train.tokens",) if ablation and ablation.match in ("flops", "wall") else ()
+        return (*(self.tuned.over if self.tuned else ()), *matched)
 
     @property
     def planned(self) -> int:

@@ -109,7 +109,7 @@ def analyse(data: StudyData) -> Findings:
         costs=tuple(costs(trials, declared=arms)),
         curves=tuple(curves(history, statuses=_search_statuses(data, search))),
         bands=tuple(bands(history, trials, declared=arms)),
-        mixed=tuple(mixed(trials, varied=data.varied)),
+        mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys])),
     )
 
 
@@ -135,3 +135,7 @@ def _search_statuses(data: StudyData, search: pd.DataFrame) -> Mapping[str, str]
     still_open = [trial_id for trial_id in data.started if trial_id not in final]
     under_way = still_open if data.facts.space and len(ended) < optimizer.trials else []
     return {**ended, **dict.fromkeys(under_way, "running")}
+
+
+def _varied(data: StudyData) -> list[str]:
+    return [*(entry.key for entry in data.space), *(key for arm in data.arms.values() for key in arm.overrides)]

@@ -37,8 +37,9 @@ class ArmPlan:
 @dataclass(frozen=True)
 class Power:
     """An ablation before it runs. `smallest_p`: of the sign-flip test with `seeds` pairs; `smallest_p_holm`: times the
-    arms. `mde_sd`: minimum detectable effect in standard deviations of the paired differences (paired t test, power 0.8
-    at 0.05 / arms); None with a single seed. `tuning`: key -> range, of what is tuned for each arm."""
+    `family` of arms that Holm corrects for (A/A arms are none of it). `mde_sd`: minimum detectable effect in standard
+    deviations of the paired differences (paired t test, power 0.8 at 0.05 / family); None with a single seed.
+    `tuning`: key -> range, of what is tuned for each arm."""
 
     baseline: str
     match: str
@@ -48,6 +49,7 @@ class Power:
     smallest_p: float
     smallest_p_holm: float
     mde_sd: float | None
+    family: int
     tuning: Mapping[str, Any]
     tuning_trials: int
     arms: tuple[ArmPlan, ...]
@@ -64,13 +66,13 @@ def describe(spec: StudySpec, *, earlier: Path | None) -> Power | None:
     if ablation is None:
         return None
     arms = designs.expand(ablation, spec.base)
-    alpha, metric = designs.ALPHA / len(arms), spec.objectives[0].metric
+    family, metric = designs.family(arms), spec.objectives[0].metric
     trials = None if earlier is None else dataset.read(earlier).trials
     budgets = plan.budgets(spec, spec.base, tokens_per_s={})
 
     def arm_plan(arm: designs.Arm) -> ArmPlan:
         spread, pairs = (None, 0) if trials is None else _spread(trials, arm.name, metric)
-        mde = None if spread is None else detectable_effect(spread, n=ablation.seeds, alpha=alpha)
+        mde = None if spread is None else detectable_effect(spread, n=ablation.seeds, alpha=_alpha(arm, family))
         tokens = None if ablation.match == "wall" else spec.base.train.tokens
         if arm.name in budgets and "train.tokens" in budgets[arm.name]:
             tokens = budgets[arm.name]["train.tokens"]
@@ -85,8 +87,9 @@ def describe(spec: StudySpec, *, earlier: Path | None) -> Power | None:
         exploratory=ablation.exploratory,
         metric=metric,
         smallest_p=smallest_exact_p(ablation.seeds),
-        smallest_p_holm=designs.smallest_p_holm(seeds=ablation.seeds, arms=len(arms)),
-        mde_sd=_number(detectable_effect(1.0, n=ablation.seeds, alpha=alpha)),
+        smallest_p_holm=designs.smallest_p_holm(seeds=ablation.seeds, arms=family),
+        mde_sd=_number(detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
+        family=family,
         tuning={key: distributions.as_written(found) for key, found in space.items()},
         tuning_trials=tune.trials if tune else 0,
         arms=tuple(arm_plan(arm) for arm in arms),
@@ -122,13 +125,13 @@ def lines(power: Power) -> list[str]:
         "",
         tabulate(rows, headers=headers, disable_numparse=True),
         "",
-        f"smallest p of the declared test (exact sign-flip): {power.smallest_p:.3g}, by Holm over {arms}"
+        f"smallest p of the declared test (exact sign-flip): {power.smallest_p:.3g}, by Holm over {power.family}"
         f" {power.smallest_p_holm:.3g}" + ("" if power.can_reject else ": it cannot reject; exploratory"),
     ]
     if power.mde_sd is not None:
         found.append(
             f"minimum detectable effect: {power.mde_sd:.3g} standard deviations of the paired differences"
-            f" (power 0.8 at 0.05 / {len(power.arms)})"
+            f" (power 0.8 at 0.05 / {power.family})"
         )
     for key, distribution in power.tuning.items():
         (kind, bounds), *_ = distribution.items()
@@ -142,6 +145,10 @@ def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, 
     by_seed = [pd.Series(floats(side, metric), index=floats(side, "seed")).dropna() for side in sides]
     differences = np.asarray((by_seed[1] - by_seed[0]).dropna(), dtype=float)
     return (float(differences.std(ddof=1)) if len(differences) > 1 else None), len(differences)
+
+
+def _alpha(arm: designs.Arm, family: int) -> float:
+    return designs.ALPHA if arm.design == "reseed" else designs.ALPHA / family
 
 
 def _number(value: float | None) -> float | None:

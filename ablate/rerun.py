@@ -20,7 +20,7 @@ from ablate.live import View, outcome
 from ablate.plan import SEARCH, Trial, trial_id
 from ablate.runner import Event, Halt, Progress
 from ablate.spec_models import Objective, Resources, Tracking
-from ablate.tally import Tally, best_of
+from ablate.tally import Tally, best_of, results
 from ablate.trial import Desk, Train, run_trial
 from model.api import (
     PATH_KEYS,

@@ -11,7 +11,7 @@ from ablate.designs import Arm
 from ablate.errors import BadInput
 from ablate.spec_models import Ablation, Hypothesis, Objective
 from ablate.spec_tree import NAME, NAME_CURE, Tree
-from model.api import Config, ConfigError, check_key, nearest, override
+from model.api import BY_NAME, Config, ConfigError, check_key, nearest, override
 
 _FIXED = {
     "train.seed": ("every arm has the same seeds", "remove it"),
@@ -45,7 +45,7 @@ def read(tree: Tree, *, base: Config, search: domain.Search, objectives: Sequenc
     _check_tuning(tree, ablation, arms, base=base, search=search)
     if not arms:
         raise tree.bad("ablation.factorial", "one cell", "every cell is the baseline", "give a factor another level")
-    _check_power(tree, ablation, len(arms))
+    _check_power(tree, ablation, designs.family(arms))
     return ablation
 
 
@@ -63,8 +63,9 @@ def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hyp
     found: list[Hypothesis] = []
     for index, entry in enumerate(written):
         key = f"hypotheses.{index}"
-        if "metric" in entry:
-            tree.metric(f"{key}.metric", entry["metric"])
+        if "metric" in entry and not BY_NAME[tree.metric(f"{key}.metric", entry["metric"])].better:
+            rule = "neither more nor less of it is better, so nothing can be claimed of it"
+            raise tree.bad(f"{key}.metric", entry["metric"], rule, "claim something of val_loss, say")
         hypothesis = tree.model(key, Hypothesis, _real(entry, "min_effect"))
         if hypothesis.arm not in arms:
             raise tree.bad(f"{key}.arm", hypothesis.arm, "no arm of this study", nearest(hypothesis.arm, arms))

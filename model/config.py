@@ -251,6 +251,8 @@ _RULES = {
     "float_parsing": ("not a number", "write it like 0.1 or 1e-4"),
     "finite_number": ("not finite", "give a finite number"),
     "string_type": ("not a text", "put it in quotes"),
+    "bool_type": ("not true or false", "write true or false"),
+    "model_type": ("not a mapping", "write `key: value` pairs"),
     "literal_error": ("not one of the allowed values", "use {bound}"),
     "greater_than": ("out of range", "must be greater than {bound}"),
     "greater_than_equal": ("out of range", "must be at least {bound}"),
