@@ -277,7 +277,7 @@ def test_an_audited_trial_is_never_stopped_and_its_row_says_so(tmp_path: Path, l
         assert trial.audited is samplers.audited(number, fraction=0.25, seed=0)
         # Ever worse, so that whatever may be stopped is stopped once a rung has three to compare.
         verdict = source.report(trial.trial_id, tokens=1_000, value=float(number))
-        verdicts[trial.audited].append(verdict)
+        verdicts[bool(trial.audited)].append(verdict)
         row = end(source, ledger, trial, status="pruned" if verdict is Verdict.STOP else "completed")
         assert ledger.row(trial.trial_id) == row
         assert row.audited is trial.audited
