@@ -25,6 +25,8 @@ EVERY_TRIAL = 2**31
 MOST_DRAWS = 50
 """So many draws in a row may repeat earlier trials before the space counts as exhausted."""
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 def space(search: Mapping[str, Distribution]) -> dict[str, BaseDistribution]:
     """Optuna's distributions by Optuna's names."""

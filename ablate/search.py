@@ -32,8 +32,6 @@ _TRIAL_ID = "trial_id"
 
 _LOG = logging.getLogger(__name__)
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 @dataclass(frozen=True)
 class _Running:
