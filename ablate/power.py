@@ -125,8 +125,9 @@ def lines(power: Power) -> list[str]:
         "",
         tabulate(rows, headers=headers, disable_numparse=True),
         "",
-        f"smallest p of the declared test (exact sign-flip): {power.smallest_p:.3g}, by Holm over {numbers.count(power.family, 'arm')}"
-        f" {power.smallest_p_holm:.3g}" + ("" if power.can_reject else ": it cannot reject; exploratory"),
+        f"smallest p of the declared test (exact sign-flip): {power.smallest_p:.3g},"
+        f" {power.smallest_p_holm:.3g} by Holm over {numbers.count(power.family, 'arm')}"
+        f"{'' if power.can_reject else ': it cannot reject; exploratory'}",
     ]
     if power.mde_sd is not None:
         found.append(
