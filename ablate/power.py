@@ -122,6 +122,10 @@ def lines(power: Power) -> list[str]:
     found = [
         f"ablation: {arms} against the baseline ({power.baseline}) on seeds {power.seeds[0]} to {power.seeds[-1]},"
         f" compared at equal {power.match}",
+        *(
+            ["best: the search's winner; until there is one, the study's base stands in for it"]
+            * (power.baseline == "best")
+        ),
         "",
         tabulate(rows, headers=headers, disable_numparse=True),
         "",
@@ -144,6 +148,7 @@ def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, 
     """Standard deviation of arm - baseline over the seeds on which both completed, and how many those are."""
     sides = [completed(of_arm(trials, side)) for side in (plan.BASELINE, arm)]
     by_seed = [pd.Series(floats(side, metric), index=floats(side, "seed")).dropna() for side in sides]
+    by_seed = [side.groupby(level=0).last() for side in by_seed]  # a seed that was run by two versions of the code
     differences = np.asarray((by_seed[1] - by_seed[0]).dropna(), dtype=float)
     return (float(differences.std(ddof=1)) if len(differences) > 1 else None), len(differences)
 

@@ -240,6 +240,11 @@ def _check_tuning(tree: Tree, ablation: Ablation, arms: Sequence[Arm], *, base: 
         space = tuning.space(ablation.tune_each_arm, base, search)
     except ConfigError as error:
         raise BadInput(tree.document.place(key), error.key, error.value, error.rule, error.cure) from None
+    points = math.prod(tuning.size(distribution) for distribution in space.values())
+    if points < ablation.tune_each_arm.trials:
+        trials = f"{key.rpartition('.')[0]}.trials"
+        rule = f"more than the {points:.0f} different points of its space"
+        raise tree.bad(trials, ablation.tune_each_arm.trials, rule, f"give {points:.0f}, or a wider range in `search`")
     known: Mapping[str, Any] = {**(search if ablation.baseline == "best" else {}), **space}
     for arm in arms:
         for parameter in arm.overrides:

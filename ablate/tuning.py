@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from ablate.distributions import Distribution, Range
+from ablate.distributions import Choice, Distribution, Range
 from ablate.spec_models import TuneEachArm
 from model.api import Config, ConfigError, check_key, value_of
 
@@ -17,6 +18,14 @@ _NEVER = ("seed", "reseed", "tokens", "epochs", "precision", "threads", "report_
 def space(tune: TuneEachArm, base: Config, search: Mapping[str, Distribution]) -> dict[str, Distribution]:
     """Key -> distribution, of every nuisance parameter. Raises ConfigError for a key that cannot be one."""
     return {key: _distribution(key, base, search) for key in tune.over}
+
+
+def size(distribution: Distribution) -> float:
+    """How many different values it has; infinite for real numbers."""
+    if isinstance(distribution, Choice):
+        return len(distribution.choices)
+    low, high = distribution.ends
+    return high - low + 1 if distribution.whole else math.inf
 
 
 def _distribution(key: str, base: Config, search: Mapping[str, Distribution]) -> Distribution:

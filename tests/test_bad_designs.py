@@ -188,6 +188,14 @@ DESIGNS = {
         "train.beta1",
         "give the range of train.beta1 in `search`",
     ),
+    "tuning more often than there are points": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: [train.batch_size]}").replace(
+            "model.knowledge_length: {choice: [4, 8, 16]}", "train.batch_size: {int: [7, 9]}"
+        ),
+        13,
+        "ablation.tune_each_arm.trials: 4",
+        "more than the 3 different points",
+    ),
     "tuning what an arm fixes": (
         ablated("arms: {a: {train.lr: 0.001}}", "tune_each_arm: {trials: 4}"),
         12,
