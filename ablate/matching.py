@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 from model.api import Config, estimate
 
 PARAMETER_TOLERANCE = 0.02
 """Under `match: params` an arm's active parameters may differ from the baseline's by so much of them."""
 
-CALIBRATION_SHARE, CALIBRATION_REPORTS = 0.05, 3
-"""A calibration trains for a share of the budget, and for so many reports at least: its speed is the last one's, when
-caches are warm and buffers allocated."""
+CALIBRATION_SHARE, CALIBRATION_REPORTS = 0.05, 6
+"""A calibration trains for a share of the budget, and for so many reports at least."""
 
 
 def tokens_for_flops(baseline: Config, arm: Config) -> int:
@@ -33,6 +34,12 @@ def calibration_tokens(config: Config) -> int:
     assert train.tokens is not None, "a study that matches time has its budget in tokens"
     reports = CALIBRATION_REPORTS * train.report_every * train.batch_size * config.model.max_seq_len
     return min(train.tokens, max(reports, math.ceil(CALIBRATION_SHARE * train.tokens)))
+
+
+def speed(tokens_per_s: Sequence[float]) -> float:
+    """Tokens/s of a calibration, of what each of its reports measured: the median without the first, in which caches
+    were cold and buffers allocated. Another process's moment on the machine moves a mean, and no median."""
+    return statistics.median(tokens_per_s[1:] or tokens_per_s)
 
 
 def active_parameters(config: Config) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ablate import plan, studies, tuning
+from ablate import matching, plan, studies, tuning
 from ablate.errors import BadInput
 from ablate.ledger import Ledger, TrialRow
 from ablate.plan import CALIBRATE, SEARCH, TUNE, ArmQueue, Settled, Trial
@@ -38,7 +38,7 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
 
     if study.ablation.match == "wall" and not train(plan.calibration_trials(study, base)):
         return
-    settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(ledger.rows()))
+    settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(ledger))
     _complain(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
     if study.ablation.tune_each_arm is not None:
         points = tuning_points(study)
@@ -102,13 +102,16 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
     return from_json(row.config_json)
 
 
-def _speeds(rows: Sequence[TrialRow]) -> dict[str, float]:
+def _speeds(ledger: Ledger) -> dict[str, float]:
     """Arm -> tokens/s of its calibration."""
-    return {
-        row.arm.removeprefix(CALIBRATE): float(row.metrics["tokens_per_s"])
-        for row in rows
-        if row.arm.startswith(CALIBRATE) and row.status == "completed" and "tokens_per_s" in row.metrics
-    }
+    found: dict[str, float] = {}
+    for row in ledger.rows():
+        if row.arm.startswith(CALIBRATE) and row.status == "completed":
+            reports = ledger.history(row.trial_id).column("tokens_per_s").to_pylist()
+            measured = [float(value) for value in reports if value]
+            if measured:
+                found[row.arm.removeprefix(CALIBRATE)] = matching.speed(measured)
+    return found
 
 
 def _complain(study: StudySpec, base: Config, settled: Settled, *, say: Callable[[str], None], why: str) -> None:

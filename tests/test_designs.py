@@ -131,6 +131,11 @@ def test_matched_time_is_equal_at_the_measured_speeds():
     assert 100_000 / 2_000 == 150_000 / 3_000
 
 
+def test_a_speed_is_the_median_without_the_cold_start():
+    assert matching.speed([10.0, 100.0, 98.0, 3.0, 102.0, 101.0]) == 100.0
+    assert matching.speed([10.0]) == 10.0
+
+
 def test_flops_are_matched_in_the_arms_trials_and_not_in_the_baselines(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.match=flops", "ablation.arms.blind.model.memory=blind", text=MIXED)
     budgets = plan.budgets(study, study.base, tokens_per_s={})
