@@ -16,7 +16,9 @@ FILES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 
 
 def test_the_files_are_found():
-    assert {"balance_1.4.7", "ema", "ema_4090", "smoke"} <= {path.stem for path in FILES}
+    assert {"balance_1.4.7", "components", "ema", "ema_4090", "factorial", "memory", "smoke"} <= {
+        path.stem for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
