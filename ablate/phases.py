@@ -36,9 +36,10 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
         runner.run(ArmQueue(trials, done=ledger.final_ids()))
         return halt.reason is None
 
-    if study.ablation.match == "wall" and not train(plan.calibration_trials(study, base)):
+    calibrations = plan.calibration_trials(study, base) if study.ablation.match == "wall" else []
+    if calibrations and not train(calibrations):
         return
-    settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(ledger))
+    settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(calibrations, ledger))
     _complain(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
     if study.ablation.tune_each_arm is not None:
         points = tuning_points(study)
@@ -102,11 +103,12 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
     return from_json(row.config_json)
 
 
-def _speeds(ledger: Ledger) -> dict[str, float]:
-    """Arm -> tokens/s of its calibration."""
+def _speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:
+    """Arm -> tokens/s, of the calibrations that completed."""
     found: dict[str, float] = {}
-    for row in ledger.rows():
-        if row.arm.startswith(CALIBRATE) and row.status == "completed":
+    for trial in calibrations:
+        row = ledger.row(trial.trial_id)
+        if row is not None and row.status == "completed":
             reports = ledger.history(row.trial_id).column("tokens_per_s").to_pylist()
             measured = [float(value) for value in reports if value]
             if measured:
