@@ -13,9 +13,15 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.analyze.best import Objective
+from ablate.analyze.frames import of_arm, rows, texts
 from ablate.analyze.space import Dimension, Value
+from ablate.designs import Arm, expand
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
+from ablate.plan import BASELINE, CALIBRATE, TUNE
+from ablate.spec_models import Ablation
+from ablate.studies import planned
+from model.api import Config, from_json, resolve, value_of
 
 
 class _Part(BaseModel):
@@ -35,10 +41,23 @@ class OptimizerFile(_Part):
     seed: int
 
 
+class TuningFile(_Part):
+    trials: int
+    over: tuple[str, ...]
+
+
 class AblationFile(_Part):
+    """What a study of an earlier version does not say has the value that it had then."""
+
     baseline: str
     seeds: int
-    arms: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, Any]] = {}
+    leave_one_out: dict[str, dict[str, Any]] = {}
+    add_one_in: dict[str, dict[str, Any]] = {}
+    factorial: dict[str, list[Any]] = {}
+    tune_each_arm: TuningFile | None = None
+    match: str = "tokens"
+    exploratory: bool = False
 
 
 class SpecFile(_Part):
@@ -97,7 +116,18 @@ class StudyData:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row for every trial that ended, with a column for every searched parameter."""
+        """A row for every trial that ended, with a column for every searched parameter; without those that only
+        prepared the ablation (see `preparation`)."""
+        return rows(self.every_trial, ~self._prepares)
+
+    @property
+    def preparation(self) -> pd.DataFrame:
+        """The trials that tuned the arms (`tune.ARM`) or measured their speed (`calibrate.ARM`): no results of them."""
+        return rows(self.every_trial, self._prepares)
+
+    @cached_property
+    def every_trial(self) -> pd.DataFrame:
+        """`trials` and `preparation` together."""
         trials = self.trials_arrow.to_pandas()
         columns = [dimension.column for dimension in self.space if dimension.column not in trials]
         return trials.assign(**dict.fromkeys(columns, float("nan")))
@@ -117,17 +147,55 @@ class StudyData:
         """The searched parameters."""
         return tuple(_dimension(entry) for entry in self.facts.space)
 
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The study's arms by their names, without the baseline; empty where it has no ablation."""
+        ablation = self.facts.spec.ablation
+        if ablation is None:
+            return {}
+        designs = {name: getattr(ablation, name) for name in ("arms", "leave_one_out", "add_one_in", "factorial")}
+        return {arm.name: arm for arm in expand(Ablation.model_construct(**designs), self.baseline)}
+
+    @cached_property
+    def baseline(self) -> Config:
+        """What the arms deviate from: the configuration that the baseline ran, or the study's base before it did."""
+        ran = texts(of_arm(self.trials, BASELINE), "config_json")
+        if ran:
+            return from_json(ran[0])
+        base = dict(self.facts.spec.base)
+        return resolve(base.pop("preset"), base)
+
     @property
-    def arms(self) -> dict[str, dict[str, Any]]:
-        """Each arm's overrides of the baseline; empty where the study has no ablation."""
-        return self.facts.spec.ablation.arms if self.facts.spec.ablation else {}
+    def tuned(self) -> TuningFile | None:
+        """How every arm was tuned before its seeds, the baseline too; None where none was."""
+        ablation = self.facts.spec.ablation
+        return ablation.tune_each_arm if ablation else None
+
+    @property
+    def tuned_values(self) -> dict[str, dict[str, Any]]:
+        """Arm (the baseline among them) -> the values that were tuned for it and that all its runs have; empty where
+        arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
+        over = self.tuned.over if self.tuned else ()
+        runs = {arm: texts(of_arm(self.trials, arm), "config_json") for arm in (BASELINE, *self.arms)} if over else {}
+        configs = {arm: from_json(found[0]) for arm, found in runs.items() if found}
+        return {arm: {key: value_of(config, key) for key in over} for arm, config in configs.items()}
+
+    @property
+    def settled_keys(self) -> tuple[str, ...]:
+        """Keys in which arms differ though none overrides them: those tuned for each, the budget it is matched by."""
+        ablation = self.facts.spec.ablation
+        matched = ("train.tokens",) if ablation and ablation.match in ("flops", "wall") else ()
+        return (*(self.tuned.over if self.tuned else ()), *matched)
 
     @property
     def planned(self) -> int:
-        """How many trials the study is to have: its search's, and every arm and the baseline on every seed."""
-        ablation = self.facts.spec.ablation
-        search = self.facts.spec.optimizer.trials if self.facts.space else 0
-        return search + (ablation.seeds * (len(ablation.arms) + 1) if ablation else 0)
+        """How many trials the study is to have: its search's, and for every arm and the baseline its seeds and what
+        prepares it."""
+        return planned(self.study)
+
+    @property
+    def _prepares(self) -> Any:
+        return self.every_trial["arm"].astype(str).str.startswith((TUNE, CALIBRATE))
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""

@@ -64,6 +64,7 @@ class TrialRow:
     data_hash: str | None
     host: str
     device: str
+    audited: bool | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -50,12 +50,51 @@ class Asha(Section):
     reduction: Whole = Field(default=3, ge=2)
 
 
+class EarlyStopping(Section):
+    """Of the search's trials `audit_fraction` are never stopped, so that what stopping costs can be measured."""
+
+    asha: Asha
+    audit_fraction: float = Field(default=0.0, ge=0, le=1)
+
+
+class TuneEachArm(Section):
+    """Every arm and the baseline get the same `trials` points over the nuisance parameters `over`."""
+
+    trials: Whole = Field(ge=1)
+    over: tuple[str, ...] = ("train.lr",)
+
+
+Match = Literal["tokens", "flops", "wall", "params"]
+
+
 class Ablation(Section):
-    """Named arms, each some overrides of the baseline, all on the same seeds. `best`: the search's winner."""
+    """Arms by any mix of designs, each some overrides of the baseline, all on the same seeds; `designs.expand` lists
+    them. `best`: the search's winner. An arm that is `{reseed: true}` is the baseline on other random streams."""
 
     baseline: Literal["base", "best"] = "base"
     seeds: Whole = Field(ge=1)
-    arms: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    leave_one_out: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    """Component -> the overrides that take it out."""
+    add_one_in: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    """Component -> the overrides that put it in."""
+    factorial: Mapping[str, list[Any]] = Field(default_factory=dict)
+    """Key -> its levels; an arm for every cell."""
+    tune_each_arm: TuneEachArm | None = None
+    match: Match = "tokens"
+    """What all arms have the same of."""
+    exploratory: bool = False
+    """Whether a design is let through in which the declared test cannot reject."""
+
+
+class Hypothesis(Section):
+    """What is claimed before anything is trained: that `arm` changes `metric` for the better by `min_effect` at least
+    (in the metric's unit)."""
+
+    claim: str
+    arm: str
+    metric: str
+    min_effect: float = Field(gt=0)
 
 
 class Resources(Section):
@@ -82,8 +121,11 @@ class StudySpec:
     search: Mapping[str, Distribution]
     objectives: tuple[Objective, ...]
     optimizer: Optimizer
-    early_stopping: Asha | None
+    early_stopping: EarlyStopping | None
     ablation: Ablation | None
+    hypotheses: tuple[Hypothesis, ...]
+    targets: Mapping[str, float]
+    """Metric -> the value that the user hopes to reach."""
     resources: Resources
     tracking: Tracking
     file: Path

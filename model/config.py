@@ -140,6 +140,8 @@ _RULES = {
     "finite_number": ("not finite", "give a finite number"),
     "string_type": ("not a text", "put it in quotes"),
     "layers": ("neither `all` nor layers", 'write it like all, [1, 3] or "1,3"'),
+    "bool_type": ("not true or false", "write true or false"),
+    "model_type": ("not a mapping", "write `key: value` pairs"),
     "literal_error": ("not one of the allowed values", "use {bound}"),
     "greater_than": ("out of range", "must be greater than {bound}"),
     "greater_than_equal": ("out of range", "must be at least {bound}"),

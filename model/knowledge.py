@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.config import Config, ModelConfig
 from model.facts import Fact
 from model.layout import grid_cells
-from model.streams import stream_seed
+from model.streams import reseeded, stream_seed
 from model.tokenizer import Spans, Tokenizer
 
 KbFit = Literal["head", "tail", "chunk", "object_first"]
@@ -44,7 +44,7 @@ def initial_bank(config: Config, facts: Sequence[Fact], tokenizer: Tokenizer) ->
         facts if config.model.kb_init == "knowledge" else (),
         tokenizer,
         config=config.model,
-        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
+        generator=np.random.default_rng(stream_seed(reseeded(config.train.seed, config.train.reseed), "bank")),
     )
 
 

@@ -30,7 +30,7 @@ class MemoryBank(nn.Module):
     | `residual_NR` fp32 | hybrid | what the tokens leave out, in the coordinates of `sketch_RD` |
     | `sketch_RD` fp32 | hybrid | the fixed map D -> R, orthonormal rows |
     | `cache_*` | ema_state sparse_cache | continuous features of entries (model/feature_cache.py) |
-    | `used_N` int32, `used_tokens` int64 | all | times selected in the last validation's tokens (`model.bank` shows it) |
+    | `used_N` int32, `used_tokens` int64 | all | times selected in the last validation's tokens |
     | `idle_X2n` int32, `refreshed` int64 | refresh frequency | updates since a sub-key was selected; resets so far |
     """
 

@@ -150,6 +150,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     """`auto`: bf16 autocast on CUDA, fp32 on CPU. `fp64` is for comparing runs that sum in different orders."""
     seed: int = Field(default=0, ge=0)
+    reseed: int = Field(default=0, ge=0)
+    """Other random streams for initialisation, data order, packing and the bank's filling; the world of `facts`,
+    evaluation, prompts and samples stay the seed's. 0: all streams are the seed's."""
     threads: int = Field(default=1, gt=0)
     """CPU threads of a trial: part of the configuration, since sums may depend on it."""
     report_every: int = Field(default=10, gt=0)

@@ -22,6 +22,7 @@ from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate
+from model.streams import reseeded
 from model.tokenizer import load_or_train
 from model.transformer import Transformer, initialise
 from model.upkeep import Upkeep, fill_bank
@@ -45,12 +46,12 @@ class Trainer:
             token_documents,
             seq_len=model_config.max_seq_len,
             batch_size=train.batch_size,
-            seed=train.seed,
+            seed=reseeded(train.seed, train.reseed),
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
         )
         self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
-        initialise(self.model, seed=train.seed)
+        initialise(self.model, seed=reseeded(train.seed, train.reseed))
         bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
         self.model.to(self.device, engine.weights_dtype(config))
         self.optimizer = torch.optim.AdamW(

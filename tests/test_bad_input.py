@@ -155,10 +155,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
-    text, line, key, words = BAD[case]
-    path = study_files.write(tmp_path, text)
+def check(case: tuple[str, int, str, str], folder: Path) -> None:
+    """The text of a case is refused in one line, at its line, with its key and its words."""
+    text, line, key, words = case
+    path = study_files.write(folder, text)
     with pytest.raises(BadInput) as caught:
         spec.load(path)
     said = str(caught.value)
@@ -166,6 +166,11 @@ def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
     assert words in said
     assert re.search(r": .+; .+", said)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
+    check(BAD[case], tmp_path)
 
 
 @pytest.mark.parametrize(

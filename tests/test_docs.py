@@ -14,7 +14,17 @@ import yaml
 
 from ablate import cli, columns, distributions, spec
 from ablate.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
-from ablate.spec_models import Ablation, Asha, Objective, Optimizer, Resources, Tracking
+from ablate.spec_models import (
+    Ablation,
+    Asha,
+    EarlyStopping,
+    Hypothesis,
+    Objective,
+    Optimizer,
+    Resources,
+    Tracking,
+    TuneEachArm,
+)
 from ablate.spec_reader import SECTIONS
 from model.api import KEYS, PRESETS, resolve, value_of
 
@@ -24,8 +34,11 @@ COMMANDS = ("ablate.sweep", "ablate.report", "ablate.rerun", "ablate.status", "m
 STUDY_SECTIONS = {
     "objective.": Objective,
     "optimizer.": Optimizer,
+    "early_stopping.": EarlyStopping,
     "early_stopping.asha.": Asha,
     "ablation.": Ablation,
+    "ablation.tune_each_arm.": TuneEachArm,
+    "hypotheses.": Hypothesis,
     "resources.": Resources,
     "tracking.": Tracking,
 }
@@ -84,19 +97,26 @@ def _read(shown: str) -> object:
 def test_the_study_files_reference_is_complete_and_its_defaults_are_true():
     documented = {cells[0].strip("`"): cells[1].strip("`") for cells in rows("key")}
     expected = {f"{prefix}{name}" for prefix, model in STUDY_SECTIONS.items() for name in model.model_fields}
-    assert documented.keys() == expected | {"study", "question", "base.preset", "search"}
+    assert documented.keys() == expected | {"study", "question", "base.preset", "search", "targets"}
     assert {key.split(".")[0] for key in documented} == set(SECTIONS)
     for prefix, model in STUDY_SECTIONS.items():
         for name, field in model.model_fields.items():
             shown = documented[prefix + name]
             if model is not Objective:  # its defaults are the reader's
                 assert shown == (
-                    "needed"
-                    if field.is_required()
-                    else f"{field.default:g}"
-                    if isinstance(field.default, float)
-                    else str(field.default)
+                    "needed" if field.is_required() else _written(field.get_default(call_default_factory=True))
                 )
+
+
+def _written(default: object) -> str:
+    """A default as a study file would have it; `none` for what is left out."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}"
+    if isinstance(default, tuple):
+        return f"[{', '.join(default)}]"
+    return "none" if default in (None, {}) else str(default)
 
 
 def test_every_preset_and_distribution_is_named():

@@ -9,11 +9,16 @@ import pytest
 from ablate import dry_run, spec
 from ablate.packing import fit
 
+OWN_TEXT = ("ema_4090", "balance_1.4.7")
+"""Studies of the user's own files."""
+
 FILES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 
 
 def test_the_files_are_found():
-    assert {"ema", "ema_4090", "smoke"} <= {path.stem for path in FILES}
+    assert {"balance_1.4.7", "components", "ema", "ema_4090", "factorial", "memory", "smoke"} <= {
+        path.stem for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -25,6 +30,6 @@ def test_it_loads_and_plans_and_fits_one_card(path: Path):
     assert not [warning for warning in run.warnings if "no such file" not in warning]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "4090" not in path.stem], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in OWN_TEXT], ids=lambda path: path.stem)
 def test_what_a_newcomer_runs_needs_no_file(path: Path):
     assert not spec.missing_data(spec.load(path))
