@@ -13,9 +13,16 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.analyze.best import Objective
+from ablate.analyze.frames import of_arm, texts
+from ablate.analyze.paired import BASELINE
 from ablate.analyze.space import Dimension, Value
+from ablate.designs import Arm, expand
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
+from ablate.looks import Look
+from ablate.schema import HISTORY_SCHEMA
+from ablate.spec_models import Ablation
+from model.api import Config, from_json, resolve
 
 
 class _Part(BaseModel):
@@ -35,18 +42,50 @@ class OptimizerFile(_Part):
     seed: int
 
 
+class TuningFile(_Part):
+    trials: int
+    over: tuple[str, ...]
+
+
 class AblationFile(_Part):
+    """What a study of an earlier version does not say has the value that it had then."""
+
     baseline: str
     seeds: int
-    arms: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, Any]] = {}
+    leave_one_out: dict[str, dict[str, Any]] = {}
+    add_one_in: dict[str, dict[str, Any]] = {}
+    factorial: dict[str, list[Any]] = {}
+    tune_each_arm: TuningFile | None = None
+    match: str = "tokens"
+    exploratory: bool = False
+
+
+class HypothesisFile(_Part):
+    claim: str
+    arm: str
+    metric: str
+    min_effect: float
+
+
+class AshaFile(_Part):
+    min_tokens: int
+    reduction: int
+
+
+class StoppingFile(_Part):
+    asha: AshaFile
+    audit_fraction: float = 0.0
 
 
 class SpecFile(_Part):
     base: dict[str, Any]
     objectives: tuple[ObjectiveFile, ...]
     optimizer: OptimizerFile
-    early_stopping: dict[str, Any] | None = None
+    early_stopping: StoppingFile | None = None
     ablation: AblationFile | None = None
+    hypotheses: tuple[HypothesisFile, ...] = ()
+    targets: dict[str, float] = {}
 
 
 class SpaceFile(_Part):
@@ -93,6 +132,7 @@ class StudyData:
     trials_arrow: pa.Table
     history_arrow: pa.Table
     started: tuple[str, ...]
+    looks: tuple[Look, ...]
     problems: tuple[str, ...]
 
     @cached_property
@@ -117,17 +157,41 @@ class StudyData:
         """The searched parameters."""
         return tuple(_dimension(entry) for entry in self.facts.space)
 
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The study's arms by their names, without the baseline; empty where it has no ablation."""
+        ablation = self.facts.spec.ablation
+        if ablation is None:
+            return {}
+        designs = {name: getattr(ablation, name) for name in ("arms", "leave_one_out", "add_one_in", "factorial")}
+        return {arm.name: arm for arm in expand(Ablation.model_construct(**designs), self.baseline)}
+
+    @cached_property
+    def baseline(self) -> Config:
+        """What the arms deviate from: the configuration that the baseline ran, or the study's base before it did."""
+        ran = texts(of_arm(self.trials, BASELINE), "config_json")
+        if ran:
+            return from_json(ran[0])
+        base = dict(self.facts.spec.base)
+        return resolve(base.pop("preset"), base)
+
     @property
-    def arms(self) -> dict[str, dict[str, Any]]:
-        """Each arm's overrides of the baseline; empty where the study has no ablation."""
-        return self.facts.spec.ablation.arms if self.facts.spec.ablation else {}
+    def tuned(self) -> TuningFile | None:
+        """How every arm was tuned before its seeds, the baseline too; None where none was."""
+        ablation = self.facts.spec.ablation
+        return ablation.tune_each_arm if ablation else None
 
     @property
     def planned(self) -> int:
         """How many trials the study is to have: its search's, and every arm and the baseline on every seed."""
         ablation = self.facts.spec.ablation
         search = self.facts.spec.optimizer.trials if self.facts.space else 0
-        return search + (ablation.seeds * (len(ablation.arms) + 1) if ablation else 0)
+        tuning = self.tuned.trials if self.tuned else 0
+        return search + ((ablation.seeds + tuning) * (len(self.arms) + 1) if ablation else 0)
+
+    def reports(self, trial_id: str) -> pd.DataFrame:
+        """Every report of one trial with every column, whatever of the history was read."""
+        return Ledger(self.path).history(trial_id).to_pandas()
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
@@ -135,8 +199,15 @@ class StudyData:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def read(study_dir: Path) -> StudyData:
-    """Read results/STUDY. Raises BadInput where study.json is missing or is no study's."""
+REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")
+"""Columns of the history that a report reads, beside the objectives and val_loss: a long study has all in gigabytes."""
+
+
+def read(study_dir: Path, *, whole: bool = True) -> StudyData:
+    """Read results/STUDY. Raises BadInput where study.json is missing or is no study's.
+
+    `whole=False`: of the history only what a report needs.
+    """
     ledger = Ledger(study_dir)
     study = ledger.read_study()
     try:
@@ -146,14 +217,18 @@ def read(study_dir: Path) -> StudyData:
         key = ".".join(str(part) for part in first["loc"])
         cure = "restore the file, or run the sweep again under another name"
         raise BadInput(str(study_dir / "study.json"), key, first["input"], first["msg"], cure) from None
+    asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
+    columns = None if whole else [name for name in asked if name in HISTORY_SCHEMA.names]
+    found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()
     return StudyData(
         path=study_dir,
         study=study,
         facts=facts,
-        trials_arrow=ledger.trials(),
-        history_arrow=ledger.history(),
+        trials_arrow=found.trials,
+        history_arrow=found.history,
         started=tuple(sorted(ledger.started_ids())),
-        problems=tuple(ledger.problems()),
+        looks=tuple(looks),
+        problems=(*found.problems, *unread),
     )
 
 

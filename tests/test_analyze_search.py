@@ -96,7 +96,7 @@ def test_importances_take_values_at_both_ends_of_every_scale():
     trials[decay.column] = np.linspace(0.3, 0.999, NEEDED)
     trials[freq.column] = np.linspace(1, 50, NEEDED).round()
     found = importances(trials, space=[decay, freq, COEF], objective=Objective("val_loss", "max"))
-    assert {key for key, _ in found.shares} == {decay.key, freq.key, COEF.key}
+    assert {share.key for share in found.shares} == {decay.key, freq.key, COEF.key}
 
 
 def test_pareto_set_by_hand():

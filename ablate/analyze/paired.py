@@ -1,12 +1,13 @@
 """What an arm of an ablation changes: the paired difference to the baseline on the same seeds.
 
 The declared test is the exact sign-flip test, with Holm over the study's arms; the t interval and the t test's p stand
-beside it. A seed where either run has no value is dropped as a pair, and counted.
+beside it. A seed where either run has no value is dropped as a pair, and counted. An A/A arm (the baseline on other
+random streams) is a check and no claim: it is measured like an arm and is not of Holm's family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from ablate.analyze.stats import (
 
 BASELINE = "baseline"
 SEARCH = "search"
+TUNING = "tune."  # prefix of an arm's tuning trials: what chose an arm's learning rate is no run of it
 ALPHA = 0.05
 
 
@@ -35,7 +37,8 @@ class Effect:
 
     `arm_values` and `baseline_values`: mean, spread and t interval of either side over those seeds. `difference`: of
     arm - baseline. `mde`: the true difference found with power 0.8 at 0.05 / arms. `dropped`: seeds that only one side
-    has. `smallest_p_holm`: what the smallest of the arms' adjusted p values could be at this n.
+    has. `smallest_p_holm`: what the smallest of the arms' adjusted p values could be at this n. `check`: an A/A arm,
+    whose `p_holm` and `smallest_p_holm` are NaN and whose `mde` is at 0.05.
     """
 
     arm: str
@@ -49,6 +52,7 @@ class Effect:
     mde: float
     dropped: int
     smallest_p_holm: float
+    check: bool = False
 
     @property
     def n(self) -> int:
@@ -59,29 +63,45 @@ class Effect:
 def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str]:
     """The arms other than the baseline: the declared ones in their order, then any that only the results have."""
     found = [arm for arm in dict.fromkeys(texts(trials, "arm")) if arm not in (BASELINE, SEARCH)]
-    return list(dict.fromkeys([*declared, *found]))
+    return [arm for arm in dict.fromkeys([*declared, *found]) if not arm.startswith(TUNING)]
 
 
-def effects(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[Effect]:
-    """Every arm's effect on one objective, p values adjusted over all of them, arms without a pair included."""
-    arms = arm_names(trials, declared=declared)
-    control = _by_seed(trials, BASELINE, objective)
-    raw = [_effect(arm, control, _by_seed(trials, arm, objective), objective, family=len(arms)) for arm in arms]
-    adjusted = holm([effect.p_exact for effect in raw])
-    return [replace(effect, p_holm=p_holm) for effect, p_holm in zip(raw, adjusted, strict=True)]
+def effects(
+    trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), checks: Collection[str] = ()
+) -> list[Effect]:
+    """Every arm's effect on one objective, p values adjusted over all of them, arms without a pair included.
+
+    `checks`: the A/A arms, which stand outside of the family.
+    """
+    names = arm_names(trials, declared=declared)
+    family = sum(name not in checks for name in names)
+    raw = [_effect(trials, name, objective, family=1 if name in checks else family) for name in names]
+    claims = iter(holm([effect.p_exact for effect in raw if effect.arm not in checks]))
+    return [
+        replace(effect, check=True, smallest_p_holm=np.nan)
+        if effect.arm in checks
+        else replace(effect, p_holm=next(claims))
+        for effect in raw
+    ]
 
 
-def _by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> pd.Series:
+def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> pd.DataFrame:
+    """A row a seed that either side has, columns `baseline` and `arm`: the objective, NaN for a run without a value."""
+    sides = {BASELINE: by_seed(trials, BASELINE, objective), "arm": by_seed(trials, arm, objective)}
+    return pd.DataFrame(sides).sort_index()
+
+
+def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> pd.Series:
     """The objective of an arm's ended runs, indexed by seed; NaN for a run that did not complete."""
     runs = of_arm(trials, arm)
     ended = np.array(texts(runs, "status")) == "completed"
     return pd.Series(np.where(ended, floats(runs, objective.metric), np.nan), index=floats(runs, "seed"))
 
 
-def _effect(arm: str, control: pd.Series, treated: pd.Series, objective: Objective, *, family: int) -> Effect:
-    table = pd.DataFrame({"control": control, "treated": treated}).sort_index()  # rows: seeds of either
+def _effect(trials: pd.DataFrame, arm: str, objective: Objective, *, family: int) -> Effect:
+    table = pairs_of(trials, arm, objective=objective)
     pairs = table.dropna()
-    control_values, treated_values = floats(pairs, "control"), floats(pairs, "treated")
+    control_values, treated_values = floats(pairs, BASELINE), floats(pairs, "arm")
     differences = treated_values - control_values
     difference = t_interval(differences)
     return Effect(

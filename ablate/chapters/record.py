@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate import numbers
@@ -78,7 +78,7 @@ def record_sections(findings: Findings) -> list[Section]:
         sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
     if findings.progress.final:
         sections += [_failures(findings), _cost(findings)]
-    return [*sections, *_samples(findings), _provenance(findings)]
+    return [*sections, *_samples(findings), Section("Provenance", (provenance_table(findings),))]
 
 
 def _memory(findings: Findings) -> list[Block]:
@@ -227,18 +227,23 @@ def _samples(findings: Findings) -> list[Section]:
     kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
     if trial_id is None or not kept:
         return []
-    listings = [
+    intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
+    return [Section("What it writes", (intro, *sample_listings(kept)))]
+
+
+def sample_listings(kept: Sequence[Mapping[str, Any]]) -> list[Listing]:
+    """Prompts with what was written after them."""
+    return [
         Listing(
             title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),
             text=f"{one_line(sample['prompt'], limit=1_000)} ▸ {one_line(sample['continuation'], limit=2_000)}",
         )
         for index, sample in enumerate(kept, start=1)
     ]
-    intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
-    return [Section("What it writes", (intro, *listings))]
 
 
-def _provenance(findings: Findings) -> Section:
+def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
+    """Command, commit, data, machine, versions, and what the study asks for."""
     facts = findings.data.facts
     source = facts.provenance
     commit = (source.git_commit or "not in a git repository") + (
@@ -259,20 +264,28 @@ def _provenance(findings: Findings) -> Section:
         ("base", ", ".join(f"{key} = {spec.base[key]}" for key in ("preset", "data.corpus") if key in spec.base)),
     ]
     if facts.space:
-        stop = ", stopped early by " + _inline(spec.early_stopping) if spec.early_stopping else ", no early stopping"
+        stop = (
+            ", stopped early by " + _inline(spec.early_stopping.model_dump())
+            if spec.early_stopping
+            else ", no early stopping"
+        )
         lines.append(
             ("search", f"{spec.optimizer.sampler}, {spec.optimizer.trials} trials, seed {spec.optimizer.seed}{stop}")
         )
     if spec.ablation:
-        lines.append(("ablation", f"{len(spec.ablation.arms)} arms and the baseline, {spec.ablation.seeds} seeds each"))
+        lines.append(
+            (
+                "ablation",
+                f"{numbers.count(len(findings.data.arms), 'arm')} and the baseline, {spec.ablation.seeds} seeds each",
+            )
+        )
     lines += [("mixed", str(entry)) for entry in findings.mixed]
-    table = Table(
-        label="provenance",
+    return Table(
+        label=label,
         caption="Where these numbers come from.",
         columns=(Column("what", "what", number=False), Column("value", "value", number=False)),
         rows=tuple((cell(what), Cell(one_line(str(value), limit=400), str(value))) for what, value in lines),
     )
-    return Section("Provenance", (table,))
 
 
 def _inline(tree: Mapping[str, Any]) -> str:
