@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,18 @@ def style() -> Iterator[None]:
         yield
 
 
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, for all its formats: it is the larger part of what drawing costs."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def to_svg(figure: Figure) -> str:
     """One `<svg>` element without the XML prologue, to stand alone or in a page. Same figure, same bytes."""
     out = io.StringIO()
     with style():
+        _settle(figure)
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = out.getvalue()
     return text[text.index("<svg") :]
@@ -85,6 +93,7 @@ def to_png(figure: Figure) -> bytes:
     """The figure at 200 dots an inch."""
     out = io.BytesIO()
     with style():
+        _settle(figure)
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
@@ -93,6 +102,7 @@ def to_pdf(figure: Figure) -> bytes:
     """For LaTeX: vectors, text as outlines of the font. Same figure, same bytes."""
     out = io.BytesIO()
     with style():
+        _settle(figure)
         figure.savefig(out, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return out.getvalue()
 
@@ -138,9 +148,20 @@ def finish_curves(axes: Axes, *, floors: tuple[float, float] | None) -> None:
     legend_above(axes, columns=4)
 
 
+LINE = 92  # characters of a legend's line on a page of full width
+
+
+def legend_columns(labels: Sequence[str], *, most: int = 4) -> int:
+    """As many as stand beside each other: a legend wider than the page would leave the axes no room."""
+    widest = max((len(label) for label in labels), default=1) + 7  # the line's sample and the gap
+    return max(1, min(most, LINE // widest))
+
+
 def legend_above(axes: Axes, *, columns: int) -> None:
     """Over the axes, where no line can run through it."""
-    if axes.get_legend_handles_labels()[0]:
+    labels = axes.get_legend_handles_labels()[1]
+    if labels:
+        columns = legend_columns(labels, most=columns)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.4)
 
 

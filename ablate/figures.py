@@ -23,6 +23,7 @@ from ablate.canvas import (
     SKY,
     finish_curves,
     legend_above,
+    legend_columns,
     page,
     pages,
     place_of,
@@ -72,7 +73,9 @@ def draw_curves(curves: Sequence[Curve], *, best_id: str | None, floors: tuple[f
 def draw_bands(bands: Sequence[Band], *, floors: tuple[float, float] | None) -> Figure:
     """The arms' learning curves: the mean over the seeds, and the range between the lowest and the highest of them."""
     with style():
-        figure, axes = page(height=3.2)
+        names = [f"{short_name(band.arm)} (n = {band.n})" for band in bands]
+        legend_rows = math.ceil((len(names) + 2) / legend_columns(names))
+        figure, axes = page(height=2.8 + 0.2 * legend_rows)
         for band, (color, line, marker) in zip(bands, styles(len(bands)), strict=True):
             axes.fill_between(band.tokens, band.low, band.high, color=color, alpha=0.13, linewidth=0)
             axes.plot(

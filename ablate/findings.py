@@ -169,9 +169,7 @@ def look_of(findings: Findings, *, at: str) -> Look | None:
     ablation = findings.data.facts.spec.ablation
     primary = findings.data.objectives[0]
     shown = {
-        effect.arm: tuple(
-            int(seed) for seed in pairs_of(findings.data.trials, effect.arm, objective=primary).dropna().index
-        )
+        effect.arm: pairs_of(findings.data.trials, effect.arm, objective=primary).seeds
         for effect in findings.primary.effects
         if effect.n
     }

@@ -1,10 +1,10 @@
 """A factorial design: main effects and two-way interactions, each a contrast within a seed.
 
 A contrast is a weighted sum of one seed's runs, a run a cell. The seeds' contrasts are then treated like an arm's
-paired differences: t interval, exact sign-flip test, and Holm over the contrasts of the design. A level is compared with the
-factor's reference (the baseline's level). Main effect of a level: the mean, over the cells of the other factors, of the
-run at the level minus the run at the reference. Interaction of two levels: what the first changes where the second is
-on, minus what it changes where the second is at its reference, again a mean over the other factors' cells. (Wu and
+paired differences: t interval, exact sign-flip test, and Holm over the contrasts of the design. A level is compared
+with the factor's reference (the baseline's level). Main effect of a level: the mean, over the other factors' cells, of
+the run at the level minus the run at the reference. Interaction of two levels: what the first changes where the second
+is on, minus what it changes where the second is at its reference, again a mean over the other factors' cells. (Wu and
 Hamada 2009, Experiments, section 4.3; the interaction is not halved.)
 """
 
@@ -83,7 +83,7 @@ def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str,
     factors = {key: tuple(dict.fromkeys(levels[key] for levels in cells.values())) for key in references}
     arm_of = {tuple(levels[key] for key in factors): arm for arm, levels in cells.items()}
     missing = [point for point in product(*factors.values()) if point not in arm_of]
-    table = pd.DataFrame({arm: by_seed(trials, arm, objective) for arm in cells}).sort_index()
+    table = pd.DataFrame({arm: pd.Series(by_seed(trials, arm, objective), dtype=float) for arm in cells}).sort_index()
     whole = table.dropna()
     found: list[Contrast] = []
     if not missing:

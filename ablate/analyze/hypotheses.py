@@ -12,8 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analyze.best import Objective
-from ablate.analyze.frames import floats
-from ablate.analyze.paired import ALPHA, BASELINE, pairs_of
+from ablate.analyze.paired import ALPHA, pairs_of
 from ablate.analyze.stats import Interval, holm, sign_flip_p, t_interval
 
 Verdict = Literal["supported", "equivalent", "refuted", "inconclusive"]
@@ -91,5 +90,5 @@ def equivalence_p(values: np.ndarray, *, margin: float) -> float:
 
 
 def _gains(trials: pd.DataFrame, claim: Claim, *, sign: float) -> np.ndarray:
-    pairs = pairs_of(trials, claim.arm, objective=Objective(claim.metric, "max" if sign > 0 else "min")).dropna()
-    return sign * (floats(pairs, "arm") - floats(pairs, BASELINE))
+    pairs = pairs_of(trials, claim.arm, objective=Objective(claim.metric, "max" if sign > 0 else "min"))
+    return sign * (pairs.arm - pairs.baseline)

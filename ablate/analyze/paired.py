@@ -7,14 +7,14 @@ random streams) is a check and no claim: it is measured like an arm and is not o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ablate.analyze.best import Objective
-from ablate.analyze.frames import floats, of_arm, texts
+from ablate.analyze.frames import floats, texts
 from ablate.analyze.stats import (
     Interval,
     detectable_effect,
@@ -75,7 +75,13 @@ def effects(
     """
     names = arm_names(trials, declared=declared)
     family = sum(name not in checks for name in names)
-    raw = [_effect(trials, name, objective, family=1 if name in checks else family) for name in names]
+    control = by_seed(trials, BASELINE, objective)
+    raw = [
+        _effect(
+            name, objective, align(control, by_seed(trials, name, objective)), family=1 if name in checks else family
+        )
+        for name in names
+    ]
     claims = iter(holm([effect.p_exact for effect in raw if effect.arm not in checks]))
     return [
         replace(effect, check=True, smallest_p_holm=np.nan)
@@ -85,35 +91,50 @@ def effects(
     ]
 
 
-def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> pd.DataFrame:
-    """A row a seed that either side has, columns `baseline` and `arm`: the objective, NaN for a run without a value."""
-    sides = {BASELINE: by_seed(trials, BASELINE, objective), "arm": by_seed(trials, arm, objective)}
-    return pd.DataFrame(sides).sort_index()
+@dataclass(frozen=True)
+class Pairs:
+    """The seeds that both sides have a value on, in order, and the values; `dropped`: seeds that only one side has."""
+
+    seeds: tuple[int, ...]
+    baseline: np.ndarray
+    arm: np.ndarray
+    dropped: int
 
 
-def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> pd.Series:
-    """The objective of an arm's ended runs, indexed by seed; NaN for a run that did not complete."""
-    runs = of_arm(trials, arm)
-    ended = np.array(texts(runs, "status")) == "completed"
-    return pd.Series(np.where(ended, floats(runs, objective.metric), np.nan), index=floats(runs, "seed"))
+def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
+    """An arm's runs beside the baseline's."""
+    return align(by_seed(trials, BASELINE, objective), by_seed(trials, arm, objective))
 
 
-def _effect(trials: pd.DataFrame, arm: str, objective: Objective, *, family: int) -> Effect:
-    table = pairs_of(trials, arm, objective=objective)
-    pairs = table.dropna()
-    control_values, treated_values = floats(pairs, BASELINE), floats(pairs, "arm")
-    differences = treated_values - control_values
-    difference = t_interval(differences)
+def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
+    """Seed by seed; NaN is no value."""
+    seeds = sorted(control.keys() | treated.keys())
+    both = [seed for seed in seeds if not np.isnan(control.get(seed, np.nan) + treated.get(seed, np.nan))]
+    sides = (np.array([side[seed] for seed in both], dtype=float) for side in (control, treated))
+    return Pairs(tuple(both), *sides, dropped=len(seeds) - len(both))
+
+
+def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> dict[int, float]:
+    """The objective of an arm's ended runs, seed -> value; NaN for a run that did not complete."""
+    own = np.asarray(trials["arm"] == arm, dtype=bool)
+    seeds, values = floats(trials, "seed")[own], floats(trials, objective.metric)[own]
+    ended = np.asarray(trials["status"] == "completed", dtype=bool)[own]
+    return dict(zip(seeds.astype(int).tolist(), np.where(ended, values, np.nan).tolist(), strict=True))
+
+
+def _effect(arm: str, objective: Objective, pairs: Pairs, *, family: int) -> Effect:
+    differences = pairs.arm - pairs.baseline
+    difference, n = t_interval(differences), len(differences)
     return Effect(
         arm=arm,
         metric=objective.metric,
-        arm_values=t_interval(treated_values),
-        baseline_values=t_interval(control_values),
+        arm_values=t_interval(pairs.arm),
+        baseline_values=t_interval(pairs.baseline),
         difference=difference,
         p=paired_t_p(differences),
         p_exact=sign_flip_p(differences),
         p_holm=np.nan,
-        mde=detectable_effect(difference.sd, n=len(pairs), alpha=ALPHA / family),
-        dropped=len(table) - len(pairs),
-        smallest_p_holm=min(1.0, family * smallest_exact_p(len(pairs))) if len(pairs) else np.nan,
+        mde=detectable_effect(difference.sd, n=n, alpha=ALPHA / family),
+        dropped=pairs.dropped,
+        smallest_p_holm=min(1.0, family * smallest_exact_p(n)) if n else np.nan,
     )

@@ -12,8 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analyze.best import Objective
-from ablate.analyze.frames import floats
-from ablate.analyze.paired import BASELINE, arm_names, pairs_of
+from ablate.analyze.paired import arm_names, pairs_of
 
 RESAMPLES = 2_000
 SEED = 0  # of the resamples: the same results give the same report
@@ -47,12 +46,13 @@ def robust(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str
     """One entry for every arm that shares a completed seed with the baseline."""
     found = []
     for name in arm_names(trials, declared=declared):
-        pairs = pairs_of(trials, name, objective=objective).dropna()
-        control, treated = floats(pairs, BASELINE), floats(pairs, "arm")
-        if len(pairs):
-            gains = objective.sign * (control - treated)
+        pairs = pairs_of(trials, name, objective=objective)
+        if pairs.seeds:
+            gains = objective.sign * (pairs.baseline - pairs.arm)
             better = share((gains > 0).sum() + (gains == 0).sum() / 2, n=len(gains))
-            found.append(Robust(name=name, n=len(gains), arm=iqm(treated), baseline=iqm(control), better=better))
+            found.append(
+                Robust(name=name, n=len(gains), arm=iqm(pairs.arm), baseline=iqm(pairs.baseline), better=better)
+            )
     return found
 
 

@@ -113,7 +113,7 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
         return [(none,)] if per.effects and findings.progress.final and per is findings.primary else []
     is_primary = per is findings.primary
     parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
-    told, silent = _worth_a_sentence(effects)
+    told, silent = _worth_a_sentence(_without_cells(per, effects))
     for effect in told:
         owner = gain_owner(effect, objective=per.objective)
         parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
@@ -131,6 +131,14 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     if is_primary:
         parts += _standing(findings)
     return [part for part in parts if part != ("",)]
+
+
+def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
+    """A factorial speaks through its contrasts, where it has them, and not cell by cell."""
+    if per.factorial is None or not per.factorial.contrasts:
+        return effects
+    cells = {cell.arm for cell in per.factorial.cells}
+    return [effect for effect in effects if effect.arm not in cells]
 
 
 def _worth_a_sentence(effects: list[Effect]) -> tuple[list[Effect], list[Effect]]:

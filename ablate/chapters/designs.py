@@ -33,10 +33,10 @@ def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list
     seeds, count = numbers.count(design.n, "seed"), numbers.count(len(design.contrasts), "contrast")
     table = Table(
         label=label(findings, per, "contrasts"),
-        caption=f"Contrasts in {per.label}, each taken within a seed over all the cells ({seeds}; {left}). A main effect "
-        "is a level against the factor's reference, mean over the cells of the other factors; an interaction is what one "
-        "level changes where the other is on, minus what it changes at the reference. 95% t interval, p of the t test "
-        f"and of the exact sign-flip test, adjusted by Holm over {count}; mde as for the arms.",
+        caption=f"Contrasts in {per.label}, each taken within a seed over all the cells ({seeds}; {left}). A main "
+        "effect is a level against the factor's reference, mean over the cells of the other factors; an interaction is "
+        "what one level changes where the other is on, minus what it changes at the reference. 95% t interval, p of "
+        f"the t test and of the exact sign-flip test, adjusted by Holm over {count}; mde as for the arms.",
         columns=(
             Column("contrast", "contrast", number=False),
             Column("kind", "kind", number=False),
@@ -135,7 +135,7 @@ def _judged(entry: Judged, *, mark: str) -> tuple[Cell, ...]:
         cell(claim.claim),
         cell(claim.arm),
         Cell(f"{claim.metric} ({unit})" if unit else claim.metric, claim.metric),
-        Cell(numbers.significant(claim.min_effect), claim.min_effect),
+        Cell(f"{claim.min_effect:g}", claim.min_effect),
         Cell(str(gain.n), gain.n),
         Cell(numbers.fixed(gain.mean, places, sign=True), gain.mean),
         Cell(span, span),

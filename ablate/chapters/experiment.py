@@ -119,7 +119,7 @@ def _goal(findings: Findings, row: dict[str, Any]) -> list[Block]:
         blocks.append(words("This trial is one of the arm ", Code(arm.name), ", which changes ", Code(changes), "."))
     claims = [entry.claim for entry in findings.judged if entry.claim.arm == row["arm"]]
     for claim in claims:
-        amount = f"{numbers.significant(claim.min_effect)} {BY_NAME[claim.metric].unit}".strip()
+        amount = f"{claim.min_effect:g} {BY_NAME[claim.metric].unit}".strip()
         blocks.append(words(f"Claimed before it was trained: {claim.claim} ({claim.metric}, by {amount} at least)."))
     return blocks
 

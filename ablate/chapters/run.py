@@ -20,8 +20,8 @@ from model.api import BY_NAME, METRICS, from_json, read_overrides, resolve
 MILESTONES = 10  # lines of the table of progress
 SECTIONS = {"model": "Model", "train": "Training", "data": "Data", "eval": "Evaluation"}
 BANK = (
-    "bank_", "coverage", "effective_entries", "read_entropy", "token_flip", "self_encode", "distinct_tokens", "ema_scale",
-    "entries_updated", "objects_kept",
+    "bank_", "coverage", "effective_entries", "read_entropy", "token_flip", "self_encode", "distinct_tokens",
+    "ema_scale", "entries_updated", "objects_kept",
 )  # fmt: skip
 HEADLINES = (
     "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
@@ -64,7 +64,7 @@ def configuration(findings: Findings, row: dict[str, Any]) -> list[Section]:
 def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
     took = numbers.duration(float(row["wall_s"]))
     start, end = (f"{pd.Timestamp(row[name]):%Y-%m-%d %H:%M:%S}" for name in ("started_at", "finished_at"))
-    times = f"Attempt {int(row['attempt'])} ran from {start} to {end} UTC; the trial trained for {took} over all its attempts."
+    times = f"Attempt {int(row['attempt'])} ran from {start} to {end} UTC; all its attempts trained for {took}."
     if reports.empty:
         return [words(times), words("It reported nothing.")]
     chosen = np.unique(np.linspace(0, len(reports) - 1, min(MILESTONES, len(reports))).round().astype(int))
@@ -161,7 +161,7 @@ def _result(row: dict[str, Any], reports: pd.DataFrame, name: str, target: float
             best, step = float(floats(reports, name)[index]), float(floats(reports, "step")[index])
             if math.isfinite(final) and Objective(name, metric.better).sign * (final - best) < 0:
                 best, step = final, math.nan
-    bound = ("≤ " if metric.better == "min" else "≥ " if metric.better == "max" else "") + numbers.significant(target)
+    bound = ("≤ " if metric.better == "min" else "≥ " if metric.better == "max" else "") + f"{target:g}"
     said = "" if math.isnan(target) else "yes" if reached(row, name, target) else "no"
     return (
         Cell(f"{name} ({metric.unit})" if metric.unit else name, name),
