@@ -13,16 +13,17 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.analyze.best import Objective
-from ablate.analyze.frames import of_arm, texts
-from ablate.analyze.paired import BASELINE
+from ablate.analyze.frames import of_arm, rows, texts
 from ablate.analyze.space import Dimension, Value
 from ablate.designs import Arm, expand
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
 from ablate.looks import Look
+from ablate.plan import BASELINE, CALIBRATE, TUNE
 from ablate.schema import HISTORY_SCHEMA
 from ablate.spec_models import Ablation
-from model.api import Config, from_json, resolve
+from ablate.studies import planned
+from model.api import Config, from_json, resolve, value_of
 
 
 class _Part(BaseModel):
@@ -137,7 +138,18 @@ class StudyData:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row for every trial that ended, with a column for every searched parameter."""
+        """A row for every trial that ended, with a column for every searched parameter; without those that only
+        prepared the ablation (see `preparation`)."""
+        return rows(self.every_trial, ~self._prepares)
+
+    @property
+    def preparation(self) -> pd.DataFrame:
+        """The trials that tuned the arms (`tune.ARM`) or measured their speed (`calibrate.ARM`): no results of them."""
+        return rows(self.every_trial, self._prepares)
+
+    @cached_property
+    def every_trial(self) -> pd.DataFrame:
+        """`trials` and `preparation` together."""
         trials = self.trials_arrow.to_pandas()
         columns = [dimension.column for dimension in self.space if dimension.column not in trials]
         return trials.assign(**dict.fromkeys(columns, float("nan")))
@@ -182,12 +194,30 @@ class StudyData:
         return ablation.tune_each_arm if ablation else None
 
     @property
-    def planned(self) -> int:
-        """How many trials the study is to have: its search's, and every arm and the baseline on every seed."""
+    def tuned_values(self) -> dict[str, dict[str, Any]]:
+        """Arm (the baseline among them) -> the values that were tuned for it and that all its runs have; empty where
+        arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
+        over = self.tuned.over if self.tuned else ()
+        runs = {arm: texts(of_arm(self.trials, arm), "config_json") for arm in (BASELINE, *self.arms)} if over else {}
+        configs = {arm: from_json(found[0]) for arm, found in runs.items() if found}
+        return {arm: {key: value_of(config, key) for key in over} for arm, config in configs.items()}
+
+    @property
+    def settled_keys(self) -> tuple[str, ...]:
+        """Keys in which arms differ though none overrides them: those tuned for each, the budget it is matched by."""
         ablation = self.facts.spec.ablation
-        search = self.facts.spec.optimizer.trials if self.facts.space else 0
-        tuning = self.tuned.trials if self.tuned else 0
-        return search + ((ablation.seeds + tuning) * (len(self.arms) + 1) if ablation else 0)
+        matched = ("train.tokens",) if ablation and ablation.match in ("flops", "wall") else ()
+        return (*(self.tuned.over if self.tuned else ()), *matched)
+
+    @property
+    def planned(self) -> int:
+        """How many trials the study is to have: its search's, and for every arm and the baseline its seeds and what
+        prepares it."""
+        return planned(self.study)
+
+    @property
+    def _prepares(self) -> Any:
+        return self.every_trial["arm"].astype(str).str.startswith((TUNE, CALIBRATE))
 
     def reports(self, trial_id: str) -> pd.DataFrame:
         """Every report of one trial with every column, whatever of the history was read."""

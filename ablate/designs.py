@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,8 +70,13 @@ def smallest_p_holm(*, seeds: int, arms: int) -> float:
     return min(1.0, arms * 2.0 ** (1 - seeds))
 
 
+def family(arms: Sequence[Arm]) -> int:
+    """How many arms Holm corrects for: the A/A arm is a check and claims nothing. 1 where there is nothing else."""
+    return max(1, sum(arm.design != "reseed" for arm in arms))
+
+
 def seeds_needed(arms: int) -> int:
-    """The fewest seeds with which the declared test can reject for an arm."""
+    """The fewest seeds with which the declared test can reject for one of so many arms."""
     return 1 + math.ceil(math.log2(arms / ALPHA))
 
 

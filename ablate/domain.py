@@ -25,7 +25,7 @@ MOST_WHOLE = 1_024
 def check_search(base: Config, search: Search) -> None:
     """Raise ConfigError, keyed by the searched parameter at fault, unless whatever may be drawn is valid."""
     for key in search:
-        if key == "train.seed":
+        if key in ("train.seed", "train.reseed"):
             raise ConfigError(key, "searched", "a seed is luck, not a parameter", "use ablation.seeds to repeat")
     for corner in corners(search):
         _try(base, corner, search)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tabulate import tabulate
 
-from ablate import domain, numbers, plan, search
+from ablate import domain, numbers, phases, plan, power, search
 from ablate.packing import Slots
 from ablate.plan import Trial
+from ablate.power import Power
 from ablate.spec import StudySpec, missing_data
 from model.api import Config, Estimate, estimate, override
 
@@ -24,12 +26,13 @@ CARDS = {"4090": (24.0, 1.65e14), "3090": (24.0, 7.1e13), "a100": (80.0, 3.12e14
 UTILISATION = 0.055
 """Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
 
-Kind = Literal["sampled", "corner", "arm"]
+Kind = Literal["sampled", "corner", "calibration", "tuning", "arm"]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial that would run (`sampled`, of the search's first draws; `arm`), or the costliest that may (`corner`)."""
+    """A trial that would run (`sampled`, of the search's first draws; `calibration` and `tuning` of an arm; `arm`), or
+    the costliest that may (`corner`)."""
 
     trial: Trial
     kind: Kind
@@ -49,19 +52,21 @@ class DryRun:
     hours: float | None
     gpu_hours: float | None
     cost_model: str
+    ablation: Power | None
     warnings: tuple[str, ...]
 
 
-def describe(spec: StudySpec, slots: Slots, *, card: str | None) -> DryRun:
-    """Plan `spec` on `slots`. `card` is the name of the GPU that trials run on (part of it: `RTX 4090`), if any."""
+def describe(spec: StudySpec, slots: Slots, *, card: str | None, earlier: Path | None = None) -> DryRun:
+    """Plan `spec` on `slots`. `card` is the name of the GPU that trials run on (part of it: `RTX 4090`), if any;
+    `earlier` the folder of this study where it was begun already: its results say how far seeds differ."""
     planned = [_planned(trial, slots, "sampled") for trial in _first_draws(spec)]
     if spec.search:
         planned.append(_planned(_costliest(spec), slots, "corner"))
-    arms = plan.arm_trials(spec, spec.base)
-    planned += [_planned(trial, slots, "arm") for trial in arms]
+    arms: list[tuple[Kind, Trial]] = [(kind, trial) for kind, trials in _ablation(spec) for trial in trials]
+    planned += [_planned(trial, slots, kind) for kind, trial in arms]
     searched = spec.optimizer.trials if spec.search else 0
     flops_per_s, cost_model = _speed(slots, card)
-    costs = [_cost(spec.base)] * searched + [_cost(trial.config) for trial in arms]
+    costs = [_cost(spec.base)] * searched + [_cost(trial.config) for _, trial in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
     concurrent = min(slots.concurrent, len(costs))
@@ -75,6 +80,7 @@ def describe(spec: StudySpec, slots: Slots, *, card: str | None) -> DryRun:
         hours=None if trial_hours is None else trial_hours / concurrent,
         gpu_hours=None if trial_hours is None else trial_hours * slots.gpu_per_worker * slots.workers,
         cost_model=cost_model,
+        ablation=power.describe(spec, earlier=earlier),
         warnings=tuple(_warnings(spec, planned, card)),
     )
 
@@ -96,6 +102,8 @@ def render(run: DryRun) -> str:
         "",
         "sampled: the search's first draws, the later ones depend on results; corner: the costliest point it may reach",
     ]
+    if run.ablation is not None:
+        lines += [*power.lines(run.ablation), ""]
     if run.hours is not None:
         on_cards = f", {run.gpu_hours:.2g} GPU-hours" if run.gpu_hours else ""
         lines += [f"about {numbers.duration(3600 * run.hours)}{on_cards}", f"  ({run.cost_model})"]
@@ -126,6 +134,7 @@ def render_json(run: DryRun) -> str:
         "hours": run.hours,
         "gpu_hours": run.gpu_hours,
         "cost_model": run.cost_model,
+        "ablation": asdict(run.ablation) if run.ablation else None,
         "warnings": list(run.warnings),
     }
     return json.dumps(answer, indent=1)
@@ -134,6 +143,20 @@ def render_json(run: DryRun) -> str:
 def _first_draws(spec: StudySpec) -> list[Trial]:
     """The draws that no result can change: TPE's start-up points, or as many of a sampler that never learns."""
     return search.preview(spec, count=min(spec.optimizer.startup, spec.optimizer.trials)) if spec.search else []
+
+
+def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
+    """The ablation's trials from the study's own base, which stands in for a winner that is not known yet. Matched by
+    time, all arms cost what the baseline costs: they are shown with its tokens."""
+    if spec.ablation is None:
+        return []
+    budgets = plan.budgets(spec, spec.base, tokens_per_s=dict.fromkeys(plan.arms(spec, spec.base), 1.0))
+    found: list[tuple[Kind, list[Trial]]] = []
+    if spec.ablation.match == "wall":
+        found.append(("calibration", plan.calibration_trials(spec, spec.base)))
+    if spec.ablation.tune_each_arm is not None:
+        found.append(("tuning", plan.tuning_trials(spec, spec.base, phases.tuning_points(spec), budgets)))
+    return [*found, ("arm", plan.arm_trials(spec, spec.base, budgets))]
 
 
 def _costliest(spec: StudySpec) -> Trial:
@@ -180,7 +203,7 @@ def _known(card: str | None) -> str | None:
 
 def _warnings(spec: StudySpec, planned: list[Planned], card: str | None) -> list[str]:
     found = [str(complaint) for complaint in missing_data(spec)]
-    asha, budget = spec.early_stopping, spec.base.train.tokens
+    asha, budget = spec.early_stopping and spec.early_stopping.asha, spec.base.train.tokens
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
         found.append(f"{place}: min_tokens {asha.min_tokens} is the whole budget of {budget}: nothing is ever stopped")

@@ -134,16 +134,16 @@ def analyse(data: StudyData) -> Findings:
     return Findings(
         data=data,
         search=search,
-        progress=progress(trials, history, planned=data.planned, started=data.started),
+        progress=progress(data.every_trial, history, planned=data.planned, started=data.started),
         per_objective=per_objective,
         pareto=pareto_ids(search, objectives=data.objectives) if len(data.objectives) > 1 else (),
         bank_use=tuple(bank_use(trials, objective=primary, declared=arms)),
         floors=tuple(floors(trials, objective=primary, declared=arms)),
-        failures=tuple(failures(trials)),
+        failures=tuple(failures(data.every_trial)),
         costs=tuple(costs(trials, declared=arms)),
         curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective))),
         bands=tuple(bands(history, trials, declared=arms)),
-        mixed=tuple(mixed(trials, varied=_varied(data))),
+        mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys])),
         worths=tuple(worths(trials, effects=effects_shown)),
         judged=tuple(judge_all(trials, claims=_claims(data), maximised=MAXIMISED)),
         rungs=tuple(
@@ -228,7 +228,7 @@ def _search_statuses(data: StudyData, search: pd.DataFrame, pers: Sequence[PerOb
     of a trial without a row does not say its arm; while a search is unfinished, its trials are the ones that run: arms
     start after it."""
     ended = dict(zip(texts(search, "trial_id"), texts(search, "status"), strict=True))
-    final = set(texts(data.trials, "trial_id"))
+    final = set(texts(data.every_trial, "trial_id"))
     optimizer = data.facts.spec.optimizer
     still_open = [trial_id for trial_id in data.started if trial_id not in final]
     under_way = still_open if data.facts.space and len(ended) < optimizer.trials else []

@@ -57,6 +57,7 @@ class TrialRow:
     data_hash: str | None
     host: str
     device: str
+    audited: bool | None = None
     schema_version: int = SCHEMA_VERSION
     versions: str | None = None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ablate import designs, matching
 from model.api import Config, Verdict, override, value_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 SEARCH, BASELINE = "search", "baseline"
 """The two arms that are nobody's to name: a search's trials, and an ablation's control."""
+
+TUNE, CALIBRATE = "tune.", "calibrate."
+"""What stands before an arm's name in the rows of the trials that tune it, and of the run that measures its speed."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Trial:
     seed: int
     config: Config
     params: Mapping[str, Any]
+    audited: bool | None = None
+    """Whether a search's trial is left alone by early stopping; None for any other trial."""
 
 
 class TrialSource(Protocol):
@@ -71,19 +77,101 @@ def seeds(spec: StudySpec) -> list[int]:
     return list(range(first, first + spec.ablation.seeds))
 
 
-def arm_trials(spec: StudySpec, base: Config) -> list[Trial]:
+Settled = Mapping[str, Mapping[str, Any]]
+"""Arm -> what was settled for it before it trains: its matched budget, its tuned values."""
+
+
+def is_preparation(arm: str) -> bool:
+    """Whether rows of this arm prepare an ablation (tuning, calibration) and are no results of it."""
+    return arm.startswith((TUNE, CALIBRATE))
+
+
+def arms(spec: StudySpec, base: Config) -> dict[str, Mapping[str, Any]]:
+    """Arm -> overrides of `base`, the baseline first. Empty without an ablation."""
+    if spec.ablation is None:
+        return {}
+    return {BASELINE: {}, **{arm.name: arm.overrides for arm in designs.expand(spec.ablation, base)}}
+
+
+def planned(spec: StudySpec) -> int:
+    """Trials of the whole study: the search's, then for every arm and the baseline what prepares it and its seeds."""
+    searched = spec.optimizer.trials if spec.search else 0
+    ablation = spec.ablation
+    if ablation is None:
+        return searched
+    tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0
+    calibrated = 1 if ablation.match == "wall" else 0
+    return searched + len(arms(spec, spec.base)) * (ablation.seeds + tuned + calibrated)
+
+
+def budgets(spec: StudySpec, base: Config, *, tokens_per_s: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Arm -> the overrides that give it the study's `match`; nothing where arms have the baseline's tokens as it is.
+
+    `tokens_per_s`: arm -> measured speed, for `match: wall`; an arm without one, or all where the baseline has none,
+    is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    assert spec.ablation is not None, "budgets are an ablation's"
+    for arm, overrides in arms(spec, base).items():
+        if spec.ablation.match == "flops" and arm != BASELINE:
+            found[arm] = {"train.tokens": matching.tokens_for_flops(base, override(base, overrides))}
+        elif spec.ablation.match != "wall" or (arm == BASELINE and arm in tokens_per_s):
+            found[arm] = {}
+        elif arm in tokens_per_s and BASELINE in tokens_per_s:
+            tokens = matching.tokens_for_speed(
+                base, baseline_tokens_per_s=tokens_per_s[BASELINE], arm_tokens_per_s=tokens_per_s[arm]
+            )
+            found[arm] = {"train.tokens": tokens}
+    return found
+
+
+def calibration_trials(spec: StudySpec, base: Config) -> list[Trial]:
+    """A short run of every arm and the baseline, on the search's seed, for their speed."""
+    return [
+        _trial(
+            spec.study,
+            CALIBRATE + arm,
+            override(base, {**overrides, "train.tokens": matching.calibration_tokens(base)}),
+            keys=overrides,
+        )
+        for arm, overrides in arms(spec, base).items()
+    ]
+
+
+def tuning_trials(spec: StudySpec, base: Config, points: Sequence[Mapping[str, Any]], settled: Settled) -> list[Trial]:
+    """The same points for every arm that has a budget in `settled`, on the search's seed, point by point."""
+    return [
+        _trial(
+            spec.study,
+            TUNE + arm,
+            override(base, {**overrides, **settled[arm], **point}),
+            keys={**overrides, **point},
+        )
+        for point in points
+        for arm, overrides in arms(spec, base).items()
+        if arm in settled
+    ]
+
+
+def arm_trials(spec: StudySpec, base: Config, settled: Settled | None = None) -> list[Trial]:
     """Every arm and the baseline on the same seeds, seed by seed, so that a killed ablation leaves whole pairs.
 
-    `base` is what the arms deviate from: the study's own base or the search's best configuration. Raises ConfigError
-    where an arm does not go with it.
+    `base` is what the arms deviate from: the study's own base or the search's best configuration. `settled`: what each
+    arm got besides; one that is not in it does not train (nothing of its tuning completed). None: nothing was settled.
+    Raises ConfigError where an arm does not go with its base.
     """
-    if spec.ablation is None:
-        return []
-    arms: dict[str, Mapping[str, Any]] = {BASELINE: {}, **spec.ablation.arms}
+    own = arms(spec, base)
+    settled = {arm: {} for arm in own} if settled is None else settled
     return [
-        _trial(spec.study, arm, override(base, {**overrides, "train.seed": seed}), keys=overrides)
+        _trial(
+            spec.study,
+            arm,
+            override(base, {**overrides, **settled[arm], "train.seed": seed}),
+            keys=[*overrides, *(key for key in settled[arm] if key != "train.tokens")],
+        )
         for seed in seeds(spec)
-        for arm, overrides in arms.items()
+        for arm, overrides in own.items()
+        if arm in settled
     ]
 
 

@@ -20,7 +20,7 @@ from ablate.live import View, outcome
 from ablate.plan import SEARCH, Trial, trial_id
 from ablate.runner import Event, Halt, Progress
 from ablate.spec_models import Objective, Resources, Tracking
-from ablate.tally import Tally, best_of
+from ablate.tally import Tally, best_of, results
 from ablate.trial import Desk, Train, run_trial
 from model.api import (
     PATH_KEYS,
@@ -157,7 +157,7 @@ def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
     """The row of a trial by its id, or of the `best`: the search's, or of all trials where nothing was searched."""
     rows = ledger.rows()
     if name == "best":
-        found = best_of([row for row in rows if row.arm == SEARCH] or rows, objective=objective)
+        found = best_of([row for row in rows if row.arm == SEARCH] or results(rows), objective=objective)
         if found is None:
             cure = "wait for one, or name a trial by its id"
             raise BadInput(str(ledger.root), "--trial", name, "no trial has completed", cure)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
 import warnings
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import optuna
@@ -14,9 +17,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ablate.distributions import Choice, Distribution, Range
 from ablate.spec_models import StudySpec
+from model.api import stream_seed
 
 EVERY_TRIAL = 2**31
 """More trials than a study has: Sobol's points to the end."""
+
+MOST_DRAWS = 50
+"""So many draws in a row may repeat earlier trials before the space counts as exhausted."""
 
 
 def space(search: Mapping[str, Distribution]) -> dict[str, BaseDistribution]:
@@ -59,9 +66,38 @@ def pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
     """ASHA with tokens for its resource, or none: an asynchronous successive halving never waits for a rung to fill."""
     if spec.early_stopping is None:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=spec.early_stopping.min_tokens, reduction_factor=spec.early_stopping.reduction
+    asha = spec.early_stopping.asha
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=asha.min_tokens, reduction_factor=asha.reduction)
+
+
+def audited(number: int, *, fraction: float, seed: int) -> bool:
+    """Whether the search's trial of this number (from 0) is left alone by early stopping.
+
+    Of every 1 / fraction trials in a row one is, drawn by the stream `audit/K` of the K-th such row: the share is kept
+    from the first trials on, and the draw is not in step with Sobol's points. The same after a restart.
+    """
+    if not fraction:
+        return False
+    share = Fraction(fraction).limit_denominator(10_000)
+    block = math.floor(number * share)
+    first, end = (math.ceil(edge / share) for edge in (block, block + 1))
+    return number == first + random.Random(stream_seed(seed, f"audit/{block}")).randrange(end - first)
+
+
+def sobol_points(search: Mapping[str, Distribution], *, count: int, seed: int) -> list[dict[str, Any]]:
+    """So many different points of the space, Sobol's first; fewer where it has no more. The same for the same seed."""
+    known = space(search)
+    study = optuna.create_study(
+        sampler=SobolFirst(known, startup=EVERY_TRIAL, seed=seed, then=RandomSampler(seed=seed))
     )
+    found: list[dict[str, Any]] = []
+    for _ in range(count * MOST_DRAWS):
+        if len(found) == count:
+            break
+        point = decode(search, study.ask(known).params)
+        if point not in found:
+            found.append(point)
+    return found
 
 
 class SobolFirst(BaseSampler):

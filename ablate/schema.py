@@ -14,7 +14,7 @@ from model.api import METRICS
 SCHEMA_VERSION = 1
 """Raised whenever a column changes its meaning; every older version keeps loading, held by a golden file each."""
 
-Kind = Literal["string", "int", "float", "floats", "time"]
+Kind = Literal["string", "int", "float", "floats", "time", "bool"]
 
 PARAM = "param."
 """Prefix of the columns that hold searched or overridden values: `param.model.ema_decay`."""
@@ -25,6 +25,7 @@ _TYPES: dict[Kind, pa.DataType] = {
     "float": pa.float64(),
     "floats": pa.list_(pa.float64()),
     "time": pa.timestamp("us", tz="UTC"),
+    "bool": pa.bool_(),
 }
 
 
@@ -57,6 +58,9 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     Column("config_json", "string", "", "", "the whole resolved configuration: enough to train the trial again"),
     # param.<key> columns stand here, one for every searched or overridden parameter.
     *METRIC_COLUMNS,
+    Column(
+        "audited", "bool", "", "", "a search's trial that early stopping leaves alone, to measure what stopping costs"
+    ),
     Column("tokens_seen", "int", "tokens", "", "tokens trained on"),
     Column("budget_tokens", "int", "tokens", "", "tokens a complete trial trains on"),
     Column("wall_s", "float", "s", "min", "wall-clock time of the trial, its start-up excluded"),

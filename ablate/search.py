@@ -10,7 +10,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ablate import samplers
 from ablate.ledger import Ledger, TrialRow
 from ablate.plan import SEARCH, Trial, search_trial
+from ablate.samplers import MOST_DRAWS
 from ablate.spec_models import Objective, StudySpec
 from model.api import ConfigError, Verdict, from_json, value_of
-
-MOST_DRAWS = 50
-"""So many draws in a row may repeat earlier trials before the space counts as exhausted."""
 
 _TRIAL_ID = "trial_id"
 """The attribute of an Optuna trial that holds our id: its own numbers also count repeated draws."""
@@ -39,11 +37,13 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class _Running:
-    """A trial under way: Optuna's number and storage id, and where its budget ends (None: in epochs)."""
+    """A trial under way: Optuna's number and storage id, where its budget ends (None: in epochs), and whether it is
+    never to be stopped."""
 
     number: int
     storage_id: int
     budget_tokens: int | None
+    audited: bool
 
 
 class Search:
@@ -91,8 +91,7 @@ class Search:
                 continue
             drawn.set_user_attr(_TRIAL_ID, trial.trial_id)
             if trial.trial_id not in self._drawn:
-                self._start(trial, drawn.number)
-                return trial
+                return self._start(trial, drawn.number)
             self._answer(drawn, trial.trial_id)
         self._exhausted = True
         _LOG.warning("search %s ends: %d draws in a row were no new trials", self._spec.study, MOST_DRAWS)
@@ -109,6 +108,8 @@ class Search:
             self._storage.set_trial_intermediate_value(running.storage_id, tokens, float(value))
         if running.budget_tokens is not None and tokens >= running.budget_tokens:
             return Verdict.CONTINUE
+        if running.audited:
+            return Verdict.CONTINUE
         pruned = self._pruner.prune(self._study, self._storage.get_trial(running.storage_id))
         return Verdict.STOP if pruned else Verdict.CONTINUE
 
@@ -121,10 +122,13 @@ class Search:
 
     # ---- draws
 
-    def _start(self, trial: Trial, number: int) -> None:
+    def _start(self, trial: Trial, number: int) -> Trial:
+        stopping, seed = self._spec.early_stopping, self._spec.optimizer.seed
+        audited = samplers.audited(number, fraction=stopping.audit_fraction if stopping else 0.0, seed=seed)
         self._drawn.add(trial.trial_id)
         storage_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._running[trial.trial_id] = _Running(number, storage_id, trial.config.train.tokens)
+        self._running[trial.trial_id] = _Running(number, storage_id, trial.config.train.tokens, audited)
+        return replace(trial, audited=audited)
 
     def _answer(self, drawn: optuna.Trial, trial_id: str) -> None:
         """Tell a repeated draw what is known of its first; the liar's FAIL while that one still runs."""
@@ -169,8 +173,7 @@ class Search:
         if trial_id and trial_id not in self._running:
             trial = search_trial(self._spec, samplers.decode(self._spec.search, frozen.params))
             if trial.trial_id == trial_id:
-                self._start(trial, frozen.number)
-                self._again.append(trial)
+                self._again.append(self._start(trial, frozen.number))
                 return
         # Killed before the draw was noted, a repeat of one that is resumed, or drawn by another version of the model.
         self._study.tell(frozen.number, state=TrialState.FAIL)

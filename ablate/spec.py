@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ablate import settings, yaml_marks
+from ablate import designs, settings, yaml_marks
 from ablate.errors import BadInput
-from ablate.spec_models import Ablation, Asha, Objective, Optimizer, Resources, StudySpec, Tracking
+from ablate.spec_models import (
+    Ablation,
+    Asha,
+    EarlyStopping,
+    Hypothesis,
+    Objective,
+    Optimizer,
+    Resources,
+    StudySpec,
+    Tracking,
+    TuneEachArm,
+)
 from ablate.spec_reader import Reader
 from model.api import PATH_KEYS, Config, ConfigError, check_data, missing_files, override
 
 __all__ = [
-    "Ablation", "Asha", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking", "check_files", "load",
-    "missing_data",
+    "Ablation", "Asha", "EarlyStopping", "Hypothesis", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking",
+    "TuneEachArm", "check_files", "load", "missing_data",
 ]  # fmt: skip
 
 
@@ -61,6 +72,5 @@ def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:
     for key in spec.search.keys() & PATH_KEYS:
         for value in spec.search[key].ends:
             yield "search.", override(spec.base, {key: value})
-    arms = spec.ablation.arms if spec.ablation else {}
-    for name, overrides in arms.items():
-        yield f"ablation.arms.{name}.", override(spec.base, overrides)
+    for arm in designs.expand(spec.ablation, spec.base) if spec.ablation else ():
+        yield designs.prefix(arm), override(spec.base, arm.overrides)

@@ -121,8 +121,11 @@ class StudySpec:
     search: Mapping[str, Distribution]
     objectives: tuple[Objective, ...]
     optimizer: Optimizer
-    early_stopping: Asha | None
+    early_stopping: EarlyStopping | None
     ablation: Ablation | None
+    hypotheses: tuple[Hypothesis, ...]
+    targets: Mapping[str, float]
+    """Metric -> the value that the user hopes to reach."""
     resources: Resources
     tracking: Tracking
     file: Path

@@ -18,7 +18,7 @@ from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.spec_models import Objective
-from ablate.tally import best_of
+from ablate.tally import best_of, results
 
 ENDS = ("completed", "pruned", "oom", "nan", "timeout", "lost", "error")
 
@@ -60,13 +60,13 @@ def collect(ledger: Ledger) -> Status:
     """Read a study's state from its folder. Raises BadInput where it is no study's."""
     study = ledger.read_study()
     try:
-        name, planned = str(study["study"]), _planned(study["spec"])
+        name, planned = str(study["study"]), studies.planned(study)
         objective = Objective.model_validate(study["spec"]["objectives"][0])
     except (LookupError, TypeError, ValueError) as error:
         place = str(ledger.path("study.json"))
         raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
     rows = ledger.rows()
-    best = best_of(rows, objective=objective)
+    best = best_of(results(rows), objective=objective)
     running = studies.is_driven(ledger)
     unfinished = ledger.started_ids() - {row.trial_id for row in rows}
     ends = Counter(row.status for row in rows)
@@ -123,12 +123,6 @@ def main() -> int:
     status = collect(Ledger(studies.find(arguments.study, results=arguments.results)))
     print(json.dumps(asdict(status), indent=1) if arguments.json else render(status))
     return DONE
-
-
-def _planned(spec: Mapping[str, Any]) -> int:
-    search = spec["optimizer"]["trials"] if spec["search"] else 0
-    ablation = spec["ablation"]
-    return search + (ablation["seeds"] * (len(ablation["arms"]) + 1) if ablation else 0)
 
 
 def _left_s(ledger: Ledger, rows: list[TrialRow], unfinished: set[str], waiting: int) -> float | None:

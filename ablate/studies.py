@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate import distributions, provenance
+from ablate import designs, distributions, provenance, tuning
 from ablate.distributions import Choice
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
@@ -20,6 +21,12 @@ from ablate.spec import StudySpec, check_files
 from model.api import nearest, read_overrides
 
 State = Literal["new", "resumed", "extended", "finished"]
+
+_KEPT = ("winner",)
+"""What a study found out on its way and keeps when its file is read again."""
+
+_SAID = ("hypotheses", "targets")
+"""What a finished study may still be told; it changes the report and trains nothing."""
 
 _OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
 
@@ -56,7 +63,7 @@ def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger,
     try:
         _check_same(spec, before, described)
         unfinished = before["finished_at"] is None
-        more = _asks_for_more(before["spec"], described["spec"])
+        more = _asks_for_more(before["spec"], described["spec"]) or bool(_names(described) - _names(before))
         started_at = before["started_at"]
     except KeyError as error:
         cure = "restore the file, or move the folder away"
@@ -67,14 +74,42 @@ def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger,
         cure = "add --resume to go on with it"
         raise BadInput(str(ledger.root), "study", spec.study, "is there already and not finished", cure)
     if not unfinished and not more:
+        if any(before["spec"][key] != described["spec"][key] for key in _SAID):
+            ledger.write_study({**before, "spec": {**before["spec"], **{k: described["spec"][k] for k in _SAID}}})
         return ledger, "finished"
-    ledger.write_study({**described, "started_at": started_at, "finished_at": None})
+    kept = {key: before[key] for key in _KEPT if key in before}
+    ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
     return ledger, "resumed" if unfinished else "extended"
 
 
 def mark_finished(ledger: Ledger) -> None:
     """Record that everything planned has ended."""
     ledger.write_study({**ledger.read_study(), "finished_at": _now()})
+
+
+def fix_winner(ledger: Ledger, trial_id: str) -> None:
+    """Record the search's trial that an ablation's arms deviate from, for good."""
+    ledger.write_study({**ledger.read_study(), "winner": trial_id})
+
+
+def winner(ledger: Ledger) -> str | None:
+    """The trial that `fix_winner` recorded; None before."""
+    study = ledger.read_study()
+    return str(study["winner"]) if "winner" in study else None
+
+
+def planned(study: Mapping[str, Any]) -> int:
+    """Trials of a whole study, by its study.json; see `plan.planned`. Raises KeyError where it is none."""
+    spec = study["spec"]
+    searched = spec["optimizer"]["trials"] if spec["search"] else 0
+    ablation = spec["ablation"]
+    if not ablation:
+        return searched
+    arms = len(study["arms"] if "arms" in study else ablation["arms"])
+    before = {"tune_each_arm": None, "match": "tokens", **ablation}  # studies of the first version had neither
+    tune = before["tune_each_arm"]["trials"] if before["tune_each_arm"] else 0
+    calibration = 1 if before["match"] == "wall" else 0
+    return searched + (arms + 1) * (ablation["seeds"] + tune + calibration)
 
 
 @contextmanager
@@ -121,6 +156,7 @@ def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
             {"key": key, "kind": distribution.kind, **_bounds(distribution)}
             for key, distribution in spec.search.items()
         ],
+        "arms": [asdict(arm) for arm in designs.expand(spec.ablation, spec.base)] if spec.ablation else [],
         "identity": identity(spec, data_hash=data_hash),
         "schema_version": SCHEMA_VERSION,
         "command": provenance.command(),
@@ -135,11 +171,23 @@ def as_json(spec: StudySpec) -> dict[str, Any]:
         "search": {key: distributions.as_written(distribution) for key, distribution in spec.search.items()},
         "objectives": [objective.model_dump() for objective in spec.objectives],
         "optimizer": spec.optimizer.model_dump(),
-        "early_stopping": {"asha": spec.early_stopping.model_dump()} if spec.early_stopping else None,
-        "ablation": spec.ablation.model_dump() if spec.ablation else None,
+        "early_stopping": spec.early_stopping.model_dump() if spec.early_stopping else None,
+        "ablation": _ablation_as_json(spec),
+        "hypotheses": [hypothesis.model_dump() for hypothesis in spec.hypotheses],
+        "targets": dict(spec.targets),
         "resources": spec.resources.model_dump(),
         "tracking": spec.tracking.model_dump(),
     }
+
+
+def _ablation_as_json(spec: StudySpec) -> dict[str, Any] | None:
+    """The ablation, with the space over which arms are tuned, resolved."""
+    if spec.ablation is None:
+        return None
+    tune = spec.ablation.tune_each_arm
+    space = tuning.space(tune, spec.base, spec.search) if tune else {}
+    resolved = {key: distributions.as_written(distribution) for key, distribution in space.items()}
+    return {**spec.ablation.model_dump(mode="json"), "tuning_space": resolved}
 
 
 def identity(spec: StudySpec, *, data_hash: str) -> str:
@@ -166,12 +214,29 @@ def _check_same(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, An
     if was["objectives"] != is_now["objectives"]:
         raise refuse("objective", "objective")
     if was["ablation"] and is_now["ablation"]:
-        if was["ablation"]["baseline"] != is_now["ablation"]["baseline"]:
-            raise refuse("ablation.baseline", "baseline")
-        old, new = was["ablation"]["arms"], is_now["ablation"]["arms"]
-        for name in _different(old, {**old, **new}):
-            if name in old:
-                raise refuse(f"ablation.arms.{name}", "arm of this name")
+        _check_same_ablation(spec, before, now, refuse=refuse)
+    for hypothesis in was["hypotheses"]:
+        if hypothesis not in is_now["hypotheses"]:
+            raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: one that was declared stays")
+
+
+def _check_same_ablation(
+    spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *, refuse: Callable[[str, str], BadInput]
+) -> None:
+    was, is_now = before["spec"]["ablation"], now["spec"]["ablation"]
+    for key in ("baseline", "match"):
+        if was[key] != is_now[key]:
+            raise refuse(f"ablation.{key}", key)
+    for key in ("tune_each_arm", "tuning_space"):
+        if was[key] != is_now[key]:
+            raise refuse("ablation.tune_each_arm", "tuning of its arms")
+    if was["exploratory"] and not is_now["exploratory"]:
+        raise refuse("ablation.exploratory", "claim: it was declared exploratory, and results may have been looked at")
+    old = {arm["name"]: arm["overrides"] for arm in before["arms"]}
+    assert spec.ablation is not None
+    for arm in designs.expand(spec.ablation, spec.base):
+        if arm.name in old and old[arm.name] != dict(arm.overrides):
+            raise refuse(designs.prefix(arm).removesuffix("."), "arm of this name")
 
 
 def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -179,14 +244,16 @@ def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [key for key in {**was, **now} if key not in was or key not in now or was[key] != now[key]]
 
 
+def _names(study: Mapping[str, Any]) -> set[str]:
+    return {arm["name"] for arm in study["arms"]}
+
+
 def _asks_for_more(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if now["search"] and (not was["search"] or now["optimizer"]["trials"] > was["optimizer"]["trials"]):
         return True
     if not now["ablation"]:
         return False
-    if not was["ablation"] or now["ablation"]["seeds"] > was["ablation"]["seeds"]:
-        return True
-    return bool(now["ablation"]["arms"].keys() - was["ablation"]["arms"].keys())
+    return not was["ablation"] or now["ablation"]["seeds"] > was["ablation"]["seeds"]
 
 
 def _bounds(distribution: distributions.Distribution) -> dict[str, Any]:

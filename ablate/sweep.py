@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ablate import cli, numbers, preflight, provenance, spec, studies, tracking
+from ablate import cli, numbers, phases, plan, preflight, provenance, spec, studies, tracking
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
-from ablate.plan import SEARCH, ArmQueue, arm_trials
+from ablate.plan import SEARCH
 from ablate.runner import Halt, Runner
 from ablate.spec import StudySpec
 from ablate.sweep_options import Options, parse
-from ablate.tally import Tally, best_of
+from ablate.tally import Tally, best_of, results
 from ablate.trial import Desk
-from model.api import Config, from_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +39,9 @@ def _dry_run(study: StudySpec, options: Options) -> int:
     from ablate import dry_run  # brings Optuna, for the search's first draws
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
-    run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card)
+    folder = options.results / study.study
+    earlier = folder if (folder / "study.json").is_file() else None
+    run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card, earlier=earlier)
     print(dry_run.render_json(run) if options.json else dry_run.render(run))
     return cli.DONE
 
@@ -54,7 +55,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
         objective=study.objectives[0].metric,
         git_commit=provenance.git("rev-parse", "HEAD"),
     )
-    tally = Tally(study.objectives[0], planned=_planned(study))
+    tally = Tally(study.objectives[0], planned=plan.planned(study))
     with contextlib.ExitStack() as stack:
         view = View(tally)
         starting = _runner(study, desk, halt=halt, view=view, options=options)
@@ -73,27 +74,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
         runner = runner or stack.enter_context(starting)
         if runner.notice:
             view.say(runner.notice)
-        _run(study, ledger, runner=runner, halt=halt)
+        phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
     return _after(study, ledger, halt=halt, options=options)
-
-
-def _run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt) -> None:
-    """The search, then the ablation on its seeds."""
-    if study.search:
-        from ablate.search import Search  # brings Optuna
-
-        runner.run(Search(study, ledger))
-    if study.ablation is None or halt.reason:
-        return
-    base = _winner(study, ledger) if study.ablation.baseline == "best" else study.base
-    if base is not None:
-        runner.run(ArmQueue(arm_trials(study, base), done=ledger.final_ids()))
-
-
-def _winner(study: StudySpec, ledger: Ledger) -> Config | None:
-    """The configuration of the search's best trial; None where no trial completed and there is nothing to ablate."""
-    found = best_of([row for row in ledger.rows() if row.arm == SEARCH], objective=study.objectives[0])
-    return from_json(found[0].config_json) if found else None
 
 
 def _runner(
@@ -116,7 +98,7 @@ def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) ->
     why = "interrupted" if halt.reason == "signal" else f"{options.max_hours:g} hours are over"
     ended = len(ledger.final_ids())
     print(
-        f"{why}: {ended} of {_planned(study)} trials have ended; go on with the same command and --resume",
+        f"{why}: {ended} of {plan.planned(study)} trials have ended; go on with the same command and --resume",
         file=sys.stderr,
     )
     if halt.reason == "hours":
@@ -130,7 +112,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
 
     rows = ledger.rows()
     searched = [row for row in rows if row.arm == SEARCH]
-    found = best_of(searched or rows, objective=study.objectives[0])
+    found = best_of(searched or results(rows), objective=study.objectives[0])
     folder = None
     try:
         folder = report.write(ledger.root)
@@ -176,11 +158,6 @@ def _answer(
         "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
         "report": str(report / "report.md") if report else None,
     }
-
-
-def _planned(study: StudySpec) -> int:
-    searched = study.optimizer.trials if study.search else 0
-    return searched + (study.ablation.seeds * (len(study.ablation.arms) + 1) if study.ablation else 0)
 
 
 if __name__ == "__main__":

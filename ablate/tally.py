@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ablate.plan import is_preparation
 from ablate.runner import Event, Progress
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Tally:
     @property
     def best(self) -> tuple[TrialRow, float] | None:
         """The best completed trial so far with its objective; None before the first."""
-        return best_of(self.rows, objective=self.objective)
+        return best_of(results(self.rows), objective=self.objective)
 
     def left_s(self, *, now_s: float) -> float | None:
         """Seconds until everything planned has ended, from how long trials took so far; None while nothing is known.
@@ -91,6 +92,11 @@ class Tally:
         under_way = [max(0.0, each - (now_s - one.since)) for one in self.running.values()]
         whole = (sum(under_way) + self.left * each) / self._most_at_once
         return max([whole, *under_way])
+
+
+def results(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """The rows that are results: an ablation's tuning and calibration are not."""
+    return [row for row in rows if not is_preparation(row.arm)]
 
 
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:

@@ -157,6 +157,7 @@ def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -
         "seed": trial.seed,
         "config_json": trial.config.model_dump_json(),
         "params": trial.params,
+        "audited": trial.audited,
         "attempt": attempt,
         "started_at": started_at,
         "finished_at": datetime.now(UTC),

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,8 +159,8 @@ def _winner(rng: np.random.Generator) -> float:
 
 
 def _resampled(residuals_RS: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
-    """Equal arms out of real noise: for each seed a real seed's runs, dealt to the arms at random (so that
-    no arm differs from another in truth)."""
+    """Equal arms out of real noise: for each seed a real seed's runs, dealt to the arms at random (so that no
+    arm differs from another in truth)."""
     columns = residuals_RS[:, rng.integers(residuals_RS.shape[1], size=n)]
     rows = rng.permuted(np.tile(np.arange(len(columns)), (n, 1)), axis=1)
     return columns[rows[:, : ARMS + 1].T, np.arange(n)]
@@ -180,8 +179,8 @@ def real_residuals(path: Path) -> np.ndarray | None:
     else:
         return None
     table = pd.DataFrame(trials).pivot_table(index="arm", columns="seed", values="val_loss").dropna(axis=1)
-    values: Sequence[Sequence[float]] = table.to_numpy(dtype=float)
-    residuals = np.asarray(values) - np.mean(values, axis=1, keepdims=True)
+    values_RS = np.asarray(table.to_numpy(dtype=float))
+    residuals = values_RS - values_RS.mean(axis=1, keepdims=True)
     return residuals if len(residuals) > ARMS and residuals.shape[1] > 1 else None
 
 

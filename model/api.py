@@ -27,11 +27,13 @@ from model.config import (
 from model.estimate import Estimate, estimate
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
+from model.streams import stream_seed
 
 __all__ = [
     "BY_NAME", "KEYS", "METRICS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataError", "Estimate", "Metric",
     "NonFiniteLoss", "Report", "Result", "Verdict", "check_data", "check_key", "estimate", "explain", "failure_kind",
-    "from_json", "missing_files", "nearest", "override", "read_overrides", "resolve", "train", "value_of",
+    "from_json", "missing_files", "nearest", "override", "read_overrides", "resolve", "stream_seed", "train",
+    "value_of",
 ]  # fmt: skip
 
 

@@ -89,6 +89,9 @@ class TrainConfig(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA, fp32 on CPU."""
     seed: int = Field(default=0, ge=0)
+    reseed: int = Field(default=0, ge=0)
+    """Other random streams for initialisation, data order, packing and the bank's filling; the world of `facts`,
+    evaluation, prompts and samples stay the seed's. 0: all streams are the seed's."""
     threads: int = Field(default=1, gt=0)
     """CPU threads of a trial: part of the configuration, since sums may depend on it."""
     report_every: int = Field(default=10, gt=0)
@@ -248,6 +251,8 @@ _RULES = {
     "float_parsing": ("not a number", "write it like 0.1 or 1e-4"),
     "finite_number": ("not finite", "give a finite number"),
     "string_type": ("not a text", "put it in quotes"),
+    "bool_type": ("not true or false", "write true or false"),
+    "model_type": ("not a mapping", "write `key: value` pairs"),
     "literal_error": ("not one of the allowed values", "use {bound}"),
     "greater_than": ("out of range", "must be greater than {bound}"),
     "greater_than_equal": ("out of range", "must be at least {bound}"),

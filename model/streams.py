@@ -10,3 +10,8 @@ def stream_seed(seed: int, name: str) -> int:
     """A 63-bit seed for the stream `name` of the run `seed`."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def reseeded(seed: int, reseed: int) -> int:
+    """The seed of the streams that `train.reseed` replaces; the run's own where it is 0."""
+    return stream_seed(seed, f"reseed/{reseed}") if reseed else seed

@@ -25,7 +25,7 @@ from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate
-from model.streams import stream_seed
+from model.streams import reseeded, stream_seed
 from model.tokenizer import Tokenizer, load_or_train
 from model.transformer import Transformer, initialise
 
@@ -48,12 +48,12 @@ class Trainer:
             token_documents,
             seq_len=model_config.max_seq_len,
             batch_size=train.batch_size,
-            seed=train.seed,
+            seed=reseeded(train.seed, train.reseed),
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
         )
         self.model = Transformer(model_config)
-        initialise(self.model, seed=train.seed)
+        initialise(self.model, seed=reseeded(train.seed, train.reseed))
         bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
         self.model.to(self.device)
         self.optimizer = torch.optim.AdamW(
@@ -267,13 +267,14 @@ def fill_bank(
     """The bank's first content: the knowledge base, then random tokens. None where there is no bank."""
     if not len(model.bank_NL):
         return None
+    seed = reseeded(config.train.seed, config.train.reseed)
     filled = knowledge.bank_rows(
         facts,
         tokenizer,
         knowledge_num=config.model.knowledge_num,
         knowledge_length=config.model.knowledge_length,
         kb_fit=config.model.kb_fit,
-        generator=np.random.default_rng(stream_seed(config.train.seed, "bank")),
+        generator=np.random.default_rng(stream_seed(seed, "bank")),
     )
     model.bank_NL.copy_(torch.from_numpy(filled.rows))
     return filled

@@ -64,6 +64,7 @@ def row(
         data_hash="d" * 16,
         host="example",
         device="cpu",
+        audited=trial.audited,
     )
 
 

@@ -17,7 +17,8 @@ from tests import study_files
 from tests.study_files import GOOD
 
 ARMS = GOOD + (
-    "ablation:\n  seeds: 3\n  arms:\n    no_memory: {model.memory: none}\n    slow: {model.ema_decay: 0.99}\n"
+    "ablation:\n  seeds: 3\n  exploratory: true\n  arms:\n"
+    "    no_memory: {model.memory: none}\n    slow: {model.ema_decay: 0.99}\n"
 )
 
 

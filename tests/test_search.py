@@ -252,3 +252,42 @@ def test_draws_and_parameters_are_two_views_of_one_thing(study: StudySpec):
     for decay in (0.3, 0.7, 0.9, 0.999):
         params = {"model.ema_decay": decay, "model.knowledge_length": 8}
         assert samplers.decode(study.search, samplers.encode(study.search, params)) == pytest.approx(params)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.3, 0.5, 1.0])
+def test_the_audited_share_is_kept_from_the_first_trials_on(fraction: float):
+    for seed in range(5):
+        chosen = [samplers.audited(number, fraction=fraction, seed=seed) for number in range(400)]
+        for count in range(1, 401):
+            assert abs(sum(chosen[:count]) - count * fraction) <= 1 + 1e-9
+    draws = {tuple(samplers.audited(n, fraction=0.1, seed=seed) for n in range(40)) for seed in range(5)}
+    assert len(draws) == 5, "another seed audits others"
+
+
+def test_nothing_is_audited_unless_asked():
+    assert not any(samplers.audited(number, fraction=0.0, seed=0) for number in range(100))
+
+
+def test_an_audited_trial_is_never_stopped_and_its_row_says_so(tmp_path: Path, ledger: Ledger):
+    study = study_files.load(tmp_path, "optimizer.trials=12", "early_stopping.audit_fraction=0.25")
+    source = Search(study, ledger)
+    verdicts: dict[bool, list[Verdict]] = {True: [], False: []}
+    for number in range(12):
+        trial = asked(source)
+        assert trial.audited is samplers.audited(number, fraction=0.25, seed=0)
+        # Ever worse, so that whatever may be stopped is stopped once a rung has three to compare.
+        verdict = source.report(trial.trial_id, tokens=1_000, value=float(number))
+        verdicts[trial.audited].append(verdict)
+        row = end(source, ledger, trial, status="pruned" if verdict is Verdict.STOP else "completed")
+        assert ledger.row(trial.trial_id) == row
+        assert row.audited is trial.audited
+    assert verdicts[True] == [Verdict.CONTINUE] * 3
+    assert Verdict.STOP in verdicts[False]
+
+
+def test_a_restart_audits_the_same_trials(tmp_path: Path, ledger: Ledger):
+    study = study_files.load(tmp_path, "optimizer.trials=4", "early_stopping.audit_fraction=0.5")
+    before = [asked(Search(study, ledger))]
+    source = Search(study, ledger)
+    again = asked(source)
+    assert (again.trial_id, again.audited) == (before[0].trial_id, before[0].audited)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ablate import spec, yaml_marks
 from ablate.distributions import Choice, Range
 from ablate.errors import BadInput
-from ablate.spec import Asha, Objective
+from ablate.spec import Asha, EarlyStopping, Objective
 from tests import study_files
 from tests.study_files import GOOD
 
@@ -68,7 +68,7 @@ def test_a_file_becomes_a_study(tmp_path: Path):
     assert study.search["model.ema_decay"] == Range("one_minus_loguniform", 0.3, 0.999)
     assert study.search["model.knowledge_length"] == Choice((4, 8, 16))
     assert study.objectives == (Objective(metric="val_loss", mode="min"),)
-    assert study.early_stopping == Asha(min_tokens=1_000, reduction=3)
+    assert study.early_stopping == EarlyStopping(asha=Asha(min_tokens=1_000, reduction=3), audit_fraction=0.0)
     assert study.ablation is None
     assert study.resources.gpu == "auto"
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -77,7 +77,7 @@ def test_a_file_becomes_a_study(tmp_path: Path):
 
 def test_numbers_are_numbers_however_they_are_written(tmp_path: Path):
     study = study_files.load(tmp_path, "early_stopping.asha.min_tokens=5e4", "base.train.lr=1e-3")
-    assert study.early_stopping == Asha(min_tokens=50_000, reduction=3)
+    assert study.early_stopping == EarlyStopping(asha=Asha(min_tokens=50_000, reduction=3))
     assert study.base.train.lr == 0.001
 
 
@@ -101,7 +101,7 @@ def test_settings_reach_every_part_and_the_last_one_wins(tmp_path: Path):
         "base.data={corpus: pydoc}",
         "search.train.lr={loguniform: [1e-4, 1e-2]}",
         "resources.gpu=0.5",
-        "ablation.seeds=2",
+        "ablation.seeds=6",
         "ablation.arms.wide.model.dim=256",
     )
     assert study.study == "other"
@@ -114,7 +114,7 @@ def test_settings_reach_every_part_and_the_last_one_wins(tmp_path: Path):
 
 
 def test_an_arms_name_may_have_dots(tmp_path: Path):
-    text = GOOD + "ablation:\n  seeds: 2\n  arms:\n    v1.4.5: {model.memory: none}\n"
+    text = GOOD + "ablation:\n  seeds: 2\n  exploratory: true\n  arms:\n    v1.4.5: {model.memory: none}\n"
     study = study_files.load(tmp_path, "ablation.arms.v1.4.5.model.dim=64", text=text)
     assert study.ablation is not None
     assert study.ablation.arms == {"v1.4.5": {"model.memory": "none", "model.dim": 64}}
@@ -139,7 +139,7 @@ def test_a_budget_in_epochs_replaces_the_presets_tokens(tmp_path: Path):
 
 def test_every_data_file_that_an_arm_names_is_looked_for(tmp_path: Path):
     arms = "{more: {data: {corpus: jsonl, train: more.jsonl}}}"
-    study = study_files.load(tmp_path, text=GOOD + f"ablation: {{seeds: 2, arms: {arms}}}\n")
+    study = study_files.load(tmp_path, text=GOOD + f"ablation: {{seeds: 6, arms: {arms}}}\n")
     (complaint,) = spec.missing_data(study)
     assert complaint.key == "data.train"
     assert complaint.place == f"{study.file}:10"

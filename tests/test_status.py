@@ -18,7 +18,7 @@ from ablate.studies import mark_finished, open_study
 from tests import study_files
 from tests.study_files import GOOD, report, row
 
-ARMS = GOOD + "ablation: {seeds: 2, arms: {no_memory: {model.memory: none}}}\n"
+ARMS = GOOD + "ablation: {seeds: 2, exploratory: true, arms: {no_memory: {model.memory: none}}}\n"
 
 
 @pytest.fixture

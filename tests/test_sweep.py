@@ -37,6 +37,7 @@ ABLATION = """
 ablation:
   baseline: best
   seeds: 2
+  exploratory: true
   arms:
     blind: {model.memory: blind}
 """

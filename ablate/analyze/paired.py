@@ -27,7 +27,6 @@ from ablate.analyze.stats import (
 
 BASELINE = "baseline"
 SEARCH = "search"
-TUNING = "tune."  # prefix of an arm's tuning trials: what chose an arm's learning rate is no run of it
 ALPHA = 0.05
 
 
@@ -63,7 +62,7 @@ class Effect:
 def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str]:
     """The arms other than the baseline: the declared ones in their order, then any that only the results have."""
     found = [arm for arm in dict.fromkeys(texts(trials, "arm")) if arm not in (BASELINE, SEARCH)]
-    return [arm for arm in dict.fromkeys([*declared, *found]) if not arm.startswith(TUNING)]
+    return list(dict.fromkeys([*declared, *found]))
 
 
 def effects(
