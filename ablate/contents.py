@@ -56,9 +56,20 @@ def read(root: Path, *, columns: Sequence[str] | None = None) -> Contents:
 def trials(root: Path, *, trial_id: str | None = None) -> tuple[pa.Table, list[str]]:
     """A row for every trial that has ended (or this one), in the order of their ends; and the problems."""
     pattern = "*.parquet" if trial_id is None else f"{trial_id}.parquet"
-    tables, problems = _read_all(sorted((root / "trials").glob(pattern)), needs=_TRIAL_NEEDS)
-    table, misfits = parts.unify(tables, trial_schema({}))
-    return table.combine_chunks().sort_by(_TRIAL_ORDER), problems + misfits
+    paths, schema = sorted((root / "trials").glob(pattern)), trial_schema({})
+    chunks: dict[Path, pa.Table] = {}
+    problems: list[str] = []
+    for start in range(0, len(paths), _CHUNK):  # ten thousand one-row tables take hundreds of megabytes
+        tables, unread = _read_all(paths[start : start + _CHUNK], needs=_TRIAL_NEEDS)
+        table, misfits = parts.unify(tables, schema)
+        chunks[root / "trials" / str(start)] = table.combine_chunks()
+        problems += unread + misfits
+    table, torn = parts.unify(chunks, schema)
+    if torn:  # chunks that do not fit each other: part by part, so that only the misfits are left out
+        tables, problems = _read_all(paths, needs=_TRIAL_NEEDS)
+        table, misfits = parts.unify(tables, schema)
+        problems += misfits
+    return table.combine_chunks().sort_by(_TRIAL_ORDER), problems
 
 
 def history(
@@ -68,11 +79,12 @@ def history(
     chosen = [(name, attempt) for name, attempt in attempts(root) if trial_id in (None, name)]
     tables: dict[Path, pa.Table] = {}
     problems: list[str] = []
-    for more, unread in _chunks(root, chosen, columns=columns):
+    needed = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _ in _ORDER)]))
+    for more, unread in _chunks(root, chosen, columns=needed):
         tables |= more
         problems += unread
-    table, misfits = parts.unify(tables, _narrow(columns))
-    return table.combine_chunks().sort_by(_ORDER), problems + misfits
+    table, misfits = parts.unify(tables, _narrow(needed))
+    return _only(table.combine_chunks().sort_by(_ORDER), columns), problems + misfits
 
 
 def attempts(root: Path) -> list[tuple[str, int]]:
@@ -164,9 +176,10 @@ def _chunks(
         paths = {(name, number): _part(root, name, number) for name, numbers in chunk for number in numbers}
         several = {name for name, numbers in chunk if len(numbers) > 1}
         once = [path for (name, _), path in paths.items() if name not in several]
+        more = [path for (name, _), path in paths.items() if name in several]
         tables, problems = _read_all(once, needs=_HISTORY_NEEDS, columns=columns)
         # Where to cut is seen from a report's losses: these are read whole, whatever columns are wanted.
-        whole, unread = _read_all([path for path in paths.values() if path not in set(once)], needs=_HISTORY_NEEDS)
+        whole, unread = _read_all(more, needs=_HISTORY_NEEDS)
         for name, numbers in chunk:
             for newer in numbers[1:]:
                 if paths[name, newer] in whole:

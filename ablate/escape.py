@@ -29,6 +29,8 @@ _LATEX = {
     "‡": r"\ddag{}",
     "▸": r"$\triangleright$",
     "·": r"$\cdot$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
     "ρ": r"$\rho$",
     "η": r"$\eta$",
     "—": "---",

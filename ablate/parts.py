@@ -64,13 +64,17 @@ def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, li
 
     Types are promoted (an int column meets a double one); a part whose types cannot meet the others' is left out.
     """
-    problems, kept = [], []
+    problems, kept, known = [], [], None
     for path, part in tables.items():
+        if known is not None and part.schema.equals(known):  # as most are: nothing new to unify
+            kept.append(part)
+            continue
         try:
             schema = pa.unify_schemas([schema, part.schema.remove_metadata()], promote_options="permissive")
         except pa.ArrowException as error:
             problems.append(f"{path}: its columns do not fit the other parts' ({error})")
             continue
+        known = part.schema
         kept.append(part)
     return pa.concat_tables([schema.empty_table(), *kept], promote_options="permissive"), problems
 

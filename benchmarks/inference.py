@@ -167,8 +167,8 @@ def _resampled(residuals_RS: np.ndarray, rng: np.random.Generator, n: int) -> np
 
 
 def real_residuals(path: Path) -> np.ndarray | None:
-    """Rows: arms, columns: seeds; each arm's losses without its mean. A study's folder, or a CSV with columns arm, seed,
-    val_loss. None where there is none, or fewer than ARMS + 1 arms share seeds."""
+    """Rows: arms, columns: seeds; each arm's losses without its mean. A study's folder, or a CSV with columns arm,
+    seed, val_loss. None where there is none, or fewer than ARMS + 1 arms share seeds."""
     if (path / "study.json").is_file():
         from ablate.dataset import read
 
