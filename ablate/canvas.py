@@ -129,10 +129,18 @@ def shifts(count: int) -> list[float]:
 
 
 def styles(count: int) -> list[tuple]:
-    return [_ARM_STYLES[index % len(_ARM_STYLES)] for index in range(count)]
+    size = len(_ARM_STYLES)
+    return [
+        (
+            _ARM_STYLES[index % size][0],
+            _ARM_STYLES[(index + index // size) % size][1],  # beyond the colours, the same one with another line
+            _ARM_STYLES[(index + 2 * (index // size)) % size][2],
+        )
+        for index in range(count)
+    ]
 
 
-def short_name(text: str, *, limit: int = 36) -> str:
+def short_name(text: str, *, limit: int = 44) -> str:
     return escape.one_line(text, limit=limit)
 
 

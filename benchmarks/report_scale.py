@@ -190,7 +190,8 @@ def _study(name: str, *, trials: int, arms: Mapping[str, Mapping[str, Any]]) -> 
         "study": name, "question": "How long does a report of a long study take?", "started_at": START.isoformat(),
         "finished_at": None, "command": "python -m benchmarks.report_scale", "space": SPACE,
         "spec": {
-            "base": {"preset": "tiny"}, "search": {entry["key"]: {} for entry in SPACE}, "objectives": [{"metric": "val_loss", "mode": "min"}],
+            "base": {"preset": "tiny"}, "search": {entry["key"]: {} for entry in SPACE},
+            "objectives": [{"metric": "val_loss", "mode": "min"}],
             "optimizer": {"trials": trials, "sampler": "tpe", "seed": 0},
             "early_stopping": {"asha": {"min_tokens": 50_000, "reduction": 3}},
             "ablation": {"baseline": "base", "seeds": SEEDS, "arms": dict(arms)},

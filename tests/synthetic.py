@@ -239,13 +239,12 @@ def designed_study(root: Path, *, seeds: int = 10, lost: bool = True) -> Ledger:
                 bank_use=None if arm == "no_memory" else 0.05 + float(rng.normal(0, 0.01)),
                 fact_accuracy=0.4,
             )
-            failed = lost and arm == "without_ema" and seed == 3
-            ends: dict[str, Any] = (
-                {"status": "nan", "error": ("NonFiniteLoss", "loss is nan"), "share": 0.3} if failed else {}
-            )
-            name = add_trial(
-                ledger, arm=arm, seed=seed, params=overrides, base=base, order=seed, **({"measured": measured} | ends)
-            )
+            where: dict[str, Any] = {"arm": arm, "seed": seed, "params": overrides, "base": base, "order": seed}
+            if lost and arm == "without_ema" and seed == 3:
+                error = ("NonFiniteLoss", "loss is nan")
+                name = add_trial(ledger, **where, status="nan", error=error, share=0.3)
+            else:
+                name = add_trial(ledger, **where, measured=measured)
             ledger.write_samples(name, SAMPLES)
     return ledger
 

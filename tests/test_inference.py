@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from scipy import stats
 
 from ablate.analyze.best import Objective
 from ablate.analyze.contrasts import factorial
+from ablate.analyze.frames import records, rows
 from ablate.analyze.hypotheses import Claim, equivalence_p, judge, judge_all
 from ablate.analyze.importance import importances
 from ablate.analyze.paired import effects
@@ -30,15 +33,15 @@ from tests.oracles import inference as oracle
 LOSS = Objective("val_loss", "min")
 
 
-def table(losses: dict[str, list[float | None]]) -> pd.DataFrame:
+def table(losses: Mapping[str, Sequence[float | None]]) -> pd.DataFrame:
     """Arm -> losses by seed 1, 2, ...; None is a failed run."""
-    rows = [
+    lines = [
         {"trial_id": f"{arm}{seed}", "arm": arm, "seed": seed, "val_loss": loss,
          "status": "nan" if loss is None else "completed"}
         for arm, values in losses.items()
         for seed, loss in enumerate(values, start=1)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"val_loss": float})
+    return pd.DataFrame(lines).astype({"val_loss": float})
 
 
 # ---- factorial designs
@@ -73,7 +76,7 @@ def test_every_contrast_is_its_definition_seed_by_seed(cell_losses: dict[str, li
             values = [oracle.interaction(runs, asked[0], asked[1]) for runs in seeds]
         else:
             values = [oracle.main_effect(runs, *asked[0]) for runs in seeds]
-        test = stats.ttest_1samp(values, 0.0)
+        test = cast(Any, stats.ttest_1samp(values, 0.0))
         assert contrast.value.mean == pytest.approx(np.mean(values))
         assert contrast.p == pytest.approx(test.pvalue)
         assert contrast.value.low == pytest.approx(test.confidence_interval(0.95).low)
@@ -240,22 +243,22 @@ def test_the_pareto_set_is_everybody_against_everybody(points: list[tuple[int, i
 
 
 def _audited_search() -> tuple[pd.DataFrame, pd.DataFrame]:
-    rng, rows, reports = np.random.default_rng(1), [], []
+    rng, lines, reports = np.random.default_rng(1), [], []
     for index in range(30):
         audited, final = index % 3 == 0, float(rng.normal(3, 0.1))
         early, pruned = final + 1 + float(rng.normal(0, 0.1)), index % 3 == 1
-        rows.append({"trial_id": f"t{index:02}", "status": "pruned" if pruned else "completed", "audited": audited,
+        lines.append({"trial_id": f"t{index:02}", "status": "pruned" if pruned else "completed", "audited": audited,
                      "val_loss": early if pruned else final, "budget_tokens": 900})  # fmt: skip
         reports += [{"trial_id": f"t{index:02}", "tokens_seen": 100, "val_loss": early}]
         reports += [] if pruned else [{"trial_id": f"t{index:02}", "tokens_seen": 900, "val_loss": final}]
-    return pd.DataFrame(rows), pd.DataFrame(reports)
+    return pd.DataFrame(lines), pd.DataFrame(reports)
 
 
 def test_an_audit_is_of_audited_trials_and_equals_its_twin():
     search, history = _audited_search()
     (rung, late) = audit(search, history, objective=LOSS, min_tokens=100, reduction=3)
     early = dict(zip(history["trial_id"], history["val_loss"], strict=True))
-    early |= {row["trial_id"]: row["val_loss"] for row in history[history["tokens_seen"] == 100].to_dict("records")}
+    early |= {row["trial_id"]: row["val_loss"] for row in records(rows(history, history["tokens_seen"] == 100))}
     own = search[search["audited"]]
     final = dict(zip(own["trial_id"], own["val_loss"], strict=True))
     rho, stopped, regret = oracle.audit_rung(early, final, reduction=3)
@@ -272,7 +275,7 @@ def test_the_common_budget_is_the_largest_that_all_reached():
     assert found is not None
     assert found.tokens == 100
     assert len(found.values) == 30
-    done = search[search["status"] == "completed"]
+    done = rows(search, search["status"] == "completed")
     whole = at_common_budget(done, history, objective=LOSS)
     assert whole is not None
     assert whole.tokens == 900
@@ -317,8 +320,8 @@ def test_coverage_errors_and_power_are_near_what_they_say(name: str):
 def test_residuals_of_real_runs_come_from_a_csv_and_have_no_mean(tmp_path: Path):
     path = tmp_path / "runs.csv"
     rng = np.random.default_rng(0)
-    rows = [(f"arm{arm}", seed, 3 + arm + rng.normal()) for arm in range(7) for seed in range(5)]
-    pd.DataFrame(rows, columns=pd.Index(["arm", "seed", "val_loss"])).to_csv(path, index=False)
+    lines = [(f"arm{arm}", seed, 3 + arm + rng.normal()) for arm in range(7) for seed in range(5)]
+    pd.DataFrame(lines, columns=pd.Index(["arm", "seed", "val_loss"])).to_csv(path, index=False)
     found = inference.real_residuals(path)
     assert found is not None
     assert found.shape == (7, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from scipy import stats
 
@@ -52,11 +53,11 @@ def verdict(gains: Sequence[float], *, p_holm: float, min_effect: float) -> str:
     """The rules of a hypothesis on a sample of gains, by scipy's tests alone."""
     if len(gains) < 2:
         return "inconclusive"
-    below = stats.ttest_1samp(gains, min_effect, alternative="less").pvalue
-    above = stats.ttest_1samp(gains, -min_effect, alternative="greater").pvalue
+    below = cast(Any, stats.ttest_1samp(gains, min_effect, alternative="less")).pvalue
+    above = cast(Any, stats.ttest_1samp(gains, -min_effect, alternative="greater")).pvalue
     if max(below, above) <= 0.05:
         return "equivalent"
-    low, high = stats.ttest_1samp(gains, 0.0).confidence_interval(0.95)
+    low, high = cast(Any, stats.ttest_1samp(gains, 0.0)).confidence_interval(0.95)
     if low >= min_effect and p_holm <= 0.05:
         return "supported"
     return "refuted" if high < min_effect else "inconclusive"
@@ -75,6 +76,6 @@ def audit_rung(early: Mapping[str, float], final: Mapping[str, float], *, reduct
     """(Spearman's rho, stopped, regret) of audited trials `final`; `early`: everybody's cost at the rung."""
     kept = sorted(early, key=lambda trial: early[trial])[: max(1, len(early) // reduction)]
     ids = [trial for trial in final if trial in early]
-    rho = stats.spearmanr([early[i] for i in ids], [final[i] for i in ids]).statistic
+    rho = cast(Any, stats.spearmanr([early[i] for i in ids], [final[i] for i in ids])).statistic
     best_kept = min((final[i] for i in ids if i in kept), default=math.nan)
     return float(rho), sum(i not in kept for i in ids), best_kept - min(final[i] for i in ids)
