@@ -226,7 +226,8 @@ def designed_study(root: Path, *, seeds: int = 10, lost: bool = True) -> Ledger:
     study = study_json(
         name=root.name, arms=arms, seeds=seeds, ablation=ablation, hypotheses=HYPOTHESES, targets=targets
     )
-    ledger.write_study(study)
+    names = ["no_memory", *(f"without_{name}" for name in COMPONENTS), *CELLS]
+    ledger.write_study({**study, "arms": [{"name": name} for name in names]})
     rng = np.random.default_rng(4)
     runs = {"baseline": ({}, 0.0), "no_memory": (arms["no_memory"], 0.11), **CELLS}
     runs |= {f"without_{name}": (COMPONENTS[name], true) for name, true in LEFT_OUT.items()}

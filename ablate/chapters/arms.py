@@ -237,6 +237,8 @@ def _credit_word(findings: Findings, per: PerObjective, effect: Effect) -> str:
 
 
 def _odd_arms(findings: Findings) -> set[str]:
+    if not findings.odd_ids:
+        return set()
     trials = findings.data.trials
     return {arm for arm, name in zip(trials["arm"], trials["trial_id"], strict=True) if name in findings.odd_ids}
 

@@ -14,6 +14,7 @@ from ablate.escape import one_line
 from ablate.findings import Findings
 
 SAMPLES = 4
+FAILURES = 100  # lines of their table: a long search prunes thousands
 GROUP = Column("group", "trials", number=False)
 
 
@@ -154,9 +155,14 @@ def _floors(findings: Findings) -> Section:
 
 
 def _failures(findings: Findings) -> Section:
+    cut = len(findings.failures) > FAILURES
+    shown = (
+        sorted(findings.failures, key=lambda entry: entry.status == "pruned")[:FAILURES] if cut else findings.failures
+    )
     table = Table(
         label="failures",
-        caption="Trials that did not complete, with their reasons.",
+        caption="Trials that did not complete, with their reasons."
+        + (f" {FAILURES} of {len(findings.failures):,}, failed ones first; trials.csv has them all." if cut else ""),
         columns=(
             Column("trial_id", "trial", number=False),
             Column("arm", "arm", number=False),
@@ -166,7 +172,7 @@ def _failures(findings: Findings) -> Section:
             Column("share", "of its budget"),
             Column("reason", "reason", number=False),
         ),
-        rows=tuple(_failure_row(entry) for entry in findings.failures),
+        rows=tuple(_failure_row(entry) for entry in shown),
         empty="Every trial that ended completed.",
     )
     return Section("Pruned and failed trials", (table,))
