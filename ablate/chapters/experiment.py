@@ -17,8 +17,8 @@ from ablate.analyze.frames import completed, of_arm, records, rows, texts
 from ablate.analyze.paired import BASELINE, SEARCH
 from ablate.analyze.space import show
 from ablate.chapters.designs import RULES, hypothesis_table
-from ablate.chapters.record import provenance_table, sample_listings
-from ablate.chapters.run import HEADLINES, bank, configuration, number, progress, reached, results
+from ablate.chapters.record import provenance_table
+from ablate.chapters.run import HEADLINES, bank, configuration, number, progress, reached, results, sample_listings
 from ablate.document import Block, Cell, Code, Column, Document, Paragraph, Section, Table, cell, words
 from ablate.errors import BadInput
 from ablate.escape import one_line

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ablate import numbers
 from ablate.analyze.cost import COLUMNS
 from ablate.analyze.failures import Failure
 from ablate.analyze.frames import completed, texts
-from ablate.document import Block, Cell, Code, Column, Listing, Section, Table, cell, notice, words
+from ablate.chapters.run import sample_listings
+from ablate.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
 from ablate.escape import one_line
 from ablate.findings import Findings
 
@@ -235,17 +236,6 @@ def _samples(findings: Findings) -> list[Section]:
         return []
     intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
     return [Section("What it writes", (intro, *sample_listings(kept)))]
-
-
-def sample_listings(kept: Sequence[Mapping[str, Any]]) -> list[Listing]:
-    """Prompts with what was written after them."""
-    return [
-        Listing(
-            title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),
-            text=f"{one_line(sample['prompt'], limit=1_000)} ▸ {one_line(sample['continuation'], limit=2_000)}",
-        )
-        for index, sample in enumerate(kept, start=1)
-    ]
 
 
 def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:

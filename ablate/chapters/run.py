@@ -1,8 +1,9 @@
-"""One trial's run: its configuration, its progress, its metrics against targets, its bank."""
+"""One trial's run: its configuration, its progress, its metrics against targets, its bank, its samples."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,8 @@ from ablate import figures, numbers
 from ablate.analyze.best import Objective
 from ablate.analyze.frames import floats, records
 from ablate.analyze.space import show
-from ablate.document import Block, Cell, Code, Column, Figure, Section, Table, cell, words
+from ablate.document import Block, Cell, Code, Column, Figure, Listing, Section, Table, cell, words
+from ablate.escape import one_line
 from ablate.findings import Findings
 from model.api import BY_NAME, METRICS, from_json, read_overrides, resolve
 
@@ -214,3 +216,14 @@ def number(row: dict[str, Any], name: str) -> float:
     """A cell as a number; NaN where it is empty or there is no such column."""
     value = row.get(name)
     return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+
+def sample_listings(kept: Sequence[Mapping[str, Any]]) -> list[Listing]:
+    """Prompts with what was written after them."""
+    return [
+        Listing(
+            title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),
+            text=f"{one_line(sample['prompt'], limit=1_000)} ▸ {one_line(sample['continuation'], limit=2_000)}",
+        )
+        for index, sample in enumerate(kept, start=1)
+    ]
