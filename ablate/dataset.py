@@ -18,7 +18,9 @@ from ablate.analyze.space import Dimension, Value
 from ablate.designs import Arm, expand
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
+from ablate.looks import Look
 from ablate.plan import BASELINE, CALIBRATE, TUNE
+from ablate.schema import HISTORY_SCHEMA
 from ablate.spec_models import Ablation
 from ablate.studies import planned
 from model.api import Config, from_json, resolve, value_of
@@ -60,12 +62,31 @@ class AblationFile(_Part):
     exploratory: bool = False
 
 
+class HypothesisFile(_Part):
+    claim: str
+    arm: str
+    metric: str
+    min_effect: float
+
+
+class AshaFile(_Part):
+    min_tokens: int
+    reduction: int
+
+
+class StoppingFile(_Part):
+    asha: AshaFile
+    audit_fraction: float = 0.0
+
+
 class SpecFile(_Part):
     base: dict[str, Any]
     objectives: tuple[ObjectiveFile, ...]
     optimizer: OptimizerFile
-    early_stopping: dict[str, Any] | None = None
+    early_stopping: StoppingFile | None = None
     ablation: AblationFile | None = None
+    hypotheses: tuple[HypothesisFile, ...] = ()
+    targets: dict[str, float] = {}
 
 
 class SpaceFile(_Part):
@@ -112,6 +133,7 @@ class StudyData:
     trials_arrow: pa.Table
     history_arrow: pa.Table
     started: tuple[str, ...]
+    looks: tuple[Look, ...]
     problems: tuple[str, ...]
 
     @cached_property
@@ -197,14 +219,25 @@ class StudyData:
     def _prepares(self) -> Any:
         return self.every_trial["arm"].astype(str).str.startswith((TUNE, CALIBRATE))
 
+    def reports(self, trial_id: str) -> pd.DataFrame:
+        """Every report of one trial with every column, whatever of the history was read."""
+        return Ledger(self.path).history(trial_id).to_pandas()
+
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
         path = self.path / "samples" / f"{trial_id}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def read(study_dir: Path) -> StudyData:
-    """Read results/STUDY. Raises BadInput where study.json is missing or is no study's."""
+REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")
+"""Columns of the history that a report reads, beside the objectives and val_loss: a long study has all in gigabytes."""
+
+
+def read(study_dir: Path, *, whole: bool = True) -> StudyData:
+    """Read results/STUDY. Raises BadInput where study.json is missing or is no study's.
+
+    `whole=False`: of the history only what a report needs.
+    """
     ledger = Ledger(study_dir)
     study = ledger.read_study()
     try:
@@ -214,14 +247,18 @@ def read(study_dir: Path) -> StudyData:
         key = ".".join(str(part) for part in first["loc"])
         cure = "restore the file, or run the sweep again under another name"
         raise BadInput(str(study_dir / "study.json"), key, first["input"], first["msg"], cure) from None
+    asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
+    columns = None if whole else [name for name in asked if name in HISTORY_SCHEMA.names]
+    found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()
     return StudyData(
         path=study_dir,
         study=study,
         facts=facts,
-        trials_arrow=ledger.trials(),
-        history_arrow=ledger.history(),
+        trials_arrow=found.trials,
+        history_arrow=found.history,
         started=tuple(sorted(ledger.started_ids())),
-        problems=tuple(ledger.problems()),
+        looks=tuple(looks),
+        problems=(*found.problems, *unread),
     )
 
 

@@ -72,7 +72,7 @@ class Column:
 class Table:
     """A numbered table; `label` names its files. A table without rows is said in words (`empty`) on the page.
 
-    `bold`: rows set in bold.
+    `bold`: rows set in bold. `notes` stand under the table: what its marks mean.
     """
 
     label: str
@@ -81,6 +81,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     empty: str = "Nothing to show."
     bold: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

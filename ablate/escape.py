@@ -26,9 +26,20 @@ _LATEX = {
     "×": r"$\times$",
     "Δ": r"$\Delta$",
     "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "▸": r"$\triangleright$",
+    "·": r"$\cdot$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "ρ": r"$\rho$",
+    "η": r"$\eta$",
     "—": "---",
     "–": "--",
     "…": r"\ldots{}",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    "\N{NO-BREAK SPACE}": "~",
 }
 
 
@@ -46,7 +57,14 @@ def one_line(text: str, *, limit: int = 200) -> str:
 
 def latex(text: str) -> str:
     """Text for a LaTeX table cell or caption; any line breaks become spaces."""
-    return "".join(_LATEX.get(char, char) for char in " ".join(printable(text).split()))
+    return "".join(_latex_char(char) for char in " ".join(printable(text).split()))
+
+
+def _latex_char(char: str) -> str:
+    """pdflatex stops at a character that its font has not: beyond Latin letters (to U+017F) the code point is shown."""
+    if char in _LATEX:
+        return _LATEX[char]
+    return char if char <= "~" or "À" <= char <= "ſ" else rf"\texttt{{U+{ord(char):04X}}}"
 
 
 def markdown(text: str) -> str:

@@ -7,33 +7,26 @@ refused from then on (a killed worker lives on for a second and goes on writing)
 from __future__ import annotations
 
 import json
-import re
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ablate import parts
+from ablate import contents, parts
+from ablate.contents import Contents
 from ablate.errors import BadInput
+from ablate.looks import Look
 from ablate.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, trial_schema
 from model.api import Report
 
 Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
 MEASURED: tuple[Status, ...] = ("completed", "pruned")
 """The two ends that leave metrics; every other is a failure and leaves nulls."""
-
-_HISTORY_NAME = re.compile(r"(?P<trial_id>.+)-(?P<attempt>\d+)\.parquet")
-
-
-_TRIAL_NEEDS = ("trial_id", "status")
-_HISTORY_NEEDS = ("trial_id", "step", "losses")
-"""Columns without which a part is not of this ledger; whatever else an older version lacks is null."""
 
 
 class StaleAttempt(RuntimeError):
@@ -66,6 +59,7 @@ class TrialRow:
     device: str
     audited: bool | None = None
     schema_version: int = SCHEMA_VERSION
+    versions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ class Ledger:
 
     def attempt(self, trial_id: str) -> int:
         """The trial's current attempt; 0 where it was never started."""
-        return max((attempt for name, attempt in self._attempts() if name == trial_id), default=0)
+        return max((attempt for name, attempt in contents.attempts(self.root) if name == trial_id), default=0)
 
     def final_ids(self) -> set[str]:
         """Trials that have ended, however."""
@@ -176,12 +170,11 @@ class Ledger:
 
     def started_ids(self) -> set[str]:
         """Trials that were ever started, ended or not."""
-        return {trial_id for trial_id, _ in self._attempts()}
+        return {trial_id for trial_id, _ in contents.attempts(self.root)}
 
     def row(self, trial_id: str) -> TrialRow | None:
         """A trial's final row; None where it has not ended, or where its part cannot be read."""
-        tables, _ = _read_all([path for path in [self._final(trial_id)] if path.exists()], needs=_TRIAL_NEEDS)
-        table, _ = parts.unify(tables, trial_schema({}))
+        table, _ = contents.trials(self.root, trial_id=trial_id)
         return next((_row(cells) for cells in table.to_pylist()), None)
 
     def rows(self) -> list[TrialRow]:
@@ -190,7 +183,7 @@ class Ledger:
 
     def trials(self) -> pa.Table:
         """A row for every trial that has ended, in the order of their ends; unreadable parts are left out."""
-        return self._read_trials()[0]
+        return contents.trials(self.root)[0]
 
     def history(self, trial_id: str | None = None) -> pa.Table:
         """A row for every report, of one trial or of all, by step; unreadable parts are left out.
@@ -198,54 +191,36 @@ class Ledger:
         An attempt that went on from a checkpoint continues its forerunners' rows; rows past the checkpoint, which it
         trained again, are the newer attempt's.
         """
-        return self._read_history(trial_id)[0]
+        return contents.history(self.root, trial_id=trial_id)[0]
+
+    def contents(self, *, columns: Sequence[str] | None = None) -> Contents:
+        """Trials, history (with these columns alone) and problems, by way of the compacted copy where it is current."""
+        return contents.read(self.root, columns=columns)
+
+    def compact(self) -> bool:
+        """Make the compacted copy of a large study anew where it is not current; see `contents.compact`."""
+        return contents.compact(self.root)
 
     def problems(self) -> list[str]:
         """`path: reason` for every part that cannot be read and was therefore left out."""
-        return self._read_trials()[1] + self._read_history(None)[1]
+        return contents.trials(self.root)[1] + contents.history(self.root)[1]
 
-    def _attempts(self) -> list[tuple[str, int]]:
-        names = (_HISTORY_NAME.fullmatch(path.name) for path in self.path("history").glob("*.parquet"))
-        return sorted((name["trial_id"], int(name["attempt"])) for name in names if name)
+    # ---- looks at an ablation's results
 
-    def _read_trials(self) -> tuple[pa.Table, list[str]]:
-        tables, problems = _read_all(sorted(self.path("trials").glob("*.parquet")), needs=_TRIAL_NEEDS)
-        table, misfits = parts.unify(tables, trial_schema({}))
-        return table.sort_by([("finished_at", "ascending"), ("trial_id", "ascending")]), problems + misfits
+    def record_look(self, look: Look) -> None:
+        """Keep that results were shown. Raises OSError where results/ cannot be written."""
+        path = self.path("looks", f"{datetime.fromisoformat(look.at):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json")
+        _write_json(path, asdict(look))
 
-    def _read_history(self, trial_id: str | None) -> tuple[pa.Table, list[str]]:
-        chosen = [(name, attempt) for name, attempt in self._attempts() if trial_id in (None, name)]
-        paths = [self._history(name, attempt) for name, attempt in chosen]
-        tables, problems = _read_all(paths, needs=_HISTORY_NEEDS)
-        for (name, _), (newer_name, newer) in pairwise(chosen):
-            if name == newer_name and self._history(newer_name, newer) in tables:
-                _cut_forerunners(tables, self, newer_name, newer)
-        table, misfits = parts.unify(tables, HISTORY_SCHEMA)
-        order = [("trial_id", "ascending"), ("step", "ascending")]
-        return table.sort_by(order), problems + misfits
-
-
-def _cut_forerunners(tables: dict[Path, pa.Table], ledger: Ledger, trial_id: str, newer: int) -> None:
-    """Drop from older attempts the steps that attempt `newer` trained again: those after the checkpoint it read."""
-    reports = tables[ledger._history(trial_id, newer)]
-    if not reports.num_rows:
-        return
-    first = reports.slice(0, 1).to_pylist()[0]
-    went_on_from = first["step"] - len(first["losses"])
-    for attempt in range(1, newer):
-        path = ledger._history(trial_id, attempt)
-        if path in tables:
-            tables[path] = tables[path].filter(pc.field("step") <= went_on_from)
-
-
-def _read_all(paths: list[Path], *, needs: tuple[str, ...]) -> tuple[dict[Path, pa.Table], list[str]]:
-    tables, problems = {}, []
-    for path in paths:
-        try:
-            tables[path] = parts.read(path, needs=needs, version=SCHEMA_VERSION)
-        except parts.Unreadable as error:
-            problems.append(f"{path}: {error}")
-    return tables, problems
+    def looks(self) -> tuple[list[Look], list[str]]:
+        """Every look, the oldest first, and `path: reason` for files that are none."""
+        found, problems = [], []
+        for path in sorted(self.path("looks").glob("*.json")):
+            try:
+                found.append(Look.read(json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError) as error:
+                problems.append(f"{path}: not readable as a look ({error})")
+        return sorted(found, key=lambda look: look.at), problems
 
 
 def _row(cells: Mapping[str, Any]) -> TrialRow:

@@ -1,4 +1,4 @@
-"""A document as one page: Markdown beside its figures, or HTML in one file that needs nothing else."""
+"""A document as one page: Markdown or LaTeX beside its figures, or HTML in one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -26,6 +26,63 @@ def to_markdown(document: Document) -> str:
         for block in section.blocks:
             lines += [*_markdown_block(block, numbers), ""]
     return "\n".join(lines)
+
+
+PREAMBLE = r"""\documentclass[11pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[margin=25mm]{geometry}
+\usepackage{booktabs,graphicx,textcomp,float}
+\floatplacement{table}{H}
+\floatplacement{figure}{H}
+\setlength{\parindent}{0pt}
+\setlength{\parskip}{6pt}
+\emergencystretch=3em
+"""
+
+
+def to_latex(document: Document) -> str:
+    """report.tex: tables are tables/LABEL.tex, figures figures/LABEL.pdf, so it compiles in the report's folder."""
+    lines = [PREAMBLE, rf"\title{{{escape.latex(document.title)}}}", rf"\author{{{escape.latex(document.byline)}}}"]
+    lines += [r"\date{}", r"\begin{document}", r"\maketitle"]
+    if document.question:
+        lines.append(rf"\begin{{center}}\itshape {escape.latex(document.question)}\end{{center}}")
+    lines.append(rf"\begin{{abstract}}\noindent {_latex_spans(document.answer)}\end{{abstract}}")
+    for section in document.sections:
+        lines += ["", rf"\{'sub' if section.sub else ''}section{{{escape.latex(section.title)}}}"]
+        for block in section.blocks:
+            lines += ["", _latex_block(block)]
+    return "\n".join([*lines, r"\end{document}", ""])
+
+
+def _latex_block(block: Block) -> str:
+    match block:
+        case Paragraph(notice=True):
+            return rf"\begin{{quote}}\bfseries {_latex_spans(block)}\end{{quote}}"
+        case Paragraph():
+            return _latex_spans(block)
+        case Table(rows=()):
+            return rf"{escape.latex(block.caption)} {escape.latex(block.empty)}"
+        case Table():
+            return rf"\input{{tables/{block.label}.tex}}"
+        case Figure():
+            size = r"width=\linewidth,height=0.4\textheight,keepaspectratio"
+            picture = rf"\includegraphics[{size}]{{figures/{block.label}.pdf}}"
+            caption = escape.latex(block.caption)
+            return "\n".join([r"\begin{figure}", r"\centering", picture, rf"\caption{{{caption}}}", r"\end{figure}"])
+        case Listing():
+            lines = r"\\ ".join(escape.latex(line) or r"\mbox{}" for line in block.text.splitlines())
+            return rf"\textbf{{{escape.latex(block.title)}.}} {{\ttfamily\small\raggedright {lines}\par}}"
+
+
+def _latex_spans(paragraph: Paragraph) -> str:
+    def one(span: str | Code) -> str:
+        if isinstance(span, Code):  # a long command may break after a sign
+            return rf"\texttt{{{escape.latex(span.text)}}}"
+        edges = (" " if span[:1].isspace() else "", " " if span[-1:].isspace() else "")
+        return f"{edges[0]}{escape.latex(span)}{edges[1] if span.strip() else ''}"
+
+    return "".join(one(span) for span in paragraph.spans)
 
 
 def _markdown_block(block: Block, numbers: Mapping[int, int]) -> list[str]:

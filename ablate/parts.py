@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,14 +32,19 @@ def create(path: Path, write: Callable[[Path], object]) -> None:
     _sync_folder(path.parent)
 
 
-def read(path: Path, *, needs: tuple[str, ...], version: int) -> pa.Table:
-    """A parquet part that has the columns `needs` and is not newer than schema `version`; Unreadable otherwise."""
+def read(path: Path, *, needs: tuple[str, ...], version: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet part that has the columns `needs` and is not newer than schema `version`; Unreadable otherwise.
+
+    `columns`: those of them that the part has; None for all.
+    """
     try:
-        part = table(path)
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            part = file.read(columns=None if columns is None else [name for name in columns if name in names])
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreadable(f"not readable as parquet, was it cut off? ({reason})") from error
-    missing = [name for name in needs if name not in part.column_names]
+    missing = [name for name in needs if name not in names]
     if missing:
         raise Unreadable(f"has no column {', '.join(missing)}: not a file of this ledger")
     written = int((part.schema.metadata or {}).get(b"schema_version", b"1"))
@@ -48,10 +53,10 @@ def read(path: Path, *, needs: tuple[str, ...], version: int) -> pa.Table:
     return part
 
 
-def table(path: Path) -> pa.Table:
+def table(path: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file alone: the folders' names (`lr=0.1/`) are not taken for columns."""
     with pq.ParquetFile(path) as file:
-        return file.read()
+        return file.read(columns=None if columns is None else list(columns))
 
 
 def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
@@ -59,13 +64,17 @@ def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, li
 
     Types are promoted (an int column meets a double one); a part whose types cannot meet the others' is left out.
     """
-    problems, kept = [], []
+    problems, kept, known = [], [], None
     for path, part in tables.items():
+        if known is not None and part.schema.equals(known):  # as most are: nothing new to unify
+            kept.append(part)
+            continue
         try:
             schema = pa.unify_schemas([schema, part.schema.remove_metadata()], promote_options="permissive")
         except pa.ArrowException as error:
             problems.append(f"{path}: its columns do not fit the other parts' ({error})")
             continue
+        known = part.schema
         kept.append(part)
     return pa.concat_tables([schema.empty_table(), *kept], promote_options="permissive"), problems
 

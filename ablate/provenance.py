@@ -42,6 +42,11 @@ def version(package: str) -> str | None:
         return None
 
 
+def versions() -> str:
+    """What can change a trial's numbers without a change of the code: `ray 2.60.0, torch 2.13.0`."""
+    return ", ".join(f"{package} {version(package)}" for package in ("ray", "torch") if version(package))
+
+
 def device() -> str:
     """Name of the first card, asked of the driver without starting CUDA; `cpu` where there is none."""
     import pynvml  # here, not above: a worker that only writes rows should not load it

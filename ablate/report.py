@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from ablate import cli, escape, numbers, pages, parts, studies, tables
 from ablate.chapters.answer import answer
 from ablate.chapters.arms import CSV_COLUMNS, arm_sections, csv_rows
+from ablate.chapters.designs import factorial_sections, hypothesis_sections
+from ablate.chapters.experiment import chosen_trial, record_document
 from ablate.chapters.record import missing_sections, record_sections
 from ablate.chapters.search import search_sections
 from ablate.dataset import read
 from ablate.document import Document
 from ablate.errors import BadInput
-from ablate.findings import Findings, analyse
+from ablate.findings import Findings, analyse, look_of
+from ablate.ledger import Ledger
 
 FORMATS = ("md", "html", "tex", "csv")
 NAMED = 12  # trials that a complaint names
@@ -28,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     formats = _formats(arguments.format)
     study_dir = studies.find(arguments.study, results=arguments.results)
     findings = findings_of(study_dir, allow_mixed=arguments.allow_mixed)
+    if arguments.record is not None:
+        trial_id = chosen_trial(findings, arguments.record)
+        folder = write_record(findings, trial_id, formats=formats, out=arguments.out)
+        print(*(folder / f"{trial_id}.{suffix}" for suffix in ("md", "html", "tex") if suffix in formats), sep="\n")
+        return cli.DONE
     print(write_findings(findings, formats=formats, out=arguments.out))
     print(escape.one_line(answer(findings).plain, limit=10_000))
     return cli.DONE
@@ -38,29 +49,69 @@ def write(
 ) -> Path:
     """Write a study's report and return its folder, results/STUDY/report where `out` is None.
 
-    Raises BadInput where trials that are compared differ in commit, budget or data and `allow_mixed` is not set.
+    Raises BadInput where trials that are compared differ in commit, budget, data or versions and `allow_mixed` is not
+    set.
     """
     return write_findings(findings_of(study_dir, allow_mixed=allow_mixed), formats=formats, out=out)
 
 
 def findings_of(study_dir: Path, *, allow_mixed: bool = False) -> Findings:
     """Read and analyse a study. Raises BadInput as `write` does."""
-    findings = analyse(read(study_dir))
+    # A large study that nobody may write is read from its parts.
+    with contextlib.suppress(OSError):
+        Ledger(study_dir).compact()
+    findings = analyse(read(study_dir, whole=False))
     if findings.mixed and not allow_mixed:
         first = findings.mixed[0]
-        ids = list(first.odd)
+        ids = list(dict.fromkeys(trial_id for entry in findings.mixed for trial_id in entry.odd))
         named = ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
-        rule = f"trials of {first.comparison} differ in {first.column} from its others ({first.usual})"
+        columns = " and ".join(dict.fromkeys(entry.column for entry in findings.mixed))
+        rule = f"trials of {first.comparison} differ in {columns} from its others ({first.usual})"
         cure = "train them again in one study, or pass --allow-mixed to compare them all the same, marked"
         raise BadInput(str(study_dir), first.column, named, rule, cure)
     return findings
 
 
 def write_findings(findings: Findings, *, formats: Sequence[str] = FORMATS, out: Path | None = None) -> Path:
-    """Write the files of these formats. Each is replaced whole: a reader sees the old one or the new one."""
+    """Write the files of these formats. Each is replaced whole: a reader sees the old one or the new one.
+
+    That the ablation's results are shown is kept in the ledger, once for each state of the study.
+    """
     folder = findings.data.path / "report" if out is None else out
+    _keep_look(findings)
     for name, content in _files(findings, compose(findings), formats=formats):
         parts.replace(folder / name, partial(_fill, content=content))
+    return folder
+
+
+def _keep_look(findings: Findings) -> None:
+    """Record that these results were seen, unless the same ones were before; say so where it cannot be recorded."""
+    look = look_of(findings, at=datetime.now(UTC).isoformat(timespec="microseconds"))
+    if look is None or any(replace(look, at=seen.at) == seen for seen in findings.data.looks):
+        return
+    try:
+        Ledger(findings.data.path).record_look(look)
+    except OSError as error:
+        what = "that these results were seen is not recorded: seeds added later will not be marked as exploratory"
+        print(f"{what} ({error})", file=sys.stderr)
+
+
+def write_record(
+    findings: Findings, trial_id: str, *, formats: Sequence[str] = FORMATS, out: Path | None = None
+) -> Path:
+    """Write the experiment record of one trial, ID.md and so on, and return its folder: report/records by default."""
+    folder = findings.data.path / "report" / "records" if out is None else out
+    _keep_look(findings)
+    document = record_document(findings, trial_id)
+    drawings = {}
+    for name, content in _drawn(document, drawings):
+        parts.replace(folder / name, partial(_fill, content=content))
+    for suffix, render in TABLES.items():
+        for table in document.tables:
+            if suffix in formats:
+                parts.replace(folder / f"tables/{table.label}.{suffix}", partial(_fill, content=render(table).encode()))
+    for suffix, text in _pages(document, drawings, formats=formats):
+        parts.replace(folder / f"{trial_id}.{suffix}", partial(_fill, content=text.encode()))
     return folder
 
 
@@ -76,6 +127,8 @@ def compose(findings: Findings) -> Document:
         *missing_sections(findings),
         *search_sections(findings),
         *arm_sections(findings),
+        *factorial_sections(findings),
+        *hypothesis_sections(findings),
         *record_sections(findings),
     ]
     return Document(
@@ -87,19 +140,15 @@ def compose(findings: Findings) -> Document:
     )
 
 
+TABLES = {"md": tables.to_markdown, "tex": tables.to_latex, "csv": tables.to_csv}
+
+
 def _files(findings: Findings, document: Document, *, formats: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(name in the report's folder, content). What the pages show comes before the pages."""
-    drawings = {}
+    drawings: dict[str, str] = {}
     if {"md", "html", "tex"} & set(formats):
-        from ablate import figures
-
-        for figure in document.figures:
-            drawn = figure.draw()
-            drawings[figure.label] = figures.to_svg(drawn)
-            yield f"figures/{figure.label}.svg", drawings[figure.label].encode()
-            yield f"figures/{figure.label}.png", figures.to_png(drawn)
-    renderers = {"md": tables.to_markdown, "tex": tables.to_latex, "csv": tables.to_csv}
-    for suffix, render in renderers.items():
+        yield from _drawn(document, drawings)
+    for suffix, render in TABLES.items():
         if suffix in formats:
             for table in document.tables:
                 yield f"tables/{table.label}.{suffix}", render(table).encode()
@@ -107,10 +156,29 @@ def _files(findings: Findings, document: Document, *, formats: Sequence[str]) ->
         yield "trials.csv", findings.data.trials.to_csv(index=False).encode()
         if findings.primary.effects:
             yield "ablation.csv", tables.csv_text(CSV_COLUMNS, csv_rows(findings)).encode()
+    for suffix, text in _pages(document, drawings, formats=formats):
+        yield f"report.{suffix}", text.encode()
+
+
+def _drawn(document: Document, drawings: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Every figure in each of its formats; `drawings` gets its `<svg>` by its label."""
+    from ablate import canvas
+
+    for figure in document.figures:
+        drawn = figure.draw()
+        drawings[figure.label] = canvas.to_svg(drawn)
+        yield f"figures/{figure.label}.svg", drawings[figure.label].encode()
+        yield f"figures/{figure.label}.png", canvas.to_png(drawn)
+        yield f"figures/{figure.label}.pdf", canvas.to_pdf(drawn)
+
+
+def _pages(document: Document, drawings: dict[str, str], *, formats: Sequence[str]) -> Iterator[tuple[str, str]]:
     if "md" in formats:
-        yield "report.md", pages.to_markdown(document).encode()
+        yield "md", pages.to_markdown(document)
+    if "tex" in formats:
+        yield "tex", pages.to_latex(document)
     if "html" in formats:
-        yield "report.html", pages.to_html(document, drawings=drawings).encode()
+        yield "html", pages.to_html(document, drawings=drawings)
 
 
 def _fill(path: Path, *, content: bytes) -> None:
@@ -140,7 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-mixed",
         action="store_true",
-        help="compare trials of different commits, budgets or data all the same, and mark them",
+        help="compare trials of different commits, budgets, data or versions all the same, and mark them",
+    )
+    parser.add_argument(
+        "--record", metavar="TRIAL", help="the experiment record of one trial instead: an id, its beginning, or `best`"
     )
     return parser
 

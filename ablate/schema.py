@@ -72,6 +72,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     Column("host", "string", "", "", "name of the machine"),
     Column("device", "string", "", "", "cpu, or the card's name"),
     Column("schema_version", "int", "", "", "version of this table"),
+    Column("versions", "string", "", "", "of the packages that can change a number: `ray 2.60.0, torch 2.13.0`"),
 )
 """A trial's row, in trials/ID.parquet."""
 

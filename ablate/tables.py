@@ -24,11 +24,15 @@ def to_markdown(table: Table) -> str:
     ]
     headers = [escape.markdown(column.header) for column in table.columns]
     aligned = ["right" if column.number else "left" for column in table.columns]
-    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=aligned) + "\n"
+    body = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=aligned) + "\n"
+    return body + "".join(f"\n{escape.markdown(note)}\n" for note in table.notes)
 
 
 def to_latex(table: Table) -> str:
-    """A `table` environment with booktabs rules: `\\input` it where `\\usepackage{booktabs,textcomp}` is loaded."""
+    """A `table` environment with booktabs rules; `\\input` it where booktabs, graphicx and textcomp are loaded.
+
+    A table that is wider than the text is set smaller as a whole.
+    """
     head = " & ".join(escape.latex(column.header) for column in table.columns) + r" \\"
     body = [_latex_row(table, index) for index in range(len(table.rows))]
     layout = "".join(_latex_column(table, index) for index in range(len(table.columns)))
@@ -39,13 +43,15 @@ def to_latex(table: Table) -> str:
         *dense,
         rf"\caption{{{escape.latex(table.caption)}}}",
         rf"\label{{tab:{table.label.replace('_', '-')}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",
         head,
         r"\midrule",
         *body,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
+        *(rf"\par\smallskip{{\footnotesize {escape.latex(note)}\par}}" for note in table.notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

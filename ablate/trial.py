@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from ablate import provenance
 from ablate.ledger import Ledger, StaleAttempt, Status, TrialRow
 from ablate.plan import Trial
 from ablate.runner import Progress
@@ -162,6 +163,7 @@ def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -
         "finished_at": datetime.now(UTC),
         "git_commit": desk.git_commit,
         "host": platform.node(),
+        "versions": provenance.versions(),
     }
 
 

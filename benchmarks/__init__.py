@@ -1,1 +1,1 @@
-"""What the model costs, measured in one run: only ratios are claimed. `python -m benchmarks.NAME [--json]`."""
+"""Ratios and numbers measured in one run; `make bench` runs every module that has no leading underscore."""

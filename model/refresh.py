@@ -29,7 +29,7 @@ from model import feature_cache
 from model.config import Config
 from model.encode import nearest_tokens, output_head
 from model.memory import Read
-from model.streams import stream_seed
+from model.streams import reseeded, stream_seed
 from model.transformer import Transformer
 
 NOISE = 0.1
@@ -57,7 +57,9 @@ def refresh(
     rows = dead_X2n.nonzero().tolist()
     if not rows:
         return
-    generator = torch.Generator().manual_seed(stream_seed(config.train.seed, f"refresh/{step}"))
+    generator = torch.Generator().manual_seed(
+        stream_seed(reseeded(config.train.seed, config.train.reseed), f"refresh/{step}")
+    )
     for reader, (layer, read) in enumerate(zip(model_config.layers_with_memory, reads, strict=True)):
         keys_2nh = model.blocks[layer].get_parameter("memory.keys_2nh")
         for half in (0, 1):

@@ -39,8 +39,10 @@ def study_json(
     seeds: int = 6,
     objectives: Sequence[Mapping[str, str]] = ({"metric": "val_loss", "mode": "min"},),
     base: Mapping[str, Any] | None = None,
+    ablation: Mapping[str, Any] | None = None,
+    **spec: Any,
 ) -> dict[str, Any]:
-    """study.json as a sweep writes it."""
+    """study.json as a sweep writes it. `ablation`: more keys of that section; `spec`: more sections."""
     defaults = {"preset": "tiny", "data.corpus": "facts", "model.memory": "token", "model.ema_decay": 0.9,
                 "model.ema_update_freq": 5, "model.knowledge_length": 8, "train.balance_loss_coef": 0.01}  # fmt: skip
     return {
@@ -52,9 +54,12 @@ def study_json(
             "objectives": list(objectives),
             "optimizer": {"sampler": "tpe", "startup": 4, "trials": trials, "seed": 0},
             "early_stopping": {"asha": {"min_tokens": 50_000, "reduction": 3}} if space else None,
-            "ablation": {"baseline": "base", "seeds": seeds, "arms": dict(arms)} if arms else None,
+            "ablation": {"baseline": "base", "seeds": seeds, "arms": dict(arms or {}), **(ablation or {})}
+            if arms or ablation
+            else None,
             "resources": {"cpu": 1, "gpu": 0, "workers": 1},
             "tracking": {"swanlab": "offline"},
+            **spec,
         },
         "identity": "0" * 12,
         "schema_version": 1,
@@ -190,6 +195,58 @@ def full_study(root: Path) -> Ledger:
     ids = add_search(ledger, count=12)
     add_arms(ledger, seeds=range(1, 7))
     ledger.write_samples(ids[0], SAMPLES)
+    return ledger
+
+
+COMPONENTS: dict[str, dict[str, Any]] = {
+    "ema": {"model.ema": "off"},
+    "balance": {"train.balance_loss_coef": 0.0},
+    "query_norm": {"model.query_norm": "none"},
+}
+FACTORS: dict[str, list[Any]] = {"model.knowledge_length": [4, 8], "model.ema_update_freq": [5, 20]}
+CELLS = {  # name of the cell -> (its overrides, its true difference to the baseline, which is length 8 and freq 5)
+    "knowledge_length-4.ema_update_freq-5": ({"model.knowledge_length": 4, "model.ema_update_freq": 5}, 0.06),
+    "knowledge_length-4.ema_update_freq-20": ({"model.knowledge_length": 4, "model.ema_update_freq": 20}, 0.16),
+    "knowledge_length-8.ema_update_freq-20": ({"model.knowledge_length": 8, "model.ema_update_freq": 20}, 0.02),
+}
+LEFT_OUT = {"ema": 0.004, "balance": -0.001, "query_norm": 0.09}
+HYPOTHESES = [
+    {"claim": "Reading a bank helps", "arm": "no_memory", "metric": "val_loss", "min_effect": 0.02},
+    {"claim": "Without the EMA it is no worse", "arm": "without_ema", "metric": "val_loss", "min_effect": 0.05},
+]
+
+
+def designed_study(root: Path, *, seeds: int = 10, lost: bool = True) -> Ledger:
+    """Every design in one study: a named arm, leave-one-out, a factorial; hypotheses and targets. With `lost`, one run
+    failed."""
+    ledger = Ledger(root)
+    arms = {"no_memory": {"model.memory": "none"}}
+    ablation = {"leave_one_out": COMPONENTS, "factorial": FACTORS, "match": "params"}
+    targets = {"val_loss": 2.85, "perplexity": 12.0, "fact_accuracy": 0.5}
+    study = study_json(
+        name=root.name, arms=arms, seeds=seeds, ablation=ablation, hypotheses=HYPOTHESES, targets=targets
+    )
+    names = ["no_memory", *(f"without_{name}" for name in COMPONENTS), *CELLS]
+    ledger.write_study({**study, "arms": [{"name": name} for name in names]})
+    rng = np.random.default_rng(4)
+    runs = {"baseline": ({}, 0.0), "no_memory": (arms["no_memory"], 0.11), **CELLS}
+    runs |= {f"without_{name}": (COMPONENTS[name], true) for name, true in LEFT_OUT.items()}
+    base = {key: value for key, value in study["spec"]["base"].items() if key != "preset"}
+    for seed in range(1, seeds + 1):
+        shared = float(rng.normal(0, 0.05))
+        for arm, (overrides, true) in runs.items():
+            measured = metrics(
+                val_loss=2.8 + shared + true + float(rng.normal(0, 0.01)),
+                bank_use=None if arm == "no_memory" else 0.05 + float(rng.normal(0, 0.01)),
+                fact_accuracy=0.4,
+            )
+            where: dict[str, Any] = {"arm": arm, "seed": seed, "params": overrides, "base": base, "order": seed}
+            if lost and arm == "without_ema" and seed == 3:
+                error = ("NonFiniteLoss", "loss is nan")
+                name = add_trial(ledger, **where, status="nan", error=error, share=0.3)
+            else:
+                name = add_trial(ledger, **where, measured=measured)
+            ledger.write_samples(name, SAMPLES)
     return ledger
 
 

@@ -22,7 +22,7 @@ SEEDS = range(1, 7)
 def run(arm: str, seed: int, val_loss: float | None, **columns: object) -> dict[str, object]:
     """A trial's row; without a loss it failed."""
     plain = {"bank_use_nats": None, "bank_zero_nats": None, "bank_mean_nats": None}
-    commit = {"git_commit": "aaa", "budget_tokens": 1000, "data_hash": f"d{seed}"}
+    commit = {"git_commit": "aaa", "versions": "torch 2", "budget_tokens": 1000, "data_hash": f"d{seed}"}
     row = {"trial_id": f"{arm}{seed}", "arm": arm, "seed": seed, "val_loss": val_loss, **plain, **commit, **columns}
     return {"status": "completed" if val_loss is not None else "nan", **row}
 

@@ -79,9 +79,9 @@ def _random(count: int) -> pd.DataFrame:
 
 def test_importances_find_the_parameter_that_matters():
     found = importances(_random(60), space=[COEF, LENGTH], objective=LOSS)
-    assert [key for key, _ in found.shares] == ["train.balance_loss_coef", "model.knowledge_length"]
-    assert sum(share for _, share in found.shares) == pytest.approx(1.0)
-    assert found.shares[0][1] > 0.8
+    assert [share.key for share in found.shares] == ["train.balance_loss_coef", "model.knowledge_length"]
+    assert sum(share.value for share in found.shares) == pytest.approx(1.0)
+    assert found.shares[0].value > 0.8
 
 
 def test_importances_say_how_many_trials_are_missing():
@@ -96,7 +96,7 @@ def test_importances_take_values_at_both_ends_of_every_scale():
     trials[decay.column] = np.linspace(0.3, 0.999, NEEDED)
     trials[freq.column] = np.linspace(1, 50, NEEDED).round()
     found = importances(trials, space=[decay, freq, COEF], objective=Objective("val_loss", "max"))
-    assert {key for key, _ in found.shares} == {decay.key, freq.key, COEF.key}
+    assert {share.key for share in found.shares} == {decay.key, freq.key, COEF.key}
 
 
 def test_pareto_set_by_hand():

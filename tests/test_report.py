@@ -179,7 +179,7 @@ def test_trials_that_differ_in_commit_are_refused_by_name_or_marked(tmp_path: Pa
     assert not (ledger.root / "report").exists(), "nothing is written"
     page = (report.write(ledger.root, allow_mixed=True) / "report.md").read_text()
     assert f"{odd}†" in page
-    assert "Trials of different commits, budgets or data are compared here" in page
+    assert "Trials of different commits, budgets, data or versions are compared here" in page
 
 
 def test_thirty_trials_show_importances(tmp_path: Path):

@@ -37,33 +37,40 @@ class Band:
 def curves(history: pd.DataFrame, *, statuses: Mapping[str, str], metric: str = "val_loss") -> list[Curve]:
     """Curves of the trials in `statuses` (id -> status), in its order; trials without two measured points are left
     out."""
-    measured = rows(history, np.isfinite(floats(history, metric))).sort_values("tokens_seen")
-    by_trial = {str(trial_id): reports for trial_id, reports in measured.groupby("trial_id")}
-    found = [
-        Curve(
-            trial_id=trial_id,
-            status=status,
-            tokens=floats(by_trial[trial_id], "tokens_seen"),
-            values=floats(by_trial[trial_id], metric),
-        )
-        for trial_id, status in statuses.items()
-        if trial_id in by_trial
-    ]
-    return [curve for curve in found if len(curve.tokens) > 1]
+    return _curves(_by_trial(history, metric), statuses)
 
 
 def bands(
     history: pd.DataFrame, trials: pd.DataFrame, *, declared: Sequence[str] = (), metric: str = "val_loss"
 ) -> list[Band]:
     """One band for the baseline and for each arm that has a completed trial with a curve."""
-    done = completed(trials)
-    found = []
+    done, reports, found = completed(trials), _by_trial(history, metric), []
     for arm in [BASELINE, *arm_names(trials, declared=declared)]:
         ids = texts(of_arm(done, arm), "trial_id")
-        seeds = curves(history, statuses=dict.fromkeys(ids, "completed"), metric=metric)
+        seeds = _curves(reports, dict.fromkeys(ids, "completed"))
         if seeds:
             found.append(_band(arm, seeds))
     return found
+
+
+def _by_trial(history: pd.DataFrame, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Trial id -> (tokens, values) of its measured reports, in the order of tokens. Once over a history of millions."""
+    measured = rows(history, np.isfinite(floats(history, metric)))
+    codes, ids = pd.factorize(np.array(measured["trial_id"], dtype=object))
+    tokens, values = floats(measured, "tokens_seen"), floats(measured, metric)
+    order = np.lexsort((tokens, codes))
+    ends = np.cumsum(np.bincount(codes, minlength=len(ids)))[:-1]
+    parts = zip(np.split(tokens[order], ends), np.split(values[order], ends), strict=True)
+    return dict(zip(map(str, ids), parts, strict=False)) if len(ids) else {}
+
+
+def _curves(reports: Mapping[str, tuple[np.ndarray, np.ndarray]], statuses: Mapping[str, str]) -> list[Curve]:
+    found = [
+        Curve(trial_id=trial_id, status=status, tokens=reports[trial_id][0], values=reports[trial_id][1])
+        for trial_id, status in statuses.items()
+        if trial_id in reports
+    ]
+    return [curve for curve in found if len(curve.tokens) > 1]
 
 
 def _band(arm: str, seeds: list[Curve]) -> Band:

@@ -1,4 +1,4 @@
-"""Whether trials that are compared may be: same commit, same budget, same data.
+"""Whether trials that are compared may be: same commit, same budget, same data, same versions of torch and Ray.
 
 A search's trials are compared with each other; an arm's run with the baseline's run on the same seed. (Seeds may differ
 in data and budget: the seed draws the world of `facts`.) A difference that the study itself asks for is no accident: a
@@ -45,7 +45,12 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str]) -> list[Mixed]:
     keys = tuple(varied)
     compared = rows(trials, trials["status"].isin(["completed", "pruned"]))
     search, ablation = of_arm(compared, SEARCH), rows(compared, compared["arm"] != SEARCH)
-    found = [_odd(search, "the search", "git_commit"), _odd(ablation, "the ablation", "git_commit")]
+    found = [
+        _odd(runs, comparison, column)
+        for column in ("git_commit", "versions")
+        for runs, comparison in ((search, "the search"), (ablation, "the ablation"))
+        if column == "git_commit" or any(map(pd.notna, runs[column]))  # an older ledger does not tell versions
+    ]
     for column, by_design in (("budget_tokens", BUDGET_KEYS), ("data_hash", DATA_KEYS)):
         if not any(key.startswith(by_design) for key in keys):
             found.append(_odd(search, "the search", column))

@@ -1,19 +1,20 @@
 """What an arm of an ablation changes: the paired difference to the baseline on the same seeds.
 
 The declared test is the exact sign-flip test, with Holm over the study's arms; the t interval and the t test's p stand
-beside it. A seed where either run has no value is dropped as a pair, and counted.
+beside it. A seed where either run has no value is dropped as a pair, and counted. An A/A arm (the baseline on other
+random streams) is a check and no claim: it is measured like an arm and is not of Holm's family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ablate.analyze.best import Objective
-from ablate.analyze.frames import floats, of_arm, texts
+from ablate.analyze.frames import floats, texts
 from ablate.analyze.stats import (
     Interval,
     detectable_effect,
@@ -35,7 +36,8 @@ class Effect:
 
     `arm_values` and `baseline_values`: mean, spread and t interval of either side over those seeds. `difference`: of
     arm - baseline. `mde`: the true difference found with power 0.8 at 0.05 / arms. `dropped`: seeds that only one side
-    has. `smallest_p_holm`: what the smallest of the arms' adjusted p values could be at this n.
+    has. `smallest_p_holm`: what the smallest of the arms' adjusted p values could be at this n. `check`: an A/A arm,
+    whose `p_holm` and `smallest_p_holm` are NaN and whose `mde` is at 0.05.
     """
 
     arm: str
@@ -49,6 +51,7 @@ class Effect:
     mde: float
     dropped: int
     smallest_p_holm: float
+    check: bool = False
 
     @property
     def n(self) -> int:
@@ -62,38 +65,75 @@ def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str
     return list(dict.fromkeys([*declared, *found]))
 
 
-def effects(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[Effect]:
-    """Every arm's effect on one objective, p values adjusted over all of them, arms without a pair included."""
-    arms = arm_names(trials, declared=declared)
-    control = _by_seed(trials, BASELINE, objective)
-    raw = [_effect(arm, control, _by_seed(trials, arm, objective), objective, family=len(arms)) for arm in arms]
-    adjusted = holm([effect.p_exact for effect in raw])
-    return [replace(effect, p_holm=p_holm) for effect, p_holm in zip(raw, adjusted, strict=True)]
+def effects(
+    trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), checks: Collection[str] = ()
+) -> list[Effect]:
+    """Every arm's effect on one objective, p values adjusted over all of them, arms without a pair included.
+
+    `checks`: the A/A arms, which stand outside of the family.
+    """
+    names = arm_names(trials, declared=declared)
+    family = sum(name not in checks for name in names)
+    control = by_seed(trials, BASELINE, objective)
+    raw = [
+        _effect(
+            name, objective, align(control, by_seed(trials, name, objective)), family=1 if name in checks else family
+        )
+        for name in names
+    ]
+    claims = iter(holm([effect.p_exact for effect in raw if effect.arm not in checks]))
+    return [
+        replace(effect, check=True, smallest_p_holm=np.nan)
+        if effect.arm in checks
+        else replace(effect, p_holm=next(claims))
+        for effect in raw
+    ]
 
 
-def _by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> pd.Series:
-    """The objective of an arm's ended runs, indexed by seed; NaN for a run that did not complete."""
-    runs = of_arm(trials, arm)
-    ended = np.array(texts(runs, "status")) == "completed"
-    return pd.Series(np.where(ended, floats(runs, objective.metric), np.nan), index=floats(runs, "seed"))
+@dataclass(frozen=True)
+class Pairs:
+    """The seeds that both sides have a value on, in order, and the values; `dropped`: seeds that only one side has."""
+
+    seeds: tuple[int, ...]
+    baseline: np.ndarray
+    arm: np.ndarray
+    dropped: int
 
 
-def _effect(arm: str, control: pd.Series, treated: pd.Series, objective: Objective, *, family: int) -> Effect:
-    table = pd.DataFrame({"control": control, "treated": treated}).sort_index()  # rows: seeds of either
-    pairs = table.dropna()
-    control_values, treated_values = floats(pairs, "control"), floats(pairs, "treated")
-    differences = treated_values - control_values
-    difference = t_interval(differences)
+def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
+    """An arm's runs beside the baseline's."""
+    return align(by_seed(trials, BASELINE, objective), by_seed(trials, arm, objective))
+
+
+def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
+    """Seed by seed; NaN is no value."""
+    seeds = sorted(control.keys() | treated.keys())
+    both = [seed for seed in seeds if not np.isnan(control.get(seed, np.nan) + treated.get(seed, np.nan))]
+    sides = (np.array([side[seed] for seed in both], dtype=float) for side in (control, treated))
+    return Pairs(tuple(both), *sides, dropped=len(seeds) - len(both))
+
+
+def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> dict[int, float]:
+    """The objective of an arm's ended runs, seed -> value; NaN for a run that did not complete."""
+    own = np.asarray(trials["arm"] == arm, dtype=bool)
+    seeds, values = floats(trials, "seed")[own], floats(trials, objective.metric)[own]
+    ended = np.asarray(trials["status"] == "completed", dtype=bool)[own]
+    return dict(zip(seeds.astype(int).tolist(), np.where(ended, values, np.nan).tolist(), strict=True))
+
+
+def _effect(arm: str, objective: Objective, pairs: Pairs, *, family: int) -> Effect:
+    differences = pairs.arm - pairs.baseline
+    difference, n = t_interval(differences), len(differences)
     return Effect(
         arm=arm,
         metric=objective.metric,
-        arm_values=t_interval(treated_values),
-        baseline_values=t_interval(control_values),
+        arm_values=t_interval(pairs.arm),
+        baseline_values=t_interval(pairs.baseline),
         difference=difference,
         p=paired_t_p(differences),
         p_exact=sign_flip_p(differences),
         p_holm=np.nan,
-        mde=detectable_effect(difference.sd, n=len(pairs), alpha=ALPHA / family),
-        dropped=len(table) - len(pairs),
-        smallest_p_holm=min(1.0, family * smallest_exact_p(len(pairs))) if len(pairs) else np.nan,
+        mde=detectable_effect(difference.sd, n=n, alpha=ALPHA / family),
+        dropped=pairs.dropped,
+        smallest_p_holm=min(1.0, family * smallest_exact_p(n)) if n else np.nan,
     )

@@ -20,8 +20,17 @@ def pareto_ids(trials: pd.DataFrame, *, objectives: Sequence[Objective]) -> tupl
     costs_No = np.column_stack([objective.sign * floats(done, objective.metric) for objective in objectives])
     whole = np.isfinite(costs_No).all(axis=1)
     done, costs_No = rows(done, whole), costs_No[whole]
-    no_worse_NN = (costs_No[:, None, :] <= costs_No[None, :, :]).all(axis=2)
-    better_NN = (costs_No[:, None, :] < costs_No[None, :, :]).any(axis=2)
-    beaten = (no_worse_NN & better_NN).any(axis=0)
-    front = rows(done, ~beaten)
-    return tuple(texts(in_order(front, keys=(costs_No[~beaten, 0], texts(front, "trial_id"))), "trial_id"))
+    front_mask = _unbeaten(costs_No)
+    front = rows(done, front_mask)
+    return tuple(texts(in_order(front, keys=(costs_No[front_mask, 0], texts(front, "trial_id"))), "trial_id"))
+
+
+def _unbeaten(costs_No: np.ndarray) -> np.ndarray:
+    """A mask. In the order of all costs, first to last, whoever beats a trial stands before it: each is compared with
+    the front so far, not with everybody."""
+    mask = np.zeros(len(costs_No), dtype=bool)
+    for index in np.lexsort(costs_No.T[::-1]):
+        front_Fo = costs_No[mask]
+        beaten = (front_Fo <= costs_No[index]).all(axis=1) & (front_Fo < costs_No[index]).any(axis=1)
+        mask[index] = not beaten.any()
+    return mask

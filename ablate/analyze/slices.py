@@ -4,6 +4,7 @@ draws more of them where it has found good values, and the other parameters vary
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from ablate.analyze.space import Dimension
 @dataclass(frozen=True)
 class GroupResult:
     """The ended trials of one value or bin. `mean`, `sd` and `best` are of the objective, of completed trials alone:
-    a pruned trial's last value belongs to a smaller budget. NaN where there is nothing to take them of."""
+    a pruned trial's last value belongs to a smaller budget. `early`: mean at the budget that all trials reached, of
+    completed and pruned ones together. NaN where there is nothing to take them of."""
 
     label: str
     n: int
@@ -26,6 +28,7 @@ class GroupResult:
     mean: float
     sd: float
     best: float
+    early: float = math.nan
 
     @property
     def pruned_share(self) -> float:
@@ -41,14 +44,17 @@ class Slice:
     groups: tuple[GroupResult, ...]
 
 
-def slice_of(trials: pd.DataFrame, *, dimension: Dimension, objective: Objective) -> Slice:
-    """Group the ended trials of a search by one parameter."""
+def slice_of(
+    trials: pd.DataFrame, *, dimension: Dimension, objective: Objective, early: Mapping[str, float] | None = None
+) -> Slice:
+    """Group the ended trials of a search by one parameter. `early`: trial id -> objective at the common budget."""
     groups = dimension.groups(list(trials[dimension.column]))
-    results = [_result(group.label, rows(trials, group.mask), objective) for group in groups]
+    results = [_result(group.label, rows(trials, group.mask), objective, early or {}) for group in groups]
     return Slice(key=dimension.key, groups=tuple(results))
 
 
-def _result(label: str, trials: pd.DataFrame, objective: Objective) -> GroupResult:
+def _result(label: str, trials: pd.DataFrame, objective: Objective, early: Mapping[str, float]) -> GroupResult:
+    at_budget = [early[trial_id] for trial_id in texts(trials, "trial_id") if trial_id in early]
     values = floats(completed(trials), objective.metric)
     values = values[np.isfinite(values)]
     return GroupResult(
@@ -59,4 +65,5 @@ def _result(label: str, trials: pd.DataFrame, objective: Objective) -> GroupResu
         mean=float(values.mean()) if len(values) else math.nan,
         sd=float(values.std(ddof=1)) if len(values) > 1 else math.nan,
         best=float((values * objective.sign).min() * objective.sign) if len(values) else math.nan,
+        early=float(np.mean(at_budget)) if at_budget else math.nan,
     )

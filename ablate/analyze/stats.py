@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -107,6 +108,12 @@ def detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) ->
     deviation being `sd`: from the noncentral t distribution. NaN below two pairs."""
     if n < 2 or math.isnan(sd):
         return math.nan
+    return _noncentrality(n, alpha, power) * sd / math.sqrt(n)
+
+
+@lru_cache
+def _noncentrality(n: int, alpha: float, power: float) -> float:
+    """At which a two-sided t test with n - 1 degrees of freedom has this power; it does not hang on the data."""
     critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
 
     def power_short_of(noncentrality: float) -> float:
@@ -116,5 +123,4 @@ def detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) ->
     high = 1.0
     while power_short_of(high) < 0:
         high *= 2
-    noncentrality = cast(float, optimize.brentq(power_short_of, 0.0, high))
-    return noncentrality * sd / math.sqrt(n)
+    return cast(float, optimize.brentq(power_short_of, 0.0, high))

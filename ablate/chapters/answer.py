@@ -11,13 +11,14 @@ from ablate.document import Code, Paragraph, Span
 from ablate.findings import Findings, PerObjective
 
 NO_BANK = ("none", "blind")
+SENTENCES = 6  # arms that have a sentence each, whatever they show
 
 
 def answer(findings: Findings) -> Paragraph:
     """The report's first paragraph."""
     parts = [_ended(findings)]
     if findings.mixed:
-        parts.append(("Trials of different commits, budgets or data are compared here (marked †).",))
+        parts.append(("Trials of different commits, budgets, data or versions are compared here (marked †).",))
     for per in findings.per_objective:
         parts += _search(findings, per)
     if findings.pareto:
@@ -106,23 +107,69 @@ def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
 
 
 def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
-    effects = [effect for effect in per.effects if effect.n]
+    effects = [effect for effect in per.claims if effect.n]
     if not effects:
         none = "No arm shares a completed seed with the baseline yet."
         return [(none,)] if per.effects and findings.progress.final and per is findings.primary else []
     is_primary = per is findings.primary
     parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
-    for effect in effects:
+    told, silent = _worth_a_sentence(_without_cells(per, effects))
+    for effect in told:
         owner = gain_owner(effect, objective=per.objective)
         parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
+    if silent:
+        names = ", ".join(effect.arm for effect in silent)
+        what = f"For {numbers.count(len(silent), 'other arm')} ({names})"
+        parts.append(
+            (f"{what} the 95% interval of the difference in {effects[0].metric} holds 0: no effect is shown.",)
+        )
     smallest = min(effect.smallest_p_holm for effect in effects)
     if smallest > ALPHA:
-        of = (
-            f"{numbers.count(max(effect.n for effect in effects), 'pair')} and {numbers.count(len(per.effects), 'arm')}"
-        )
+        of = f"{numbers.count(max(effect.n for effect in effects), 'pair')} and {numbers.count(len(per.claims), 'arm')}"
         at_least = numbers.p_value(smallest)
         parts.append((f"With {of} no adjusted p can be smaller than {at_least}: the test cannot reject at {ALPHA}.",))
+    if is_primary:
+        parts += _standing(findings)
     return [part for part in parts if part != ("",)]
+
+
+def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
+    """A factorial speaks through its contrasts, where it has them, and not cell by cell."""
+    if per.factorial is None or not per.factorial.contrasts:
+        return effects
+    cells = {cell.arm for cell in per.factorial.cells}
+    return [effect for effect in effects if effect.arm not in cells]
+
+
+def _worth_a_sentence(effects: list[Effect]) -> tuple[list[Effect], list[Effect]]:
+    """Of few arms all; of many those whose interval excludes 0, and the others are named together."""
+    if len(effects) <= SENTENCES:
+        return effects, []
+    clear = [effect for effect in effects if effect.difference.above_zero or effect.difference.below_zero]
+    return clear, [effect for effect in effects if effect not in clear]
+
+
+def _standing(findings: Findings) -> list[tuple[Span, ...]]:
+    """What stands about the ablation as a whole: contrasts, claims, and what its p values hang on."""
+    parts: list[tuple[Span, ...]] = []
+    design = findings.primary.factorial
+    if design is not None and design.contrasts:
+        shown = [contrast for contrast in design.contrasts if contrast.p_holm <= ALPHA]
+        of = f"Of {numbers.count(len(design.contrasts), 'contrast')} of the factorial design"
+        names = "; ".join(f"{contrast.name} ({_signed(contrast.value.mean, contrast.value.sd)})" for contrast in shown)
+        parts.append((f"{of} the declared test rejects {len(shown)}{': ' + names if shown else ''}.",))
+    for judged in findings.judged:
+        parts.append((f"Hypothesis \u201c{judged.claim.claim}\u201d: {judged.verdict}.",))
+    if findings.data.tuned:
+        parts.append(("All of this is conditional on one tuning of each arm.",))
+    if findings.exploratory:
+        names = ", ".join(findings.exploratory)
+        parts.append((f"The p values of {names} are exploratory (‡): the ablation's tables say why.",))
+    return parts
+
+
+def _signed(value: float, spread: float) -> str:
+    return numbers.fixed(value, numbers.decimals_for(spread), sign=True)
 
 
 def effect_in_words(effect: Effect, *, per: PerObjective) -> str:

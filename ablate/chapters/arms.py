@@ -1,7 +1,8 @@
-"""The ablation: what each arm changes against the baseline on the same seeds."""
+"""The ablation: what each arm changes against the baseline on the same seeds, a table a design."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from ablate import figures, numbers
@@ -9,8 +10,9 @@ from ablate.analyze.frames import texts
 from ablate.analyze.memory import gain_owner
 from ablate.analyze.paired import ALPHA, BASELINE, Effect
 from ablate.chapters.answer import credit, effect_places
-from ablate.chapters.search import label
-from ablate.document import Block, Cell, Column, Figure, Section, Table, cell, words
+from ablate.chapters.beside import cost_blocks, robust_table
+from ablate.chapters.labels import label
+from ablate.document import Block, Cell, Column, Figure, Section, Table, cell, notice, words
 from ablate.findings import Findings, PerObjective
 
 # Of report/ablation.csv: other programs read it, so the names and their order stay.
@@ -22,6 +24,24 @@ CSV_COLUMNS = tuple(
     )
 )  # fmt: skip
 
+MATCHES = {
+    "tokens": "Arms are compared at equal training tokens.",
+    "flops": "Arms are compared at equal training FLOPs (by formula, forward and backward).",
+    "wall": "Arms are compared at equal wall time of training.",
+    "params": "Arms are compared at equal numbers of trained parameters, and equal training tokens.",
+}
+EXPLORATORY = "‡"
+MIXED = "†"
+
+# Design -> (stem of its files, what its rows are, title above it, prefix of its arms' names).
+DESIGNS = {
+    "arm": ("ablation", "arm", "Arms", ""),
+    "leave_one_out": ("leave_one_out", "without", "One component left out, the largest effect first", "without_"),
+    "add_one_in": ("add_one_in", "with", "One component added, the largest effect first", "with_"),
+    "factorial": ("factorial_cells", "cell", "Cells of the factorial design", ""),
+    "reseed": ("noise", "A/A arm", "The noise: the baseline on other random streams", ""),
+}
+
 
 def arm_sections(findings: Findings) -> list[Section]:
     """Nothing for a study without arms, or before one of its runs has ended."""
@@ -29,10 +49,13 @@ def arm_sections(findings: Findings) -> list[Section]:
         return []
     blocks: list[Block] = [words(_design(findings))]
     for per in findings.per_objective:
-        blocks += [_table(findings, per), *_forest(findings, per)]
+        blocks += [*_tables(findings, per), *_forest(findings, per)]
     if findings.bands:
         blocks.append(_curves(findings))
-    return [Section("The ablation", tuple(blocks))]
+    beside: list[Block] = [robust_table(findings, per) for per in findings.per_objective if per.robust]
+    beside += cost_blocks(findings)
+    found = [Section("The ablation", tuple(blocks))]
+    return [*found, Section("Beside the declared test", tuple(beside), sub=True)] if beside else found
 
 
 def csv_rows(findings: Findings) -> list[list[object]]:
@@ -47,44 +70,94 @@ def csv_rows(findings: Findings) -> list[list[object]]:
     ]  # fmt: skip
 
 
+def design_of(findings: Findings, effect: Effect) -> str:
+    """The design that an arm belongs to; one that only the results know is a named arm."""
+    arm = findings.data.arms.get(effect.arm)
+    return arm.design if arm else "arm"
+
+
 def _design(findings: Findings) -> str:
     ablation = findings.data.facts.spec.ablation
-    baseline = "the study's base configuration"
-    if ablation is not None and ablation.baseline == "best":
-        baseline = "the search's best configuration, trained again on fresh seeds"
-    pairs = max(effect.n for effect in findings.primary.effects)
-    reach = numbers.p_value(
-        max((effect.smallest_p_holm for effect in findings.primary.effects if effect.n), default=1.0)
+    baseline, match = "the study's base configuration", "tokens"
+    if ablation is not None:
+        match = ablation.match
+        if ablation.baseline == "best":
+            baseline = "the search's best configuration, trained again on fresh seeds"
+    claims = findings.primary.claims
+    pairs = max((effect.n for effect in claims), default=0)
+    reach = numbers.p_value(max((effect.smallest_p_holm for effect in claims if effect.n), default=float("nan")))
+    tuned = findings.data.tuned
+    tuning = (
+        f" Every arm, the baseline too, was first tuned over {', '.join(tuned.over)} in "
+        f"{numbers.count(tuned.trials, 'trial')} on another seed, and the winner trained on the fresh seeds: intervals "
+        "and p values are conditional on that one tuning."
+        if tuned
+        else ""
     )
     return (
-        f"Baseline: {baseline}. Every arm runs on the baseline's seeds; a difference is arm − baseline on one seed. "
-        "The declared test is the exact sign-flip test over the pairs, adjusted by Holm over the arms; the t interval "
-        f"and the t test's p stand beside it. With {numbers.count(pairs, 'pair')} and "
-        f"{numbers.count(len(findings.primary.effects), 'arm')} the smallest adjusted p that can be reached is {reach}"
+        f"{MATCHES.get(match, f'Arms are compared at equal {match}.')} Baseline: {baseline}. Every arm runs on the "
+        f"baseline's seeds; a difference is arm − baseline on one seed.{tuning} The declared test is the exact "
+        "sign-flip test over the pairs, adjusted by Holm over the arms; the t interval and the t test's p stand beside "
+        f"it. With {numbers.count(pairs, 'pair')} and {numbers.count(len(claims), 'arm')} the smallest adjusted p that "
+        f"can be reached is {reach}"
         f"{', so the declared test cannot reject here' if reach != numbers.DASH and _cannot_reject(findings) else ''}."
     )
 
 
 def _cannot_reject(findings: Findings) -> bool:
-    return all(effect.smallest_p_holm > ALPHA for effect in findings.primary.effects if effect.n)
+    return all(effect.smallest_p_holm > ALPHA for effect in findings.primary.claims if effect.n)
 
 
-def _table(findings: Findings, per: PerObjective) -> Table:
-    dropped = sum(effect.dropped for effect in per.effects)
-    note = (
-        f" Pairs dropped because one of the two runs gave no value: {dropped}." if dropped else " No pair was dropped."
-    )
-    if any(effect.arm in _odd_arms(findings) for effect in per.effects):
-        note += " † holds trials of another commit, budget or data."
+def _tables(findings: Findings, per: PerObjective) -> list[Block]:
+    """A table for each design of the study that has an arm."""
+    blocks: list[Block] = []
+    for design in DESIGNS:
+        chosen = [effect for effect in per.effects if design_of(findings, effect) == design]
+        if not chosen:
+            continue
+        if design in ("leave_one_out", "add_one_in"):
+            chosen.sort(key=lambda effect: (effect.n == 0, -abs(effect.difference.mean)))
+        blocks.append(_table(findings, per, chosen, design=design))
+        if design == "reseed":
+            blocks += [notice(noise_in_words(effect, per=per)) for effect in chosen if effect.n > 1 and _off(effect)]
+    return blocks
+
+
+def noise_in_words(effect: Effect, *, per: PerObjective) -> str:
+    """What an A/A arm says: nothing differs there but chance."""
+    places = effect_places(effect)
+    span = numbers.interval(effect.difference.low, effect.difference.high, places, sign=True)
+    value = numbers.fixed(effect.difference.mean, places, sign=True)
+    text = f"The A/A arm {effect.arm}, which differs by nothing but its random streams, differs in {effect.metric} by "
+    text += f"{value}{per.unit}, 95% interval {span}"
+    if _off(effect):
+        return f"{text}, which excludes 0: one check in twenty does by chance; more often, something else differs."
+    return f"{text}: the noise."
+
+
+def _off(effect: Effect) -> bool:
+    return effect.difference.above_zero or effect.difference.below_zero
+
+
+def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, design: str) -> Table:
+    stem, head, title, prefix = DESIGNS[design]
+    dropped = sum(effect.dropped for effect in chosen)
+    lost = f"Pairs dropped because one of the two runs gave no value: {dropped}." if dropped else "No pair was dropped."
     better = "less" if per.objective.mode == "min" else "more"
+    tests = (
+        "p of the paired t test and of the exact sign-flip test; mde is the true difference that a t test would find "
+        f"with power 0.8 at {ALPHA}. An A/A arm is a check and no claim: it is not of Holm's family."
+        if design == "reseed"
+        else "p of the paired t test, of the exact sign-flip test, and the latter adjusted by Holm over the "
+        f"{numbers.count(len(per.claims), 'arm')} of the study; mde is the true difference that a t test would find "
+        f"with power 0.8 at {ALPHA} over the number of arms."
+    )
     return Table(
-        label=label(findings, per, "ablation"),
-        caption=f"Arms against the baseline, {per.label}, {better} is better: "
-        "mean ± standard deviation over the paired seeds, paired difference with its 95% t interval, p of the paired t "
-        "test, of the exact sign-flip test, and the latter adjusted by Holm; mde is the true difference that a t test "
-        f"would find with power 0.8 at {ALPHA} over the number of arms." + note,
+        label=label(findings, per, stem),
+        caption=f"{title}, against the baseline: {per.label}, {better} is better. Mean ± standard deviation over the "
+        f"paired seeds, paired difference with its 95% t interval, {tests} {lost}",
         columns=(
-            Column("arm", "arm", number=False),
+            Column(head.replace(" ", "_").replace("/", ""), head, number=False),
             Column("n", "n"),
             Column("mean", "mean ± sd"),
             Column("delta", "difference"),
@@ -96,8 +169,30 @@ def _table(findings: Findings, per: PerObjective) -> Table:
             Column("dropped", "dropped"),
             Column("memory", "memory credited", number=False),
         ),
-        rows=(_baseline_row(per), *(_row(findings, per, effect) for effect in per.effects)),
+        rows=(_baseline_row(per), *(_row(findings, per, effect, prefix=prefix) for effect in chosen)),
+        notes=_notes(findings, chosen),
     )
+
+
+def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
+    notes = []
+    why: dict[str, list[str]] = {}
+    for effect in chosen:
+        if effect.arm in findings.exploratory:
+            why.setdefault(findings.exploratory[effect.arm], []).append(effect.arm)
+    for reason, arms in why.items():
+        notes.append(
+            f"{EXPLORATORY} Exploratory, for {', '.join(arms)}: {reason}. A p value holds for a number of seeds fixed "
+            "before any result is seen; looking and then adding makes small ones more frequent than they say."
+        )
+    if any(effect.arm in _odd_arms(findings) for effect in chosen):
+        notes.append(f"{MIXED} Holds trials of another commit, budget, data or version: see the provenance.")
+    if any(_credit_word(findings, per, effect) == "no" for per in findings.per_objective for effect in chosen):
+        notes.append(
+            "No gain is credited to a memory whose bank_use_nats (what permuting its rows costs) is not above 0 with "
+            "its whole 95% interval."
+        )
+    return tuple(notes)
 
 
 def _baseline_row(per: PerObjective) -> tuple[Cell, ...]:
@@ -111,23 +206,27 @@ def _baseline_row(per: PerObjective) -> tuple[Cell, ...]:
     )
 
 
-def _row(findings: Findings, per: PerObjective, effect: Effect) -> tuple[Cell, ...]:
+def _row(findings: Findings, per: PerObjective, effect: Effect, *, prefix: str) -> tuple[Cell, ...]:
     difference, places = effect.difference, effect_places(effect)
     span = numbers.interval(difference.low, difference.high, places, sign=True)
-    mark = "†" if effect.arm in _odd_arms(findings) else ""
+    mark = MIXED if effect.arm in _odd_arms(findings) else ""
+    peek = EXPLORATORY if effect.arm in findings.exploratory else ""
     return (
-        Cell(effect.arm + mark, effect.arm),
+        Cell(effect.arm.removeprefix(prefix) + mark, effect.arm),
         Cell(str(effect.n), effect.n),
         Cell(numbers.plus_minus(effect.arm_values.mean, effect.arm_values.sd), effect.arm_values.mean),
         Cell(numbers.fixed(difference.mean, places, sign=True), difference.mean),
         Cell(span, span),
-        Cell(numbers.p_value(effect.p), effect.p),
-        Cell(numbers.p_value(effect.p_exact), effect.p_exact),
-        Cell(numbers.p_value(effect.p_holm), effect.p_holm),
+        *(Cell(_marked(p, peek), p) for p in (effect.p, effect.p_exact, effect.p_holm)),
         Cell(numbers.fixed(effect.mde, places), effect.mde),
         Cell(str(effect.dropped), effect.dropped),
         cell(_credit_word(findings, per, effect)),
     )
+
+
+def _marked(p: float, mark: str) -> str:
+    text = numbers.p_value(p)
+    return text if text == numbers.DASH else text + mark
 
 
 def _credit_word(findings: Findings, per: PerObjective, effect: Effect) -> str:
@@ -138,21 +237,27 @@ def _credit_word(findings: Findings, per: PerObjective, effect: Effect) -> str:
 
 
 def _odd_arms(findings: Findings) -> set[str]:
+    if not findings.odd_ids:
+        return set()
     trials = findings.data.trials
     return {arm for arm, name in zip(trials["arm"], trials["trial_id"], strict=True) if name in findings.odd_ids}
 
 
 def _forest(findings: Findings, per: PerObjective) -> list[Figure]:
-    if not any(effect.n for effect in per.effects):
+    shown = [effect for effect in per.effects if effect.n]
+    if not shown:
         return []
-    said = [f"{effect.arm} {numbers.significant(effect.difference.mean, digits=3)}" for effect in per.effects]
+    order = list(DESIGNS)
+    shown.sort(key=lambda effect: order.index(design_of(findings, effect)))
+    said = [f"{effect.arm} {numbers.significant(effect.difference.mean, digits=3)}" for effect in shown]
+    aa = "; the grey squares are A/A arms, the noise" if per.checks else ""
     return [
         Figure(
             label=label(findings, per, "effects"),
             caption=f"Paired differences to the baseline in {per.objective.metric} with 95% t intervals; filled where "
-            "the interval excludes 0.",
+            f"the interval excludes 0{aa}.",
             alt=f"Differences: {', '.join(said)}.",
-            draw=partial(figures.draw_effects, per.effects, unit=f" ({per.unit.strip()})" if per.unit else ""),
+            draw=partial(figures.draw_effects, shown, unit=f" ({per.unit.strip()})" if per.unit else ""),
         )
     ]
 

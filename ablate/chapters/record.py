@@ -9,11 +9,13 @@ from ablate import numbers
 from ablate.analyze.cost import COLUMNS
 from ablate.analyze.failures import Failure
 from ablate.analyze.frames import completed, texts
-from ablate.document import Block, Cell, Code, Column, Listing, Section, Table, cell, notice, words
+from ablate.chapters.run import sample_listings
+from ablate.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
 from ablate.escape import one_line
 from ablate.findings import Findings
 
 SAMPLES = 4
+FAILURES = 100  # lines of their table: a long search prunes thousands
 GROUP = Column("group", "trials", number=False)
 
 
@@ -78,7 +80,7 @@ def record_sections(findings: Findings) -> list[Section]:
         sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
     if findings.progress.final:
         sections += [_failures(findings), _cost(findings)]
-    return [*sections, *_samples(findings), _provenance(findings)]
+    return [*sections, *_samples(findings), Section("Provenance", (provenance_table(findings),))]
 
 
 def _memory(findings: Findings) -> list[Block]:
@@ -154,9 +156,14 @@ def _floors(findings: Findings) -> Section:
 
 
 def _failures(findings: Findings) -> Section:
+    cut = len(findings.failures) > FAILURES
+    shown = (
+        sorted(findings.failures, key=lambda entry: entry.status == "pruned")[:FAILURES] if cut else findings.failures
+    )
     table = Table(
         label="failures",
-        caption="Trials that did not complete, with their reasons.",
+        caption="Trials that did not complete, with their reasons."
+        + (f" {FAILURES} of {len(findings.failures):,}, failed ones first; trials.csv has them all." if cut else ""),
         columns=(
             Column("trial_id", "trial", number=False),
             Column("arm", "arm", number=False),
@@ -166,7 +173,7 @@ def _failures(findings: Findings) -> Section:
             Column("share", "of its budget"),
             Column("reason", "reason", number=False),
         ),
-        rows=tuple(_failure_row(entry) for entry in findings.failures),
+        rows=tuple(_failure_row(entry) for entry in shown),
         empty="Every trial that ended completed.",
     )
     return Section("Pruned and failed trials", (table,))
@@ -227,18 +234,12 @@ def _samples(findings: Findings) -> list[Section]:
     kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
     if trial_id is None or not kept:
         return []
-    listings = [
-        Listing(
-            title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),
-            text=f"{one_line(sample['prompt'], limit=1_000)} ▸ {one_line(sample['continuation'], limit=2_000)}",
-        )
-        for index, sample in enumerate(kept, start=1)
-    ]
     intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
-    return [Section("What it writes", (intro, *listings))]
+    return [Section("What it writes", (intro, *sample_listings(kept)))]
 
 
-def _provenance(findings: Findings) -> Section:
+def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
+    """Command, commit, data, machine, versions, and what the study asks for."""
     facts = findings.data.facts
     source = facts.provenance
     commit = (source.git_commit or "not in a git repository") + (
@@ -259,20 +260,28 @@ def _provenance(findings: Findings) -> Section:
         ("base", ", ".join(f"{key} = {spec.base[key]}" for key in ("preset", "data.corpus") if key in spec.base)),
     ]
     if facts.space:
-        stop = ", stopped early by " + _inline(spec.early_stopping) if spec.early_stopping else ", no early stopping"
+        stop = (
+            ", stopped early by " + _inline(spec.early_stopping.model_dump())
+            if spec.early_stopping
+            else ", no early stopping"
+        )
         lines.append(
             ("search", f"{spec.optimizer.sampler}, {spec.optimizer.trials} trials, seed {spec.optimizer.seed}{stop}")
         )
     if spec.ablation:
-        lines.append(("ablation", f"{len(spec.ablation.arms)} arms and the baseline, {spec.ablation.seeds} seeds each"))
+        lines.append(
+            (
+                "ablation",
+                f"{numbers.count(len(findings.data.arms), 'arm')} and the baseline, {spec.ablation.seeds} seeds each",
+            )
+        )
     lines += [("mixed", str(entry)) for entry in findings.mixed]
-    table = Table(
-        label="provenance",
+    return Table(
+        label=label,
         caption="Where these numbers come from.",
         columns=(Column("what", "what", number=False), Column("value", "value", number=False)),
         rows=tuple((cell(what), Cell(one_line(str(value), limit=400), str(value))) for what, value in lines),
     )
-    return Section("Provenance", (table,))
 
 
 def _inline(tree: Mapping[str, Any]) -> str:

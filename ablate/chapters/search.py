@@ -13,12 +13,13 @@ import pandas as pd
 from ablate import figures, numbers
 from ablate.analyze.best import Objective
 from ablate.analyze.frames import completed, floats, in_order, records, rows, texts
-from ablate.analyze.importance import NEEDED
 from ablate.analyze.slices import Slice
 from ablate.analyze.space import Dimension, short, show
 from ablate.chapters.answer import places_of
+from ablate.chapters.labels import label
+from ablate.chapters.matter import early_stopping_sections, importance_blocks
 from ablate.document import Block, Cell, Code, Column, Figure, Section, Table, cell, notice, words
-from ablate.findings import Findings, PerObjective
+from ablate.findings import CURVES, Findings, PerObjective
 
 MEASURED = ("completed", "pruned")
 SHOWN = 40  # trials in the page's table; trials.csv has them all
@@ -34,17 +35,12 @@ def search_sections(findings: Findings) -> list[Section]:
         return []
     sections = [_best(findings, per) for per in findings.per_objective]
     sections.append(Section("The trials of the search", tuple(_trials(findings))))
+    sections += early_stopping_sections(findings)
     sections.append(Section("What each parameter did", (words(EXPLORATORY),)))
     for per in findings.per_objective:
         sections += [_slice(findings, per, entry) for entry in per.slices]
-    sections.append(Section("Which parameters matter", tuple(_importances(findings))))
+    sections.append(Section("Which parameters matter", tuple(importance_blocks(findings))))
     return sections
-
-
-def label(findings: Findings, per: PerObjective, stem: str) -> str:
-    """A file's stem: the metric is in it where it is not the primary objective's."""
-    flat = stem.replace(".", "_")
-    return flat if per is findings.primary else f"{flat}_{per.objective.metric}"
 
 
 def _best(findings: Findings, per: PerObjective) -> Section:
@@ -156,11 +152,16 @@ def _curves(findings: Findings) -> Figure:
     )  # fmt: skip
     return Figure(
         label="curves_search",
-        caption="Held-out loss over training of every trial of the search: the best bold; pruned trials dashed and "
-        "ended by a cross; horizontal lines are the corpus's n-gram floors beside the best trial.",
+        caption=f"Held-out loss over training of {_which(findings)} of the search: the best bold; pruned trials dashed "
+        "and ended by a cross; horizontal lines are the corpus's n-gram floors beside the best trial.",
         alt=f"Learning curves of {len(findings.curves)} trials.",
         draw=draw,
     )
+
+
+def _which(findings: Findings) -> str:
+    drawn, ended = len(findings.curves), len(findings.search)
+    return "every trial" if ended <= CURVES else f"{drawn} of the {ended:,} trials, evenly chosen, and the best"
 
 
 def _pareto(findings: Findings) -> list[Block]:
@@ -184,8 +185,6 @@ def _pareto(findings: Findings) -> list[Block]:
             for row in (by_id[trial_id] for trial_id in findings.pareto)
         ),
     )
-    if len(pers) != 2:
-        return [table]
     metrics = [per.objective.metric for per in pers]
     done = completed(findings.search)
     done = rows(done, np.isfinite(floats(done, metrics[0]) + floats(done, metrics[1])))
@@ -194,7 +193,8 @@ def _pareto(findings: Findings) -> list[Block]:
     labels = (pers[0].label, pers[1].label)
     drawn = Figure(
         label="pareto",
-        caption="The two objectives of every completed trial; filled: the Pareto set.",
+        caption="The first two objectives of every completed trial; filled: the Pareto set"
+        + (", which is of all the objectives." if len(pers) > 2 else "."),
         alt=f"{len(points)} trials, {sum(front)} of them in the Pareto set.",
         draw=partial(figures.draw_pareto, points, front=front, labels=labels),
     )
@@ -216,11 +216,18 @@ def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
                 Cell(numbers.share(group.pruned_share), group.pruned_share),
                 Cell(numbers.fixed(group.mean, places) + spread, group.mean),
                 Cell(numbers.fixed(group.best, places), group.best),
+                Cell(numbers.fixed(group.early, places), group.early),
             )
         )
     table = Table(
         label=label(findings, per, f"slice_{entry.key}"),
-        caption=f"{entry.key} (exploratory): {metric} of the completed trials, mean ± standard deviation.",
+        caption=f"{entry.key} (exploratory): {metric} of the completed trials, mean ± standard deviation"
+        + (
+            f"; and the mean at {numbers.tokens(per.common.tokens)} tokens, the largest budget that every completed "
+            "and pruned trial reached, of both together."
+            if per.common
+            else "."
+        ),
         columns=(
             Column(entry.key, "value" if dimension.kind == "choice" else "range"),
             Column("n", "n"),
@@ -228,6 +235,7 @@ def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
             Column("pruned_share", "pruned"),
             Column("mean", "mean ± sd"),
             Column("best", "best"),
+            Column("early", f"at {numbers.tokens(per.common.tokens)}" if per.common else "early"),
         ),
         rows=tuple(lines),
     )
@@ -249,29 +257,3 @@ def _scatter(findings: Findings, per: PerObjective, dimension: Dimension) -> Fig
         alt=f"Scatter of {per.objective.metric} over {dimension.key}.",
         draw=partial(figures.draw_slice, dimension, points=points, label=per.label),
     )
-
-
-def _importances(findings: Findings) -> list[Block]:
-    blocks: list[Block] = []
-    for per in findings.per_objective:
-        found = per.importances
-        if found.missing:
-            more = numbers.count(found.missing, "more completed trial")
-            text = f"Not shown: importances are given from {NEEDED} completed trials on, and {more} "
-            blocks.append(words(f"{text}{'is' if found.missing == 1 else 'are'} needed ({found.completed} completed)."))
-            break  # the count is of trials: the same for every objective
-        table = Table(
-            label=label(findings, per, "importances"),
-            caption=f"Parameter importances for {per.objective.metric} over {found.completed} completed trials "
-            "(PED-ANOVA: how far the best tenth's values differ from all trials'), shares of 1. Exploratory.",
-            columns=(Column("parameter", "parameter", number=False), Column("importance", "importance")),
-            rows=tuple((cell(key), Cell(numbers.fixed(share, 3), share)) for key, share in found.shares),
-        )
-        drawn = Figure(
-            label=label(findings, per, "importances"),
-            caption=f"Parameter importances for {per.objective.metric}.",
-            alt="Bars: " + ", ".join(f"{key} {share:.2f}" for key, share in found.shares) + ".",
-            draw=partial(figures.draw_importances, found),
-        )
-        blocks += [table, drawn]
-    return blocks
