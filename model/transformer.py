@@ -81,8 +81,9 @@ class Transformer(nn.Module):
         table_VD = self.table.weight
         x_BTD, reads = self.table(ids_BT), []
         for layer, block in enumerate(self.blocks):
-            replaced = replace_reads_XD is not None and layer in self.readers
-            replace_D = replace_reads_XD[self.readers.index(layer)] if replaced else None
+            replace_D = None
+            if replace_reads_XD is not None and layer in self.readers:
+                replace_D = replace_reads_XD[self.readers.index(layer)]
             x_BTD, read = block(x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D)
             if read is not None:
                 reads.append(read)
