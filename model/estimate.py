@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from model.config import Config, Memory, ModelConfig
 
 GIB = 2**30
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**27
 """Bound on each temporary of an EMA update; the sums themselves ([entries, dim] fp32) come on top."""
 
 
@@ -125,7 +125,7 @@ def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
 
 
 def _update_bytes(model: ModelConfig, tokens: int) -> float:
-    """The sums of the entries that a micro-batch can select, and at most three temporaries of a chunk."""
+    """The sums of the entries that a micro-batch can select, and the temporaries, at most eight chunks (docs/log.md)."""
     if not model.has_bank or model.ema == "off":
         return 0.0
     entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
@@ -134,4 +134,4 @@ def _update_bytes(model: ModelConfig, tokens: int) -> float:
         return 4.0 * entries * width + min(CHUNK_BYTES, 12 * entries * width)
     slots = entries * model.knowledge_length
     logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
-    return 4.0 * entries * model.dim + min(3 * CHUNK_BYTES, logits)
+    return 4.0 * entries * model.dim + min(8 * CHUNK_BYTES, logits)

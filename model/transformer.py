@@ -77,6 +77,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, memory=kind) for kind in kinds)
         self.norm = nn.RMSNorm(config.dim, eps=NORM_EPS)
         self.bank = MemoryBank(config)
+        self.readers = config.layers_with_memory if config.has_bank else ()
+        """The layers that read the bank: X of them."""
         self.rotation_2Td: Tensor
         rotation = rotary_table(
             max_seq_len=config.max_seq_len, head_dim=config.dim // config.n_heads, theta=config.rope_theta
@@ -93,8 +95,10 @@ class Transformer(nn.Module):
         """
         table_VD = self.table.weight
         x_BTD, reads = self.table(ids_BT), []
-        for block in self.blocks:
-            replace_D = None if replace_reads_XD is None else replace_reads_XD[len(reads)]
+        for layer, block in enumerate(self.blocks):
+            replace_D = None
+            if replace_reads_XD is not None and layer in self.readers:
+                replace_D = replace_reads_XD[self.readers.index(layer)]
             inputs = x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing in a block is random. What it returns besides the states (the read) is the first pass's.

@@ -22,6 +22,7 @@ from model.estimate import estimate
 from model.memory import MEMORIES
 from model.transformer import Transformer
 from tests.oracles import token_memory as oracle
+from tests.oracles.variants import TokenBank
 
 ROOT = Path(__file__).parent.parent
 ROW = ["shape", "variant", "L", "K", "N", "entries", "value"]
@@ -77,7 +78,9 @@ def test_the_literal_algorithms_are_the_formulas() -> None:
     means = _subject.means(made)
     old_SL = made.bank_NL[means.entry_S].long()
     layers = [(made.features_PD, weight_PK, index_PK)]
-    new_NL = oracle.ema(made.bank_NL, layers, made.table_VD, decay=_subject.DECAY, frozen=0)
+    literal = TokenBank(made.bank_NL.clone(), made.table_VD, decay=_subject.DECAY)
+    literal.update(layers)
+    new_NL = literal.tokens_NL
     encoded = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
     assert torch.equal(encoded, new_NL[means.entry_S].long())
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ablate import plan
 from model.api import METRICS, ConfigError, Verdict, estimate, resolve, train
 from model.transformer import Transformer, initialise
+from tests import study_files
+from tests.study_files import GOOD
 from tests.test_training import Listener, comparable, small
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -84,7 +87,6 @@ def test_a_variant_trains_with_all_its_diagnostics_and_resumes_bit_for_bit(name:
         assert isinstance(by_layer, list)
         assert len(by_layer) == len(config.model.layers_with_memory)
         use = [result.metrics[f"bank_{kind}_nats"] for kind in ("use", "zero", "mean")]
-        # A hybrid or token bank is permuted as a whole; that costs something, however little.
         assert all(value != 0 for value in use)
 
 
@@ -117,6 +119,18 @@ def test_a_replaced_read_is_its_own_layers() -> None:
 )
 def test_layers_are_one_text_however_they_are_written(written: Any, kept: str) -> None:
     assert small(model__memory_layers=written).model.memory_layers == kept
+
+
+def test_layers_are_an_arm_a_searched_value_and_a_set(tmp_path: Path) -> None:
+    text = GOOD.replace("search:", 'search:\n  model.memory_layers: {choice: [all, "0,1", 1]}', 1)
+    arms = "ablation: {seeds: 3, arms: {last: {model.memory_layers: [1]}, nested: {model: {memory_layers: 0}}}}\n"
+    study = study_files.load(tmp_path, "base.model.memory_layers=[0, 1]", text=text + arms)
+    assert study.base.model.memory_layers == "0,1"
+    trial = plan.search_trial(study, {"model.memory_layers": 1})
+    assert (trial.config.model.layers_with_memory, trial.params) == ((1,), {"model.memory_layers": "1"})
+    assert {t.arm: t.config.model.memory_layers for t in plan.arm_trials(study, study.base)} == {
+        "baseline": "0,1", "last": "1", "nested": "0",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
