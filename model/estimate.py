@@ -125,7 +125,7 @@ def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
 
 
 def _update_bytes(model: ModelConfig, tokens: int) -> float:
-    """The sums of the entries that a micro-batch can select, and the temporaries, at most eight chunks (docs/log.md)."""
+    """The sums of the entries that a micro-batch can select, and at most eight chunks of temporaries (docs/log.md)."""
     if not model.has_bank or model.ema == "off":
         return 0.0
     entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
