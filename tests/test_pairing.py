@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.api import Config, Report, Verdict, train
 from model.config import ModelConfig
 from model.memory import MEMORIES, MatchedFeedForward
+from model.memory_bank import MemoryBank
 from model.trainer import Trainer
 from model.transformer import Transformer, initialise
 from tests.test_training import Listener, small
@@ -32,9 +33,9 @@ class Deeper(MatchedFeedForward):
         self.net = inner.net
 
     def forward(
-        self, u_BTD: Tensor, bank_NL: Tensor, table_VD: Tensor, replace_read_D: Tensor | None = None
+        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        return super().forward(self.first(u_BTD), bank_NL, table_VD, replace_read_D)
+        return super().forward(self.first(u_BTD), bank, table_VD, replace_read_D)
 
 
 def bank_of(model: nn.Module) -> Tensor:
