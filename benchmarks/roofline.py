@@ -22,6 +22,7 @@ from benchmarks import _subject
 from benchmarks._count import PHASES, Cost, Counter
 from model.config import Config, resolve
 from model.estimate import estimate
+from model.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
 from model.transformer import Transformer
 
 TENSOR_FLOPS, VECTOR_FLOPS, BYTES_PER_S = 165.2e12, 82.6e12, 1_008e9
@@ -103,6 +104,8 @@ def count() -> Roofline:
 def count_step(config: Config) -> dict[str, Cost]:
     """A micro-batch with an optimiser's update, by phase. The second of two: the first one makes AdamW's moments."""
     shape = (config.train.batch_size, config.model.max_seq_len)
+    # What the model keeps for the next call must be neither real in here nor fake afterwards.
+    _cached_pairs.cache_clear()
     with FakeTensorMode():
         model = Transformer(config.model)
         optimizer = _subject.optimizer_of(model)
@@ -111,6 +114,7 @@ def count_step(config: Config) -> dict[str, Cost]:
         model.zero_grad()
         counter = Counter()
         _subject.train_once(model, optimizer, x_BT, x_BT.clone(), counter=counter)
+    _cached_pairs.cache_clear()
     return {phase: counter.costs[phase] for phase in PHASES if phase in counter.costs}
 
 
@@ -129,7 +133,15 @@ def count_update(config: Config, *, entries: int = 4_096, selections: int = 32_7
 def _count_update(config: Config, *, entries: int, selections: int) -> Cost:
     model = config.model
     shape = _subject.Shape(
-        0, 0, 0, model.dim, 0, 0, model.knowledge_num, vocabulary=model.vocab_size, query=model.knowledge_dim
+        0,
+        1,
+        model.max_seq_len,
+        model.dim,
+        model.n_layers,
+        model.n_heads,
+        model.knowledge_num,
+        vocabulary=model.vocab_size,
+        query=model.knowledge_dim,
     )
     K = model.num_selected
     made = _subject.scene(shape, L=model.knowledge_length, K=K, positions=selections // K, entries=entries)
