@@ -14,6 +14,7 @@ from pathlib import Path
 from ablate import cli, escape, numbers, pages, parts, studies, tables
 from ablate.chapters.answer import answer
 from ablate.chapters.arms import CSV_COLUMNS, arm_sections, csv_rows
+from ablate.chapters.bank import bank_content
 from ablate.chapters.designs import factorial_sections, hypothesis_sections
 from ablate.chapters.experiment import chosen_trial, record_document
 from ablate.chapters.record import missing_sections, record_sections
@@ -102,7 +103,7 @@ def write_record(
     """Write the experiment record of one trial, ID.md and so on, and return its folder: report/records by default."""
     folder = findings.data.path / "report" / "records" if out is None else out
     _keep_look(findings)
-    document = record_document(findings, trial_id)
+    document = record_document(findings, trial_id, bank=bank_content(findings.data.path, trial_id))
     drawings = {}
     for name, content in _drawn(document, drawings):
         parts.replace(folder / name, partial(_fill, content=content))

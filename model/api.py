@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.config import (
     KEYS,
@@ -30,12 +31,14 @@ from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 from model.streams import stream_seed
 
+if TYPE_CHECKING:
+    from model.bank import Entry as BankEntry
+
 __all__ = [
     "BY_NAME", "KEYS", "METRICS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataError", "Estimate", "Metric",
-    "NonFiniteLoss", "Report", "Result", "Verdict", "check_data", "check_key", "check_packages", "estimate", "explain",
-    "failure_kind", "from_json", "missing_files", "nearest", "override", "read_overrides", "resolve", "stream_seed",
-    "train",
-    "value_of",
+    "NonFiniteLoss", "Report", "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages",
+    "estimate", "explain", "failure_kind", "from_json", "missing_files", "nearest", "override", "read_overrides",
+    "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 
@@ -59,6 +62,17 @@ def check_data(config: Config) -> str:
     from model.corpus import content_hash
 
     return content_hash(config)
+
+
+def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
+    """The `top` most used entries of the newest checkpoint's bank, as text, with what changed since the start.
+
+    Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError for a data file that is
+    needed to make the bank at the start again and is broken.
+    """
+    from model.bank import read, select  # torch again
+
+    return select(read(checkpoint_dir), find=None, top=top)[0]
 
 
 def failure_kind(error: BaseException) -> str:

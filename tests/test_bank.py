@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from ablate.chapters.bank import bank_content
+from ablate.document import Table, words
 from model import checkpoint, corpus
 from model.api import Verdict, train
 from model.bank import Bank, containing, main, read, render, select, summarise, visible
@@ -158,3 +160,13 @@ def test_a_data_file_that_has_gone_is_one_line(tmp_path: Path, capsys: pytest.Ca
     assert main([str(tmp_path / "run")]) == 0
     text.unlink()
     complains(capsys, [str(tmp_path / "run")], f"data.train: {text}")
+
+
+def test_a_record_shows_the_entries_or_says_why_not(trained: Path, bank: Bank, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "checkpoints" / "some-trial")
+    table = bank_content(tmp_path, "some-trial")
+    assert isinstance(table, Table)
+    entries, _ = select(bank, find=None, top=15)
+    assert [row[0].value for row in table.rows] == [entry.entry for entry in entries]
+    assert [row[3].text for row in table.rows] == [" ".join(entry.now.split()) for entry in entries]
+    assert bank_content(tmp_path, "another") == words("Its entries cannot be shown as text: no checkpoint there.")

@@ -123,7 +123,8 @@ def test_layers_are_one_text_however_they_are_written(written: Any, kept: str) -
 
 def test_layers_are_an_arm_a_searched_value_and_a_set(tmp_path: Path) -> None:
     text = GOOD.replace("search:", 'search:\n  model.memory_layers: {choice: [all, "0,1", 1]}', 1)
-    arms = "ablation: {seeds: 3, exploratory: true, arms: {last: {model.memory_layers: [1]}, nested: {model: {memory_layers: 0}}}}\n"
+    arms = "{last: {model.memory_layers: [1]}, nested: {model: {memory_layers: 0}}}"
+    arms = f"ablation: {{seeds: 3, exploratory: true, arms: {arms}}}\n"
     study = study_files.load(tmp_path, "base.model.memory_layers=[0, 1]", text=text + arms)
     assert study.base.model.memory_layers == "0,1"
     trial = plan.search_trial(study, {"model.memory_layers": 1})

@@ -18,7 +18,7 @@ from ablate.analyze.paired import BASELINE, SEARCH
 from ablate.analyze.space import show
 from ablate.chapters.designs import RULES, hypothesis_table
 from ablate.chapters.record import provenance_table
-from ablate.chapters.run import HEADLINES, bank, configuration, number, progress, reached, results, sample_listings
+from ablate.chapters.run import HEADLINES, bank_use, configuration, number, progress, reached, results, sample_listings
 from ablate.document import Block, Cell, Code, Column, Document, Paragraph, Section, Table, cell, words
 from ablate.errors import BadInput
 from ablate.escape import one_line
@@ -47,8 +47,8 @@ def chosen_trial(findings: Findings, asked: str) -> str:
     )
 
 
-def record_document(findings: Findings, trial_id: str) -> Document:
-    """The whole record of a trial that has ended."""
+def record_document(findings: Findings, trial_id: str, *, bank: Block) -> Document:
+    """The whole record of a trial that has ended; `bank` shows what its bank holds."""
     row = records(rows(findings.data.trials, findings.data.trials["trial_id"] == trial_id))[0]
     reports = findings.data.reports(trial_id)
     facts = findings.data.facts
@@ -62,7 +62,7 @@ def record_document(findings: Findings, trial_id: str) -> Document:
         Section("Progress", tuple(progress(row, reports))),
         Section("Results", tuple(results(findings, row, reports))),
         Section("What it writes", tuple(_samples(findings, trial_id))),
-        Section("The bank", tuple(bank(row))),
+        Section("The bank", (*bank_use(row), bank)),
         Section("Against a baseline trial", tuple(_comparison(findings, row, other))),
     ]
     if findings.judged:

@@ -181,7 +181,7 @@ def reached(row: dict[str, Any], name: str, target: float) -> bool:
     return value <= target if better == "min" else value >= target if better == "max" else value == target
 
 
-def bank(row: dict[str, Any]) -> list[Block]:
+def bank_use(row: dict[str, Any]) -> list[Block]:
     """What is known of the bank's content and use; one trial has no interval, so nothing is credited here."""
     memory = from_json(str(row["config_json"])).model.memory
     names = [
