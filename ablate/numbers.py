@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 DASH = "—"
@@ -91,6 +91,13 @@ def tokens(number: float) -> str:
 def count(number: int, noun: str) -> str:
     """`1 trial`, `2 trials`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def names(listed: Sequence[str], *, most: int = 8) -> str:
+    """`a, b, c`; of more than `most` the first ones and how many there are besides."""
+    if len(listed) <= most:
+        return ", ".join(listed)
+    return f"{', '.join(listed[: most - 1])} and {len(listed) - most + 1} more"
 
 
 def parameters(params: Mapping[str, Any]) -> str:

@@ -270,6 +270,8 @@ def test_a_wrong_format_is_one_line(written: Path, capsys: pytest.CaptureFixture
     [
         (numbers.plus_minus(5.31249, 0.0213), "5.312 ± 0.021"),
         (numbers.plus_minus(5.31249, float("nan")), "5.312"),
+        (numbers.names(list("abcdefgh")), "a, b, c, d, e, f, g, h"),
+        (numbers.names(list("abcdefghij")), "a, b, c, d, e, f, g and 3 more"),
         (numbers.fixed(-0.0004, 3), "0.000"),
         (numbers.fixed(0.12, 2, sign=True), "+0.12"),
         (numbers.fixed(-1234.5, 1), "−1,234.5"),

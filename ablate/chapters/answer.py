@@ -118,7 +118,7 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
         owner = gain_owner(effect, objective=per.objective)
         parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
     if silent:
-        names = ", ".join(effect.arm for effect in silent)
+        names = numbers.names([effect.arm for effect in silent])
         what = f"For {numbers.count(len(silent), 'other arm')} ({names})"
         parts.append(
             (f"{what} the 95% interval of the difference in {effects[0].metric} holds 0: no effect is shown.",)
@@ -163,7 +163,8 @@ def _standing(findings: Findings) -> list[tuple[Span, ...]]:
     if findings.data.tuned:
         parts.append(("All of this is conditional on one tuning of each arm.",))
     if findings.exploratory:
-        names = ", ".join(findings.exploratory)
+        whole = len(findings.exploratory) == len(findings.primary.claims)
+        names = "all arms" if whole else numbers.names(list(findings.exploratory))
         parts.append((f"The p values of {names} are exploratory (‡): the ablation's tables say why.",))
     return parts
 

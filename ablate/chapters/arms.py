@@ -182,8 +182,8 @@ def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
             why.setdefault(findings.exploratory[effect.arm], []).append(effect.arm)
     for reason, arms in why.items():
         notes.append(
-            f"{EXPLORATORY} Exploratory, for {', '.join(arms)}: {reason}. A p value holds for a number of seeds fixed "
-            "before any result is seen; looking and then adding makes small ones more frequent than they say."
+            f"{EXPLORATORY} Exploratory, for {numbers.names(arms)}: {reason}. A p value holds for a number of seeds "
+            "fixed before any result is seen; looking and then adding makes small ones more frequent than they say."
         )
     if any(effect.arm in _odd_arms(findings) for effect in chosen):
         notes.append(f"{MIXED} Holds trials of another commit, budget, data or version: see the provenance.")
