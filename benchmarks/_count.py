@@ -41,7 +41,12 @@ _MODEL = Path(__file__).parent.parent / "model"
 _MOVE_NOTHING = {"detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "device", "_local_scalar_dense"}
 _GATHERS = {"embedding", "index", "gather", "index_select"}
 _SCATTERS = {"index_add", "index_add_"}
-_BAGS = {"_embedding_bag", "_embedding_bag_backward", "_embedding_bag_per_sample_weights_backward"}
+_BAGS = {
+    "_embedding_bag",
+    "_embedding_bag_forward_only",
+    "_embedding_bag_backward",
+    "_embedding_bag_per_sample_weights_backward",
+}
 _ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 
 
@@ -131,6 +136,8 @@ def _add(cost: Cost, func: Any, name: str, given: Any, out: Any) -> None:
         cost.bytes += _size(index) + 3 * _size(source)  # read, and the rows it is added to read and written
         return
     cost.bytes += sum(_size(t) for t in tensors)
+    if name == "_fused_adamw_":  # it returns nothing, and writes weights and both moments, but not the gradients
+        cost.bytes += 3 / 4 * sum(_size(t) for t in tensors)
     flops = _products(func, name, args, kwargs or {}, out)
     if tensors and any(t.dtype == torch.bfloat16 for t in tensors):
         cost.tensor_flops += flops

@@ -10,7 +10,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import _subject
 from benchmarks._count import PHASES, Cost, Counter
+from model import bags
 from model.config import Config, resolve
 from model.estimate import estimate
 from model.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
@@ -101,12 +103,24 @@ def count() -> Roofline:
     return Roofline(config, count_step(config), count_update(config))
 
 
+@contextmanager
+def _tiles_of_a_card() -> Iterator[None]:
+    """Work in pieces as large as on a card for a while: on the CPU they are as large as its cache, and a thousand times
+    as many kernels would be counted."""
+    kept = bags.CPU_CACHE_BYTES
+    bags.CPU_CACHE_BYTES = bags.CUDA_CACHE_BYTES
+    try:
+        yield
+    finally:
+        bags.CPU_CACHE_BYTES = kept
+
+
 def count_step(config: Config) -> dict[str, Cost]:
     """A micro-batch with an optimiser's update, by phase. The second of two: the first one makes AdamW's moments."""
     shape = (config.train.batch_size, config.model.max_seq_len)
     # What the model keeps for the next call must be neither real in here nor fake afterwards.
     _cached_pairs.cache_clear()
-    with FakeTensorMode():
+    with FakeTensorMode(), _tiles_of_a_card():
         model = Transformer(config.model)
         optimizer = _subject.optimizer_of(model)
         x_BT = torch.zeros(shape, dtype=torch.int64)
@@ -145,7 +159,7 @@ def _count_update(config: Config, *, entries: int, selections: int) -> Cost:
     )
     K = model.num_selected
     made = _subject.scene(shape, L=model.knowledge_length, K=K, positions=selections // K, entries=entries)
-    with Counter(phase=UPDATE) as counter, torch.no_grad():
+    with Counter(phase=UPDATE) as counter, torch.no_grad(), _tiles_of_a_card():
         _subject.update(made)
     return counter.costs[UPDATE]
 
@@ -154,7 +168,8 @@ PAGE = """\
 # Roofline of `seed-1.4.6` on an RTX 4090
 
 **Nothing on this page was measured on a card.** It is arithmetic: `python -m benchmarks.roofline > docs/roofline.md`
-counts the model's own code, operator by operator, and divides by the card's limits.
+counts the model's own code, operator by operator, and divides by the card's limits. The code runs on a CPU for that,
+in pieces as large as on a card; where it chooses other kernels there (top-k, the first maximum), the CPU's are counted.
 
 | limit | | |
 |---|---|---|
