@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,7 @@ from tabulate import tabulate
 from model import corpus
 from model.checkpoint import MODEL, STATE, newest
 from model.config import Config, ConfigError, missing_files
+from model.evaluate import bank_diversity
 from model.knowledge import initial_bank
 from model.outcome import DataError
 from model.tokenizer import Tokenizer, load_or_train
@@ -134,14 +136,9 @@ def summarise(bank: Bank) -> Summary:
         used_share=float((bank.used_N > 0).mean()),
         changed_share=float(changed_NL.any(axis=1).mean()),
         slots_changed_share=float(changed_NL.mean()),
-        distinct_tokens=_distinct(bank.now_NL),
-        distinct_tokens_at_start=_distinct(bank.start_NL),
+        distinct_tokens=bank_diversity(torch.from_numpy(bank.now_NL)),
+        distinct_tokens_at_start=bank_diversity(torch.from_numpy(bank.start_NL)),
     )
-
-
-def _distinct(bank_NL: Ints) -> float:
-    sorted_NL = np.sort(bank_NL, axis=1)
-    return float(1 + (sorted_NL[:, 1:] != sorted_NL[:, :-1]).sum(axis=1).mean())
 
 
 def select(bank: Bank, *, find: str | None, top: int) -> tuple[list[Entry], int]:

@@ -10,11 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def at_least_fp32(tensor: Tensor) -> Tensor:
-    """bf16 and fp16 as fp32; fp32 and fp64 as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 class Attention(nn.Module):
     """Causal self-attention (scaled dot product) with rotary positions; no bias."""
 

@@ -192,7 +192,7 @@ def bank_use(row: dict[str, Any]) -> list[Block]:
     if not names:
         return [words(f"Memory: {memory}. It has no bank that was measured.")]
     table = Table(
-        label=f"{row['trial_id']}bank",
+        label=f"{row['trial_id']}_bank",
         caption="The bank's content and how it is read. One trial has no interval: nothing is credited to the memory "
         "here.",
         columns=(
