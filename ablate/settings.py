@@ -28,6 +28,8 @@ def apply(document: Document, sets: Sequence[str]) -> Document:
         key = key.strip()
         if not equals or not key:
             raise BadInput(PLACE, text, "", "not KEY=VALUE", "write it like --set optimizer.trials=4")
+        if key.count(".") > yaml_marks.DEPTH:
+            raise BadInput(PLACE, key, "", "nested too deeply", "write it like --set optimizer.trials=4")
         value = yaml_marks.value(written, place=PLACE)
         section, _, rest = key.partition(".")
         if rest and section in DOTTED:

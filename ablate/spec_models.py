@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ablate.distributions import Distribution
-from ablate.yaml_marks import Document
+from ablate.yaml_marks import LARGEST, Document
 from model.api import Config
 
 
 def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST else value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -37,8 +37,8 @@ class Optimizer(Section):
     """The search's sampler and its budget in trials; the first `startup` points are Sobol's."""
 
     sampler: Literal["tpe", "random", "sobol"] = "tpe"
-    startup: Whole = Field(default=8, ge=1)
-    trials: Whole = Field(default=24, ge=1)
+    startup: Whole = Field(default=8, ge=1, le=1_024)
+    trials: Whole = Field(default=24, ge=1, le=100_000)
     seed: Whole = Field(default=0, ge=0, lt=2**32)
 
 
@@ -60,7 +60,7 @@ class EarlyStopping(Section):
 class TuneEachArm(Section):
     """Every arm and the baseline get the same `trials` points over the nuisance parameters `over`."""
 
-    trials: Whole = Field(ge=1)
+    trials: Whole = Field(ge=1, le=1_000)
     over: tuple[str, ...] = ("train.lr",)
 
 
@@ -72,7 +72,7 @@ class Ablation(Section):
     them. `best`: the search's winner. An arm that is `{reseed: true}` is the baseline on other random streams."""
 
     baseline: Literal["base", "best"] = "base"
-    seeds: Whole = Field(ge=1)
+    seeds: Whole = Field(ge=1, le=1_000)
     arms: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     leave_one_out: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     """Component -> the overrides that take it out."""

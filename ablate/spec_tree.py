@@ -20,6 +20,9 @@ from model.api import BY_NAME, METRICS, PATH_KEYS, ConfigError, explain, nearest
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 NAME_CURE = "use letters, digits, `_`, `-` and `.`, beginning with none of the last two"
 
+LONGEST_PATH = 2**10
+"""Bytes; Linux takes four times as many, folder and all."""
+
 M = TypeVar("M", bound=Section)
 
 
@@ -83,7 +86,9 @@ class Tree:
         if not isinstance(value, str):
             return value
         folder = Path() if self.document.place(key) == settings.PLACE else self._folder
-        return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 - drops `..`, keeps symbolic links
+        if len(value.encode()) > LONGEST_PATH:
+            raise self.bad(key, value, f"a path of more than {LONGEST_PATH} bytes", "give a shorter one")
+        return os.path.abspath(folder / os.path.expanduser(value))  # noqa: PTH100 - drops `..`, keeps symbolic links
 
     # ---- complaining
 

@@ -16,6 +16,15 @@ import yaml
 
 from ablate.errors import BadInput
 
+DEPTH = 32
+"""Levels that a file's tree may have; a study needs five."""
+
+SIZE = 2**18
+"""Bytes that a file may have; it is read before it is known to be one of ours, at some 100,000 bytes a second."""
+
+LARGEST = 2**53
+"""Whole numbers beyond are no longer exact as the double that parquet, JSON readers and Optuna make of them."""
+
 _INT = re.compile(r"[-+]?[0-9][0-9_]{0,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {
@@ -48,9 +57,15 @@ def read(path: Path) -> Document:
     """Read a file that holds one mapping. Raises BadInput with file and line."""
     name = str(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadInput(name, "", "", f"cannot be read ({error.strerror})", "give the path of a study file") from None
+        with path.open("rb") as file:
+            written = file.read(SIZE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadInput(name, "", "", f"cannot be read ({why})", "give the path of a study file") from None
+    if len(written) > SIZE:
+        raise BadInput(name, "", "", f"longer than {SIZE:,} bytes", "give the path of a study file")
+    try:
+        text = written.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadInput(name, "", "", "not UTF-8 text", "save it as UTF-8") from None
     node = _compose(text, name)
@@ -73,17 +88,34 @@ def value(text: str, *, place: str) -> Any:
 
 
 def _compose(text: str, name: str, *, lines: bool = True) -> yaml.Node | None:
-    # BaseLoader resolves nothing: every plain scalar stays the text that was written, to be read by `_scalar`.
+    # _Shallow is a BaseLoader, which resolves nothing and makes no objects: every plain scalar stays the text that was written, to be read by `_scalar`.
     try:
-        return yaml.compose(text, Loader=yaml.BaseLoader)
+        return yaml.compose(text, Loader=_Shallow)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark and lines else name
         raise BadInput(place, "", "", f"not YAML ({error.problem or error.context})", "check the line") from None
     except yaml.YAMLError as error:
         raise BadInput(name, "", "", f"not YAML ({str(error).splitlines()[0]})", "save it as plain text") from None
-    except RecursionError:
-        raise BadInput(name, "", "", "nested too deeply", "a study file needs four levels") from None
+
+
+class _Shallow(yaml.BaseLoader):
+    """Stops at a depth that no study has, long before Python's stack or a quadratic scan does."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As BaseLoader's."""
+        if self._depth > DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEPTH} levels deep", problem_mark=mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 def _line(name: str, node: yaml.Node) -> str:
@@ -114,6 +146,7 @@ class _Walker:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise BadInput(self._place(key_node), parent, "", "a key that is no text", "write `key: value`")
             name = key_node.value
+            self._check_text(key_node, parent, name)
             key = f"{parent}.{name}" if parent else name
             if key in self.places:
                 cure = f"keep one of them (the other is at {self.places[key]})"
@@ -124,11 +157,22 @@ class _Walker:
 
     def _scalar(self, node: yaml.Node, key: str) -> Any:
         text = str(node.value)
+        if not text.isprintable():
+            self._check_text(node, key, text)
         if node.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
             raise BadInput(self._place(node), key, text, f"has a tag ({node.tag})", "write the plain value")
         if getattr(node, "style", None) is not None:  # quoted, or a block of text
             return text
-        return _plain(text)
+        read = _plain(text)
+        if isinstance(read, int) and abs(read) > LARGEST:
+            raise BadInput(self._place(node), key, text, "larger than any number here", f"give {LARGEST:,} at most")
+        return read
+
+    def _check_text(self, node: yaml.Node, key: str, text: str) -> None:
+        """Refuse what no file, terminal or C library can take: NUL, and halves of UTF-16 pairs (`"\\ud800"`)."""
+        for char in text:
+            if char == "\0" or "\ud800" <= char <= "\udfff":
+                raise BadInput(self._place(node), key, f"U+{ord(char):04X}", "not a character of text", "remove it")
 
     def _place(self, node: yaml.Node) -> str:
         return _line(self._name, node) if self._lines else self._name

@@ -7,8 +7,8 @@ overrides become a `Config`, and every error says the key, the value, the rule a
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -158,4 +158,5 @@ def _show(value: object) -> str:
 def missing_files(config: Config) -> list[tuple[str, str]]:
     """(key, path) of every file that the configuration names and that is not there."""
     named = [(key, value_of(config, key)) for key in PATH_KEYS]
-    return [(key, path) for key, path in named if path is not None and not Path(path).is_file()]
+    # os.path, since pathlib raises for a name that is too long.
+    return [(key, path) for key, path in named if path is not None and not os.path.isfile(path)]  # noqa: PTH113

@@ -10,6 +10,9 @@ from typing import NoReturn
 
 from model.settings import Config, ConfigError, ModelConfig
 
+_AROUND = 512
+"""How far from a wrong `n_heads` a right one is looked for."""
+
 
 def _fail(key: str, value: object, rule: str, cure: str) -> NoReturn:
     raise ConfigError(key, value, rule, cure)
@@ -29,7 +32,8 @@ def check_rules(config: Config) -> None:
         cure = f"try {model.knowledge_dim - 1 or 2} or {model.knowledge_dim + 1}"
         _fail("model.knowledge_dim", model.knowledge_dim, "odd, but a query is split in two halves", cure)
     if model.dim % model.n_heads or (model.dim // model.n_heads) % 2:
-        heads = [h for h in range(1, model.dim + 1) if model.dim % h == 0 and (model.dim // h) % 2 == 0]
+        around = range(max(1, model.n_heads - _AROUND), model.n_heads + _AROUND)
+        heads = [h for h in {1, *around} if model.dim % h == 0 and (model.dim // h) % 2 == 0 and h <= model.dim]
         near = sorted(heads, key=lambda h: abs(h - model.n_heads))[:2]
         cure = f"try n_heads {' or '.join(map(str, sorted(near)))}" if near else "make dim even"
         rule = f"not divisible by n_heads = {model.n_heads} into even heads"

@@ -13,6 +13,9 @@ from pydantic_core import PydanticCustomError
 Memory = Literal["token", "vector", "hybrid", "none", "blind"]
 Corpus = Literal["facts", "pydoc", "jsonl"]
 
+LARGEST = 2**53
+"""Whole numbers up to here are exact as doubles too."""
+
 
 class ConfigError(ValueError):
     """A configuration value breaks a rule. ``key`` is dotted (``model.knowledge_num``)."""
@@ -30,13 +33,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """What is computed of these (sizes, FLOPs) stays within a double."""
+        if isinstance(value, int) and value > LARGEST:
+            raise PydanticCustomError("less_than_equal", "too large", {"le": f"{LARGEST:,}"})
+        return value
+
 
 class ModelConfig(Section):
     """The network. Letters as in the paper trail: D dim, H n_heads, V vocab_size, N knowledge_num, L knowledge_length,
     Q knowledge_dim, K num_selected."""
 
     dim: int = Field(gt=0)
-    n_layers: int = Field(gt=0)
+    n_layers: int = Field(gt=0, le=10_000)
     n_heads: int = Field(gt=0)
     vocab_size: int = Field(ge=260)
     """At least 256 bytes and the special tokens."""
