@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from ablate import escape
 from ablate.errors import BadInput
 from model.api import ConfigError, DataError
 
@@ -18,7 +19,7 @@ def guarded(main: Callable[[], int]) -> int:
     try:
         return main()
     except (BadInput, ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
+        print(escape.one_line(str(error), limit=2_000), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

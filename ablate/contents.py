@@ -218,7 +218,10 @@ def _read_all(
 ) -> tuple[dict[Path, pa.Table], list[str]]:
     def read_one(path: Path) -> pa.Table | str:
         try:
-            return parts.read(path, needs=needs, version=SCHEMA_VERSION, columns=columns)
+            part = parts.read(path, needs=needs, version=SCHEMA_VERSION, columns=columns)
+            if needs is _TRIAL_NEEDS and part.column("trial_id").to_pylist() != [path.stem]:
+                return f"{path}: its row is not the one of the trial that its name says"
+            return part
         except parts.Unreadable as error:
             return f"{path}: {error}"
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ablate import escape
 from ablate.analyze.best import Objective
 from ablate.analyze.frames import of_arm, rows, texts
 from ablate.analyze.space import Dimension, Value
@@ -225,7 +226,7 @@ class StudyData:
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
-        path = self.path / "samples" / f"{trial_id}.json"
+        path = self.path / "samples" / f"{escape.file_name(trial_id)}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ablate import escape
+
 
 class BadInput(Exception):
     """What the user gave breaks a rule; nothing was written. `place` is `file:line`, `--flag` or a path."""
@@ -17,5 +19,5 @@ class BadInput(Exception):
 
 
 def _one_line(part: object) -> str:
-    text = "".join(char if char.isprintable() else " " for char in str(part))
+    text = escape.printable(str(part)[:2_000]).replace("\n", " ")
     return text if len(text) <= 200 else text[:197] + "..."

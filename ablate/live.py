@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ablate import numbers
+from ablate import escape, numbers
 from ablate.runner import Event
 from ablate.tally import Running, Tally
 
@@ -48,7 +48,7 @@ class View:
 
     def say(self, line: str) -> None:
         """One line, above the table where there is one."""
-        self._console.print(line, markup=False)
+        self._console.print(escape.printable(line), markup=False)
 
     def on_event(self, event: Event) -> None:
         """Take an event in; an ended trial and a tracker's warning get a line."""
@@ -96,9 +96,9 @@ class View:
                 _cell(value),
                 numbers.parameters(row.params),
             )
-            table.add_row(*map(Text, cells), style="" if row.status in ("completed", "pruned") else "red")
+            table.add_row(*map(_text, cells), style="" if row.status in ("completed", "pruned") else "red")
         for running in self._tally.running.values():
-            table.add_row(*map(Text, _running_cells(running)), style="cyan")
+            table.add_row(*map(_text, _running_cells(running)), style="cyan")
         return Group(table, Text(self.summary(), style="bold"))
 
 
@@ -124,6 +124,10 @@ def _running_cells(running: Running) -> tuple[str, ...]:
         _cell(value),
         numbers.parameters(trial.params),
     )
+
+
+def _text(cell: str) -> Text:
+    return Text(escape.one_line(cell))
 
 
 def _cell(value: float | None) -> str:

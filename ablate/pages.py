@@ -128,7 +128,7 @@ def to_html(document: Document, *, drawings: Mapping[str, str]) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: escape.printable(value) if type(value) is str else value,  # Markup is ours: it stays
+        finalize=lambda value: escape.cut(value) if type(value) is str else value,  # Markup is ours: it stays
         keep_trailing_newline=True,
     )
     environment.globals |= {"number": number, "section_number": section_number, "svg": svg}

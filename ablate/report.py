@@ -112,7 +112,7 @@ def write_record(
             if suffix in formats:
                 parts.replace(folder / f"tables/{table.label}.{suffix}", partial(_fill, content=render(table).encode()))
     for suffix, text in _pages(document, drawings, formats=formats):
-        parts.replace(folder / f"{trial_id}.{suffix}", partial(_fill, content=text.encode()))
+        parts.replace(folder / f"{escape.file_name(trial_id)}.{suffix}", partial(_fill, content=text.encode()))
     return folder
 
 
@@ -154,7 +154,7 @@ def _files(findings: Findings, document: Document, *, formats: Sequence[str]) ->
             for table in document.tables:
                 yield f"tables/{table.label}.{suffix}", render(table).encode()
     if "csv" in formats:
-        yield "trials.csv", findings.data.trials.to_csv(index=False).encode()
+        yield "trials.csv", _trials_csv(findings).encode()
         if findings.primary.effects:
             yield "ablation.csv", tables.csv_text(CSV_COLUMNS, csv_rows(findings)).encode()
     for suffix, text in _pages(document, drawings, formats=formats):
@@ -180,6 +180,13 @@ def _pages(document: Document, drawings: dict[str, str], *, formats: Sequence[st
         yield "tex", pages.to_latex(document)
     if "html" in formats:
         yield "html", pages.to_html(document, drawings=drawings)
+
+
+def _trials_csv(findings: Findings) -> str:
+    trials = findings.data.trials
+    texts = trials.select_dtypes(include=["object", "string"])
+    shown = trials.assign(**{name: texts[name].map(escape.csv_value) for name in texts})
+    return shown.rename(columns=escape.csv_value).to_csv(index=False)
 
 
 def _fill(path: Path, *, content: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ablate import cli, provenance, studies, tracking, yaml_marks
+from ablate import cli, escape, provenance, studies, tracking, yaml_marks
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train = model_train) -> in
         print(f"interrupted; the same command goes on from {ledger.root}", file=sys.stderr)
         return cli.INTERRUPTED
     if not given.verify:
-        print(outcome(again, metric=spec.objectives[0].metric))
+        print(escape.one_line(outcome(again, metric=spec.objectives[0].metric), limit=1_000))
         print(f"results: {ledger.root}")
         return cli.DONE if again.status in MEASURED else cli.NO_SUCCESS
     found = compare(losses(before, trial.trial_id), losses(ledger, trial.trial_id))
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train = model_train) -> in
     if found.first is None:
         return cli.DONE
     for reason in _reasons(row, again, workers=spec.resources.workers):
-        print(reason, file=sys.stderr)
+        print(escape.one_line(reason, limit=1_000), file=sys.stderr)
     return cli.DIFFERENT
 
 

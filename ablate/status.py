@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ablate import numbers, studies
+from ablate import escape, numbers, studies
 from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     status = collect(Ledger(studies.find(arguments.study, results=arguments.results)))
-    print(json.dumps(asdict(status), indent=1) if arguments.json else render(status))
+    print(json.dumps(asdict(status), indent=1) if arguments.json else escape.printable(render(status)))
     return DONE
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ablate import cli, numbers, phases, plan, preflight, provenance, spec, studies, tracking
+from ablate import cli, escape, numbers, phases, plan, preflight, provenance, spec, studies, tracking
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
@@ -43,7 +43,7 @@ def _dry_run(study: StudySpec, options: Options) -> int:
     folder = options.results / study.study
     earlier = folder if (folder / "study.json").is_file() else None
     run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card, earlier=earlier)
-    print(dry_run.render_json(run) if options.json else dry_run.render(run))
+    print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
     return cli.DONE
 
 
@@ -122,7 +122,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     if options.json:
         print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
     else:
-        print("\n".join(_lines(study, rows, best=found, report=folder)))
+        print(escape.printable("\n".join(_lines(study, rows, best=found, report=folder))))
     return cli.DONE if found else cli.NO_SUCCESS
 
 

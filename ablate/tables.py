@@ -69,8 +69,7 @@ def _latex_row(table: Table, index: int) -> str:
     texts = [escape.latex(cell.text) for cell in table.rows[index]]
     if index in table.bold:
         texts = [rf"\textbf{{{text}}}" if text else "" for text in texts]
-    # A row that starts with a bracket would be read as the optional argument of the \\ before it.
-    return " & ".join("{}" + text if text.startswith("[") else text for text in texts) + r" \\"
+    return " & ".join(texts) + r" \\"
 
 
 def to_csv(table: Table) -> str:
@@ -83,7 +82,7 @@ def csv_text(columns: tuple[Column, ...], rows: list[list[Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([column.name for column in columns])
-    writer.writerows([["" if _missing(value) else value for value in row] for row in rows])
+    writer.writerows([["" if _missing(value) else escape.csv_value(value) for value in row] for row in rows])
     return out.getvalue()
 
 

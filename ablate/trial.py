@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from ablate import provenance
+from ablate import escape, provenance
 from ablate.ledger import Ledger, StaleAttempt, Status, TrialRow
 from ablate.plan import Trial
 from ablate.runner import Progress
@@ -168,5 +168,4 @@ def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 500 else line[:497] + "..."
+    return escape.one_line(text, limit=500)

@@ -88,7 +88,8 @@ def value(text: str, *, place: str) -> Any:
 
 
 def _compose(text: str, name: str, *, lines: bool = True) -> yaml.Node | None:
-    # _Shallow is a BaseLoader, which resolves nothing and makes no objects: every plain scalar stays the text that was written, to be read by `_scalar`.
+    # _Shallow is a BaseLoader, which resolves nothing and makes no objects: every plain scalar stays the text that was
+    # written, to be read by `_scalar`.
     try:
         return yaml.compose(text, Loader=_Shallow)
     except yaml.MarkedYAMLError as error:
@@ -96,7 +97,9 @@ def _compose(text: str, name: str, *, lines: bool = True) -> yaml.Node | None:
         place = f"{name}:{mark.line + 1}" if mark and lines else name
         raise BadInput(place, "", "", f"not YAML ({error.problem or error.context})", "check the line") from None
     except yaml.YAMLError as error:
-        raise BadInput(name, "", "", f"not YAML ({str(error).splitlines()[0]})", "save it as plain text") from None
+        line = text.count("\n", 0, error.position) + 1 if isinstance(error, yaml.reader.ReaderError) else 1
+        place = f"{name}:{line}" if lines else name
+        raise BadInput(place, "", "", f"not YAML ({str(error).splitlines()[0]})", "save it as plain text") from None
 
 
 class _Shallow(yaml.BaseLoader):

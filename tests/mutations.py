@@ -38,26 +38,30 @@ WHOLE = GOOD + (
 """A small study with every section."""
 
 NUMBERS = (
-    "0", "-1", "1.5", "1e400", "-1e400", ".nan", "nan", ".inf", "inf", "-.inf", "1e-400", "9" * 40, "9" * 5_000, "1e300",
-    "1e18", "9007199254740993", "0x10", "0o17", "1_000_000_000", "1e9", "999999937", "12:30", "1.", "+5", "1__0", "0.5e",
+    "0", "-1", "1.5", "1e400", "-1e400", ".nan", "nan", ".inf", "inf", "-.inf", "1e-400", "9" * 40, "9" * 5_000,
+    "1e300", "1e18", "9007199254740993", "0x10", "0o17", "1_000_000_000", "1e9", "999999937", "12:30", "1.", "+5",
+    "1__0", "0.5e",
 )  # fmt: skip
 """Numbers, and what looks like them."""
 
 WORDS = (
-    "~", "null", "true", "yes", "'", '"', "[]", "{}", "[[]]", "{a: {b: c}}", "tpe", "../..", "/etc/passwd", "a/b", "a\\b",
-    "=cmd", "<b>", "$x^2$", "\\input{x}", '"\\e[31m"', '"\\0"', '"\\ud800"', "'\u202e'", "\u0645\u0631", "🌊", "x" * 300,
-    "~nobody-here/x", "''", "|\n  two\n  lines", "x" * 5_000 + ".jsonl", "latest", "best", "baseline", "2026-11-24",
-    "!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!binary aGk=", "!mine x", "&a x", "*a", "<<",
+    "~", "null", "true", "yes", "'", '"', "[]", "{}", "[[]]", "{a: {b: c}}", "tpe", "../..", "/etc/passwd", "a/b",
+    "a\\b", "=cmd", "<b>", "$x^2$", "\\input{x}", '"\\e[31m"', '"\\0"', '"\\ud800"', "'\u202e'", "\u0645\u0631", "🌊",
+    "x" * 300, "~nobody-here/x", "''", "|\n  two\n  lines", "x" * 5_000 + ".jsonl", "latest", "best", "baseline",
+    "2026-11-24", "!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!binary aGk=", "!mine x",
+    "&a x", "*a", "<<",
 )  # fmt: skip
 """Values that stand where another was."""
 
 INSERTS = (
-    "\t", "\r", "\0", "\x1b[31m", "\u2028", "\ufeff", "\x85", ":", "- ", "? ", "#", "&a ", "*a", "{", "}", "[", "]", ",",
-    "'", '"', "|", ">", "%", "@", "`", "---\n", "...\n", "%YAML 1.2\n", "<<: *a\n", "!!python/object:os.system ",
+    "\t", "\r", "\0", "\x1b[31m", "\u2028", "\ufeff", "\x85", ":", "- ", "? ", "#", "&a ", "*a", "{", "}", "[", "]",
+    ",", "'", '"', "|", ">", "%", "@", "`", "---\n", "...\n", "%YAML 1.2\n", "<<: *a\n", "!!python/object:os.system ",
 )  # fmt: skip
 """What slips into a text."""
 
-LAUGHS = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24))
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24)
+)
 """The billion laughs: 33 million texts, were the aliases written out."""
 
 
@@ -76,18 +80,21 @@ def bytes_of_files(draw: st.DrawFn) -> bytes:
 @st.composite
 def settings(draw: st.DrawFn) -> str:
     """A `--set` as somebody may type it, or a script may make it."""
-    key = draw(st.sampled_from(_KEYS) | st.text(max_size=12) | st.sampled_from((".", "a" + ".b" * 3_000, "search.", "")))
+    key = draw(
+        st.sampled_from(_KEYS) | st.text(max_size=12) | st.sampled_from((".", "a" + ".b" * 3_000, "search.", ""))
+    )
     value = draw(st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(max_size=20) | st.just("[" * 3_000))
     return f"{key}{draw(st.sampled_from(('=', '=', '=', '', '==', ' = ')))}{value}"
 
 
 _KEYS = (
-    "study", "question", "base", "base.preset", "base.model.dim", "base.model.knowledge_num", "base.model.memory_layers",
-    "base.model.n_layers", "base.train.tokens", "base.train.batch_size", "base.train.seed", "base.data.train", "base.model",
-    "base.data.corpus", "search", "search.model.ema_decay", "search.model.dim", "search.train.lr", "objective", "resources",
-    "objective.metric", "optimizer.trials", "optimizer.startup", "optimizer.seed", "optimizer.sampler", "ablation.seeds",
-    "early_stopping.asha.min_tokens", "early_stopping.audit_fraction", "ablation.arms.a", "ablation", "hypotheses", "targets",
-    "resources.cpu", "resources.gpu", "resources.workers", "tracking.swanlab",
+    "study", "question", "base", "base.preset", "base.model.dim", "base.model.knowledge_num",
+    "base.model.memory_layers", "base.model.n_layers", "base.train.tokens", "base.train.batch_size", "base.train.seed",
+    "base.data.train", "base.model", "base.data.corpus", "search", "search.model.ema_decay", "search.model.dim",
+    "search.train.lr", "objective", "resources", "objective.metric", "optimizer.trials", "optimizer.startup",
+    "optimizer.seed", "optimizer.sampler", "ablation.seeds", "early_stopping.asha.min_tokens",
+    "early_stopping.audit_fraction", "ablation.arms.a", "ablation", "hypotheses", "targets", "resources.cpu",
+    "resources.gpu", "resources.workers", "tracking.swanlab",
 )  # fmt: skip
 
 
@@ -150,14 +157,16 @@ _OF_TEXTS: tuple[Callable[[st.DrawFn, str], str], ...] = (
 
 def _tree(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - every scalar a text; builds nothing else
+        return yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return None
 
 
 def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [path, *(place for key, value in inner for place in _places(value, (*path, key)))] if len(path) < 20 else [path]
+    return (
+        [path, *(place for key, value in inner for place in _places(value, (*path, key)))] if len(path) < 20 else [path]
+    )
 
 
 class _Dumper(yaml.SafeDumper):
@@ -249,7 +258,15 @@ def _other_encoding(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def _nothing_but(draw: st.DrawFn, data: bytes) -> bytes:  # noqa: ARG001 - the others' shape
-    return draw(st.binary(max_size=60) | st.sampled_from((b"", b"\n", b"\0" * 900, b"\xff\xfe", b"\x1f\x8b\x08", b"PAR1")))
+    return draw(
+        st.binary(max_size=60) | st.sampled_from((b"", b"\n", b"\0" * 900, b"\xff\xfe", b"\x1f\x8b\x08", b"PAR1"))
+    )
 
 
-_OF_BYTES: tuple[Callable[[st.DrawFn, bytes], bytes], ...] = (_other_bytes, _other_bytes, _half, _other_encoding, _nothing_but)
+_OF_BYTES: tuple[Callable[[st.DrawFn, bytes], bytes], ...] = (
+    _other_bytes,
+    _other_bytes,
+    _half,
+    _other_encoding,
+    _nothing_but,
+)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.job_config import JobConfig
 
@@ -22,6 +23,9 @@ from ablate.errors import BadInput
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Trials exchange numbers, not tensors; Ray would take a third of the memory."""
+
+_LOOPBACK = "127.0.0.1"
+"""What the servers of a private Ray bind to: no other machine reaches it, token or not."""
 
 _REACH_S = 5.0
 _IS_IT_UP = "is the head node up (`ray status`), and is its token here (`ray get-auth-token` there)?"
@@ -39,6 +43,10 @@ _ENVIRONMENT = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""As on those systems by default: a node's address is the loopback's, and its servers bind to that alone. (Given as
+`_node_ip_address`, 127.0.0.1 is replaced by the host's outer address, and at any other one they bind to all.)"""
 
 
 @dataclass(frozen=True)
@@ -95,16 +103,16 @@ class _Logs:
 def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) -> Iterator[Any]:
     # Pinned before the start, so that every process of this Ray inherits it: with a second Ray on the host those that
     # look for "the" Ray (the State API, and with it Train's clean-up) would find two and give up.
-    host, port = ray.util.get_node_ip_address(), _free_port()
-    pinned = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{host}:{port}"}
-    with _environment({**_ENVIRONMENT, **pinned}):
+    port = _free_port()
+    pinned = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
+    with _environment({**_ENVIRONMENT, **_ALONE, **pinned}), _alone():
         try:
             yield ray.init(
                 address="local",
                 num_cpus=cpus,
                 num_gpus=gpus,
                 include_dashboard=True,
-                dashboard_host="127.0.0.1",
+                dashboard_host=_LOOPBACK,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 namespace=study,
                 job_config=_job(study, {}),
@@ -169,8 +177,19 @@ def _worker_has_cuda() -> bool:
 
 def _free_port() -> int:
     with socket.socket() as free:
-        free.bind(("", 0))
+        free.bind((_LOOPBACK, 0))
         return free.getsockname()[1]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """What _ALONE does for processes that start later, for this one, which has read the variable long ago."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -1,0 +1,217 @@
+"""How many tokens the search needs to reach random search's best, on a loss surface interpolated from real runs.
+
+    python -m benchmarks.surrogate [--json] [--quick] [--trials N]
+
+The surface (benchmarks/_surface.py) is fitted to the committed runs of benchmarks/data/surrogate_runs.csv: `tiny` over
+the four parameters of search_spaces/ema.yaml, the objective at every report. On it the suite's own search
+(ablate.search with its samplers, its pruner and Optuna's journal) draws, reports and tells, one trial after the other,
+for 200 seeds. Random search trains N trials whole (24, the default of optimizer.trials); a setting's ratio is its
+tokens until a trial of its own has a final objective as good as the best of those, over the tokens of all of them.
+`measured`: with the runs' own noise in every value; `smooth`: without any. A search that has not got there with as many
+tokens counts as 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tabulate import tabulate
+
+from ablate import spec
+from ablate.ledger import Ledger, TrialRow
+from ablate.plan import Trial
+from ablate.search import Search
+from ablate.spec import Asha, EarlyStopping, Optimizer, StudySpec
+from benchmarks import _surface
+from benchmarks._surface import Surface
+from model.api import Verdict
+
+SPACE = Path(__file__).parent.parent / "search_spaces" / "ema.yaml"
+SEEDS, QUICK_SEEDS = 200, 3
+TRIALS = 24
+THIRD = 1 / 3
+OTHER = 1_000
+"""Between the seeds of a search and of the random search that it is compared with."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sampler and an early stopping as a study file may ask for them; `min_tokens` 0: none."""
+
+    sampler: Literal["tpe", "random", "sobol"]
+    startup: int = 8
+    min_tokens: int = 0
+    reduction: int = 3
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+        startup = f" startup {self.startup}" if self.sampler == "tpe" else ""
+        stopped = f", asha {self.min_tokens:,} / {self.reduction}" if self.min_tokens else ""
+        return f"{self.sampler}{startup}{stopped}"
+
+    def of(self, study: StudySpec, *, trials: int, seed: int) -> StudySpec:
+        """The study with this setting in it."""
+        optimizer = Optimizer(sampler=self.sampler, startup=self.startup, trials=trials, seed=seed)
+        asha = Asha(min_tokens=self.min_tokens, reduction=self.reduction) if self.min_tokens else None
+        return replace(study, optimizer=optimizer, early_stopping=EarlyStopping(asha=asha) if asha else None)
+
+
+SETTINGS = (
+    Setting("random"),
+    Setting("sobol"),
+    Setting("tpe", startup=4),
+    Setting("tpe"),
+    Setting("tpe", startup=16),
+    Setting("random", min_tokens=100_000),
+    *(Setting("tpe", min_tokens=tokens) for tokens in (20_000, 50_000, 80_000, 100_000, 120_000)),
+    *(Setting("tpe", min_tokens=100_000, reduction=reduction) for reduction in (2, 4)),
+)
+QUICK_SETTINGS = (Setting("random"), Setting("tpe", min_tokens=100_000))
+
+
+Noise = Literal["measured", "smooth"]
+NOISES: tuple[Noise, ...] = ("measured", "smooth")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A setting's ratios over the seeds: their quartiles, the share of seeds that got there, the trials started."""
+
+    setting: str
+    noise: Noise
+    lower: float
+    median: float
+    upper: float
+    reached: float
+    trials: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.surrogate", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--quick", action="store_true", help="seconds: three seeds of two settings")
+    parser.add_argument("--trials", type=int, default=TRIALS, help=f"of random search; default: {TRIALS}")
+    arguments = parser.parse_args()
+    settings, seeds = (QUICK_SETTINGS, QUICK_SEEDS) if arguments.quick else (SETTINGS, SEEDS)
+    lines = measure(settings, seeds=seeds, trials=arguments.trials)
+    quality = surface()[0].quality()
+    best = min((line for line in lines if line.noise == "measured"), key=lambda line: line.median)
+    if arguments.json:
+        answer = {
+            "seeds": seeds,
+            "trials": arguments.trials,
+            "rungs": quality,
+            "lines": [asdict(line) for line in lines],
+        }
+        print(json.dumps({**answer, "best": best.setting, "best_median": best.median}, indent=1))
+        return 0
+    print(f"The surface, from {len(_surface.read().params)} runs (nats a token):\n")
+    print(tabulate(quality, headers="keys", floatfmt=".4f"))
+    print(
+        f"\nTokens until the best of {arguments.trials} random trials is reached, over those of all; {seeds} seeds:\n"
+    )
+    print(tabulate([asdict(line) for line in lines], headers="keys", floatfmt=".2f"))
+    verdict = "at most a third" if best.median <= THIRD else "no setting at a third"
+    print(f"\nbest by its median, measured: {best.setting}, {best.median:.2f} ({verdict})")
+    return 0
+
+
+def measure(settings: tuple[Setting, ...], *, seeds: int, trials: int) -> list[Line]:
+    """A line for every setting, with noise and without; over as many processes as there are cores."""
+    lines = []
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for noise in NOISES:
+            races = partial(race, settings, noise=noise, trials=trials)
+            found_SA2 = np.array(list(pool.map(races, range(seeds))))
+            lines += [_line(setting, noise, found_SA2[:, index]) for index, setting in enumerate(settings)]
+    return lines
+
+
+def _line(setting: Setting, noise: Noise, found_S2: np.ndarray) -> Line:
+    ratio_S, trials_S = found_S2.T
+    lower, median, upper = map(float, np.quantile(ratio_S, [0.25, 0.5, 0.75]))
+    reached, trials = float((ratio_S < 1).mean()), float(np.median(trials_S))
+    return Line(setting.name, noise, lower=lower, median=median, upper=upper, reached=reached, trials=trials)
+
+
+@cache
+def surface() -> tuple[Surface, StudySpec]:
+    """The surface and the study whose space it is over; once a process."""
+    study = spec.load(SPACE)
+    return Surface.of(_surface.read(), study.search), study
+
+
+def race(settings: Sequence[Setting], seed: int, *, noise: Noise, trials: int) -> list[tuple[float, int]]:
+    """For every setting, its ratio on this seed and the trials that it started."""
+    whole = list(simulate(Setting("random"), seed=seed + OTHER, noise=noise, trials=trials))
+    target, budget = min(value for _, value, _ in whole), sum(tokens for tokens, *_ in whole)
+    return [_reach(target, budget, simulate(setting, seed=seed, noise=noise)) for setting in settings]
+
+
+def _reach(target: float, budget: int, ends: Iterator[tuple[int, float, str]]) -> tuple[float, int]:
+    spent = started = 0
+    for tokens, value, status in ends:
+        spent, started = spent + tokens, started + 1
+        if spent > budget:
+            break
+        if status == "completed" and value <= target:
+            return spent / budget, started
+    return 1.0, started
+
+
+def simulate(
+    setting: Setting, *, seed: int, noise: Noise, trials: int = 10_000
+) -> Iterator[tuple[int, float, Literal["completed", "pruned"]]]:
+    """(tokens, last objective, how it ended) of trial after trial, as the suite's own search draws and stops them."""
+    made, study = surface()
+    with tempfile.TemporaryDirectory(dir=_shared_memory()) as folder:
+        source = Search(setting.of(study, trials=trials, seed=seed), Ledger(Path(folder)))
+        for trial in iter(source.ask, None):
+            point_P = _surface.unit(study.search, trial.params)
+            values_R = made.curve(point_P, noise=_draw(trial, seed) if noise == "measured" else None)
+            # Without early stopping no report has an answer but CONTINUE: the last one is enough.
+            first = 0 if setting.min_tokens else -1
+            for tokens, value in zip(made.tokens_R[first:], values_R[first:], strict=True):
+                if source.report(trial.trial_id, tokens=tokens, value=float(value)) is Verdict.STOP:
+                    break
+            status: Literal["completed", "pruned"] = "completed" if tokens == made.tokens_R[-1] else "pruned"
+            source.tell(_row(trial, status=status, value=float(value), tokens=tokens))
+            yield tokens, float(value), status
+
+
+def _draw(trial: Trial, seed: int) -> int:
+    """Which real run's residuals a trial has: the same for the same point and seed."""
+    return int(hashlib.sha256(f"{trial.trial_id} {seed}".encode()).hexdigest()[:8], 16)
+
+
+def _row(trial: Trial, *, status: Literal["completed", "pruned"], value: float, tokens: int) -> TrialRow:
+    now = datetime.now(UTC)
+    metrics: Mapping[str, Any] = {"val_loss": value}
+    return TrialRow(
+        study=trial.study, trial_id=trial.trial_id, arm=trial.arm, seed=trial.seed, status=status, error_kind=None,
+        error=None, config_json="", params=trial.params, metrics=metrics, tokens_seen=tokens, budget_tokens=tokens,
+        wall_s=0.0, attempt=1, started_at=now, finished_at=now, git_commit=None, data_hash=None, host="", device="",
+    )  # fmt: skip
+
+
+def _shared_memory() -> str | None:
+    """A folder in memory where there is one: the journal is written at every report."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
