@@ -2,9 +2,9 @@
 
 A Gaussian process a rung (the same tokens of every run): squared-exponential kernel with a length for every parameter,
 a constant mean and noise, fitted by marginal likelihood under weak priors. Parameters come scaled to [0, 1], each as
-its distribution measures it (log(1 - x) of a decay). What the process calls noise is given back as it was: a simulated run
-is the process's mean plus the leave-one-out residuals of a real run, all rungs of the same one, scaled to the noise of
-their rung. So neighbouring rungs err together, as they did.
+its distribution measures it (log(1 - x) of a decay). What the process calls noise is given back as it was: a simulated
+run is the process's mean plus the leave-one-out residuals of a real run, all rungs of the same one, scaled to the noise
+of their rung. So neighbouring rungs err together, as they did.
 
 P parameters, R rungs, N real runs, S simulated ones.
 """
@@ -58,9 +58,14 @@ def unit(search: Mapping[str, Distribution], params: Mapping[str, Any]) -> np.nd
     return np.array([_unit(distribution, float(params[key])) for key, distribution in search.items()])
 
 
+def _ends(choice: Choice) -> tuple[float, float]:
+    numbers = [float(value) for value in choice.choices if isinstance(value, (int, float))]
+    return min(numbers), max(numbers)
+
+
 def _unit(distribution: Distribution, value: float) -> float:
     if isinstance(distribution, Choice):
-        low, high, value = (math.log(float(v)) for v in (min(distribution.choices), max(distribution.choices), value))  # type: ignore[type-var, arg-type]
+        low, high, value = (math.log(v) for v in (*_ends(distribution), value))
     else:
         low, high = distribution.ends
         if distribution.kind == "one_minus_loguniform":
@@ -68,6 +73,28 @@ def _unit(distribution: Distribution, value: float) -> float:
         elif distribution.log:
             low, high, value = (math.log(v) for v in (low, high, value))
     return (value - low) / (high - low)
+
+
+def export(study: Path, *, metric: str = "val_loss", path: Path = RUNS) -> int:
+    """Write the completed runs of a study as `read` reads them; how many they are. No host and no path goes with it."""
+    from ablate.dataset import read as read_study
+
+    data = read_study(study)
+    done = [row for row in data.trials_arrow.to_pylist() if row["status"] == "completed"]
+    keys = [dimension.key for dimension in data.space]
+    curves: dict[str, dict[int, float]] = {}
+    for report in data.history_arrow.select(["trial_id", "tokens_seen", metric]).to_pylist():
+        curves.setdefault(report["trial_id"], {})[report["tokens_seen"]] = report[metric]
+    rungs = sorted(set.intersection(*(set(curves[row["trial_id"]]) for row in done)))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*keys, "seed", "commit", "date", *(f"{metric}@{tokens}" for tokens in rungs)])
+        for row in done:
+            params = [f"{row['param.' + key]:.9g}" for key in keys]
+            values = [f"{curves[row['trial_id']][tokens]:.6f}" for tokens in rungs]
+            whence = [row["seed"], (row["git_commit"] or "")[:12], f"{row['finished_at']:%Y-%m-%d}"]
+            writer.writerow([*params, *whence, *values])
+    return len(done)
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,8 @@ class Process:
         return self._mean + self._kernel(points_SP) @ self._weights_N
 
     def left_out(self) -> np.ndarray:
-        """Each value minus what the process says of it without it, [N] (Rasmussen and Williams 2006, eq. 5.12)."""
+        """Each value minus what the process says of it without it, [N] (Rasmussen and Williams 2006, eq. 5.12). Lengths,
+        noise and mean stay those of all."""
         return self._weights_N / np.diag(self._inverse_NN)
 
 

@@ -1,6 +1,6 @@
 """How many tokens the search needs to reach random search's best, on a loss surface interpolated from real runs.
 
-    python -m benchmarks.surrogate [--json] [--quick] [--trials N]
+    python -m benchmarks.surrogate [--json] [--quick] [--trials N] [--export STUDY]
 
 The surface (benchmarks/_surface.py) is fitted to the committed runs of benchmarks/data/surrogate_runs.csv: `tiny` over
 the four parameters of search_spaces/ema.yaml, the objective at every report. On it the suite's own search
@@ -8,7 +8,10 @@ the four parameters of search_spaces/ema.yaml, the objective at every report. On
 for 200 seeds. Random search trains N trials whole (24, the default of optimizer.trials); a setting's ratio is its
 tokens until a trial of its own has a final objective as good as the best of those, over the tokens of all of them.
 `measured`: with the runs' own noise in every value; `smooth`: without any. A search that has not got there with as many
-tokens counts as 1.
+tokens counts as 1. The runs are those of benchmarks/data/surrogate.yaml:
+
+    python -m ablate.sweep benchmarks/data/surrogate.yaml --inline
+    python -m benchmarks.surrogate --export results/surrogate
 """
 
 from __future__ import annotations
@@ -100,12 +103,15 @@ class Line:
     trials: float
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.surrogate", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--quick", action="store_true", help="seconds: three seeds of two settings")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"of random search; default: {TRIALS}")
-    arguments = parser.parse_args()
+    parser.add_argument("--export", metavar="STUDY", type=Path, help="first make the runs those of results/STUDY")
+    arguments = parser.parse_args(argv)
+    if arguments.export:
+        print(f"{_surface.export(arguments.export)} runs", file=sys.stderr)
     settings, seeds = (QUICK_SETTINGS, QUICK_SEEDS) if arguments.quick else (SETTINGS, SEEDS)
     lines = measure(settings, seeds=seeds, trials=arguments.trials)
     quality = surface()[0].quality()
