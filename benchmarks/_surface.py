@@ -131,8 +131,8 @@ class Process:
         return self._mean + self._kernel(points_SP) @ self._weights_N
 
     def left_out(self) -> np.ndarray:
-        """Each value minus what the process says of it without it, [N] (Rasmussen and Williams 2006, eq. 5.12). Lengths,
-        noise and mean stay those of all."""
+        """Each value minus what the process says of it without it, [N] (Rasmussen and Williams 2006, eq. 5.12). The
+        lengths, the noise and the mean stay those of all."""
         return self._weights_N / np.diag(self._inverse_NN)
 
 
