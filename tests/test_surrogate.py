@@ -35,8 +35,8 @@ def test_the_mean_is_the_formulas():
     at_P = np.array([0.3, 0.6])
     row = np.array([kernel(made, at_P, p) for p in made.points_NP])
     assert made.mean(at_P[None])[0] == pytest.approx(mean + row @ inverse @ (made.values_N - mean))
-    exact = process(noise=1e-3)
-    assert exact.mean(exact.points_NP) == pytest.approx(exact.values_N, abs=0.02)
+    exact = process(noise=1e-5)
+    assert exact.mean(exact.points_NP) == pytest.approx(exact.values_N, abs=1e-3)
 
 
 def test_left_out_errors_are_those_of_leaving_out():
