@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ablate.ledger import TrialRow
 
 AHEAD = 4
-"""Trials drawn before they can start, so that a small one may pass a large one. A search learns from results: every
-trial that waits was drawn without some."""
+"""Trials that wait at most. A search learns from results, and every trial that waits was drawn without some: so one is
+drawn only where the smallest seen so far could start, to see whether it is small enough to pass those that wait."""
 
 MARGIN = 1.05
 """Share over predicted peak."""
@@ -30,8 +30,8 @@ MARGIN = 1.05
 RETRIES, LARGER = 2, 1.5
 """After an `oom` a trial is tried again so often, each time with a share so much larger, a whole card at most."""
 
-HOST_GIB = 2.0
-"""Host memory of a trial's processes: worker, driver and Train's controller."""
+HOST_GIB = 1.25
+"""Host memory of a trial's processes before it holds anything: worker 0.55, controller 0.4, driver 0.3 (measured)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,11 @@ class Sizes:
 
 def share_of(peak_gib: float, *, card_gib: float) -> float:
     """The share of a card that holds a peak, in the steps that Ray counts; the whole card where nothing less does."""
-    return min(1.0, math.ceil(peak_gib * MARGIN / card_gib / STEP) * STEP)
+    return _in_steps(peak_gib * MARGIN / card_gib)
+
+
+def _in_steps(share: float) -> float:
+    return min(1.0, round(math.ceil(share / STEP) * STEP, 4))
 
 
 class Admission:
@@ -108,6 +112,7 @@ class Admission:
         self._gate, self._sizes = Gate(nodes), sizes
         self._trials: dict[str, Trial] = {}
         self._tries: dict[str, int] = {}
+        self._smallest: Need | None = None
         self._dry = False
 
     @property
@@ -131,15 +136,15 @@ class Admission:
 
     def next(self, source: TrialSource) -> Trial | None:
         """A trial that starts now, with the share it holds written on it; None where none should."""
-        while not self._dry and self._gate.waiting < AHEAD:
-            trial = source.ask()
-            if trial is None:
+        while (start := self._gate.start()) is None:
+            full = self._smallest is not None and not self._gate.has_place_for(self._smallest)
+            if self._dry or full or self._gate.waiting >= AHEAD:
+                return None
+            drawn = source.ask()
+            if drawn is None:
                 self._dry = True
-                break
-            self._offer(trial)
-        start = self._gate.start()
-        if start is None:
-            return None
+                return None
+            self._offer(drawn)
         trial = replace(self._trials[start.name], gpu_fraction=start.gpu)
         self._trials[start.name] = trial
         return trial
@@ -173,7 +178,7 @@ class Admission:
             return False
         self._tries[trial.trial_id] = tries + 1
         self._gate.end(trial.trial_id)
-        larger = min(1.0, math.ceil(held * LARGER / STEP) * STEP)
+        larger = _in_steps(held * LARGER)
         kind = self._class(trial)
         if kind is not None and trial.predicted_peak_gib is not None:
             wanted = larger * self._sizes.card_gib / MARGIN
@@ -185,6 +190,8 @@ class Admission:
     def _offer(self, trial: Trial, *, gpu: float | None = None) -> None:
         predicted = self._sizes.predicted_gib(trial.config)
         need = self._sizes.need(trial.config, predicted_gib=predicted)
+        if self._smallest is None or need.gpu <= self._smallest.gpu:
+            self._smallest = need
         self._trials[trial.trial_id] = replace(trial, predicted_peak_gib=predicted)
         self._gate.offer(trial.trial_id, need if gpu is None else replace(need, gpu=gpu), first=gpu is not None)
 

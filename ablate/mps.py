@@ -20,7 +20,7 @@ nvidia-cuda-mps-control)."""
 
 def is_up(environment: Mapping[str, str]) -> bool:
     """Whether a program with this environment finds a daemon that lives."""
-    folder = Path(environment[PIPES] if PIPES in environment else _DEFAULT)
+    folder = Path(environment.get(PIPES, _DEFAULT))
     try:
         pid = int((folder / _PID_FILE).read_text())
         os.kill(pid, 0)

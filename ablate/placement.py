@@ -158,6 +158,12 @@ class Gate:
             return Start(name, max((seat.share for seat in seats), default=0.0))
         return None
 
+    def has_place_for(self, need: Need) -> bool:
+        """Whether a trial that needs this could start now, were it not for those that wait."""
+        seats = self._seats("", need)
+        _leave("", seats or ())
+        return seats is not None
+
     def end(self, name: str) -> None:
         """A trial has ended: what it held is free."""
         _, seats = self._running.pop(name)
@@ -205,7 +211,7 @@ class Gate:
     # ---- rules
 
     def _keep(self) -> None:
-        """Keep a card for the oldest trial where it was overtaken often enough: the one with most of its memory free."""
+        """Keep a card for the oldest trial where it was overtaken often enough: the one with the most memory free."""
         if self._kept is not None or not self._waiting:
             return
         name, waiting = next(iter(self._waiting.items()))
@@ -248,7 +254,7 @@ class Gate:
         share = need.gpu
         for card in fitting:
             if self._is_kept_from(card, name) or not card.gains(need.busy):
-                share = max(share, card.free + STEP)
+                share = max(share, round(card.free + STEP, 4))
             elif card.free + _SLACK >= share:
                 return _Seat(node, [card], share)
         return None

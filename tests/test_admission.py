@@ -69,10 +69,19 @@ def test_a_trial_carries_its_share_and_its_prediction():
     assert trial.gpu_fraction == pytest.approx(6.0 * MARGIN / 24, abs=1e-4)
 
 
-def test_few_are_drawn_before_they_can_start():
-    source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(sizes(gpu=1))
-    assert [trial.seed for trial in let_in(by, source)] == [0]
-    assert len(source._waiting) == 20 - 1 - AHEAD
+def test_trials_of_one_size_are_drawn_when_they_start():
+    source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(sizes(gpu=0.5))
+    assert [trial.seed for trial in let_in(by, source)] == [0, 1]
+    assert by.next(source) is None
+    assert len(source._waiting) == 18, "a search draws with all that is known by then"
+
+
+def test_few_are_drawn_before_they_can_start_and_a_small_one_passes():
+    peaks = {0: 2.0, 1: 16.0, **dict.fromkeys(range(2, 20), 12.0), 4: 3.0}
+    own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config.train.seed], turns=False)
+    source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
+    assert [trial.seed for trial in let_in(by, source)] == [0, 1, 4]
+    assert len(source._waiting) == 20 - 3 - AHEAD
 
 
 def test_it_is_done_when_nobody_could_come_back():

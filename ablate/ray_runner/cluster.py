@@ -71,8 +71,9 @@ def connect(
 ) -> Iterator[Cluster]:
     """Start a private Ray on this machine, or join the one at `address`, and leave it in the end, whatever happens.
 
-    `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from an
-    MPS daemon. What Ray prints goes to a file while the context lasts: stdout is for answers. Raises BadInput where `address` cannot be joined.
+    `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from
+    an MPS daemon. What Ray prints goes to a file while the context lasts: stdout is for answers. Raises BadInput where
+    `address` cannot be joined.
     """
     folder = Path(tempfile.mkdtemp(prefix="ablate-"))
     with contextlib.ExitStack() as stack:
