@@ -1,6 +1,7 @@
-"""The one door to the model: a configuration class, the table of metrics, `train` and `estimate`.
+"""The one door to the model: a configuration class, the table of metrics, `train`, `estimate` and `footprint`.
 
-`ablate` imports this module and nothing else of `model`. Importing it costs no torch; `train` brings torch in.
+`ablate` imports this module and nothing else of `model`. Importing it costs no torch; `train` brings torch in, and so
+does a `footprint` that is in no cache yet.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from model.config import (
     value_of,
 )
 from model.estimate import Estimate, estimate
+from model.footprint import Footprint, footprint
 from model.launch import check_packages
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
     from model.bank import Entry as BankEntry
 
 __all__ = [
-    "BY_NAME", "KEYS", "METRICS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataError", "Estimate", "Metric",
-    "NonFiniteLoss", "Report", "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages",
-    "estimate", "explain", "failure_kind", "from_json", "missing_files", "nearest", "override", "read_overrides",
-    "resolve", "stream_seed", "train", "value_of",
+    "BY_NAME", "KEYS", "METRICS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataError", "Estimate",
+    "Footprint", "Metric", "NonFiniteLoss", "Report", "Result", "Verdict", "bank_excerpt", "check_data", "check_key",
+    "check_packages", "estimate", "explain", "failure_kind", "footprint", "from_json", "missing_files", "nearest",
+    "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 
