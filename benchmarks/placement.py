@@ -37,7 +37,7 @@ from ablate.admission import Admission, Sizes, Taken
 from ablate.placement import TURN, Node
 from ablate.plan import Trial, trial_id
 from ablate.spec_models import Resources
-from model.api import CONTEXT_GIB, Config, Verdict, estimate, override
+from model.api import Config, Verdict, footprint, override
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "ema_4090.yaml"
 TRIALS, CARD_GIB, CARDS, BATCHES = 500, 24.0, (1, 8), (8, 16, 48)
@@ -120,7 +120,7 @@ def _predicted_gib(batch_size: int, knowledge_length: int) -> float:
     """Of the file's base with these: a prediction takes seconds, and there are nine."""
     base = spec.load(SPACE).base
     config = override(base, {"train.batch_size": batch_size, "model.knowledge_length": knowledge_length})
-    return estimate(config).peak_gib + CONTEXT_GIB
+    return footprint(config).peak_gib
 
 
 def day(seed: int) -> list[Job]:

@@ -9,10 +9,6 @@ from typing import Any
 
 from model.config import Config, ConfigError
 
-CONTEXT_GIB = 0.5
-"""What CUDA's context and its libraries hold on a card beside torch's allocator: an assumption, where NVML does not
-tell."""
-
 EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """For the environment of a process that shares a card: what the allocator holds grows where it is, instead of in pieces
 between which nothing fits. Read when CUDA starts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from model.launch import CONTEXT_GIB
+from model.footprint import CONTEXT_GIB
 
 GIB = 2**30
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.ray_runner.trial import Orders, drive, run_name
 from ablate.runner import Halt, Listener
 from ablate.trial import Desk
-from model.api import CONTEXT_GIB, Config, estimate, train
+from model.api import Config, footprint, train
 
 if TYPE_CHECKING:
     from ablate.spec import StudySpec
@@ -104,7 +104,7 @@ def start(
     with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
-        sizes = Sizes(asked, card_gib=card_gib, predict=_predicted_gib, turns=not cluster.mps)
+        sizes = Sizes(asked, card_gib=card_gib, predict=_peaks(asked.workers), turns=not cluster.mps)
         orders = Orders(
             desk,
             train=train,
@@ -128,8 +128,13 @@ def start(
             shutil.rmtree(storage, ignore_errors=True)
 
 
-def _predicted_gib(config: Config) -> float:
-    return estimate(config).peak_gib + CONTEXT_GIB
+def _peaks(ranks: int) -> Callable[[Config], float]:
+    """The predictor of a worker's peak on a card, in GiB, of a trial of so many workers."""
+
+    def peak_gib(config: Config) -> float:
+        return footprint(config, ranks=ranks).peak_gib
+
+    return peak_gib
 
 
 class _Overdue(KeyboardInterrupt):
