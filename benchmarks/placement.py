@@ -173,7 +173,8 @@ def constant(jobs: Sequence[Job], *, cards: int, slots: int, turn: float) -> Clo
 
 
 def compare(seed: int, *, cards: int, turn: float) -> dict[str, Any]:
-    """Hours of the day by the gate and by every constant fraction that holds every trial; and the ratio to the best."""
+    """Hours of the day by the gate and by every constant number of slots that holds every trial (and by one more, which
+    does not); the ratio to the best; and its `bound`, cards that are never idle, which no policy passes."""
     jobs = day(seed)
     most = math.floor(CARD_GIB / max(job.peak_gib for job in jobs))
     constants = {slots: constant(jobs, cards=cards, slots=slots, turn=turn) for slots in range(1, most + 2)}
@@ -188,6 +189,7 @@ def compare(seed: int, *, cards: int, turn: float) -> dict[str, Any]:
         "busy": round(busy_hours / ours.hours / cards, 3),
         "over_memory": ours.over_memory,
         "best_slots": best,
+        "bound": round(constants[best].hours * cards / busy_hours, 3),
         "ratio": round(constants[best].hours / ours.hours, 3),
         "constant": {
             slots: {"hours": round(clock.hours, 1), "over_memory": clock.over_memory}
@@ -217,12 +219,12 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     rows = [
-        [cards, each["hours"], each["busy"], each["over_memory"], each["best_slots"], each["ratio"],
+        [cards, each["hours"], each["busy"], each["over_memory"], each["best_slots"], each["ratio"], each["bound"],
          f"{min(each['ratio_by_seed'])} to {max(each['ratio_by_seed'])}",
          ", ".join(f"{turn:g}: {ratio}" for turn, ratio in sorted(each["ratio_by_turn"].items()))]
         for cards, each in found.items()
     ]  # fmt: skip
-    headers = ["cards", "hours", "busy", "over memory", "best constant's slots", "tokens/h over it", "other seeds",
+    headers = ["cards", "hours", "busy", "over memory", "best constant's slots", "tokens/h over it", "bound", "seeds",
                "by cost of a turn"]  # fmt: skip
     print(f"{TRIALS} trials, cards of {CARD_GIB:g} GiB, largest peak {found['1']['largest_peak_gib']} GiB")
     print(tabulate(rows, headers=headers))

@@ -61,7 +61,7 @@ def hold_to_share(share: float) -> None:
     """Let this process take `share` of its card's memory and no more; torch raises OutOfMemoryError beyond it."""
     from model.limits import hold_to  # torch again
 
-    hold_to(share)
+    hold_to(share, context_gib=CONTEXT_GIB)
 
 
 def check_data(config: Config) -> str:
