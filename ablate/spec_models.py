@@ -104,6 +104,8 @@ class Resources(Section):
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
     gpu_memory_gib: float | None = Field(default=None, gt=0)
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """Card-hours of the whole study: a plan over it is refused, and a sweep stops when they are spent."""
     mps: Literal["auto", "off"] = "auto"
     workers: Whole = Field(default=1, ge=1)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablate import cli, numbers, phases, plan, preflight, provenance, spec, studies, tracking
 from ablate.errors import BadInput
@@ -20,6 +23,9 @@ from ablate.spec import StudySpec
 from ablate.sweep_options import Options, parse
 from ablate.tally import Tally, best_of, results
 from ablate.trial import Desk
+
+if TYPE_CHECKING:
+    from ablate.dry_run import DryRun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,18 +39,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Fail before anything is written, not when Ray is up.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
     preflight.check_results(options.results)
+    if study.resources.max_gpu_hours is not None:
+        options = _within_budget(study, options)
     return _sweep(study, options)
 
 
 def _dry_run(study: StudySpec, options: Options) -> int:
+    from ablate import dry_run
+
+    run = _plan(study, options)
+    print(dry_run.render_json(run) if options.json else dry_run.render(run))
+    return cli.DONE
+
+
+def _plan(study: StudySpec, options: Options) -> DryRun:
     from ablate import dry_run  # brings Optuna, for the search's first draws
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
     earlier = folder if (folder / "study.json").is_file() else None
-    run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card, earlier=earlier)
-    print(dry_run.render_json(run) if options.json else dry_run.render(run))
-    return cli.DONE
+    cpus = math.inf if here.elsewhere else here.cpus
+    slots = preflight.slots(study.resources, here)
+    return dry_run.describe(study, slots, card=here.card, earlier=earlier, gpus=here.gpus, cpus=cpus)
+
+
+def _within_budget(study: StudySpec, options: Options) -> Options:
+    """The options, with the hours bounded by what this machine's cards have left of `resources.max_gpu_hours`. Raises
+    BadInput where the plan takes more, or nothing is left."""
+    from ablate import needs
+
+    _plan(study, options)
+    cards, root = preflight.machine(gpus=options.gpus, card=None), options.results / study.study
+    if options.address is not None or cards.card is None or not cards.gpus:
+        return options  # how many cards a cluster has is not known yet; without one no hours of cards are spent
+    rows = Ledger(root).rows() if (root / "study.json").is_file() else ()
+    left_h = needs.left_of_budget(study, [(row.wall_s, row.gpu_fraction) for row in rows]) / cards.gpus
+    return replace(options, max_hours=min(left_h, options.max_hours or math.inf))
 
 
 def _sweep(study: StudySpec, options: Options) -> int:

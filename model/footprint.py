@@ -91,7 +91,13 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
     step = trace_step(config, device=device, bf16=bf16, batch=-(-train.batch_size // ranks))
     forward = trace_forward(config, device=device, bf16=bf16, batch=config.eval.val_batch_size)
-    evaluation = step.between + step.weights + step.bank + step.optimiser + _evaluation(config, step, forward=forward)
+    evaluation = (
+        step.between
+        + step.weights
+        + step.bank
+        + step.optimiser
+        + _evaluation(config, step, forward=forward, device=device)
+    )
     parts = {
         "weights": step.weights,
         "gradients": step.gradients,
@@ -114,7 +120,7 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     }
 
 
-def _evaluation(config: Config, step: StepTrace, *, forward: int) -> int:
+def _evaluation(config: Config, step: StepTrace, *, forward: int, device: Device) -> int:
     """Beside what training holds: a forward over held-out text (`forward` bytes), with what is counted meanwhile, with
     the bank's rows in another order, or in the model that was read from the checkpoint; and what is made of the counts.
     """
@@ -131,14 +137,15 @@ def _evaluation(config: Config, step: StepTrace, *, forward: int) -> int:
     )
     order = 8 * N if model.has_bank else 0
     asked = 8 * min(T, PROBE_TOKENS) / T if config.data.corpus == "facts" else 0.0
-    written = (
-        evaluated.prompts * min(T, 1 + evaluated.prompt_tokens + evaluated.new_tokens) / (evaluated.val_batch_size * T)
-    )
+    # Prompts with what followed them, val_batch_size at a time; then prompts with what the model writes, all at once.
+    prompts, wide = evaluated.prompts, min(T, 1 + evaluated.prompt_tokens + evaluated.new_tokens)
+    written = max(min(prompts, evaluated.val_batch_size) * T, prompts * wide) / (evaluated.val_batch_size * T)
     encoded = min(CHUNK_BYTES, 4 * V * V) if model.stores_tokens else 0
     return max(
         counts + round(max(1.0, asked) * forward),
         counts + contents + order + forward,
-        counts + step.weights + step.bank + round(max(1.0, written) * forward),
+        counts + step.weights + step.bank + round(written * forward),
+        counts + 2 * (step.weights + step.bank) if device == "cpu" else 0,  # the model, and what was read of the file
         29 * counts // 4,  # in fp64, its shares, and their entropies
         counts + max(encoded, 12 * N * L if model.stores_tokens else 0),  # entries are sorted, with the order
     )

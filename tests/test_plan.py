@@ -126,7 +126,8 @@ def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
 
 
 def test_a_dry_run_only_warns_of_a_missing_file_and_of_a_card_that_is_too_small(tmp_path: Path):
-    sets = ("base.preset=seed-1.4.6", "base.data={corpus: jsonl, train: none.jsonl}", "early_stopping=null")
+    data = "base.data={corpus: jsonl, train: none.jsonl}"
+    sets = ("base.preset=seed-1.4.6", data, "early_stopping=null", "resources.gpu=0.25")
     study = study_files.load(tmp_path, *sets)
     run = dry_run.describe(study, Slots(1, 0.25, 1, 4), card="RTX 4090")
     assert any("no such file" in warning for warning in run.warnings)
