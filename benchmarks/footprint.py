@@ -1,7 +1,7 @@
 """`python -m benchmarks.footprint [--json] [--quick]`: predicted peaks of memory against measured ones.
 
-On the CPU the truth is a whole trial (steps, updates, evaluations, the last one too), by the allocator's own account. Of
-a card there is none here: the prediction is held against a simulation of CUDA's allocator that serves the same blocks
+On the CPU the truth is a whole trial (steps, updates, evaluations, the last one too), by the allocator's own account.
+Of a card there is none here: the prediction is held against a simulation of CUDA's allocator that serves the same blocks
 (benchmarks/_allocator.py), which tests the rounding and nothing else.
 """
 
@@ -118,7 +118,8 @@ def on_the_cpu(count: int, *, most_positions: int) -> list[Row]:
         parts = {name: size * GIB / MIB for name, size in said.parts.items()}
         row = Row(_described(config), said.peak_gib * GIB / MIB, truth / MIB, said.peak_gib * GIB / truth, parts)
         say(
-            f"  {row.ratio:.3f}  {row.predicted_mib:7.1f} / {row.true_mib:7.1f} MiB  {said_s:.1f} s  {json.dumps(row.keys)}"
+            f"  {row.ratio:.3f}  {row.predicted_mib:7.1f} / {row.true_mib:7.1f} MiB  {said_s:.1f} s  "
+            f"{json.dumps(row.keys)}"
         )
         rows.append(row)
     return rows

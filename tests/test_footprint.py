@@ -1,4 +1,4 @@
-"""The predicted peak of memory: against the allocator's own account, by its parts, from the cache, over configurations."""
+"""The predicted peak of memory: against the allocator's own account, by parts, from the cache, over configurations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def small(**overrides: Any) -> Config:
 def test_a_steps_peak_is_what_the_allocator_says(keys: dict[str, Any], tmp_path: Path) -> None:
     config = small(**keys)
     trainer = Trainer(config, checkpoint_dir=tmp_path)
-    trainer.upkeep.due = lambda step: False
+    trainer.upkeep.due = lambda _: False
     window, steps = _Window(trainer.device), config.train.accumulation_steps
     for step in range(steps):  # makes AdamW's moments
         trainer._step(step, window)
