@@ -1,7 +1,7 @@
 """CUDA's caching allocator, simulated: how much it reserves for a sequence of blocks that are taken and given back.
 
 After c10/cuda/CUDACachingAllocator.cpp (2.13): sizes are rounded up to 512 bytes; blocks up to 1 MiB come from
-segments of 2 MiB, larger ones from segments of 20 MiB, those of 10 MiB and more from one of their own in steps of 2 MiB;
+segments of 2 MiB, larger ones from segments of 20 MiB, those of 10 MiB and more from one of their own in steps of 2;
 the best fit of what is free is split, and neighbours that are free are joined. With `expandable` a pool is one segment
 that grows in pages (2 and 20 MiB), so that what is free at its end is never lost. Nothing is given back to the card, as
 while there is enough of it.

@@ -1,7 +1,7 @@
 """`python -m benchmarks.footprint [--json] [--quick]`: predicted peaks of memory against measured ones.
 
 On the CPU the truth is a whole trial (steps, updates, evaluations, the last one too), by the allocator's own account.
-Of a card there is none here: the prediction is held against a simulation of CUDA's allocator that serves the same blocks
+There is no card here: what it adds is held against a simulation of CUDA's allocator that serves the same blocks
 (benchmarks/_allocator.py), which tests the rounding and nothing else.
 """
 
