@@ -123,6 +123,7 @@ def _predicted_gib(batch_size: int, knowledge_length: int) -> float:
     return footprint(config).peak_gib
 
 
+@cache
 def day(seed: int) -> list[Job]:
     """The day's jobs."""
     study, draw = spec.load(SPACE), random.Random(seed)

@@ -81,7 +81,12 @@ def test_few_are_drawn_before_they_can_start_and_a_small_one_passes():
     own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config.train.seed], turns=False)
     source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
     assert [trial.seed for trial in let_in(by, source)] == [0, 1, 4]
-    assert len(source._waiting) == 20 - 3 - AHEAD
+    assert len(source._waiting) == 15, "drawn: those three, and two that are too large for what is left"
+    nobody_small = dict.fromkeys(range(2, 20), 12.0) | {0: 2.0, 1: 16.0}
+    own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: nobody_small[config.train.seed], turns=False)
+    source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
+    assert [trial.seed for trial in let_in(by, source)] == [0, 1]
+    assert len(source._waiting) == 20 - 2 - AHEAD
 
 
 def test_it_is_done_when_nobody_could_come_back():
@@ -189,7 +194,8 @@ def test_tries_are_bounded():
     assert trial is not None
     assert not by.try_larger(trial)
     by.ended(trial, None)
-    assert by.done is (by.next(source) is None)
+    assert by.next(source) is None
+    assert by.done
 
 
 @pytest.mark.parametrize("gpu", [0, 1, 2])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablate.placement import PATIENCE, STEP, TURN, Gate, Need, Node, Start, rate
@@ -202,6 +202,7 @@ JOBS = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(jobs=JOBS, gpus=st.integers(1, 3), nodes=st.integers(1, 2), ahead=st.integers(1, 12))
 def test_whatever_comes_nothing_is_promised_twice_and_everybody_starts(
     jobs: Sequence[Job], gpus: int, nodes: int, ahead: int
@@ -231,6 +232,7 @@ def test_whatever_comes_nothing_is_promised_twice_and_everybody_starts(
     assert sorted(order) == list(range(len(jobs))), "everybody started"
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     hours=st.lists(st.integers(1, 20), min_size=4, max_size=60),
     large=st.sampled_from([0.6, 0.8, 1.0]),
