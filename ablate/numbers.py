@@ -106,7 +106,7 @@ def parameters(params: Mapping[str, Any]) -> str:
 
 
 def setting(value: object) -> str:
-    """A parameter's value. Parquet keeps every number as a double: 8 comes back as 8.0, and is shown as it was given."""
+    """A parameter's value. Parquet keeps every number as a double: 8 comes back as 8.0, but is shown as given."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:.0f}" if float(value).is_integer() else significant(value)

@@ -197,7 +197,7 @@ def test_what_was_tuned_for_each_arm_is_a_table_in_every_format(tmp_path: Path):
     arms = {"no_memory": {"model.memory": "none"}}
     tune = {"trials": 4, "over": ["train.lr", "train.schedule"]}
     ledger.write_study(study_json(name="tuned", arms=arms, seeds=3, ablation={"tune_each_arm": tune}))
-    chosen = {"baseline": (0.00125, "cosine"), "no_memory": (0.02, "constant")}
+    chosen = {"baseline": (0.00125, "cosine"), "no_memory": (0.02, "wsd")}
     for seed in range(1, 4):
         for arm, (lr, schedule) in chosen.items():
             params = arms.get(arm, {}) | {"train.lr": lr, "train.schedule": schedule}
@@ -208,7 +208,7 @@ def test_what_was_tuned_for_each_arm_is_a_table_in_every_format(tmp_path: Path):
     for written in ("report.md", "report.html", "tables/tuned.tex"):
         text = (out / written).read_text()
         assert "0.00125" in text, written
-        assert "constant" in text, written
+        assert "wsd" in text, written
 
 
 # ---- the experiment record
