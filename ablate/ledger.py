@@ -58,6 +58,8 @@ class TrialRow:
     host: str
     device: str
     audited: bool | None = None
+    predicted_peak_gib: float | None = None
+    gpu_fraction: float | None = None
     schema_version: int = SCHEMA_VERSION
     versions: str | None = None
 

@@ -98,10 +98,13 @@ class Hypothesis(Section):
 
 
 class Resources(Section):
-    """What one worker of a trial gets, and how many workers a trial has."""
+    """What one worker of a trial gets, and how many workers a trial has. `gpu: auto` is the share of a card that the
+    trial is predicted to need, of a card of `gpu_memory_gib` or of the one that is found."""
 
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
+    mps: Literal["auto", "off"] = "auto"
     workers: Whole = Field(default=1, ge=1)
 
 

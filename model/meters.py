@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -65,6 +67,23 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
     }
 
 
+def nvml_memory(device: torch.device) -> dict[str, float]:
+    """`nvml_used_gib`, what this process holds of its card, context included; empty where NVML does not tell (another
+    namespace of processes, no permission, no card)."""
+    if device.type != "cuda":
+        return {}
+    import pynvml
+
+    try:
+        handle = _nvml_handle(device)
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        processes += pynvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return {}
+    held = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+    return {"nvml_used_gib": max(held) / GIB} if held and None not in held else {}
+
+
 def gpu_utilisation(device: torch.device) -> dict[str, float]:
     """`gpu_util_pct` where NVML answers for this device; empty elsewhere."""
     if device.type != "cuda":
@@ -72,12 +91,18 @@ def gpu_utilisation(device: torch.device) -> dict[str, float]:
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-        uuid = torch.cuda.get_device_properties(device).uuid
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return {"gpu_util_pct": float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)}
+        return {"gpu_util_pct": float(pynvml.nvmlDeviceGetUtilizationRates(_nvml_handle(device)).gpu)}
     except pynvml.NVMLError:
         return {}
+
+
+def _nvml_handle(device: torch.device) -> Any:
+    """NVML's own name for a card: it counts all cards of the machine, torch those that the process sees."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    uuid = torch.cuda.get_device_properties(device).uuid
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
 
 def device_name(device: torch.device) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablate.packing import Slots
+from ablate.admission import Admission, Sizes
+from ablate.packing import fit
+from ablate.placement import Node
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
 from ablate.ray_runner.trial import Orders, run_name
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Event, Halt
+from ablate.spec_models import Resources
 from ablate.trial import Desk
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 
@@ -34,8 +38,15 @@ class Stage:
     events: list[Event] = field(default_factory=list)
     watch: Callable[[Event], object] = id  # nothing
 
-    def run(self, acts: Mapping[int, Act], *, slots: Slots, stop_at: Mapping[int, int] | None = None) -> ListSource:
-        """Run one trial per act to its end."""
+    def run(
+        self,
+        acts: Mapping[int, Act],
+        *,
+        resources: Resources,
+        stop_at: Mapping[int, int] | None = None,
+        nodes: Sequence[Node] = (),
+    ) -> ListSource:
+        """Run one trial per act to its end; `nodes` is what the gate takes the cluster for."""
 
         def on_event(event: Event) -> None:
             self.events.append(event)
@@ -45,12 +56,14 @@ class Stage:
             self.desk,
             train=FakeTrain(acts, folder=self.tmp_path),
             board=Board(f"board-{self.tmp_path.name}"),
-            slots=slots,
+            slots=fit(resources, cpus=self.cluster.cpus, gpus=self.cluster.gpus, cuda=False),
             storage=str(self.tmp_path / ".ray"),
             cuda=False,
         )
         source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
-        RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event).run(source)
+        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
+        admission = Admission(nodes or copy.deepcopy(self.cluster.nodes), sizes)
+        RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event, admission=admission).run(source)
         return source
 
 
@@ -77,8 +90,7 @@ def test_every_end_becomes_its_row(stage: Stage) -> None:
         5: "killed_once",
         6: "killed",
     }
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=1, concurrent=4)
-    source = stage.run(acts, slots=slots, stop_at={4: 3 * TOKENS_A_STEP})
+    source = stage.run(acts, resources=Resources(cpu=2, gpu=0), stop_at={4: 3 * TOKENS_A_STEP})
     rows = {row.seed: row for row in source.rows}
 
     assert {seed: row.status for seed, row in rows.items()} == {
@@ -114,8 +126,8 @@ def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage) -> Non
             release.touch()
 
     stage.watch = watch
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0.5, workers=1, concurrent=4)  # Tune would start all four
-    source = stage.run(dict.fromkeys(range(4), "until_told"), slots=slots)
+    wrong = [Node.of("elsewhere", cpus=8, gpus=2)]  # the gate lets all four in: it is Ray that holds the card's shares
+    source = stage.run(dict.fromkeys(range(4), "until_told"), resources=Resources(gpu=0.5), nodes=wrong)
 
     assert release.exists(), "two held the card while two waited for it"
     assert most == 2
@@ -126,8 +138,7 @@ def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage) -> Non
 
 
 def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=2, concurrent=2)
-    source = stage.run({0: "complete", 1: "error"}, slots=slots)
+    source = stage.run({0: "complete", 1: "error"}, resources=Resources(gpu=0, workers=2))
     rows = {row.seed: row for row in source.rows}
     assert rows[0].status == "completed"
     assert rows[0].attempt == 1
@@ -146,8 +157,8 @@ def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage) -> 
 
     stage.halt = OneSignal()
     stage.watch = watch
-    slots = Slots(cpu_per_worker=4, gpu_per_worker=0, workers=1, concurrent=2)  # all eight CPUs: drivers need none
-    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, slots=slots)
+    resources = Resources(cpu=4, gpu=0)  # two have all eight CPUs: drivers need none
+    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, resources=resources)
     assert source.rows == []
     assert stage.desk.ledger.final_ids() == set()
     assert len(stage.desk.ledger.started_ids()) == 2, "the third was never started"
@@ -175,8 +186,7 @@ def test_a_dead_driver_is_a_lost_trial_that_leaves_no_group(stage: Stage) -> Non
             os.kill(killed[0], signal.SIGKILL)
 
     stage.watch = watch
-    slots = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
-    source = stage.run({0: "until_told", 1: "complete"}, slots=slots)
+    source = stage.run({0: "until_told", 1: "complete"}, resources=Resources(cpu=8, gpu=1))
     assert [row.status for row in source.rows] == ["lost", "completed"], "the next trial finds the whole cluster free"
     assert source.rows[0].error_kind == "DriverDied"
     assert source.rows[0].tokens_seen > 0

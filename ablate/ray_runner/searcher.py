@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from ablate.admission import Admission, Taken
 from ablate.ledger import TrialRow
 from ablate.plan import Trial, TrialSource
 from ablate.ray_runner.board import Board
@@ -39,8 +40,18 @@ class _Running:
 class SourceSearcher(Searcher):
     """A Tune searcher that asks a TrialSource. Tune's ids are its own; the source knows only the study's."""
 
-    def __init__(self, source: TrialSource, *, desk: Desk, board: Board, halt: Halt, on_event: Listener) -> None:
+    def __init__(
+        self,
+        source: TrialSource,
+        *,
+        desk: Desk,
+        board: Board,
+        halt: Halt,
+        on_event: Listener,
+        admission: Admission,
+    ) -> None:
         super().__init__()
+        self._admission = admission
         self._source, self._desk, self._board, self._halt, self._on_event = source, desk, board, halt, on_event
         self._running: dict[str, _Running] = {}
 
@@ -50,10 +61,12 @@ class SourceSearcher(Searcher):
         return any(running.last is not None for running in self._running.values())
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, or Tune's word for no more."""
-        trial = None if self._halt.reason else self._source.ask()
-        if trial is None:
+        """The next trial, None where none can start now, or Tune's word for no more."""
+        if self._halt.reason:
             return Searcher.FINISHED
+        trial = self._admission.next(self._source)
+        if trial is None:
+            return Searcher.FINISHED if self._admission.done else None
         self._running[trial_id] = _Running(trial, datetime.now(UTC))
         self._on_event(Event(trial, "started"))
         return {TRIAL: trial}
@@ -64,6 +77,8 @@ class SourceSearcher(Searcher):
             return
         running, progress = self._running[trial_id], Progress.from_flat(result)
         running.last = progress
+        if taken := Taken.from_flat(result):
+            self._admission.reported(running.trial, taken)
         self._on_event(Event(running.trial, "reported", progress=progress))
         name = running.trial.trial_id
         if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
@@ -75,16 +90,26 @@ class SourceSearcher(Searcher):
         The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
         """
         running = self._running.pop(trial_id)
-        reap(self._board.leave(running.trial.trial_id))
-        row = self._desk.ledger.row(running.trial.trial_id) or self._failed(running, result or {}, error=error)
+        left = self._board.leave(running.trial.trial_id)
+        reap(left.groups)
+        row = self._desk.ledger.row(running.trial.trial_id)
+        if left.oom and row is None and not self._halt.reason and self._admission.try_larger(running.trial):
+            self._on_event(Event(running.trial, "ended"))  # and waits again
+            return
+        row = row or self._failed(running, result or {}, error=error, oom=left.oom)
+        self._admission.ended(running.trial, row)
         if row is not None:
             self._source.tell(row)
         self._on_event(Event(running.trial, "ended", row=row))
 
-    def _failed(self, running: _Running, result: dict[str, Any], *, error: bool) -> TrialRow | None:
+    def _failed(
+        self, running: _Running, result: dict[str, Any], *, error: bool, oom: Failure | None
+    ) -> TrialRow | None:
         if self._halt.reason:
             return None
-        if _STATUS in result:
+        if oom is not None:
+            failure = oom
+        elif _STATUS in result:
             failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
         elif error:
             failure = Failure("lost", kind="DriverDied", message="the process that drove the trial died")

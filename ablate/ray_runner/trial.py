@@ -14,6 +14,7 @@ from ray.util import get_current_placement_group
 
 from ablate.plan import Trial
 from ablate.ray_runner.board import Board
+from ablate.ray_runner.share import Held
 from ablate.runner import Progress
 from ablate.trial import Desk, Failure, Train, failure_of, follow_trial, run_trial
 from model.api import Report, Verdict
@@ -29,7 +30,8 @@ RETRIES = 2
 class Orders:
     """What a trial's driver and workers need to know beside the trial: the same for all trials of a run.
 
-    `storage` is where Train keeps its own notes; `cuda` says whether a worker sees a card that torch can use.
+    `storage` is where Train keeps its own notes; `cuda` says whether a worker sees a card that torch can use, and
+    `card_gib` what such a card holds, 0 where that is not known. A trial's share of a card stands on the trial.
     """
 
     desk: Desk
@@ -38,6 +40,7 @@ class Orders:
     slots: Slots
     storage: str
     cuda: bool
+    card_gib: float = 0.0
 
 
 def drive(trial: Trial, orders: Orders) -> Failure | None:
@@ -80,18 +83,16 @@ def classify(error: TrainingFailedError) -> Failure:
 
 
 def _trainer(trial: Trial, orders: Orders, *, tries: int) -> TorchTrainer:
-    slots = orders.slots
+    slots, gpu = orders.slots, trial.gpu_fraction or 0.0
     resources = {"CPU": slots.cpu_per_worker}
-    if slots.gpu_per_worker:
-        resources["GPU"] = slots.gpu_per_worker
+    if gpu:
+        resources["GPU"] = gpu
     return TorchTrainer(
         lambda config: _work(trial, orders),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
         train_loop_config={"study": trial.study, "trial": trial.trial_id, "arm": trial.arm, **trial.params},
         # Without CUDA a logical GPU would still make Train ask for NCCL.
         torch_config=TorchConfig(backend=None if orders.cuda else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=slots.workers, use_gpu=slots.gpu_per_worker > 0, resources_per_worker=resources
-        ),
+        scaling_config=ScalingConfig(num_workers=slots.workers, use_gpu=gpu > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=run_name(trial, tries=tries),
             storage_path=orders.storage,
@@ -109,8 +110,9 @@ def run_name(trial: Trial, *, tries: int = 1) -> str:
 def _work(trial: Trial, orders: Orders) -> None:
     """A Train worker: the trial's own process."""
     rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+    held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
     if rank > 0:
-        follow_trial(trial, desk=orders.desk, tell=_tell_along, train=orders.train)
+        follow_trial(trial, desk=orders.desk, tell=_tell_along, train=held)
         return
     board, group = orders.board, get_current_placement_group()
     assert group is not None, "Train places its workers in a group"
@@ -118,10 +120,10 @@ def _work(trial: Trial, orders: Orders) -> None:
         return  # asked to stop before it began
 
     def tell(progress: Progress) -> Verdict:
-        ray.train.report(progress.flat())
+        ray.train.report(progress.flat() | held.taken().flat())
         return board.verdict(trial.trial_id)
 
-    run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=orders.train)
+    run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=held)
 
 
 def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - rank 0's counts

@@ -1,11 +1,11 @@
-"""The runner on Ray: one Tune experiment a phase, first in first out, as many trials at once as fit."""
+"""The runner on Ray: one Tune experiment a phase, as many trials at once as fit and are worth having together."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
+from ablate.admission import Admission, Sizes
 from ablate.packing import fit
 from ablate.plan import TrialSource
 from ablate.ray_runner.board import Board
@@ -25,7 +26,7 @@ from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.ray_runner.trial import Orders, drive, run_name
 from ablate.runner import Halt, Listener
 from ablate.trial import Desk
-from model.api import train
+from model.api import Config, footprint, train
 
 if TYPE_CHECKING:
     from ablate.spec import StudySpec
@@ -49,6 +50,7 @@ class RayRunner:
     orders: Orders
     halt: Halt
     on_event: Listener
+    admission: Admission
     dashboard: str | None = None
 
     @property
@@ -59,9 +61,15 @@ class RayRunner:
         return f"dashboard: {self.dashboard} (it asks for a token: {_RAY} get-auth-token)"
 
     def run(self, source: TrialSource) -> None:
-        """Train the trials of `source`, as many at once as the slots allow; see `Runner`."""
+        """Train the trials of `source`, as many at once as are admitted; see `Runner`."""
+        self.admission.begin(self.orders.desk.ledger.rows())
         searcher = SourceSearcher(
-            source, desk=self.orders.desk, board=self.orders.board, halt=self.halt, on_event=self.on_event
+            source,
+            desk=self.orders.desk,
+            board=self.orders.board,
+            halt=self.halt,
+            on_event=self.on_event,
+            admission=self.admission,
         )
         try:
             tune.Tuner(
@@ -69,7 +77,6 @@ class RayRunner:
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,  # the source says when there are no more
-                    max_concurrent_trials=self.orders.slots.concurrent,
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
                 ),
@@ -93,8 +100,11 @@ def start(
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
     storage = desk.ledger.path(".ray")  # all nodes of a cluster see results/, and perhaps nothing else
     shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed: Train would go on from its notes
-    with connect(spec.study, address=address, gpus=gpus) as cluster:
+    asked = spec.resources
+    with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
+        card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
+        sizes = Sizes(asked, card_gib=card_gib, predict=_peaks(asked.workers), turns=not cluster.mps)
         orders = Orders(
             desk,
             train=train,
@@ -102,11 +112,29 @@ def start(
             slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
             storage=str(storage),
             cuda=cluster.cuda,
+            card_gib=card_gib,
         )
+        admission = Admission(cluster.nodes, sizes)
         try:
-            yield RayRunner(spec.study, orders=orders, halt=halt, on_event=on_event, dashboard=cluster.dashboard)
+            yield RayRunner(
+                spec.study,
+                orders=orders,
+                halt=halt,
+                on_event=on_event,
+                admission=admission,
+                dashboard=cluster.dashboard,
+            )
         finally:
             shutil.rmtree(storage, ignore_errors=True)
+
+
+def _peaks(ranks: int) -> Callable[[Config], float]:
+    """The predictor of a worker's peak on a card, in GiB, of a trial of so many workers."""
+
+    def peak_gib(config: Config) -> float:
+        return footprint(config, ranks=ranks).peak_gib
+
+    return peak_gib
 
 
 class _Overdue(KeyboardInterrupt):
