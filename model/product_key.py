@@ -27,6 +27,10 @@ from torch.nn import functional as F
 from model.bags import cache_bytes, grouped_sum
 
 
+SCORE_CACHES = 2
+"""Scores of a chunk, in caches: smaller chunks are so many more operators (docs/log.md)."""
+
+
 class Selection(NamedTuple):
     """K entries a position: `weight_BTK` sums to 1, `index_BTK` (int64) is i*n + j, best first."""
 
@@ -84,10 +88,6 @@ def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = N
     kept_BTK = cast(Tensor, _Kept.apply(*factors, kept_BTK, subkey_2PK))
     index_BTK = (subkey_2PK[0] * n + subkey_2PK[1]).unflatten(0, batch)
     return Selection(kept_BTK.softmax(dim=-1), index_BTK), Shares(total_2n / query_2Ph.shape[1], chunks)
-
-
-SCORE_CACHES = 2
-"""Scores of a chunk, in caches: smaller chunks are so many more operators (docs/log.md)."""
 
 
 def selection_counts(selection: Selection, *, n: int) -> Tensor:
@@ -164,7 +164,9 @@ class _Kept(torch.autograd.Function):
         query_BTQ, keys_2nh, subkey_2PK = ctx.saved_tensors
         (_, n, h), (_, P, K) = keys_2nh.shape, subkey_2PK.shape
         # Halves of positions, and sub-keys, as the rows of [2P, h] and [2n, h].
-        row_RK = (subkey_2PK.transpose(0, 1) + torch.tensor([[0], [n]], device=keys_2nh.device)).reshape(2 * P, K)
+        row_RK = (subkey_2PK.transpose(0, 1) + torch.arange(0, 2 * n, n, device=keys_2nh.device)[:, None]).reshape(
+            -1, K
+        )
         slope_RK = slope_BTK.reshape(P, K).repeat_interleave(2, dim=0)
         slope_Rh = F.embedding_bag(row_RK, keys_2nh.reshape(2 * n, h), per_sample_weights=slope_RK, mode="sum")
         row_S, order_S = row_RK.flatten().sort(stable=True)
