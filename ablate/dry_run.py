@@ -78,7 +78,7 @@ def describe(spec: StudySpec, slots: Slots, *, card: str | None, earlier: Path |
         concurrent=concurrent,
         tokens=None if tokens is None else int(tokens),
         hours=None if trial_hours is None else trial_hours / concurrent,
-        gpu_hours=None if trial_hours is None else trial_hours * slots.gpu_per_worker * slots.workers,
+        gpu_hours=None if trial_hours is None else trial_hours * slots.gpu_per_worker * slots.processes,
         cost_model=cost_model,
         ablation=power.describe(spec, earlier=earlier),
         warnings=tuple(_warnings(spec, planned, card)),
@@ -189,11 +189,11 @@ def _speed(slots: Slots, card: str | None) -> tuple[float, str]:
     """FLOP/s of one trial, and the assumption in words."""
     unsaid = "nothing off for pruning, nothing added for evaluation and start-up"
     if slots.gpu_per_worker == 0:
-        speed = CPU_FLOPS * slots.cpu_per_worker * slots.workers
+        speed = CPU_FLOPS * slots.cpu_per_worker * slots.processes
         return speed, f"6 FLOPs a parameter and token at {CPU_FLOPS:.2g} FLOP/s a core, {unsaid}"
     name = _known(card) or "4090"
     flops = CARDS[name][1] * UTILISATION
-    speed = flops * slots.gpu_per_worker * slots.workers
+    speed = flops * slots.gpu_per_worker * slots.processes
     return speed, f"6 FLOPs a parameter and token at {UTILISATION:.1%} of a {name}'s {CARDS[name][1]:.3g}, {unsaid}"
 
 

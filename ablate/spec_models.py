@@ -98,11 +98,12 @@ class Hypothesis(Section):
 
 
 class Resources(Section):
-    """What one worker of a trial gets, and how many workers a trial has."""
+    """What one worker of a trial gets, and how many workers a trial has; 0: it trains in the process that Tune starts
+    for it, with what a worker would get, and in that of an earlier trial where that one ended well."""
 
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
-    workers: Whole = Field(default=1, ge=1)
+    workers: Whole = Field(default=1, ge=0)
 
 
 class Tracking(Section):

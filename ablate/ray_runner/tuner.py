@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
-from ablate.packing import fit
+from ablate.packing import Slots, fit
 from ablate.plan import TrialSource
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import connect
+from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.reaper import reap_all
-from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
-from ablate.ray_runner.trial import Orders, drive, run_name
+from ablate.ray_runner.searcher import GPU, TRIAL, SourceSearcher, failure_result
+from ablate.ray_runner.trial import drive, train_here
 from ablate.runner import Halt, Listener
 from ablate.trial import Desk
 from model.api import train
@@ -60,14 +62,13 @@ class RayRunner:
 
     def run(self, source: TrialSource) -> None:
         """Train the trials of `source`, as many at once as the slots allow; see `Runner`."""
-        searcher = SourceSearcher(
-            source, desk=self.orders.desk, board=self.orders.board, halt=self.halt, on_event=self.on_event
-        )
+        searcher = SourceSearcher(source, orders=self.orders, halt=self.halt, on_event=self.on_event)
         try:
             tune.Tuner(
-                tune.with_resources(_driver(self.orders), _DRIVER),
+                tune.with_resources(_trainable(self.study, self.orders), partial(_needs, self.orders.slots)),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
+                    reuse_actors=self.orders.reuse,
                     num_samples=-1,  # the source says when there are no more
                     max_concurrent_trials=self.orders.slots.concurrent,
                     trial_name_creator=_name,
@@ -141,17 +142,29 @@ class _Brake(Stopper):
         return False
 
 
-def _driver(orders: Orders) -> type[tune.Trainable]:
-    """Tune's trainable for these orders: an actor that the dashboard lists under its trial's name."""
+def _trainable(study: str, orders: Orders) -> type[tune.Trainable]:
+    """What Tune runs a trial with: its driver, or the trial itself where it has no workers. One actor serves trial
+    after trial until one fails, so the dashboard lists it under the study's name."""
 
-    def driver(config: dict[str, Any]) -> dict[str, Any]:
-        return failure_result(drive(config[TRIAL], orders))
+    def run(config: dict[str, Any]) -> dict[str, Any]:
+        if orders.slots.workers == 0:
+            train_here(config[TRIAL], orders)
+            return {}
+        return failure_result(drive(config[TRIAL], orders, gpu=config[GPU]))
 
-    class TrialDriver(wrap_function(driver)):
+    class TrialProcess(wrap_function(run)):
         def __repr__(self) -> str:
-            return self.trial_name or "trial"
+            return f"{study} trials"
 
-    return TrialDriver
+    return TrialProcess
+
+
+def _needs(slots: Slots, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Tune's actor for a trial holds: what the trial takes where the actor trains it, else next to nothing."""
+    if slots.workers > 0:
+        return _DRIVER
+    gpu = {"GPU": config[GPU]} if config[GPU] else {}
+    return tune.PlacementGroupFactory([{"CPU": slots.cpu_per_worker, **gpu}])
 
 
 def _name(trial: TuneTrial) -> str:
