@@ -14,7 +14,7 @@ import pytest
 from ablate.packing import Slots
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
-from ablate.ray_runner.orders import Orders
+from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Event, Halt
 from ablate.trial import Desk
@@ -173,22 +173,23 @@ class OneSignal(Halt):
 
 
 def test_a_dead_driver_is_a_lost_trial_that_leaves_no_group(stage: Stage) -> None:
-    """The dashboard lists drivers under their study's name; killed, one takes its workers along."""
+    """The dashboard lists drivers under their study's name, workers under their trial's; a driver takes them along."""
     from ray.util.state import list_actors
 
-    killed = []
+    killed, workers = [], []
 
     def watch(event: Event) -> None:
         if event.kind == "reported" and not killed:
             # Ray's dataclass hides its fields from type checkers.
             named: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
             killed.extend(actor.pid for actor in named if actor.repr_name == "fake trials")
+            workers.extend(actor.pid for actor in named if actor.repr_name == run_name(fake_trial(0)))
             os.kill(killed[0], signal.SIGKILL)
 
     stage.watch = watch
     slots = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
     source = stage.run({0: "until_told", 1: "complete"}, slots=slots)
-    assert len(killed) == 1
+    assert (len(killed), len(workers)) == (1, 1)
     assert [row.status for row in source.rows] == ["lost", "completed"], "the next trial finds the whole cluster free"
     assert source.rows[0].error_kind == "DriverDied"
     assert source.rows[0].tokens_seen > 0

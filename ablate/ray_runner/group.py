@@ -22,6 +22,8 @@ from ray.train.backend import Backend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -39,9 +41,25 @@ class GroupTrainer(DataParallelTrainer):
         return [one for one in super()._create_default_callbacks() if not isinstance(one, _SPARED)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        controller = TrainController(**parts)
+        controller = _naming(self.run_config.name or "trial")(**parts)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+def _naming(name: str) -> type[TrainController]:
+    """A controller whose workers the dashboard lists under `name`."""
+
+    class Worker(RayTrainWorker):
+        def __repr__(self) -> str:
+            return name
+
+    class Group(WorkerGroup):
+        _worker_cls = Worker
+
+    class Controller(TrainController):
+        worker_group_cls = Group
+
+    return Controller
 
 
 class ReportToTune(UserCallback):
