@@ -14,6 +14,7 @@ import pytest
 from ablate.packing import Slots
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
+from ablate.ray_runner.memory_kills import as_deaths
 from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Event, Halt
@@ -230,3 +231,38 @@ def test_what_fails_outside_of_the_trainer_is_an_error_with_its_text(stage: Stag
     source = stage.run({0: "complete"}, slots=Slots(cpu_per_worker=1, gpu_per_worker=0, workers=0, concurrent=1))
     assert [(row.status, row.attempt) for row in source.rows] == [("error", 1)]
     assert "samples" in source.rows[0].error
+
+
+def test_a_kill_by_rays_memory_monitor_is_a_death_and_is_told() -> None:
+    """Tune's manager of actors ends the whole run at an error that it does not know, and this is one."""
+    from ray.air.execution._internal import RayActorManager
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    class Task:
+        """What the manager keeps of a call, as far as it looks here."""
+
+        def __init__(self) -> None:
+            self.errors: list[Exception] = []
+            self.actor_id, self._on_stop = 1, None
+            self._tracked_actor, self._on_error = self, lambda _, error: self.errors.append(error)
+
+    class Manager(RayActorManager):
+        def __init__(self) -> None:
+            self._failed_actor_ids = set()
+
+        def _cleanup_actor(self, tracked_actor: object) -> None:
+            """Nothing was started."""
+
+        def __del__(self) -> None:
+            """Nothing was started."""
+
+    task, told, killed = Task(), [], OutOfMemoryError("a node is low on memory")
+    fail: Callable[[Any, Exception], None] = lambda task, error: Manager()._actor_task_failed(task, error)  # noqa: E731
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        fail(task, killed)
+    with as_deaths(told.append):
+        fail(task, killed)
+    assert told == [killed]
+    assert [type(error) for error in task.errors] == [ActorDiedError] * 2, "told of the actor, and of its task"
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        fail(task, killed)

@@ -55,11 +55,17 @@ class SourceSearcher(Searcher):
         self._running: dict[str, _Running] = {}
         self._lost: deque[_Running] = deque()
         self._exhausted = False
+        self._memory_kill: Failure | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a trial under way has reported, and so has something to write down before it returns."""
         return any(running.last is not None for running in self._running.values())
+
+    def killed_for_memory(self, error: Exception) -> None:
+        """The process of the trial that Tune will call failed next was ended by Ray's memory monitor."""
+        text = " ".join(str(error).split())[:500]
+        self._memory_kill = Failure("oom", kind=type(error).__name__, message=text)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial: first one whose process died. Else Tune's word for no more, or None while one may yet die."""
@@ -96,6 +102,8 @@ class SourceSearcher(Searcher):
         The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
         """
         running = self._running.pop(trial_id)
+        if error and self._memory_kill:
+            running.failure, self._memory_kill = self._memory_kill, None
         name = running.trial.trial_id
         reap(self._board.leave(name))
         row = self._desk.ledger.row(name)

@@ -21,6 +21,7 @@ from ablate.packing import Slots, fit
 from ablate.plan import TrialSource
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import connect
+from ablate.ray_runner.memory_kills import as_deaths
 from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.reaper import reap_all
 from ablate.ray_runner.searcher import GPU, TRIAL, SourceSearcher, failure_result
@@ -64,7 +65,7 @@ class RayRunner:
         """Train the trials of `source`, as many at once as the slots allow; see `Runner`."""
         searcher = SourceSearcher(source, orders=self.orders, halt=self.halt, on_event=self.on_event)
         try:
-            tune.Tuner(
+            tuner = tune.Tuner(
                 tune.with_resources(_trainable(self.study, self.orders), partial(_needs, self.orders.slots)),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
@@ -80,7 +81,9 @@ class RayRunner:
                     stop=_Brake(self.halt, board=self.orders.board, searcher=searcher),
                     verbose=0,
                 ),
-            ).fit()
+            )
+            with as_deaths(searcher.killed_for_memory):
+                tuner.fit()
         except _Overdue:
             pass  # what still runs goes down with Ray, and is gone on from
         finally:
