@@ -82,14 +82,20 @@ def measure(effort: Effort) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     ratios: dict[str, list[float]] = {name: [] for name in WAYS}
     bares: list[float] = []
+    seen = sys.stderr  # Ray's context sends the stream elsewhere
+
+    def note(name: str, value: float) -> float:
+        print(f"{name}: {value:.2f} s a trial, load average {os.getloadavg()[0]:.1f}", file=seen, flush=True)
+        return value
+
     with tempfile.TemporaryDirectory() as folder, connect(STUDY, cpus=AT_ONCE, gpus=0) as cluster:
         stage = _Stage(Path(folder), cluster=cluster, trials=effort.trials)
-        stage.bare()  # the first start of all reads torch from the disk
-        bares.append(stage.bare())
+        _Stage(Path(folder) / "first", cluster=cluster, trials=1).bare()  # reads torch from the disk
+        bares.append(note("bare", stage.bare()))
         while len(seconds["workers_1"]) < effort.rounds and time.monotonic() - began < LIMIT_S:
             for name, way in WAYS.items():
-                seconds[name].append(stage.ours(way))
-                bares.append(stage.bare())
+                seconds[name].append(note(name, stage.ours(way)))
+                bares.append(note("bare", stage.bare()))
                 ratios[name].append(seconds[name][-1] / statistics.mean(bares[-2:]))
     return {
         "per_trial_s": {name: statistics.median(values) for name, values in seconds.items()},
