@@ -84,7 +84,7 @@ class Sizes:
         """What the trial should be given, by what was learned so far."""
         asked = self.resources
         host_gib = HOST_GIB + (0.0 if self.card_gib else estimate(config).peak_gib)
-        need = Need(asked.cpu, gpu=0.0, workers=asked.workers, host_gib=host_gib)
+        need = Need(asked.cpu, gpu=0.0, workers=asked.processes, host_gib=host_gib)
         if asked.gpu != "auto":
             return replace(need, gpu=float(asked.gpu))
         if predicted_gib is None:

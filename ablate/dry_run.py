@@ -93,7 +93,7 @@ def describe(
     unit_hours = None if flops is None else flops / speed / 3600  # of a card, or of a trial where there is none
     gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
     _check_budget(spec, gpu_hours)
-    lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.workers))
+    lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.processes))
     planned = [*sampled, *corner, *arms]
     return DryRun(
         study=spec.study,
@@ -240,7 +240,7 @@ def _speed(
     if reached is not None:
         return reached * sharing, f"tokens/s of {len(speeds)} trials of this study, {unsaid}"
     if used is None:
-        speed = CPU_FLOPS * slots.cpu_per_worker * slots.workers
+        speed = CPU_FLOPS * slots.cpu_per_worker * slots.processes
         return speed, f"6 FLOPs a parameter and token at {CPU_FLOPS:.2g} FLOP/s a core, {unsaid}"
     model = f"6 FLOPs a parameter and token at {UTILISATION:.1%} of the {card}'s {used.flops:.3g}"
     return used.flops * UTILISATION, f"{model}, what 1.4.6 reached on a 4090; {unsaid}"

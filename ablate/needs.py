@@ -77,7 +77,7 @@ class Shares:
         """Of one worker's process."""
         if self.card is None:
             return estimate(config).peak_gib
-        return footprint(config, ranks=self.resources.workers).peak_gib
+        return footprint(config, ranks=self.resources.processes).peak_gib
 
     def gpu(self, config: Config) -> float:
         """What each worker is given of a card; of one that is too small the whole."""
@@ -112,7 +112,7 @@ def left_of_budget(spec: StudySpec, spent: Sequence[tuple[float, float | None]])
     without a share held a whole card. Raises BadInput where nothing is left."""
     most = spec.resources.max_gpu_hours
     assert most is not None, "there is a budget"
-    workers = spec.resources.workers
+    workers = spec.resources.processes
     used = sum(wall_s * workers * (1.0 if share is None else share) for wall_s, share in spent) / 3600
     if used >= most:
         place = spec.document.place("resources.max_gpu_hours")

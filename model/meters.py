@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,11 +52,23 @@ class Stopwatch:
         return reading
 
 
-def memory_metrics(device: torch.device) -> dict[str, float]:
-    """Peaks since the start: of the allocator on CUDA, of the process elsewhere. GiB.
+def reset_peaks() -> None:
+    """Start the peaks of memory anew, for a run in a process that trained before.
 
-    `peak_rss_gib` is the whole process's: in a process that trained before, it is the larger of the two runs'.
+    Resident memory's starts anew on Linux only (proc(5), clear_refs); elsewhere it is the larger of the runs'. What an
+    earlier run freed and the C library keeps for later counts as resident, so it is given back first where it can be.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):  # a sandbox without it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_metrics(device: torch.device) -> dict[str, float]:
+    """Peaks since `reset_peaks`: of the allocator on CUDA, of the process elsewhere. GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     rss_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
     if device.type != "cuda":

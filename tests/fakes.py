@@ -26,7 +26,7 @@ REAL_BOUND_S = 500.0
 class FakeTrain:
     """A trainer of the shape of `model.api.train`; `acts` says, by seed, what becomes of a trial.
 
-    It writes a checkpoint of its own, so that a test sees whether a trial went on or began again.
+    It writes a checkpoint of its own, so that a test sees whether a trial went on or began again, and its process's id.
     """
 
     acts: Mapping[int, Act]
@@ -40,6 +40,7 @@ class FakeTrain:
             return train(config, self._waiting(report), checkpoint_dir=checkpoint_dir)
         checkpoint = checkpoint_dir / "step"
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint_dir.joinpath("pid").write_text(str(os.getpid()))
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         end = time.monotonic() + BOUND_S
         while step < STEPS or act in ("until_told", "deaf"):
