@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tabulate import tabulate
 
 from ablate import domain, numbers, phases, plan, power, search
 from ablate.packing import Slots
+from ablate.places import Place
 from ablate.plan import Trial
 from ablate.power import Power
 from ablate.spec import StudySpec, missing_data
@@ -56,7 +56,7 @@ class DryRun:
     warnings: tuple[str, ...]
 
 
-def describe(spec: StudySpec, slots: Slots, *, card: str | None, earlier: Path | None = None) -> DryRun:
+def describe(spec: StudySpec, slots: Slots, *, card: str | None, earlier: Place | None = None) -> DryRun:
     """Plan `spec` on `slots`. `card` is the name of the GPU that trials run on (part of it: `RTX 4090`), if any;
     `earlier` the folder of this study where it was begun already: its results say how far seeds differ."""
     planned = [_planned(trial, slots, "sampled") for trial in _first_draws(spec)]

@@ -8,12 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from ablate import cli, numbers, phases, plan, preflight, provenance, spec, studies, tracking
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
+from ablate.places import Place
 from ablate.plan import SEARCH
 from ablate.runner import Halt, Runner
 from ablate.spec import StudySpec
@@ -41,7 +41,7 @@ def _dry_run(study: StudySpec, options: Options) -> int:
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
-    earlier = folder if (folder / "study.json").is_file() else None
+    earlier = folder if Ledger(folder).exists() else None
     run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card, earlier=earlier)
     print(dry_run.render_json(run) if options.json else dry_run.render(run))
     return cli.DONE
@@ -116,9 +116,10 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     found = best_of(searched or results(rows), objective=study.objectives[0])
     folder = None
     try:
-        folder = report.write(ledger.root)
+        report.write(ledger.place)
+        folder = ledger.place / "report"
     except BadInput as error:  # trials of two commits, say: the study is done all the same
-        print(f"no report: {error}\npython -m ablate.report {ledger.root} --allow-mixed writes it", file=sys.stderr)
+        print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     if options.json:
         print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
     else:
@@ -127,7 +128,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
 
 
 def _lines(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> list[str]:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
@@ -145,7 +146,7 @@ def _lines(
 
 
 def _answer(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> dict[str, object]:
     metric = study.objectives[0].metric
     return {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,8 +90,10 @@ def start(
     spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
 ) -> Iterator[RayRunner]:
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
-    storage = desk.ledger.path(".ray")  # all nodes of a cluster see results/, and perhaps nothing else
-    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed: Train would go on from its notes
+    # All nodes of a cluster see results/, and perhaps nothing else.
+    storage = desk.ledger.store.scratch(".ray", shared=address is not None)
+    with suppress(OSError):
+        desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
     with connect(spec.study, address=address, gpus=gpus) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
         orders = Orders(
@@ -100,13 +101,14 @@ def start(
             train=train,
             board=Board(f"{spec.study}-board"),
             slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
-            storage=str(storage),
+            storage=storage,
             cuda=cluster.cuda,
         )
         try:
             yield RayRunner(spec.study, orders=orders, halt=halt, on_event=on_event, dashboard=cluster.dashboard)
         finally:
-            shutil.rmtree(storage, ignore_errors=True)
+            with suppress(OSError):
+                desk.ledger.store.remove(".ray")
 
 
 class _Overdue(KeyboardInterrupt):
