@@ -22,7 +22,7 @@ from ablate import contents, parts, store
 from ablate.contents import Contents
 from ablate.errors import BadInput
 from ablate.looks import Look
-from ablate.places import Place, Url
+from ablate.places import Place
 from ablate.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, trial_schema
 from ablate.store import Store
 from model.api import Report
@@ -81,7 +81,7 @@ class Ledger:
     @property
     def root(self) -> Path:
         """The study's folder; of a study in a bucket, the folder of copies on this machine."""
-        return self.store.folder if isinstance(self.place, Url) else self.place
+        return self.store.folder
 
     def path(self, *parts: str) -> Path:
         """A file or folder of the study on this machine: `ledger.path("swanlab")`."""
@@ -113,7 +113,9 @@ class Ledger:
         attempt = self.attempt(trial_id) + 1
         while True:
             try:
-                self.store.create(_history(trial_id, attempt), lambda tmp: pq.write_table(_no_reports(), tmp))
+                self.store.create(
+                    _history(trial_id, attempt), lambda tmp: pq.write_table(HISTORY_SCHEMA.empty_table(), tmp)
+                )
             except FileExistsError:
                 attempt += 1  # somebody else claimed at the same moment
             else:
@@ -194,8 +196,7 @@ class Ledger:
 
     def final_ids(self) -> set[str]:
         """Trials that have ended, however."""
-        names = self.store.names("trials")
-        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        return {name[: -len(".parquet")] for name in self.store.names("trials") if name.endswith(".parquet")}
 
     def started_ids(self) -> set[str]:
         """Trials that were ever started, ended or not."""
@@ -291,10 +292,6 @@ def _row(cells: Mapping[str, Any]) -> TrialRow:
     params = {n.removeprefix(PARAM): value for n, value in cells.items() if n.startswith(PARAM) and value is not None}
     metrics = {column.name: cells[column.name] for column in METRIC_COLUMNS if cells[column.name] is not None}
     return TrialRow(**own, params=params, metrics=metrics)
-
-
-def _no_reports() -> pa.Table:
-    return HISTORY_SCHEMA.empty_table()
 
 
 def _one_row(cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:

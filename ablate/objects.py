@@ -198,7 +198,7 @@ def _complaint(said: str, url: Url) -> tuple[str, str]:
     """(what is wrong, what to do) of an error that pyarrow raised at the first look."""
     if "NO_SUCH_BUCKET" in said or re.search(r"[Bb]ucket '?.*'? ?(not found|does not exist)", said):
         return f"there is no bucket {url.bucket}", "create it, or correct its name"
-    if any(word in said for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "HTTP status 403", "OAuth2")):
+    if any(word in said for word in _DENIED):
         return "access is denied", f"put keys that may read and write it into the environment: {_KEYS[url.scheme]}"
     where = url.endpoint or "the store"
     if any(word in said for word in ("NETWORK_CONNECTION", "curl", "CURL", "UNAVAILABLE", "resolve")):
@@ -206,6 +206,8 @@ def _complaint(said: str, url: Url) -> tuple[str, str]:
         return f"{where} cannot be reached ({_reason(said)})", cure
     return f"{where} cannot be used ({_reason(said)})", "see docs/clusters.md"
 
+
+_DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "EXPIRED", "Expired", "HTTP status 403", "OAuth2")
 
 _KEYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine",
