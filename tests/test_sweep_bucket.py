@@ -59,7 +59,7 @@ def ended(process: subprocess.Popen[str], code: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_study_in_a_bucket(bucket: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_study_in_a_bucket(bucket: Url, tmp_path: Path):
     study_files.write(tmp_path, STUDY)
     sweep = ("ablate.sweep", "study.yaml", "--inline", "--results", str(bucket))
     where = ("small", "--results", str(bucket))
