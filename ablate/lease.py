@@ -14,7 +14,7 @@ import platform
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -97,8 +97,9 @@ def hold(slot: Slot, *, settle_s: float = SETTLE_S, beat_s: float = BEAT_S) -> I
     finally:
         over.set()
         beating.join()
-        if _is(slot, mine):
-            slot.drop()
+        with suppress(OSError):  # where it cannot be dropped it falls silent
+            if _is(slot, mine):
+                slot.drop()
 
 
 def is_held(slot: Slot) -> bool:

@@ -69,23 +69,24 @@ class ObjectStore:
         here = {name: path for name, path in _files(self.folder / folder) if name.startswith(prefix)}
         there = {name: info for name, info in self._listed(folder).items() if name.startswith(prefix)}
         stale = [name for name, info in there.items() if name not in here or not _current(here[name], info)]
-        self._each(stale, lambda name: self._download(f"{folder}/{name}", there[name]))
+        self._each(stale, lambda name: self._download(_below(folder, name), there[name]))
         if mirror:
             for name in here.keys() - there.keys():  # listed before, and a copy is made after its object
                 here[name].unlink(missing_ok=True)
+            if not prefix:
+                self._pushed[folder] = _state(self.folder / folder)  # what was fetched need not go back
 
     def push(self, folder: str, *, mirror: bool = False) -> None:
-        here = dict(_files(self.folder / folder))
-        now = {name: (stat.st_size, stat.st_mtime_ns) for name, path in here.items() if (stat := _stat(path))}
+        now = _state(self.folder / folder)
         before = self._pushed[folder] if folder in self._pushed else {}  # noqa: SIM401 - no .get inside
         if now == before:
             return
         changed = [name for name in now if name not in before or before[name] != now[name]]
-        self._each(changed, lambda name: self._upload(f"{folder}/{name}", here[name]))
+        self._each(changed, lambda name: self._upload(_below(folder, name), self.folder / folder / name))
         if mirror and now:  # what is new is whole there before anything old is dropped
             kept = {name.partition("/")[0] for name in now}
             for old in {name.partition("/")[0] for name in self._listed(folder)} - kept:
-                self._fs.delete_dir(self._key(f"{folder}/{old}"))
+                self._fs.delete_dir(self._key(_below(folder, old)))
         self._pushed[folder] = now
 
     def replace(self, name: str, write: Callable[[Path], object]) -> None:
@@ -255,6 +256,17 @@ def _stat(path: Path) -> os.stat_result | None:
         return path.stat()
     except FileNotFoundError:
         return None
+
+
+def _below(folder: str, name: str) -> str:
+    """The name, in the study, of a file in a folder of it; the study itself is `""`."""
+    return f"{folder}/{name}" if folder else name
+
+
+def _state(folder: Path) -> dict[str, tuple[int, int]]:
+    """(size, time) of every file in a folder."""
+    found = ((name, _stat(path)) for name, path in _files(folder))
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found if stat is not None}
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
