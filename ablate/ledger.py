@@ -91,18 +91,14 @@ class Ledger:
         """Whether a study is there."""
         return self.store.exists("study.json")
 
-    def checkpoint_dir(self, trial_id: str) -> Path:
-        """Where a trial keeps what it goes on from, to be read."""
-        self.store.pull(f"checkpoints/{trial_id}", mirror=False)
-        return self.path("checkpoints", trial_id)
-
-    def own_checkpoint_dir(self, trial_id: str) -> Path:
-        """The same, for those who train the trial: they all find what is kept, and nothing that is only here."""
-        self.store.pull(f"checkpoints/{trial_id}")
+    def checkpoint_dir(self, trial_id: str, *, own: bool = False) -> Path:
+        """Where a trial keeps what it goes on from. `own`: for those who train it, who must all find the same: what is
+        kept, and nothing that is only here."""
+        self.store.pull(f"checkpoints/{trial_id}", mirror=own)
         return self.path("checkpoints", trial_id)
 
     def keep_checkpoint(self, trial_id: str, *, attempt: int) -> None:
-        """Keep what was written to `own_checkpoint_dir`, unless a newer attempt goes on."""
+        """Keep what was written to `checkpoint_dir`, unless a newer attempt goes on."""
         if self.attempt(trial_id) == attempt:
             self.store.push(f"checkpoints/{trial_id}", mirror=True)
 

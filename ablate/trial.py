@@ -73,7 +73,7 @@ def run_trial(
             return Verdict.CONTINUE if spent and verdict is Verdict.STOP else verdict
 
         try:
-            result = train(trial.config, report, checkpoint_dir=ledger.own_checkpoint_dir(trial.trial_id))
+            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
         except StaleAttempt:
             return None
@@ -94,7 +94,7 @@ def run_trial(
 
 def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train) -> None:
     """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
-    train(trial.config, tell, checkpoint_dir=desk.ledger.own_checkpoint_dir(trial.trial_id))
+    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id, own=True))
 
 
 def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import pickle
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ablate import contents, lease, places, plan, store, studies
+from ablate import contents, places, plan, store, studies
 from ablate.errors import BadInput
-from ablate.lease import Held, Owner, Slot
 from ablate.ledger import Ledger, StaleAttempt
 from ablate.looks import Look
 from ablate.objects import ObjectStore
@@ -177,7 +172,7 @@ def test_a_trial_goes_on_elsewhere_from_the_checkpoint_that_was_kept(
 ):
     ledger = Ledger(bucket / "tides")
     attempt = ledger.claim("t")
-    folder = ledger.own_checkpoint_dir("t")
+    folder = ledger.checkpoint_dir("t", own=True)
     for step in (2, 4):
         checkpoint(folder, step)
         (folder / "step-9.tmp").mkdir(exist_ok=True)
@@ -187,9 +182,9 @@ def test_a_trial_goes_on_elsewhere_from_the_checkpoint_that_was_kept(
 
     here = elsewhere(ledger, tmp_path, monkeypatch)
     again = here.claim("t")
-    found = {path.relative_to(here.root).as_posix() for path in files(here.own_checkpoint_dir("t"))}
+    found = {path.relative_to(here.root).as_posix() for path in files(here.checkpoint_dir("t", own=True))}
     assert found == {"checkpoints/t/step-4/model.safetensors", "checkpoints/t/step-4/state.json"}
-    checkpoint(here.own_checkpoint_dir("t"), 8)
+    checkpoint(here.checkpoint_dir("t", own=True), 8)
     here.keep_checkpoint("t", attempt=attempt)
     assert here.store.names("checkpoints/t/step-8") == [], "an attempt that was replaced keeps nothing"
     here.keep_checkpoint("t", attempt=again)
@@ -200,7 +195,7 @@ def test_a_trial_goes_on_elsewhere_from_the_checkpoint_that_was_kept(
     store._objects.cache_clear()
     back = Ledger(ledger.place)
     assert (back.checkpoint_dir("t") / "step-6").is_dir(), "a reader takes nothing away from who trains here"
-    assert {path.parent.name for path in files(back.own_checkpoint_dir("t"))} == {"step-8"}
+    assert {path.parent.name for path in files(back.checkpoint_dir("t", own=True))} == {"step-8"}
 
 
 def test_a_study_that_is_begun_anew_finds_nothing_of_the_old_one_here(bucket: Url, tmp_path: Path):
@@ -227,98 +222,6 @@ def test_a_driver_in_a_bucket_keeps_the_next_one_out(bucket: Url, tmp_path: Path
             studies.open_study(study_files.load(tmp_path), bucket, resume=True)
     assert not studies.is_driven(ledger)
     assert not ledger.store.exists("driver.lock")
-
-
-# ---- the lease, without a store
-
-
-class Memory:
-    """A slot in memory."""
-
-    def __init__(self, content: bytes | None = None) -> None:
-        self.content, self.writes = content, 0
-        self.slot = Slot(read=lambda: self.content, write=self.write, drop=lambda: self.write(None))
-
-    def write(self, content: bytes | None) -> None:
-        self.content, self.writes = content, self.writes + 1
-
-
-def owned(**changes: object) -> bytes:
-    """A lock's content: this process's, but for the changes."""
-    return dataclasses.replace(Owner.here(), **changes).written()  # type: ignore[arg-type]
-
-
-AWAY = "another-machine"
-
-
-@pytest.mark.parametrize(
-    ("content", "held"),
-    [
-        (None, False),
-        (b"", False),
-        (b"[1]", False),
-        (b'{"owner": 1}', False),
-        (owned(), True),
-        (owned(born=1.0), False),  # another process that got the number since
-        (owned(pid=2**22 + 1), False),
-        (owned(namespace=1, born=1.0), True),  # a container beside this one
-        (owned(host=AWAY, pid=1), True),
-        (owned(host=AWAY, at="2026-01-01T00:00:00+00:00"), False),
-        (owned(host=AWAY, at="soon"), False),
-    ],
-)
-def test_who_is_taken_for_alive(content: bytes | None, held: bool):
-    memory = Memory(content)
-    assert lease.is_held(memory.slot) is held
-    if held:
-        with pytest.raises(Held), lease.hold(memory.slot, settle_s=0):
-            pass
-        assert memory.writes == 0
-    else:
-        with lease.hold(memory.slot, settle_s=0):
-            assert lease.is_held(memory.slot)
-        assert memory.content is None
-
-
-def test_of_many_that_take_a_lease_at_once_one_gets_it():
-    memory, got, start, leave = Memory(), [], threading.Barrier(6), threading.Event()
-
-    def take() -> None:
-        start.wait()
-        with contextlib.suppress(Held), lease.hold(memory.slot, settle_s=0.5):
-            got.append(1)
-            leave.wait(30)
-
-    threads = [threading.Thread(target=take) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + 20
-    while sum(thread.is_alive() for thread in threads) > 1:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    leave.set()
-    for thread in threads:
-        thread.join()
-    assert got == [1]
-
-
-def test_a_heart_beats_until_the_lease_is_lost():
-    memory = Memory()
-    with lease.hold(memory.slot, settle_s=0, beat_s=0.01):
-        end = time.monotonic() + 20
-        while memory.writes < 3:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        first = Owner.read(memory.content)
-        other = owned(host=AWAY)
-        memory.content = other
-        lost = threading.enumerate()
-        while any(thread.name == "lease" and thread.is_alive() for thread in lost):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        assert first is not None
-        assert memory.content == other, "nothing is written over another's"
-    assert memory.content == other, "nor taken away"
 
 
 def test_a_url_in_a_ledger_travels(bucket: Url):
