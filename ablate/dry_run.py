@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tabulate import tabulate
@@ -16,6 +15,7 @@ from ablate import dataset, domain, needs, numbers, phases, plan, power, search
 from ablate.errors import BadInput
 from ablate.needs import UTILISATION, Card, Shares
 from ablate.packing import Slots
+from ablate.places import Place
 from ablate.plan import Trial
 from ablate.power import Power
 from ablate.spec import StudySpec, missing_data
@@ -64,7 +64,7 @@ def describe(
     slots: Slots,
     *,
     card: str | None,
-    earlier: Path | None = None,
+    earlier: Place | None = None,
     gpus: int = 1,
     cpus: float = math.inf,
 ) -> DryRun:
@@ -231,7 +231,7 @@ def _sum(values: list[float | None]) -> float | None:
 
 
 def _speed(
-    slots: Slots, used: Card | None, *, card: str | None, earlier: Path | None, sharing: float
+    slots: Slots, used: Card | None, *, card: str | None, earlier: Place | None, sharing: float
 ) -> tuple[float, str]:
     """FLOP/s of a card, or without one of a trial, and where they are from in words. `sharing`: trials on a card."""
     unsaid = "nothing off for pruning, nothing added for evaluation and start-up"
@@ -246,7 +246,7 @@ def _speed(
     return used.flops * UTILISATION, f"{model}, what 1.4.6 reached on a 4090; {unsaid}"
 
 
-def _measured(earlier: Path | None, card: str | None) -> list[tuple[Config, float]]:
+def _measured(earlier: Place | None, card: str | None) -> list[tuple[Config, float]]:
     """(configuration, tokens a second) of this study's completed trials on such a card (None: on a CPU)."""
     if earlier is None:
         return []

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate import cli, numbers, phases, plan, preflight, provenance, spec, studies, tracking
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
+from ablate.places import Place
 from ablate.plan import SEARCH
 from ablate.runner import Halt, Runner
 from ablate.spec import StudySpec
@@ -57,7 +57,7 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
-    earlier = folder if (folder / "study.json").is_file() else None
+    earlier = folder if Ledger(folder).exists() else None
     cpus = math.inf if here.elsewhere else here.cpus
     slots = preflight.slots(study.resources, here)
     return dry_run.describe(study, slots, card=here.card, earlier=earlier, gpus=here.gpus, cpus=cpus)
@@ -72,7 +72,7 @@ def _within_budget(study: StudySpec, options: Options) -> Options:
     cards, root = preflight.machine(gpus=options.gpus, card=None), options.results / study.study
     if options.address is not None or cards.card is None or not cards.gpus:
         return options  # how many cards a cluster has is not known yet; without one no hours of cards are spent
-    rows = Ledger(root).rows() if (root / "study.json").is_file() else ()
+    rows = Ledger(root).rows() if Ledger(root).exists() else ()
     left_h = needs.left_of_budget(study, [(row.wall_s, row.gpu_fraction) for row in rows]) / cards.gpus
     return replace(options, max_hours=min(left_h, options.max_hours or math.inf))
 
@@ -146,9 +146,10 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     found = best_of(searched or results(rows), objective=study.objectives[0])
     folder = None
     try:
-        folder = report.write(ledger.root)
+        report.write(ledger.place)
+        folder = ledger.place / "report"
     except BadInput as error:  # trials of two commits, say: the study is done all the same
-        print(f"no report: {error}\npython -m ablate.report {ledger.root} --allow-mixed writes it", file=sys.stderr)
+        print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     if options.json:
         print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
     else:
@@ -157,7 +158,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
 
 
 def _lines(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> list[str]:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
@@ -175,7 +176,7 @@ def _lines(
 
 
 def _answer(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> dict[str, object]:
     metric = study.objectives[0].metric
     return {

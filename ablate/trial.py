@@ -78,7 +78,8 @@ def run_trial(
             return Verdict.CONTINUE if spent and verdict is Verdict.STOP else verdict
 
         try:
-            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id))
+            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
+            ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
         except (StaleAttempt, TryAgain):
             return None
         except Exception as error:  # the trial's edge: whatever it was, the row says so
@@ -98,7 +99,7 @@ def run_trial(
 
 def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train) -> None:
     """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
-    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id))
+    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id, own=True))
 
 
 def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:

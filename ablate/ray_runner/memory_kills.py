@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ray.air.execution._internal import RayActorManager
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 
@@ -19,11 +20,11 @@ def as_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
     """While the context lasts, a kill by the monitor is the death of an actor to Tune, and `tell` is told why first."""
     original = RayActorManager._actor_task_failed
 
-    def task_failed(manager: RayActorManager, tracked_actor_task: object, exception: Exception) -> None:
+    def task_failed(self: RayActorManager, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             tell(exception)
             exception = ActorDiedError()
-        original(manager, tracked_actor_task, exception)  # pyright: ignore[reportArgumentType]
+        original(self, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = task_failed
     try:

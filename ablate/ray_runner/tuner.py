@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,8 +98,10 @@ def start(
     spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
 ) -> Iterator[RayRunner]:
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
-    storage = desk.ledger.path(".ray")  # all nodes of a cluster see results/, and perhaps nothing else
-    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed: Train would go on from its notes
+    # All nodes of a cluster see results/, and perhaps nothing else.
+    storage = desk.ledger.store.scratch(".ray", shared=address is not None)
+    with suppress(OSError):
+        desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
     asked = spec.resources
     with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
@@ -111,7 +112,7 @@ def start(
             train=train,
             board=Board(f"{spec.study}-board"),
             slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
-            storage=str(storage),
+            storage=storage,
             cuda=cluster.cuda,
             card_gib=card_gib,
         )
@@ -126,7 +127,8 @@ def start(
                 dashboard=cluster.dashboard,
             )
         finally:
-            shutil.rmtree(storage, ignore_errors=True)
+            with suppress(OSError):
+                desk.ledger.store.remove(".ray")
 
 
 def _peaks(ranks: int) -> Callable[[Config], float]:
