@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from model.bags import cache_bytes, grouped_sum
 
-
 SCORE_CACHES = 2
 """Scores of a chunk, in caches: smaller chunks are so many more operators (docs/log.md)."""
 
