@@ -32,9 +32,14 @@ def pretending(kind: str, *, cache: int) -> Iterator[None]:
         _pretended.reset(token)
 
 
+def _pretends() -> tuple[str, int] | None:
+    """What is pretended. A compiler works for the real device, and would break its graph at the variable."""
+    return None if torch.compiler.is_compiling() else _pretended.get()
+
+
 def cache_bytes(device: torch.device) -> int:
     """How much a loop should work on at once: what a core's cache holds; on a card, enough to fill it."""
-    pretended = _pretended.get()
+    pretended = _pretends()
     if pretended is not None:
         return pretended[1]
     return CPU_CACHE_BYTES if device.type == "cpu" else CUDA_CACHE_BYTES
@@ -55,7 +60,7 @@ def grouped_sum(
     device. `longest` cuts groups into bags of so many summands at most and sums those in a second bag: a card would
     otherwise add up a frequent token (a pad) in one thread block (default: LONGEST_ON_CUDA there, no bound on CPU).
     """
-    pretended = _pretended.get()
+    pretended = _pretends()
     if longest is None and (pretended[0] if pretended else row_PD.device.type) == "cuda":
         longest = LONGEST_ON_CUDA
     start_G = torch.searchsorted(group_S, torch.arange(groups, dtype=group_S.dtype, device=group_S.device))
