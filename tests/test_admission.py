@@ -248,8 +248,9 @@ def test_nvml_tells_what_this_process_holds(monkeypatch: pytest.MonkeyPatch):
 
     from model import meters
 
+    mine = SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 * 2**30)
+
     def processes(_: object) -> list[SimpleNamespace]:
-        mine = SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 * 2**30)
         return [SimpleNamespace(pid=1, usedGpuMemory=9 * 2**30), mine]
 
     monkeypatch.setattr(meters, "_nvml_handle", lambda _: "card")
