@@ -42,6 +42,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells the trials first
     "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # with a searcher Tune would start one at a time; the gate says how many
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor whose last trial's thread is slow to end is waited for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
