@@ -53,10 +53,12 @@ def small(**overrides: Any) -> Config:
     ],
     ids=str,
 )
-def test_a_steps_peak_is_what_the_allocator_says(keys: dict[str, Any], tmp_path: Path) -> None:
+def test_a_steps_peak_is_what_the_allocator_says(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = small(**keys)
     trainer = Trainer(config, checkpoint_dir=tmp_path)
-    trainer.upkeep.due = lambda _: False
+    monkeypatch.setattr(trainer.upkeep, "due", lambda _: False)
     window, steps = _Window(trainer.device), config.train.accumulation_steps
     for step in range(steps):  # makes AdamW's moments
         trainer._step(step, window)
