@@ -3,7 +3,7 @@
 In a notebook:
 
     >>> import ablate
-    >>> ema = ablate.load("ema")            # a name under results/, a path, or "latest"
+    >>> ema = ablate.load("ema")            # a name under results/, a path, an s3:// or gs:// URL, or "latest"
     >>> ema.trials.sort_values("val_loss")  # pandas; ema.trials_arrow is the same as a pyarrow table
     >>> ema.history                         # a row a report
 """
@@ -11,7 +11,6 @@ In a notebook:
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ __all__ = ["load"]
 
 def load(name_or_path: str | PathLike[str], results: str | PathLike[str] = "results") -> StudyData:
     """The trials and histories of a study, also while it runs. Raises BadInput for a study that is not there."""
-    from ablate import studies  # pandas and pyarrow load only for who asks: workers import this package too
+    from ablate import places, studies  # pandas and pyarrow load only for who asks: workers import this package too
     from ablate.dataset import read
 
-    return read(studies.find(str(name_or_path), results=Path(results)))
+    return read(studies.find(str(name_or_path), results=places.parse(str(results))))

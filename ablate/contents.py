@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -89,8 +89,13 @@ def history(
 
 def attempts(root: Path) -> list[tuple[str, int]]:
     """(trial, attempt) of every history part, sorted."""
-    names = (_HISTORY_NAME.fullmatch(path.name) for path in (root / "history").glob("*.parquet"))
-    return sorted((name["trial_id"], int(name["attempt"])) for name in names if name)
+    return named_attempts(path.name for path in (root / "history").glob("*.parquet"))
+
+
+def named_attempts(names: Iterable[str]) -> list[tuple[str, int]]:
+    """(trial, attempt) of the files that are named as history parts are, sorted."""
+    found = (_HISTORY_NAME.fullmatch(name) for name in names)
+    return sorted((name["trial_id"], int(name["attempt"])) for name in found if name)
 
 
 def compact(root: Path, *, at_least: int = COMPACT_FROM) -> bool:

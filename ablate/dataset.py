@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,6 +18,7 @@ from ablate.designs import Arm, expand
 from ablate.errors import BadInput
 from ablate.ledger import Ledger
 from ablate.looks import Look
+from ablate.places import Place
 from ablate.plan import BASELINE, CALIBRATE, TUNE
 from ablate.schema import HISTORY_SCHEMA
 from ablate.spec_models import Ablation
@@ -128,7 +127,7 @@ class StudyData:
     trial's current attempt; `started` are the ids of trials that have a history, ended or not;
     `problems` says, as `path: reason`, which files could not be read and are not in the tables."""
 
-    path: Path
+    path: Place
     study: dict[str, Any]
     facts: StudyFile
     trials_arrow: pa.Table
@@ -226,15 +225,14 @@ class StudyData:
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
-        path = self.path / "samples" / f"{escape.file_name(trial_id)}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return Ledger(self.path).samples(escape.file_name(trial_id))
 
 
 REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")
 """Columns of the history that a report reads, beside the objectives and val_loss: a long study has all in gigabytes."""
 
 
-def read(study_dir: Path, *, whole: bool = True) -> StudyData:
+def read(study_dir: Place, *, whole: bool = True) -> StudyData:
     """Read results/STUDY. Raises BadInput where study.json is missing or is no study's.
 
     `whole=False`: of the history only what a report needs.

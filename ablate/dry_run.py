@@ -1,30 +1,31 @@
-"""What a study would do and cost, said before anything is trained. Writes nothing, and starts neither torch nor Ray."""
+"""What a study would do and cost, said before anything is trained. Writes nothing and starts no Ray; for a card, torch
+predicts what is in no cache yet."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tabulate import tabulate
 
-from ablate import domain, numbers, phases, plan, power, search
+from ablate import dataset, domain, needs, numbers, phases, plan, power, search
+from ablate.errors import BadInput
+from ablate.needs import UTILISATION, Card, Shares
 from ablate.packing import Slots
+from ablate.places import Place
 from ablate.plan import Trial
 from ablate.power import Power
 from ablate.spec import StudySpec, missing_data
-from model.api import Config, Estimate, estimate, override
+from model.api import Config, Estimate, estimate, from_json, override
 
 CPU_FLOPS = 2.8e10
 """FLOP/s of one CPU core in fp32: what a `tiny` trial reached on one, evaluation included. Another may be far off."""
 
-CARDS = {"4090": (24.0, 1.65e14), "3090": (24.0, 7.1e13), "a100": (80.0, 3.12e14), "h100": (80.0, 9.89e14)}
-"""Memory in GiB and dense bf16 FLOP/s of a card, from the vendors' data sheets."""
-
-UTILISATION = 0.055
-"""Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
+CORNERS = 4
+"""Corners of a space whose peak is predicted."""
 
 Kind = Literal["sampled", "corner", "calibration", "tuning", "arm"]
 
@@ -42,12 +43,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan. `tokens` is None where the budget is in epochs of a corpus that was not read; so are the hours."""
+    """The plan. `tokens` is None where the budget is in epochs of a corpus that was not read; so are the hours.
+    `by_memory`: how many trials at once the cards' memory would hold, were their time not shared as well."""
 
     study: str
     trials: tuple[Planned, ...]
     total: int
     concurrent: int
+    by_memory: int
     tokens: int | None
     hours: float | None
     gpu_hours: float | None
@@ -56,47 +59,85 @@ class DryRun:
     warnings: tuple[str, ...]
 
 
-def describe(spec: StudySpec, slots: Slots, *, card: str | None, earlier: Path | None = None) -> DryRun:
-    """Plan `spec` on `slots`. `card` is the name of the GPU that trials run on (part of it: `RTX 4090`), if any;
-    `earlier` the folder of this study where it was begun already: its results say how far seeds differ."""
-    planned = [_planned(trial, slots, "sampled") for trial in _first_draws(spec)]
-    if spec.search:
-        planned.append(_planned(_costliest(spec), slots, "corner"))
-    arms: list[tuple[Kind, Trial]] = [(kind, trial) for kind, trials in _ablation(spec) for trial in trials]
-    planned += [_planned(trial, slots, kind) for kind, trial in arms]
+def describe(
+    spec: StudySpec,
+    slots: Slots,
+    *,
+    card: str | None,
+    earlier: Place | None = None,
+    gpus: int = 1,
+    cpus: float = math.inf,
+) -> DryRun:
+    """Plan `spec` on `slots`, of a machine with so many CPUs and cards. `card` is the name of the GPU that trials run
+    on (part of it: `RTX 4090`), if any; `earlier` the folder of this study where it was begun already: its results say
+    how far seeds differ and how fast trials are.
+
+    Raises BadInput where the card is not known, or the plan is over `resources.max_gpu_hours`.
+    """
+    used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
+    shares = Shares(spec.resources, used)
+    sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
+    corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
+    arms = [_planned(trial, slots, kind, shares) for kind, trials in _ablation(spec) for trial in trials]
     searched = spec.optimizer.trials if spec.search else 0
-    flops_per_s, cost_model = _speed(slots, card)
-    costs = [_cost(spec.base)] * searched + [_cost(trial.config) for _, trial in arms]
+    costs = [_cost(spec.base)] * searched + [_cost(planned.trial.config) for planned in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
-    concurrent = min(slots.concurrent, len(costs))
-    trial_hours = None if flops is None else flops / flops_per_s / 3600
+    concurrent = by_memory = min(slots.concurrent, len(costs))
+    if used is not None:
+        draws = [sampled[number % len(sampled)].trial.config for number in range(searched)]
+        configs = draws + [planned.trial.config for planned in arms]
+        concurrent = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=True)
+        by_memory = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=False)
+    speed, cost_model = _speed(slots, used, card=card, earlier=earlier, sharing=max(1.0, concurrent / max(1, gpus)))
+    unit_hours = None if flops is None else flops / speed / 3600  # of a card, or of a trial where there is none
+    gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
+    _check_budget(spec, gpu_hours)
+    lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.processes))
+    planned = [*sampled, *corner, *arms]
     return DryRun(
         study=spec.study,
         trials=tuple(planned),
         total=searched + len(arms),
         concurrent=concurrent,
+        by_memory=by_memory,
         tokens=None if tokens is None else int(tokens),
-        hours=None if trial_hours is None else trial_hours / concurrent,
-        gpu_hours=None if trial_hours is None else trial_hours * slots.gpu_per_worker * slots.workers,
+        hours=None if unit_hours is None else unit_hours / lanes,
+        gpu_hours=gpu_hours,
         cost_model=cost_model,
         ablation=power.describe(spec, earlier=earlier),
-        warnings=tuple(_warnings(spec, planned, card)),
+        warnings=tuple(_warnings(spec, planned, shares)),
     )
+
+
+def _check_budget(spec: StudySpec, gpu_hours: float | None) -> None:
+    most = spec.resources.max_gpu_hours
+    if most is not None and gpu_hours is not None and gpu_hours > most:
+        place = spec.document.place("resources.max_gpu_hours")
+        cure = "lower optimizer.trials, seeds or train.tokens, or raise it"
+        raise BadInput(place, "resources.max_gpu_hours", most, f"the plan takes {gpu_hours:.3g} GPU-hours", cure)
 
 
 def render(run: DryRun) -> str:
     """The plan as text for a terminal."""
     rows = [
-        [p.trial.trial_id, p.kind, p.trial.arm, p.trial.seed, _params(p.trial.params), p.predicted_peak_gib]
+        [
+            p.trial.trial_id,
+            p.kind,
+            p.trial.arm,
+            p.trial.seed,
+            _params(p.trial.params),
+            p.predicted_peak_gib,
+            p.gpu_fraction,
+        ]
         for p in run.trials
     ]
-    headers = ["trial", "kind", "arm", "seed", "parameters", "peak GiB"]
+    headers = ["trial", "kind", "arm", "seed", "parameters", "peak GiB", "GPU"]
     table = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])
     tokens = "a budget in epochs (the corpus is not read here)" if run.tokens is None else f"{run.tokens:,} tokens"
-    fraction = run.trials[0].gpu_fraction if run.trials else 0.0
+    held = f" (the cards' memory would hold {run.by_memory})" if run.by_memory > run.concurrent else ""
     lines = [
-        f"study {run.study}: {run.total} trials, {run.concurrent} at once, {fraction:g} GPU a worker; {tokens}",
+        f"study {run.study}: {run.total} trials, {run.concurrent} at once{held}; {tokens}",
         "",
         table,
         "",
@@ -130,6 +171,7 @@ def render_json(run: DryRun) -> str:
         "trials": trials,
         "total": run.total,
         "concurrent": run.concurrent,
+        "concurrent_by_memory": run.by_memory,
         "tokens": run.tokens,
         "hours": run.hours,
         "gpu_hours": run.gpu_hours,
@@ -159,17 +201,20 @@ def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
     return [*found, ("arm", plan.arm_trials(spec, spec.base, budgets))]
 
 
-def _costliest(spec: StudySpec) -> Trial:
-    """The corner of the space with the highest predicted peak, parameters and all."""
+def _costliest(spec: StudySpec, shares: Shares) -> Trial:
+    """The corner of the space with the highest predicted peak, parameters and all: of those that a formula ranks first,
+    since to predict them all takes minutes."""
 
-    def peak(corner: Mapping[str, Any]) -> float:
+    def formula(corner: Mapping[str, Any]) -> float:
         return estimate(override(spec.base, corner)).peak_gib
 
-    return plan.search_trial(spec, max(domain.corners(spec.search), key=peak))
+    highest = sorted(domain.corners(spec.search), key=formula, reverse=True)[:CORNERS]
+    return plan.search_trial(spec, max(highest, key=lambda corner: shares.peak_gib(override(spec.base, corner))))
 
 
-def _planned(trial: Trial, slots: Slots, kind: Kind) -> Planned:
-    return Planned(trial, kind, round(estimate(trial.config).peak_gib, 3), slots.gpu_per_worker)
+def _planned(trial: Trial, slots: Slots, kind: Kind, shares: Shares) -> Planned:
+    share = slots.gpu_per_worker if shares.card is None else shares.gpu(trial.config)
+    return Planned(trial, kind, round(shares.peak_gib(trial.config), 3), share)
 
 
 def _cost(config: Config) -> tuple[float | None, float | None]:
@@ -185,34 +230,55 @@ def _sum(values: list[float | None]) -> float | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _speed(slots: Slots, card: str | None) -> tuple[float, str]:
-    """FLOP/s of one trial, and the assumption in words."""
+def _speed(
+    slots: Slots, used: Card | None, *, card: str | None, earlier: Place | None, sharing: float
+) -> tuple[float, str]:
+    """FLOP/s of a card, or without one of a trial, and where they are from in words. `sharing`: trials on a card."""
     unsaid = "nothing off for pruning, nothing added for evaluation and start-up"
-    if slots.gpu_per_worker == 0:
-        speed = CPU_FLOPS * slots.cpu_per_worker * slots.workers
+    speeds = _measured(earlier, card if used else None)
+    reached = needs.measured_flops_per_s(speeds)
+    if reached is not None:
+        return reached * sharing, f"tokens/s of {len(speeds)} trials of this study, {unsaid}"
+    if used is None:
+        speed = CPU_FLOPS * slots.cpu_per_worker * slots.processes
         return speed, f"6 FLOPs a parameter and token at {CPU_FLOPS:.2g} FLOP/s a core, {unsaid}"
-    name = _known(card) or "4090"
-    flops = CARDS[name][1] * UTILISATION
-    speed = flops * slots.gpu_per_worker * slots.workers
-    return speed, f"6 FLOPs a parameter and token at {UTILISATION:.1%} of a {name}'s {CARDS[name][1]:.3g}, {unsaid}"
+    model = f"6 FLOPs a parameter and token at {UTILISATION:.1%} of the {card}'s {used.flops:.3g}"
+    return used.flops * UTILISATION, f"{model}, what 1.4.6 reached on a 4090; {unsaid}"
 
 
-def _known(card: str | None) -> str | None:
-    return next((name for name in CARDS if card and name in card.lower()), None)
+def _measured(earlier: Place | None, card: str | None) -> list[tuple[Config, float]]:
+    """(configuration, tokens a second) of this study's completed trials on such a card (None: on a CPU)."""
+    if earlier is None:
+        return []
+    trials = dataset.read(earlier, whole=False).trials
+    if "tokens_per_s" not in trials:
+        return []
+    done = trials[(trials["status"] == "completed") & trials["tokens_per_s"].notna()]
+    rows = zip(done["config_json"], done["tokens_per_s"], done["device"], strict=True)
+    return [(from_json(str(text)), float(speed)) for text, speed, device in rows if _same(str(device), card)]
 
 
-def _warnings(spec: StudySpec, planned: list[Planned], card: str | None) -> list[str]:
+def _same(device: str, card: str | None) -> bool:
+    if card is None:
+        return device == "cpu"
+    known = needs.card_named(card)
+    return device == card or (known is not None and needs.card_named(device) == known)
+
+
+def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> list[str]:
     found = [str(complaint) for complaint in missing_data(spec)]
     asha, budget = spec.early_stopping and spec.early_stopping.asha, spec.base.train.tokens
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
         found.append(f"{place}: min_tokens {asha.min_tokens} is the whole budget of {budget}: nothing is ever stopped")
-    name = _known(card)
-    if name is not None:
-        share = CARDS[name][0] * min(1.0, planned[0].gpu_fraction or 1.0)
-        peak = max(trial.predicted_peak_gib for trial in planned)
-        if peak > share:
-            found.append(f"a trial may need {peak:.1f} GiB, and its share of a {name} is {share:.1f}: raise gpu")
+    if shares.card is not None:
+        large = [each for each in planned if not shares.fits(each.trial.config)]
+        if large:
+            peak = max(each.predicted_peak_gib for each in large)
+            cure = "lower train.batch_size or use gradient_checkpointing"
+            if spec.resources.gpu != "auto" and spec.resources.gpu < 1:
+                cure = "raise gpu or use gpu: auto"
+            found.append(f"a trial may need {peak:.1f} GiB of {shares.card.gib:g}, more than its share: {cure}")
     return found
 
 

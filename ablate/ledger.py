@@ -1,4 +1,5 @@
 """The only reader and writer of results/STUDY: the record of truth, made of parquet parts that are whole or absent.
+Where they are kept, a folder or a bucket, is the store's (`ablate.store`).
 
 One writer a trial at a time: an attempt is claimed by creating its history part, and whoever held an older attempt is
 refused from then on (a killed worker lives on for a second and goes on writing).
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate import contents, parts
+from ablate import contents, parts, store
 from ablate.contents import Contents
 from ablate.errors import BadInput
 from ablate.looks import Look
+from ablate.places import Place
 from ablate.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, trial_schema
+from ablate.store import Store
 from model.api import Report
 
 Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
@@ -58,31 +61,48 @@ class TrialRow:
     host: str
     device: str
     audited: bool | None = None
+    predicted_peak_gib: float | None = None
+    gpu_fraction: float | None = None
     schema_version: int = SCHEMA_VERSION
     versions: str | None = None
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """results/STUDY. Holds nothing but the path, so it travels to workers as it is."""
+    """results/STUDY. Holds nothing but its place, so it travels to workers as it is."""
 
-    root: Path
+    place: Place
 
     # ---- where things are
 
+    @property
+    def store(self) -> Store:
+        """What keeps the files. Raises BadInput where a bucket cannot be reached."""
+        return store.at(self.place)
+
+    @property
+    def root(self) -> Path:
+        """The study's folder; of a study in a bucket, the folder of copies on this machine."""
+        return self.store.folder
+
     def path(self, *parts: str) -> Path:
-        """A file or folder of the study: `ledger.path("swanlab")`."""
+        """A file or folder of the study on this machine: `ledger.path("swanlab")`."""
         return self.root.joinpath(*parts)
 
-    def checkpoint_dir(self, trial_id: str) -> Path:
-        """Where a trial keeps what it goes on from."""
+    def exists(self) -> bool:
+        """Whether a study is there."""
+        return self.store.exists("study.json")
+
+    def checkpoint_dir(self, trial_id: str, *, own: bool = False) -> Path:
+        """Where a trial keeps what it goes on from. `own`: for those who train it, who must all find the same: what is
+        kept, and nothing that is only here."""
+        self.store.pull(f"checkpoints/{trial_id}", mirror=own)
         return self.path("checkpoints", trial_id)
 
-    def _final(self, trial_id: str) -> Path:
-        return self.path("trials", f"{trial_id}.parquet")
-
-    def _history(self, trial_id: str, attempt: int) -> Path:
-        return self.path("history", f"{trial_id}-{attempt}.parquet")
+    def keep_checkpoint(self, trial_id: str, *, attempt: int) -> None:
+        """Keep what was written to `checkpoint_dir`, unless a newer attempt goes on."""
+        if self.attempt(trial_id) == attempt:
+            self.store.push(f"checkpoints/{trial_id}", mirror=True)
 
     # ---- writing a trial
 
@@ -91,16 +111,18 @@ class Ledger:
         attempt = self.attempt(trial_id) + 1
         while True:
             try:
-                parts.create(self._history(trial_id, attempt), lambda tmp: pq.write_table(_no_reports(), tmp))
+                self.store.create(
+                    _history(trial_id, attempt), lambda tmp: pq.write_table(HISTORY_SCHEMA.empty_table(), tmp)
+                )
             except FileExistsError:
                 attempt += 1  # somebody else claimed at the same moment
             else:
                 return attempt
 
     def append_report(self, trial_id: str, *, attempt: int, report: Report) -> None:
-        """Add a row to the attempt's history. Raises StaleAttempt."""
+        """Add a row to the attempt's history, and keep the checkpoint that was written before. Raises StaleAttempt."""
         self._refuse_stale(trial_id, attempt)
-        path = self._history(trial_id, attempt)
+        name = _history(trial_id, attempt)
         row = {
             "trial_id": trial_id,
             "attempt": attempt,
@@ -113,8 +135,9 @@ class Ledger:
             "time": datetime.now(UTC),
             **report.metrics,
         }
-        table = pa.concat_tables([parts.table(path), _one_row(row, HISTORY_SCHEMA)])
-        parts.replace(path, lambda tmp: pq.write_table(table, tmp))
+        table = pa.concat_tables([parts.table(self.store.fetch(name)), _one_row(row, HISTORY_SCHEMA)])
+        self.store.replace(name, lambda tmp: pq.write_table(table, tmp))
+        self.store.push(f"checkpoints/{trial_id}", mirror=True)
 
     def finish(self, row: TrialRow) -> None:
         """Record a trial's end, once. Raises StaleAttempt where it is final already or a newer attempt runs."""
@@ -126,54 +149,60 @@ class Ledger:
         cells |= {PARAM + key: value for key, value in params.items()}
         table = _one_row(cells, trial_schema(params))
         try:
-            parts.create(self._final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
+            self.store.create(_final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
         except FileExistsError:
             raise StaleAttempt(f"trial {row.trial_id} is final already") from None
 
     def write_samples(self, trial_id: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Keep what a trial wrote."""
-        _write_json(self.path("samples", f"{trial_id}.json"), samples)
+        self._write_json(f"samples/{trial_id}.json", samples)
+
+    def samples(self, trial_id: str) -> list[dict[str, Any]]:
+        """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
+        path = self.store.fetch(f"samples/{trial_id}.json")
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
     def _refuse_stale(self, trial_id: str, attempt: int) -> None:
         current = self.attempt(trial_id)
         if attempt != current:
             raise StaleAttempt(f"attempt {attempt} of trial {trial_id} was replaced by attempt {current}")
-        if self._final(trial_id).exists():
+        if self.store.exists(_final(trial_id)):
             raise StaleAttempt(f"trial {trial_id} is final already")
 
     # ---- the study's own file
 
     def write_study(self, study: Mapping[str, Any]) -> None:
         """Write study.json whole."""
-        _write_json(self.path("study.json"), study)
+        self._write_json("study.json", study)
 
     def read_study(self) -> dict[str, Any]:
         """study.json. Raises BadInput where it is missing or is not a JSON object."""
-        path = self.path("study.json")
+        path, shown = self.store.fetch("study.json"), str(self.place / "study.json")
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadInput(str(path), "", "", f"cannot be read ({error})", "is this a study's folder?") from None
+            raise BadInput(shown, "", "", f"cannot be read ({error})", "is this a study's folder?") from None
         if not isinstance(study, dict):
-            raise BadInput(str(path), "", "", "not a JSON object", "restore the file, or run the sweep again")
+            raise BadInput(shown, "", "", "not a JSON object", "restore the file, or run the sweep again")
         return study
 
     # ---- reading
 
     def attempt(self, trial_id: str) -> int:
         """The trial's current attempt; 0 where it was never started."""
-        return max((attempt for name, attempt in contents.attempts(self.root) if name == trial_id), default=0)
+        return max((attempt for name, attempt in self._attempts() if name == trial_id), default=0)
 
     def final_ids(self) -> set[str]:
         """Trials that have ended, however."""
-        return {path.stem for path in self.path("trials").glob("*.parquet")}
+        return {name[: -len(".parquet")] for name in self.store.names("trials") if name.endswith(".parquet")}
 
     def started_ids(self) -> set[str]:
         """Trials that were ever started, ended or not."""
-        return {trial_id for trial_id, _ in contents.attempts(self.root)}
+        return {trial_id for trial_id, _ in self._attempts()}
 
     def row(self, trial_id: str) -> TrialRow | None:
         """A trial's final row; None where it has not ended, or where its part cannot be read."""
+        self.store.pull("trials", prefix=f"{trial_id}.")
         table, _ = contents.trials(self.root, trial_id=trial_id)
         return next((_row(cells) for cells in table.to_pylist()), None)
 
@@ -183,6 +212,7 @@ class Ledger:
 
     def trials(self) -> pa.Table:
         """A row for every trial that has ended, in the order of their ends; unreadable parts are left out."""
+        self.store.pull("trials")
         return contents.trials(self.root)[0]
 
     def history(self, trial_id: str | None = None) -> pa.Table:
@@ -191,36 +221,67 @@ class Ledger:
         An attempt that went on from a checkpoint continues its forerunners' rows; rows past the checkpoint, which it
         trained again, are the newer attempt's.
         """
+        self.store.pull("history", prefix="" if trial_id is None else f"{trial_id}-")
         return contents.history(self.root, trial_id=trial_id)[0]
 
     def contents(self, *, columns: Sequence[str] | None = None) -> Contents:
         """Trials, history (with these columns alone) and problems, by way of the compacted copy where it is current."""
-        return contents.read(self.root, columns=columns)
+        self._pull()
+        found = contents.read(self.root, columns=columns)
+        return replace(found, problems=tuple(map(self._shown, found.problems)))
 
     def compact(self) -> bool:
         """Make the compacted copy of a large study anew where it is not current; see `contents.compact`."""
+        self._pull()
         return contents.compact(self.root)
 
     def problems(self) -> list[str]:
         """`path: reason` for every part that cannot be read and was therefore left out."""
-        return contents.trials(self.root)[1] + contents.history(self.root)[1]
+        self._pull()
+        return [self._shown(one) for one in contents.trials(self.root)[1] + contents.history(self.root)[1]]
 
     # ---- looks at an ablation's results
 
     def record_look(self, look: Look) -> None:
         """Keep that results were shown. Raises OSError where results/ cannot be written."""
-        path = self.path("looks", f"{datetime.fromisoformat(look.at):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json")
-        _write_json(path, asdict(look))
+        name = f"{datetime.fromisoformat(look.at):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
+        self._write_json(f"looks/{name}", asdict(look))
 
     def looks(self) -> tuple[list[Look], list[str]]:
         """Every look, the oldest first, and `path: reason` for files that are none."""
+        self.store.pull("looks")
         found, problems = [], []
         for path in sorted(self.path("looks").glob("*.json")):
             try:
                 found.append(Look.read(json.loads(path.read_text(encoding="utf-8"))))
             except (OSError, ValueError) as error:
-                problems.append(f"{path}: not readable as a look ({error})")
+                problems.append(self._shown(f"{path}: not readable as a look ({error})"))
         return sorted(found, key=lambda look: look.at), problems
+
+    # ---- shared by the above
+
+    def _attempts(self) -> list[tuple[str, int]]:
+        return contents.named_attempts(self.store.names("history"))
+
+    def _pull(self) -> None:
+        self.store.pull("trials")
+        self.store.pull("history")
+
+    def _shown(self, problem: str) -> str:
+        """With the place of a part, not of its copy."""
+        return problem.replace(str(self.root), str(self.place), 1)
+
+    def _write_json(self, name: str, value: object) -> None:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        self.store.replace(name, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+
+def _final(trial_id: str) -> str:
+    return f"trials/{trial_id}.parquet"
+
+
+def _history(trial_id: str, attempt: int) -> str:
+    return f"history/{trial_id}-{attempt}.parquet"
 
 
 def _row(cells: Mapping[str, Any]) -> TrialRow:
@@ -231,10 +292,6 @@ def _row(cells: Mapping[str, Any]) -> TrialRow:
     return TrialRow(**own, params=params, metrics=metrics)
 
 
-def _no_reports() -> pa.Table:
-    return HISTORY_SCHEMA.empty_table()
-
-
 def _one_row(cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     """One row; a cell that was not given is null, and one that the schema does not know is a programmer's error."""
     unknown = sorted(cells.keys() - set(schema.names))
@@ -243,8 +300,3 @@ def _one_row(cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     missing = set(schema.names) - cells.keys() - known
     assert not missing, f"columns without a value: {sorted(missing)}"
     return pa.Table.from_pylist([dict(cells)], schema=schema)
-
-
-def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    parts.replace(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))

@@ -102,11 +102,11 @@ def names(listed: Sequence[str], *, most: int = 8) -> str:
 
 def parameters(params: Mapping[str, Any]) -> str:
     """`ema_decay=0.913 knowledge_length=8`: the last part of every key; whole numbers whole, others to four digits."""
-    return " ".join(f"{key.rsplit('.', 1)[-1]}={_setting(value)}" for key, value in params.items())
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={setting(value)}" for key, value in params.items())
 
 
-def _setting(value: object) -> str:
-    """Parquet keeps every number as a double: 8 comes back as 8.0, and is shown as it was given."""
+def setting(value: object) -> str:
+    """A parameter's value. Parquet keeps every number as a double: 8 comes back as 8.0, but is shown as given."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:.0f}" if float(value).is_integer() else significant(value)

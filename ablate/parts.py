@@ -17,14 +17,14 @@ class Unreadable(Exception):
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a `.tmp` file, then put it in `path`'s place, atomically and durably."""
-    tmp = _filled(path, write)
+    tmp = filled(path, write)
     tmp.replace(path)
     _sync_folder(path.parent)
 
 
 def create(path: Path, write: Callable[[Path], object]) -> None:
     """As `replace`, but raises FileExistsError, and changes nothing, where `path` exists already."""
-    tmp = _filled(path, write)
+    tmp = filled(path, write)
     try:
         os.link(tmp, path)  # unlike a rename, a link fails where the name is taken: of two writers one wins
     finally:
@@ -79,7 +79,8 @@ def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, li
     return pa.concat_tables([schema.empty_table(), *kept], promote_options="permissive"), problems
 
 
-def _filled(path: Path, write: Callable[[Path], object]) -> Path:
+def filled(path: Path, write: Callable[[Path], object]) -> Path:
+    """A `.tmp` file beside `path` that `write` has filled, on the disk; nothing is left of one that it could not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -35,6 +35,10 @@ class Trial:
     params: Mapping[str, Any]
     audited: bool | None = None
     """Whether a search's trial is left alone by early stopping; None for any other trial."""
+    predicted_peak_gib: float | None = None
+    """Of the card's memory, before it is corrected by what others like it took; None without a card."""
+    gpu_fraction: float | None = None
+    """What each of its workers holds of a card, or whole cards; None where nobody gave it any."""
 
 
 class TrialSource(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from tabulate import tabulate
 from ablate import dataset, designs, distributions, numbers, plan, tuning
 from ablate.analyze.frames import completed, floats, of_arm
 from ablate.analyze.stats import detectable_effect, smallest_exact_p
+from ablate.places import Place
 from ablate.spec import StudySpec
 from model.api import BY_NAME
 
@@ -60,7 +60,7 @@ class Power:
         return self.smallest_p_holm <= designs.ALPHA
 
 
-def describe(spec: StudySpec, *, earlier: Path | None) -> Power | None:
+def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
     """The ablation of a study; None where it has none. `earlier`: the study's folder, where it was begun already."""
     ablation = spec.ablation
     if ablation is None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from ablate import packing, provenance
+from ablate import packing, provenance, store
 from ablate.errors import BadInput
 from ablate.packing import Slots
+from ablate.places import Place, Url
 from ablate.spec_models import Resources
 
 
@@ -38,8 +38,11 @@ def slots(resources: Resources, here: Machine) -> Slots:
     return packing.fit(resources, cpus=cpus, gpus=here.gpus, cuda=here.card is not None)
 
 
-def check_results(results: Path) -> None:
+def check_results(results: Place) -> None:
     """Raise BadInput unless studies can be written to `results`, which need not exist yet."""
+    if isinstance(results, Url):
+        store.at(results)  # says itself what is wrong with a bucket
+        return
     cure = "give a folder that can be written: --results DIR"
     there = next(path for path in [results, *results.absolute().parents] if path.exists())
     if not there.is_dir():

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from ablate import cli, escape, numbers, pages, parts, studies, tables
+from ablate import cli, escape, numbers, pages, parts, places, studies, tables
 from ablate.chapters.answer import answer
 from ablate.chapters.arms import CSV_COLUMNS, arm_sections, csv_rows
 from ablate.chapters.bank import bank_content
@@ -24,6 +24,7 @@ from ablate.document import Document
 from ablate.errors import BadInput
 from ablate.findings import Findings, analyse, look_of
 from ablate.ledger import Ledger
+from ablate.places import Place
 
 FORMATS = ("md", "html", "tex", "csv")
 NAMED = 12  # trials that a complaint names
@@ -37,18 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     findings = findings_of(study_dir, allow_mixed=arguments.allow_mixed)
     if arguments.record is not None:
         trial_id = chosen_trial(findings, arguments.record)
-        folder = write_record(findings, trial_id, formats=formats, out=arguments.out)
+        write_record(findings, trial_id, formats=formats, out=arguments.out)
+        folder = arguments.out or findings.data.path / "report" / "records"
         print(*(folder / f"{trial_id}.{suffix}" for suffix in ("md", "html", "tex") if suffix in formats), sep="\n")
         return cli.DONE
-    print(write_findings(findings, formats=formats, out=arguments.out))
+    write_findings(findings, formats=formats, out=arguments.out)
+    print(arguments.out or findings.data.path / "report")
     print(escape.one_line(answer(findings).plain, limit=10_000))
     return cli.DONE
 
 
 def write(
-    study_dir: Path, *, formats: Sequence[str] = FORMATS, out: Path | None = None, allow_mixed: bool = False
+    study_dir: Place, *, formats: Sequence[str] = FORMATS, out: Path | None = None, allow_mixed: bool = False
 ) -> Path:
-    """Write a study's report and return its folder, results/STUDY/report where `out` is None.
+    """Write a study's report and return its folder, results/STUDY/report where `out` is None; of a study in a bucket,
+    the copy of it on this machine.
 
     Raises BadInput where trials that are compared differ in commit, budget, data or versions and `allow_mixed` is not
     set.
@@ -56,7 +60,7 @@ def write(
     return write_findings(findings_of(study_dir, allow_mixed=allow_mixed), formats=formats, out=out)
 
 
-def findings_of(study_dir: Path, *, allow_mixed: bool = False) -> Findings:
+def findings_of(study_dir: Place, *, allow_mixed: bool = False) -> Findings:
     """Read and analyse a study. Raises BadInput as `write` does."""
     # A large study that nobody may write is read from its parts.
     with contextlib.suppress(OSError):
@@ -78,10 +82,13 @@ def write_findings(findings: Findings, *, formats: Sequence[str] = FORMATS, out:
 
     That the ablation's results are shown is kept in the ledger, once for each state of the study.
     """
-    folder = findings.data.path / "report" if out is None else out
+    ledger = Ledger(findings.data.path)
+    folder = ledger.path("report") if out is None else out
     _keep_look(findings)
     for name, content in _files(findings, compose(findings), formats=formats):
         parts.replace(folder / name, partial(_fill, content=content))
+    if out is None:
+        ledger.store.push("report")
     return folder
 
 
@@ -101,7 +108,8 @@ def write_record(
     findings: Findings, trial_id: str, *, formats: Sequence[str] = FORMATS, out: Path | None = None
 ) -> Path:
     """Write the experiment record of one trial, ID.md and so on, and return its folder: report/records by default."""
-    folder = findings.data.path / "report" / "records" if out is None else out
+    ledger = Ledger(findings.data.path)
+    folder = ledger.path("report", "records") if out is None else out
     _keep_look(findings)
     document = record_document(findings, trial_id, bank=bank_content(findings.data.path, trial_id))
     drawings = {}
@@ -113,6 +121,8 @@ def write_record(
                 parts.replace(folder / f"tables/{table.label}.{suffix}", partial(_fill, content=render(table).encode()))
     for suffix, text in _pages(document, drawings, formats=formats):
         parts.replace(folder / f"{escape.file_name(trial_id)}.{suffix}", partial(_fill, content=text.encode()))
+    if out is None:
+        ledger.store.push("report/records")
     return folder
 
 
@@ -208,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m ablate.report ema --format html",
     )
     parser.add_argument("study", metavar="STUDY", help="a name under results/, a path, or `latest`")
-    parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--results", metavar="DIR", type=places.parse, default="results", help=places.HELP)
     parser.add_argument(
         "--format", metavar="LIST", default=",".join(FORMATS), help="of md, html, tex, csv; default: all of them"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ablate import cli, escape, provenance, studies, tracking, yaml_marks
+from ablate import cli, escape, places, provenance, studies, tracking, yaml_marks
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
@@ -83,17 +82,17 @@ def main(argv: Sequence[str] | None = None, *, train: Train = model_train) -> in
     _check(row, trial, ledger=before, verify=given.verify)
     # Where the search stopped a trial its proof stops too; a rerun for its own sake trains to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
-    with studies.driving(Ledger(before.path("reruns"))):
-        ledger = Ledger(before.path("reruns", trial.trial_id))
+    with studies.driving(Ledger(before.place / "reruns")):
+        ledger = Ledger(before.place / "reruns" / trial.trial_id)
         if trial.trial_id in ledger.final_ids():
-            shutil.rmtree(ledger.root)  # it would go on from its last checkpoint, and train nothing
+            ledger.store.remove("")  # it would go on from its last checkpoint, and train nothing
         again = _train(trial, spec, ledger=ledger, stop_at=stop_at, train=train)
     if again is None:
-        print(f"interrupted; the same command goes on from {ledger.root}", file=sys.stderr)
+        print(f"interrupted; the same command goes on from {ledger.place}", file=sys.stderr)
         return cli.INTERRUPTED
     if not given.verify:
         print(escape.one_line(outcome(again, metric=spec.objectives[0].metric), limit=1_000))
-        print(f"results: {ledger.root}")
+        print(f"results: {ledger.place}")
         return cli.DONE if again.status in MEASURED else cli.NO_SUCCESS
     found = compare(losses(before, trial.trial_id), losses(ledger, trial.trial_id))
     print(found)
@@ -150,7 +149,9 @@ def _spec(ledger: Ledger) -> _Spec:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadInput(str(ledger.path("study.json")), key, first["input"], first["msg"], "restore the file") from None
+        raise BadInput(
+            str(ledger.place / "study.json"), key, first["input"], first["msg"], "restore the file"
+        ) from None
 
 
 def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
@@ -160,14 +161,14 @@ def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
         found = best_of([row for row in rows if row.arm == SEARCH] or results(rows), objective=objective)
         if found is None:
             cure = "wait for one, or name a trial by its id"
-            raise BadInput(str(ledger.root), "--trial", name, "no trial has completed", cure)
+            raise BadInput(str(ledger.place), "--trial", name, "no trial has completed", cure)
         return found[0]
     known = {row.trial_id: row for row in rows}
     if name not in known:
         running = name in ledger.started_ids()
         rule = "has not ended yet" if running else "no such trial"
         cure = "wait for it" if running else nearest(name, ["best", *known])
-        raise BadInput(str(ledger.root), "--trial", name, rule, cure)
+        raise BadInput(str(ledger.place), "--trial", name, rule, cure)
     return known[name]
 
 
@@ -208,13 +209,13 @@ def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None
     """Before anything is written: data that is not there, or no longer the data, and a trial that left no losses."""
     if verify and not losses(ledger, row.trial_id):
         cure = "choose a trial that reported something"
-        raise BadInput(str(ledger.root), "--verify", row.trial_id, "it recorded no step to compare with", cure)
+        raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare with", cure)
     for key, path in missing_files(trial.config):
-        raise BadInput(str(ledger.root), key, path, "no such file", f"bring it back, or pass --set {key}=PATH")
+        raise BadInput(str(ledger.place), key, path, "no such file", f"bring it back, or pass --set {key}=PATH")
     data_hash = _data_hash(trial.config)
     if verify and row.data_hash is not None and data_hash != row.data_hash:
         rule = f"the data is not what the trial read ({row.data_hash})"
-        raise BadInput(str(ledger.root), "data_hash", data_hash, rule, "bring it back, or leave out --verify")
+        raise BadInput(str(ledger.place), "data_hash", data_hash, rule, "bring it back, or leave out --verify")
 
 
 def _data_hash(config: Config) -> str:
@@ -255,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
-    parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--results", metavar="DIR", type=places.parse, default="results", help=places.HELP)
     parser.add_argument("--trial", metavar="best|ID", default="best", help="default: best")
     parser.add_argument("--verify", action="store_true", help="compare every step's loss with the trial's, bit for bit")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value; repeatable")

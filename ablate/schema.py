@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from model.api import METRICS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a column changes its meaning; every older version keeps loading, held by a golden file each."""
 
 Kind = Literal["string", "int", "float", "floats", "time", "bool"]
@@ -61,6 +61,8 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     Column(
         "audited", "bool", "", "", "a search's trial that early stopping leaves alone, to measure what stopping costs"
     ),
+    Column("predicted_peak_gib", "float", "GiB", "", "peak that was predicted, uncorrected; with a card alone"),
+    Column("gpu_fraction", "float", "cards", "", "share of a card that a worker held, or whole cards"),
     Column("tokens_seen", "int", "tokens", "", "tokens trained on"),
     Column("budget_tokens", "int", "tokens", "", "tokens a complete trial trains on"),
     Column("wall_s", "float", "s", "min", "wall-clock time of the trial, its start-up excluded"),

@@ -56,8 +56,15 @@ def check_files(spec: StudySpec) -> str:
 
 
 def check_installed(spec: StudySpec) -> None:
-    """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed."""
+    """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed, or ranks
+    that nobody starts."""
     for prefix, config in _configs(spec):
+        if config.train.engine == "deepspeed" and spec.resources.workers == 0:
+            place = spec.document.place(f"{prefix}train.engine")
+            cure = "set resources.workers: 1, or use ddp"
+            raise BadInput(
+                place, "train.engine", "deepspeed", "with resources.workers: 0 nobody starts its ranks", cure
+            )
         try:
             check_packages(config)
         except ConfigError as error:

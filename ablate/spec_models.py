@@ -98,11 +98,22 @@ class Hypothesis(Section):
 
 
 class Resources(Section):
-    """What one worker of a trial gets, and how many workers a trial has."""
+    """What one worker of a trial gets, and how many workers a trial has; 0: it trains in the process that Tune starts
+    for it, with what a worker would get, and in that of an earlier trial where that one ended well. `gpu: auto` is the
+    share of a card that the trial is predicted to need, of a card of `gpu_memory_gib` or of the one that is found."""
 
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
-    workers: Whole = Field(default=1, ge=1)
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """Card-hours of the whole study: a plan over it is refused, and a sweep stops when they are spent."""
+    mps: Literal["auto", "off"] = "auto"
+    workers: Whole = Field(default=1, ge=0)
+
+    @property
+    def processes(self) -> int:
+        """In how many processes a trial trains."""
+        return max(1, self.workers)
 
 
 class Tracking(Section):

@@ -8,12 +8,11 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from ablate import escape, numbers, studies
+from ablate import escape, numbers, places, studies
 from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
@@ -63,7 +62,7 @@ def collect(ledger: Ledger) -> Status:
         name, planned = str(study["study"]), studies.planned(study)
         objective = Objective.model_validate(study["spec"]["objectives"][0])
     except (LookupError, TypeError, ValueError) as error:
-        place = str(ledger.path("study.json"))
+        place = str(ledger.place / "study.json")
         raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
     rows = ledger.rows()
     best = best_of(results(rows), objective=objective)
@@ -117,7 +116,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--results", type=places.parse, default="results", metavar="DIR", help=places.HELP)
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     status = collect(Ledger(studies.find(arguments.study, results=arguments.results)))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
-from ablate import designs, distributions, provenance, tuning
+from ablate import designs, distributions, places, provenance, store, tuning
 from ablate.distributions import Choice
 from ablate.errors import BadInput
+from ablate.lease import Held
 from ablate.ledger import Ledger
+from ablate.places import Place, Url
 from ablate.schema import SCHEMA_VERSION
 from ablate.spec import StudySpec, check_files
 from model.api import nearest, read_overrides
@@ -31,22 +32,22 @@ _SAID = ("hypotheses", "targets")
 _OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
 
 
-def find(name: str, *, results: Path) -> Path:
-    """The folder of a study: a name under `results`, a path, or `latest` (the newest start). Raises BadInput."""
+def find(name: str, *, results: Place) -> Place:
+    """Where a study is: a name under `results`, a path or URL, or `latest` (the newest start). Raises BadInput."""
     if name == "latest":
-        started = {_started_at(path): path for path in _folders(results)}
+        started = {_started_at(place): place for place in _folders(results)}
         if not started:
             raise BadInput(str(results), "latest", "", "no study is there yet", "run one: python -m ablate.sweep FILE")
         return started[max(started)]
-    for path in (results / name, Path(name)):
-        if name and (path / "study.json").is_file():
-            return path
-    known = [path.name for path in _folders(results)]
+    for place in _candidates(name, results=results):
+        if Ledger(place).exists():
+            return place
+    known = [place.name for place in _folders(results)]
     cure = nearest(name, known) if known else "run one: python -m ablate.sweep FILE"
     raise BadInput(str(results), "study", name, "no such study", cure)
 
 
-def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger, State]:
+def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger, State]:
     """Begin a study or go on with it, writing study.json; checks everything before it writes anything.
 
     `new`; `resumed`: it was not finished; `extended`: it was, and the file asks for more now; `finished`: it was, and
@@ -56,7 +57,8 @@ def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger,
     ledger = Ledger(results / spec.study)
     data_hash = check_files(spec)
     described = describe(spec, data_hash=data_hash)
-    if not ledger.path("study.json").exists():
+    if not ledger.exists():
+        ledger.store.forget()
         ledger.write_study({**described, "started_at": _now(), "finished_at": None})
         return ledger, "new"
     before = ledger.read_study()
@@ -67,12 +69,12 @@ def open_study(spec: StudySpec, results: Path, *, resume: bool) -> tuple[Ledger,
         started_at = before["started_at"]
     except KeyError as error:
         cure = "restore the file, or move the folder away"
-        raise BadInput(str(ledger.path("study.json")), str(error.args[0]), "", "missing", cure) from None
+        raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", cure) from None
     if is_driven(ledger):
         raise _driven(ledger)
     if unfinished and not resume:
         cure = "add --resume to go on with it"
-        raise BadInput(str(ledger.root), "study", spec.study, "is there already and not finished", cure)
+        raise BadInput(str(ledger.place), "study", spec.study, "is there already and not finished", cure)
     if not unfinished and not more:
         if any(before["spec"][key] != described["spec"][key] for key in _SAID):
             ledger.write_study({**before, "spec": {**before["spec"], **{k: described["spec"][k] for k in _SAID}}})
@@ -116,34 +118,24 @@ def planned(study: Mapping[str, Any]) -> int:
 def driving(ledger: Ledger) -> Iterator[None]:
     """Hold the study while trials are started: of two sweeps on one folder the second is refused (BadInput).
 
-    The lock is the kernel's, so a killed driver leaves none behind.
+    A killed driver leaves none that lasts; see `store.Store.hold`.
     """
-    path = ledger.path("driver.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(ledger.store.hold("driver.lock"))
+        except Held:
             raise _driven(ledger) from None
         yield
 
 
 def is_driven(ledger: Ledger) -> bool:
-    """Whether a sweep is at work on the study at this moment, on this machine."""
-    path = ledger.path("driver.lock")
-    if not path.exists():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+    """Whether a sweep is at work on the study at this moment, as far as is seen from this machine."""
+    return ledger.store.held("driver.lock")
 
 
 def _driven(ledger: Ledger) -> BadInput:
     cure = "wait for it, or interrupt it (ablate.status shows how far it is)"
-    return BadInput(str(ledger.root), "study", ledger.root.name, "another sweep is running it", cure)
+    return BadInput(str(ledger.place), "study", ledger.root.name, "another sweep is running it", cure)
 
 
 def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
@@ -263,12 +255,22 @@ def _bounds(distribution: distributions.Distribution) -> dict[str, Any]:
     return {"low": low, "high": high, "choices": None}
 
 
-def _folders(results: Path) -> list[Path]:
-    return sorted(path.parent for path in results.glob("*/study.json"))
+def _candidates(name: str, *, results: Place) -> list[Place]:
+    """Where a study of this name may be."""
+    itself = places.parse(name)
+    if isinstance(itself, Url):
+        return [itself]
+    if isinstance(results, Url):
+        return [results / name] if re.fullmatch(r"\w[\w.-]*", name) else []
+    return [results / name, itself] if name else []
 
 
-def _started_at(path: Path) -> str:
-    return str(Ledger(path).read_study()["started_at"])
+def _folders(results: Place) -> list[Place]:
+    return [results / name for name in store.at(results).folders(having="study.json")]
+
+
+def _started_at(place: Place) -> str:
+    return str(Ledger(place).read_study()["started_at"])
 
 
 def _now() -> str:

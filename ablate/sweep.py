@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ablate import cli, escape, numbers, phases, plan, preflight, provenance, spec, studies, tracking
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
+from ablate.places import Place
 from ablate.plan import SEARCH
 from ablate.runner import Halt, Runner
 from ablate.spec import StudySpec
 from ablate.sweep_options import Options, parse
 from ablate.tally import Tally, best_of, results
 from ablate.trial import Desk
+
+if TYPE_CHECKING:
+    from ablate.dry_run import DryRun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,18 +39,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Fail before anything is written, not when Ray is up.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
     preflight.check_results(options.results)
+    if study.resources.max_gpu_hours is not None:
+        options = _within_budget(study, options)
     return _sweep(study, options)
 
 
 def _dry_run(study: StudySpec, options: Options) -> int:
+    from ablate import dry_run
+
+    run = _plan(study, options)
+    print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
+    return cli.DONE
+
+
+def _plan(study: StudySpec, options: Options) -> DryRun:
     from ablate import dry_run  # brings Optuna, for the search's first draws
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
-    earlier = folder if (folder / "study.json").is_file() else None
-    run = dry_run.describe(study, preflight.slots(study.resources, here), card=here.card, earlier=earlier)
-    print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
-    return cli.DONE
+    earlier = folder if Ledger(folder).exists() else None
+    cpus = math.inf if here.elsewhere else here.cpus
+    slots = preflight.slots(study.resources, here)
+    return dry_run.describe(study, slots, card=here.card, earlier=earlier, gpus=here.gpus, cpus=cpus)
+
+
+def _within_budget(study: StudySpec, options: Options) -> Options:
+    """The options, with the hours bounded by what this machine's cards have left of `resources.max_gpu_hours`. Raises
+    BadInput where the plan takes more, or nothing is left."""
+    from ablate import needs
+
+    _plan(study, options)
+    cards, root = preflight.machine(gpus=options.gpus, card=None), options.results / study.study
+    if options.address is not None or cards.card is None or not cards.gpus:
+        return options  # how many cards a cluster has is not known yet; without one no hours of cards are spent
+    rows = Ledger(root).rows() if Ledger(root).exists() else ()
+    left_h = needs.left_of_budget(study, [(row.wall_s, row.gpu_fraction) for row in rows]) / cards.gpus
+    return replace(options, max_hours=min(left_h, options.max_hours or math.inf))
 
 
 def _sweep(study: StudySpec, options: Options) -> int:
@@ -116,9 +146,10 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     found = best_of(searched or results(rows), objective=study.objectives[0])
     folder = None
     try:
-        folder = report.write(ledger.root)
+        report.write(ledger.place)
+        folder = ledger.place / "report"
     except BadInput as error:  # trials of two commits, say: the study is done all the same
-        print(f"no report: {error}\npython -m ablate.report {ledger.root} --allow-mixed writes it", file=sys.stderr)
+        print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     if options.json:
         print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
     else:
@@ -127,7 +158,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
 
 
 def _lines(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> list[str]:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
@@ -145,7 +176,7 @@ def _lines(
 
 
 def _answer(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Path | None
+    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> dict[str, object]:
     metric = study.objectives[0].metric
     return {

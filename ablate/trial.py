@@ -21,6 +21,10 @@ from model.api import train as model_train
 _ENDS: dict[Verdict, Status] = {Verdict.CONTINUE: "completed", Verdict.STOP: "pruned"}
 
 
+class TryAgain(Exception):
+    """The trial has not ended: whoever runs it will have it tried again, or record its end himself."""
+
+
 class Train(Protocol):
     """The shape of `model.api.train`."""
 
@@ -55,7 +59,8 @@ def run_trial(
 
     `tell` is called after every report is on the disk; its answer goes to the trainer. `alone` is False where other
     ranks train the same trial: an exception is then not recorded but raised, since only who sees all ranks knows which
-    fell first. Returns the final row, or None where there is none: interrupted, or replaced by a newer attempt.
+    fell first. Returns the final row, or None where there is none: interrupted, to be tried again, or replaced by a
+    newer attempt.
     """
     ledger, started_at = desk.ledger, datetime.now(UTC)
     attempt = ledger.claim(trial.trial_id)
@@ -73,8 +78,9 @@ def run_trial(
             return Verdict.CONTINUE if spent and verdict is Verdict.STOP else verdict
 
         try:
-            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id))
-        except StaleAttempt:
+            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
+            ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
+        except (StaleAttempt, TryAgain):
             return None
         except Exception as error:  # the trial's edge: whatever it was, the row says so
             if not alone:
@@ -93,7 +99,7 @@ def run_trial(
 
 def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train) -> None:
     """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
-    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id))
+    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id, own=True))
 
 
 def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:
@@ -158,6 +164,8 @@ def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -
         "config_json": trial.config.model_dump_json(),
         "params": trial.params,
         "audited": trial.audited,
+        "predicted_peak_gib": trial.predicted_peak_gib,
+        "gpu_fraction": trial.gpu_fraction,
         "attempt": attempt,
         "started_at": started_at,
         "finished_at": datetime.now(UTC),

@@ -25,7 +25,7 @@ PHASES = ("attention", "retrieval", "read", "fuse", "norms", "head and loss", "o
 # The first rule that a frame of the stack meets, innermost frame first: (file, beginning of the qualified name, phase).
 _RULES = (
     ("product_key.py", "", "retrieval"),
-    ("memory.py", "TokenMemory.scores", "retrieval"),
+    ("memory.py", "TokenMemory.factors", "retrieval"),
     ("decode.py", "", "read"),
     ("bags.py", "", "read"),
     ("layers.py", "SwiGLU", "fuse"),

@@ -1,6 +1,7 @@
-"""The one door to the model: a configuration class, the table of metrics, `train` and `estimate`.
+"""The one door to the model: a configuration class, the table of metrics, `train`, `estimate` and `footprint`.
 
-`ablate` imports this module and nothing else of `model`. Importing it costs no torch; `train` brings torch in.
+`ablate` imports this module and nothing else of `model`. Importing it costs no torch; `train` brings torch in, and so
+does a `footprint` that is in no cache yet.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from model.config import (
     value_of,
 )
 from model.estimate import Estimate, estimate
-from model.launch import check_packages
+from model.footprint import CONTEXT_GIB, Footprint, footprint
+from model.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 from model.streams import stream_seed
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
     from model.bank import Entry as BankEntry
 
 __all__ = [
-    "BY_NAME", "KEYS", "METRICS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataError", "Estimate", "Metric",
-    "NonFiniteLoss", "Report", "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages",
-    "estimate", "explain", "failure_kind", "from_json", "missing_files", "nearest", "override", "read_overrides",
-    "resolve", "stream_seed", "train", "value_of",
+    "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
+    "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report", "Result",
+    "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "estimate", "explain", "failure_kind",
+    "footprint", "from_json", "hold_to_share", "missing_files", "nearest", "override", "read_overrides", "resolve",
+    "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 
@@ -52,6 +55,13 @@ def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir
     from model.train import run  # torch is imported here, so that a plan or a report never pays for it
 
     return run(config, report, checkpoint_dir=checkpoint_dir)
+
+
+def hold_to_share(share: float) -> None:
+    """Let this process take `share` of its card's memory and no more; torch raises OutOfMemoryError beyond it."""
+    from model.limits import hold_to  # torch again
+
+    hold_to(share, context_gib=CONTEXT_GIB)
 
 
 def check_data(config: Config) -> str:

@@ -5,6 +5,10 @@ Letters: S summands in ascending order of their group, G groups, P rows, D dim.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,9 +18,30 @@ CUDA_CACHE_BYTES = 2**28
 LONGEST_ON_CUDA = 256
 """Summands that one thread block of CUDA adds up, one after the other, before others share the group's work."""
 
+_pretended: ContextVar[tuple[str, int] | None] = ContextVar("pretended", default=None)
+
+
+@contextmanager
+def pretending(kind: str, *, cache: int) -> Iterator[None]:
+    """Work in pieces of `cache` bytes, as on a device of that kind, wherever the tensors are: fake ones on the CPU can
+    then stand for a card's."""
+    token = _pretended.set((kind, cache))
+    try:
+        yield
+    finally:
+        _pretended.reset(token)
+
+
+def _pretends() -> tuple[str, int] | None:
+    """What is pretended. A compiler works for the real device, and would break its graph at the variable."""
+    return None if torch.compiler.is_compiling() else _pretended.get()
+
 
 def cache_bytes(device: torch.device) -> int:
     """How much a loop should work on at once: what a core's cache holds; on a card, enough to fill it."""
+    pretended = _pretends()
+    if pretended is not None:
+        return pretended[1]
     return CPU_CACHE_BYTES if device.type == "cpu" else CUDA_CACHE_BYTES
 
 
@@ -35,7 +60,8 @@ def grouped_sum(
     device. `longest` cuts groups into bags of so many summands at most and sums those in a second bag: a card would
     otherwise add up a frequent token (a pad) in one thread block (default: LONGEST_ON_CUDA there, no bound on CPU).
     """
-    if longest is None and row_PD.device.type == "cuda":
+    pretended = _pretends()
+    if longest is None and (pretended[0] if pretended else row_PD.device.type) == "cuda":
         longest = LONGEST_ON_CUDA
     start_G = torch.searchsorted(group_S, torch.arange(groups, dtype=group_S.dtype, device=group_S.device))
     if longest is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.config import Config, ConfigError
 from model.launch import check_packages, deepspeed_config
+from model.meters import reset_peaks
 
 
 class Zero2(DeepSpeedPlugin):
@@ -30,20 +32,29 @@ def start(config: Config) -> Accelerator:
 
     Raises ConfigError where the engine cannot run here.
     """
+    _forget_earlier_runs()
     torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(True)
     # Deterministic mode writes NaN over every new tensor, which costs a twentieth of a step here; nothing reads one
     # before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
     # The configuration decides, and neither `accelerate launch --use_deepspeed` nor an earlier run of this process.
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     accelerator = {"ddp": _ddp, "deepspeed": _deepspeed}[config.train.engine](config)
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     assert accelerator.num_processes == ranks, "RANK, LOCAL_RANK and WORLD_SIZE are set by whoever starts the ranks"
     return accelerator
+
+
+def _forget_earlier_runs() -> None:
+    """What a run that this process trained before has left: its model, should anything still hold it, cached blocks
+    of the device, peaks, Accelerate's state. Not torch's default generator: a new process seeds it at random, and
+    nothing here draws from it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    reset_peaks()
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
 
 
 def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:

@@ -97,8 +97,9 @@ def _layers(model: ModelConfig) -> dict[Memory, int]:
 def _peak_bytes(config: Config, parameters: int) -> float:
     """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
 
-    A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input), a
-    chunk of fp32 logits (`model.loss.CHUNK_BYTES`), and the loss's gradients of states and table.
+    A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input); beside
+    them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`model.loss.CHUNK_BYTES`)
+    and the loss's gradients of states and table.
     """
     model, train = config.model, config.train
     tokens, D = train.batch_size * model.max_seq_len, model.dim
@@ -108,20 +109,21 @@ def _peak_bytes(config: Config, parameters: int) -> float:
     else:
         kept = max(numbers for _, numbers in layers.values()) + model.n_layers * D
     logits = min(2.0**25, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
-    step = 4.0 * tokens * kept + logits
+    scores = 8.0 * tokens * math.isqrt(model.knowledge_num) if model.has_bank else 0.0
+    step = 4.0 * tokens * kept + max(scores, logits)
     return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
 
 
 def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
     """fp32 numbers that a layer keeps a position."""
-    D, K, n = model.dim, model.num_selected, math.isqrt(model.knowledge_num)
+    D, K = model.dim, model.num_selected
     if memory == "none":
         return 12 * D + 4 * swiglu_hidden(model)
     if memory == "blind":
         return 22 * D
-    # Two rows of scores and their softmax; K indices (int64) and weights; rows pooled before a projection.
+    # The balance loss's slope of the query; K indices (int64) and weights; rows pooled before a projection.
     pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
-    return 22 * D + 4 * n + pooled[memory]
+    return 22 * D + model.knowledge_dim + pooled[memory]
 
 
 def _update_bytes(model: ModelConfig, tokens: int) -> float:

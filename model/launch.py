@@ -9,6 +9,13 @@ from typing import Any
 
 from model.config import Config, ConfigError
 
+EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""For the environment of a process that shares a card: what the allocator holds grows where it is, instead of in pieces
+between which nothing fits. Read when CUDA starts."""
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Either configures the allocator; one that the user has set is left alone."""
+
 _RANKS_SET_BY = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """torchrun, Ray Train and three kinds of MPI: what Accelerate reads the number of ranks from."""
 

@@ -18,14 +18,13 @@ from model.estimate import swiglu_hidden
 from model.layers import SwiGLU
 from model.memory_bank import MemoryBank
 from model.product_key import (
-    HalfScores,
+    Factors,
     Selection,
     balance_loss,
-    cosine_scores,
-    half_scores,
+    cosine_factors,
     normalise_halves,
-    select,
-    selection_shares,
+    retrieve,
+    selection_counts,
 )
 
 NORM_EPS = 1e-6
@@ -72,11 +71,13 @@ class TokenMemory(nn.Module):
         self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
     ) -> tuple[Tensor, Read]:
         """`replace_read_D` puts a constant in the read's place: an intervention that measures what reading is worth."""
-        query_BTQ, scores = self.scores(u_BTD)
-        selection = select(scores, num_selected=self.num_selected)
-        counts_2n = sum_over_ranks(selection_shares(selection, n=self.keys_2nh.shape[1]))
-        # A handful of rows a position is summed in fp32: autocast would save nothing here and lose bits.
+        # Scores in fp32 whatever the autocast: bf16 has 8 bits, and ties among a thousand keys would be common. The
+        # read sums a handful of rows a position: autocast would save nothing there and lose bits.
         with torch.autocast(u_BTD.device.type, enabled=False):
+            query_BTQ, factors = self.factors(u_BTD)
+            selection, shares = retrieve(factors, num_selected=self.num_selected)
+            counts_2n = sum_over_ranks(selection_counts(selection, n=self.keys_2nh.shape[1]))
+            balance = balance_loss(factors, shares, counts_2n)
             read_BTD = self.read_norm(self.read(selection, bank, table_VD))
         if replace_read_D is not None:
             read_BTD = replace_read_D.expand_as(read_BTD)
@@ -87,7 +88,7 @@ class TokenMemory(nn.Module):
             selection=Selection(selection.weight_BTK.detach(), selection.index_BTK),
             read_BTD=read_BTD.detach(),
             counts_2n=counts_2n,
-            balance=balance_loss(scores, counts_2n),
+            balance=balance,
         )
 
     def read(self, selection: Selection, bank: MemoryBank, table_VD: Tensor) -> Tensor:
@@ -99,17 +100,13 @@ class TokenMemory(nn.Module):
         del query_BTQ
         return u_BTD
 
-    def scores(self, u_BTD: Tensor) -> tuple[Tensor, HalfScores]:
-        """The normalised query, and its scores in fp32 whatever the autocast: bf16 has 8 bits, and ties among a
-        thousand keys would be common."""
-        with torch.autocast(u_BTD.device.type, enabled=False):
-            query_BTQ = self.query_norm(
-                torch.nn.functional.linear(u_BTD.to(self.query.weight.dtype), self.query.weight)
-            )
-            if self.cosine:
-                query_BTQ = normalise_halves(query_BTQ)
-                return query_BTQ, cosine_scores(query_BTQ, self.keys_2nh, self.temperature_1)
-            return query_BTQ, half_scores(query_BTQ, self.keys_2nh)
+    def factors(self, u_BTD: Tensor) -> tuple[Tensor, Factors]:
+        """The normalised query, and what is multiplied to its scores."""
+        query_BTQ = self.query_norm(torch.nn.functional.linear(u_BTD.to(self.query.weight.dtype), self.query.weight))
+        if self.cosine:
+            query_BTQ = normalise_halves(query_BTQ)
+            return query_BTQ, cosine_factors(query_BTQ, self.keys_2nh, self.temperature_1)
+        return query_BTQ, Factors(query_BTQ, self.keys_2nh)
 
 
 class VectorMemory(TokenMemory):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,11 +52,23 @@ class Stopwatch:
         return reading
 
 
-def memory_metrics(device: torch.device) -> dict[str, float]:
-    """Peaks since the start: of the allocator on CUDA, of the process elsewhere. GiB.
+def reset_peaks() -> None:
+    """Start the peaks of memory anew, for a run in a process that trained before.
 
-    `peak_rss_gib` is the whole process's: in a process that trained before, it is the larger of the two runs'.
+    Resident memory's starts anew on Linux only (proc(5), clear_refs); elsewhere it is the larger of the runs'. What an
+    earlier run freed and the C library keeps for later counts as resident, so it is given back first where it can be.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
+            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):  # a sandbox without it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_metrics(device: torch.device) -> dict[str, float]:
+    """Peaks since `reset_peaks`: of the allocator on CUDA, of the process elsewhere. GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     rss_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
     if device.type != "cuda":
@@ -65,6 +82,23 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
     }
 
 
+def nvml_memory(device: torch.device) -> dict[str, float]:
+    """`nvml_used_gib`, what this process holds of its card, context included; empty where NVML does not tell (another
+    namespace of processes, no permission, no card)."""
+    if device.type != "cuda":
+        return {}
+    import pynvml
+
+    try:
+        handle = _nvml_handle(device)
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        processes += pynvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return {}
+    held = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+    return {"nvml_used_gib": max(held) / GIB} if held and None not in held else {}
+
+
 def gpu_utilisation(device: torch.device) -> dict[str, float]:
     """`gpu_util_pct` where NVML answers for this device; empty elsewhere."""
     if device.type != "cuda":
@@ -72,12 +106,18 @@ def gpu_utilisation(device: torch.device) -> dict[str, float]:
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-        uuid = torch.cuda.get_device_properties(device).uuid
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return {"gpu_util_pct": float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)}
+        return {"gpu_util_pct": float(pynvml.nvmlDeviceGetUtilizationRates(_nvml_handle(device)).gpu)}
     except pynvml.NVMLError:
         return {}
+
+
+def _nvml_handle(device: torch.device) -> Any:
+    """NVML's own name for a card: it counts all cards of the machine, torch those that the process sees."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    uuid = torch.cuda.get_device_properties(device).uuid
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
 
 def device_name(device: torch.device) -> str:

@@ -69,6 +69,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ema_ms", "float", "ms", "min", "mean time of an EMA update since the last report"),
     Metric("peak_allocated_gib", "float", "GiB", "min", "max_memory_allocated (CUDA)"),
     Metric("peak_reserved_gib", "float", "GiB", "min", "max_memory_reserved (CUDA)"),
+    Metric("nvml_used_gib", "float", "GiB", "min", "most that NVML saw the process hold, CUDA's context included"),
     Metric("peak_rss_gib", "float", "GiB", "min", "peak resident memory of the process"),
     Metric("peak_gib", "float", "GiB", "min", "peak reserved on CUDA, peak resident elsewhere"),
     Metric("gpu_util_pct", "float", "%", "max", "how busy the card was, where NVML answers"),

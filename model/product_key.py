@@ -1,18 +1,33 @@
 """Product-key retrieval (Lample et al. 2019, "Large Memory Layers with Product Keys", arXiv 1907.05242, section 3.1).
 
-Letters: B batch, T tokens, Q query width, n = sqrt(N) sub-keys a half, N entries, K entries selected.
+Scores are [2, P, n], 200 MB a layer at full size. They exist for so many positions at a time as a cache holds and leave
+behind the K best and their softmax, which goes when the balance loss is formed. Nothing of that size is kept for the
+backward, whose parts are
+
+    of a kept score   s = q . k_i          dq = k_i, dk_i = q             K rows a position, as embedding bags
+    of the balance    sum_i g_i mean_P(p)_i      ds = p * (g - p . g) / P       dq, dk: products, formed with the loss
+
+with p the softmax of a position's scores, and g of the counts, without gradient.
+
+Letters: B batch, T tokens, P positions (B*T), c positions of a chunk, Q query width, h = Q/2, n = sqrt(N) sub-keys a
+half, N entries, K entries selected.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from model.bags import cache_bytes, grouped_sum
+
+SCORE_CACHES = 2
+"""Scores of a chunk, in caches: smaller chunks are so many more operators (docs/log.md)."""
 
 
 class Selection(NamedTuple):
@@ -22,24 +37,26 @@ class Selection(NamedTuple):
     index_BTK: Tensor
 
 
-class HalfScores(NamedTuple):
-    """Scores of every sub-key, a half each; what the balance loss reads."""
+class Factors(NamedTuple):
+    """What scores are products of: each half of the query, and the sub-keys of that half."""
 
-    first_BTn: Tensor
-    second_BTn: Tensor
-
-
-def half_scores(query_BTQ: Tensor, keys_2nh: Tensor) -> HalfScores:
-    """Each half of the query against its own sub-keys; h = Q/2."""
-    first_BTh, second_BTh = query_BTQ.chunk(2, dim=-1)
-    return HalfScores(first_BTh @ keys_2nh[0].T, second_BTh @ keys_2nh[1].T)
+    query_BTQ: Tensor
+    keys_2nh: Tensor
 
 
-def cosine_scores(query_BTQ: Tensor, keys_2nh: Tensor, temperature_1: Tensor) -> HalfScores:
-    """temperature * sqrt(h) * cosine of each half of the query (given normalised, see `normalise_halves`) with its
-    sub-keys. sqrt(h) gives the scores of random directions variance 1, so a temperature of 1 is where to start."""
+class Shares(NamedTuple):
+    """Softmax over the sub-keys, a half each, no gradient: its mean over positions, and itself by chunks of them."""
+
+    mean_2n: Tensor
+    chunks_2cn: list[Tensor]
+
+
+def cosine_factors(query_BTQ: Tensor, keys_2nh: Tensor, temperature_1: Tensor) -> Factors:
+    """Scores are temperature * sqrt(h) * cosine of each half of the query (given normalised, see `normalise_halves`)
+    with its sub-keys. sqrt(h) gives the scores of random directions variance 1, so a temperature of 1 is where to
+    start."""
     scale_1 = temperature_1 * math.sqrt(keys_2nh.shape[-1])
-    return half_scores(query_BTQ * scale_1, F.normalize(keys_2nh, dim=-1))
+    return Factors(query_BTQ * scale_1, F.normalize(keys_2nh, dim=-1))
 
 
 def normalise_halves(query_BTQ: Tensor) -> Tensor:
@@ -47,26 +64,32 @@ def normalise_halves(query_BTQ: Tensor) -> Tensor:
     return F.normalize(query_BTQ.unflatten(-1, (2, -1)), dim=-1).flatten(-2)
 
 
-def select(scores: HalfScores, *, num_selected: int) -> Selection:
-    """The num_selected best of all n*n sums, exactly, from the best K of each half; softmax of the kept scores.
+def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = None) -> tuple[Selection, Shares]:
+    """The num_selected best of all n*n sums of scores, exactly, weighted by the softmax of those, and what the balance
+    loss needs of all scores. The weights are differentiable in both factors.
 
-    A pair (a-th best, b-th best) has at least (a+1)(b+1) sums at or above its own, so only the pairs with
-    (a+1)(b+1) <= K can be among the best K: 50 of the 256 at K = 16. Choosing needs no gradient; the scores that were
-    chosen are read again with one, so the backward touches K numbers a half and not K*K.
+    `chunk_bytes` bounds the scores that exist at once (default: what a cache holds).
     """
-    K, n = num_selected, scores.first_BTn.shape[-1]
+    query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
+    n, batch = keys_2nh.shape[1], factors.query_BTQ.shape[:-1]
+    positions = max(1, (chunk_bytes or SCORE_CACHES * cache_bytes(keys_2nh.device)) // (8 * n))
     with torch.no_grad():
-        first_BTK, row_BTK = _best(scores.first_BTn, K)
-        second_BTK, column_BTK = _best(scores.second_BTn, K)
-        a_P, b_P = _candidate_pairs(K, scores.first_BTn.device).unbind()
-        pair_BTK = (first_BTK[..., a_P] + second_BTK[..., b_P]).topk(K, dim=-1).indices
-        row_BTK = row_BTK.gather(-1, a_P[pair_BTK])
-        column_BTK = column_BTK.gather(-1, b_P[pair_BTK])
-    kept_BTK = scores.first_BTn.gather(-1, row_BTK) + scores.second_BTn.gather(-1, column_BTK)
-    return Selection(weight_BTK=kept_BTK.softmax(dim=-1), index_BTK=row_BTK * n + column_BTK)
+        kept, subkeys, chunks, total_2n = [], [], [], torch.zeros_like(keys_2nh[..., 0])
+        for query_2ch in query_2Ph.split(positions, dim=1):
+            scores_2cn = query_2ch @ keys_2nh.mT
+            kept_cK, subkey_2cK = _best_pairs(scores_2cn, num_selected)
+            share_2cn = scores_2cn.softmax(dim=-1)
+            total_2n += share_2cn.sum(dim=1)
+            kept.append(kept_cK)
+            subkeys.append(subkey_2cK)
+            chunks.append(share_2cn)
+        kept_BTK, subkey_2PK = torch.cat(kept).unflatten(0, batch), torch.cat(subkeys, dim=1)
+    kept_BTK = cast(Tensor, _Kept.apply(*factors, kept_BTK, subkey_2PK))
+    index_BTK = (subkey_2PK[0] * n + subkey_2PK[1]).unflatten(0, batch)
+    return Selection(kept_BTK.softmax(dim=-1), index_BTK), Shares(total_2n / query_2Ph.shape[1], chunks)
 
 
-def selection_shares(selection: Selection, *, n: int) -> Tensor:
+def selection_counts(selection: Selection, *, n: int) -> Tensor:
     """How often each sub-key was selected, [2, n] counts, a half a row; no gradient."""
     index_M = selection.index_BTK.flatten()
     one_M = torch.ones_like(index_M, dtype=torch.float32)
@@ -74,63 +97,118 @@ def selection_shares(selection: Selection, *, n: int) -> Tensor:
     return torch.stack([zeros_n.index_add(0, index_M // n, one_M), zeros_n.index_add(0, index_M % n, one_M)])
 
 
-def balance_loss(scores: HalfScores, counts_2n: Tensor) -> Tensor:
+def balance_loss(factors: Factors, shares: Shares, counts_2n: Tensor) -> Tensor:
     """n * sum_i f_i p_i, averaged over the halves; 1.0 when uniform (Fedus et al. 2021, arXiv 2101.03961, eq. 4-6).
 
     f: share of the selections with sub-key i, from `counts_2n` (summed over ranks by the caller); p: mean softmax of
-    the scores. On the two marginals, so nothing is N-sized.
+    the scores. On the two marginals, so nothing is N-sized. Differentiable in both factors.
     """
-    n = scores.first_BTn.shape[-1]
-    share_2n = counts_2n / counts_2n.sum(dim=-1, keepdim=True)
-    mean_2n = torch.stack([_mean_softmax(half.flatten(0, -2)) for half in scores])
-    return n * (share_2n * mean_2n).sum(dim=-1).mean()
+    n = factors.keys_2nh.shape[1]
+    counts_2n = counts_2n.to(shares.mean_2n.dtype)
+    pull_2n = n / 2 * counts_2n / counts_2n.sum(dim=-1, keepdim=True)
+    balance = (pull_2n * shares.mean_2n).sum()
+    if not torch.is_grad_enabled() or not any(factor.requires_grad for factor in factors):
+        return balance
+    with torch.no_grad():
+        slopes = _balance_slopes(factors, shares, pull_2n)
+    return cast(Tensor, _Known.apply(*factors, balance, *slopes))
 
 
-def _mean_softmax(scores_Pn: Tensor) -> Tensor:
-    """Mean over positions of softmax over sub-keys, [n]."""
-    return _MeanSoftmax.apply(scores_Pn)  # pyright: ignore[reportReturnType]
+def _balance_slopes(factors: Factors, shares: Shares, pull_2n: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of sum(pull * mean share) in both factors: ds = p * (g - p . g), a chunk at a time."""
+    query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
+    pull_2n1 = pull_2n[..., None] / query_2Ph.shape[1]
+    slopes, slope_2hn = [], torch.zeros_like(keys_2nh.mT, memory_format=torch.contiguous_format)
+    positions = shares.chunks_2cn[0].shape[1]
+    for query_2ch, share_2cn in zip(query_2Ph.split(positions, dim=1), shares.chunks_2cn, strict=True):
+        slope_2cn = (pull_2n1.mT - share_2cn @ pull_2n1).mul_(share_2cn)
+        slopes.append(slope_2cn @ keys_2nh)
+        slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
+    slope_BTQ = torch.cat(slopes, dim=1).transpose(0, 1).reshape(factors.query_BTQ.shape)
+    return slope_BTQ, slope_2hn.mT.contiguous()
 
 
-class _MeanSoftmax(torch.autograd.Function):
-    """d/ds sum_i g_i p_i = softmax(s) * (g - softmax(s) . g) / P: one product of [P, n], where autograd spreads g over
-    all positions first."""
+def _halves(query_BTQ: Tensor) -> Tensor:
+    """[2, P, h], a view where the query is contiguous."""
+    return query_BTQ.unflatten(-1, (2, -1)).flatten(0, -3).transpose(0, 1)
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradients in both factors were formed with it."""
 
     @staticmethod
-    def forward(ctx: Any, scores_Pn: Tensor) -> Tensor:
-        share_Pn = scores_Pn.softmax(dim=-1)
-        ctx.save_for_backward(share_Pn)
-        return share_Pn.mean(dim=0)
+    def forward(ctx: Any, query_BTQ: Tensor, keys_2nh: Tensor, loss: Tensor, *slopes: Tensor) -> Tensor:
+        del query_BTQ, keys_2nh
+        ctx.save_for_backward(*slopes)
+        return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope_n: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (share_Pn,) = ctx.saved_tensors
-        slope_n = slope_n / len(share_Pn)
-        return (slope_n - (share_Pn * slope_n).sum(dim=-1, keepdim=True)).mul_(share_Pn)
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        slope_BTQ, slope_2nh = ctx.saved_tensors
+        return slope_BTQ * upstream, slope_2nh * upstream, None, None, None
 
 
-def _best(scores_BTn: Tensor, K: int) -> tuple[Tensor, Tensor]:
+class _Kept(torch.autograd.Function):
+    """Scores that were found, as a function of what they are products of."""
+
+    @staticmethod
+    def forward(ctx: Any, query_BTQ: Tensor, keys_2nh: Tensor, kept_BTK: Tensor, subkey_2PK: Tensor) -> Tensor:
+        ctx.save_for_backward(query_BTQ, keys_2nh, subkey_2PK)
+        return kept_BTK.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope_BTK: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query_BTQ, keys_2nh, subkey_2PK = ctx.saved_tensors
+        (_, n, h), (_, P, K) = keys_2nh.shape, subkey_2PK.shape
+        # Halves of positions, and sub-keys, as the rows of [2P, h] and [2n, h].
+        row_RK = (subkey_2PK.transpose(0, 1) + torch.arange(0, 2 * n, n, device=keys_2nh.device)[:, None]).reshape(
+            -1, K
+        )
+        slope_RK = slope_BTK.reshape(P, K).repeat_interleave(2, dim=0)
+        slope_Rh = F.embedding_bag(row_RK, keys_2nh.reshape(2 * n, h), per_sample_weights=slope_RK, mode="sum")
+        row_S, order_S = row_RK.flatten().sort(stable=True)
+        slope_S = slope_RK.flatten()[order_S]
+        query_Rh = query_BTQ.reshape(2 * P, h)
+        slope_2nh = grouped_sum(query_Rh, order_S // K, weight_S=slope_S, group_S=row_S, groups=2 * n)
+        return slope_Rh.view(query_BTQ.shape), slope_2nh.view(keys_2nh.shape), None, None
+
+
+def _best_pairs(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """(the K largest of all n*n sums [c, K], the two sub-keys of each [2, c, K]), best first.
+
+    A pair (a-th best, b-th best) has at least (a+1)(b+1) sums at or above its own, so only the pairs with
+    (a+1)(b+1) <= K can be among the best K: 50 of the 256 at K = 16.
+    """
+    best_2cK, subkey_2cK = _best(scores_2cn, K)
+    rank_2M = _candidate_pairs(K, scores_2cn.device)
+    kept_cK, pair_cK = (best_2cK[0][:, rank_2M[0]] + best_2cK[1][:, rank_2M[1]]).topk(K, dim=-1)
+    return kept_cK, subkey_2cK.gather(-1, rank_2M[:, pair_cK])
+
+
+def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """(values, columns) of the K best, best first.
 
-    They stand in the K groups with the largest maxima, so on CPU, where `topk` costs by the element, it looks at n/g
-    maxima and then at K*g scores, g being about sqrt(n/K).
+    They stand in the K groups with the largest maxima, and those are the K best of the maxima: so on CPU, where `topk`
+    costs by the element, it looks at a few times K numbers, of the maxima of maxima first.
     """
-    n = scores_BTn.shape[-1]
-    group = 2 ** round(math.log2(n / K) / 2)
-    if scores_BTn.device.type != "cpu" or group == 1 or n % group or n < 8 * K:
-        values_BTK, column_BTK = scores_BTn.topk(K, dim=-1)
-        return values_BTK, column_BTK
+    n = scores_2cn.shape[-1]
+    group = 8 if n >= 128 * K else 4
+    if scores_2cn.device.type != "cpu" or n % group or n < 8 * K:
+        values_2cK, column_2cK = scores_2cn.topk(K, dim=-1)
+        return values_2cK, column_2cK
     groups = n // group  # group j: columns j, j + groups, j + 2 groups, ...
-    best_BTK = scores_BTn.unflatten(-1, (group, groups)).amax(dim=-2).topk(K, dim=-1, sorted=False).indices
-    offset_g1 = torch.arange(0, n, groups, device=scores_BTn.device)[:, None]
-    candidate_BTC = (best_BTK[..., None, :] + offset_g1).flatten(-2)
-    values_BTK, at_BTK = scores_BTn.gather(-1, candidate_BTC).topk(K, dim=-1)
-    return values_BTK, candidate_BTC.gather(-1, at_BTK)
+    _, best_2cK = _best(scores_2cn.unflatten(-1, (group, groups)).amax(dim=-2), K)
+    offset_g1 = torch.arange(0, n, groups, device=scores_2cn.device)[:, None]
+    candidate_2cC = (best_2cK[..., None, :] + offset_g1).flatten(-2)
+    values_2cK, at_2cK = scores_2cn.gather(-1, candidate_2cC).topk(K, dim=-1)
+    return values_2cK, candidate_2cC.gather(-1, at_2cK)
 
 
 @torch.compiler.assume_constant_result
 def _candidate_pairs(K: int, device: torch.device) -> Tensor:
-    """[2, P]: the ranks (a, b) of the pairs that can be among the best K. A compiler takes them for a constant."""
+    """[2, M]: the ranks (a, b) of the pairs that can be among the best K. A compiler takes them for a constant."""
     return _cached_pairs(K, device)
 
 

@@ -19,7 +19,7 @@ from model.config import Config
 from model.examiner import Examiner
 from model.feed import Feed, ahead_on, on_host
 from model.memory import sum_over_ranks
-from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics
+from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics, nvml_memory
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate
 from model.streams import reseeded
@@ -116,7 +116,7 @@ class Trainer:
             reports += 1
             losses = self._losses(window, last_step=step)
             metrics |= window.metrics(self._step_tokens, losses) | memory_metrics(self.device)
-            metrics |= gpu_utilisation(self.device) | self.upkeep.metrics()
+            metrics |= gpu_utilisation(self.device) | nvml_memory(self.device) | self.upkeep.metrics()
             if step == self.steps or reports % self.config.eval.every == 0:
                 metrics |= self.examiner.validate(self.model, autocast=self._autocast)
             verdict = self._agree(

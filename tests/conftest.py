@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ablate.ledger import Ledger
+from ablate.places import Url
 from ablate.trial import Desk
+from tests import s3
 
 if TYPE_CHECKING:
     from ablate.ray_runner.cluster import Cluster
@@ -19,6 +21,21 @@ if TYPE_CHECKING:
 def desk(tmp_path: Path) -> Desk:
     """What the trials of a study called `fake` share, in a temporary folder."""
     return Desk(Ledger(tmp_path / "fake"), swanlab="disabled", objective="val_loss", git_commit="0" * 40)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A local S3 server, started once."""
+    with s3.serving(tmp_path_factory.mktemp("s3") / "server.log") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Url:
+    """An empty bucket on it, which this test's environment finds; copies are kept under `tmp_path`/cache."""
+    for name, value in {**s3.KEYS, "AWS_ENDPOINT_URL": s3_endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return s3.bucket(s3_endpoint)
 
 
 @pytest.fixture(scope="session")

@@ -7,38 +7,49 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ablate.plan import Trial, trial_id
-from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve
+from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve, train
 
-Act = Literal["complete", "until_told", "nan", "oom", "error", "killed_once", "killed", "deaf"]
-"""What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting."""
+Act = Literal["complete", "until_told", "nan", "oom", "error", "killed_once", "killed", "deaf", "real"]
+"""What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting, `real`
+trains, and waits for the file `release` after its first report."""
 
 STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 120.0, 10**9
+REAL_BOUND_S = 500.0
 
 
 @dataclass(frozen=True)
 class FakeTrain:
     """A trainer of the shape of `model.api.train`; `acts` says, by seed, what becomes of a trial.
 
-    It writes a checkpoint of its own, so that a test sees whether a trial went on or began again.
+    It writes a checkpoint of its own, so that a test sees whether a trial went on or began again, and its process's id.
     """
 
     acts: Mapping[int, Act]
     folder: Path
+    nvml: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Seed -> (GiB, per cent): what NVML would say that the trial holds of its card, and how busy the card is."""
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         act, seed = self.acts[config.train.seed], config.train.seed
+        if act == "real":
+            return train(config, self._waiting(report), checkpoint_dir=checkpoint_dir)
         checkpoint = checkpoint_dir / "step"
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint_dir.joinpath("pid").write_text(str(os.getpid()))
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         end = time.monotonic() + BOUND_S
         while step < STEPS or act in ("until_told", "deaf"):
             step += 1
-            verdict = report(_report(step, seed, budget=ENDLESS if act == "until_told" else STEPS))
+            now = _report(step, seed, budget=ENDLESS if act == "until_told" else STEPS)
+            if seed in self.nvml:
+                held, busy = self.nvml[seed]
+                now = replace(now, metrics={**now.metrics, "nvml_used_gib": held, "gpu_util_pct": busy})
+            verdict = report(now)
             checkpoint.write_text(str(step))
             if verdict is not Verdict.CONTINUE:
                 return _result(step, verdict)
@@ -58,6 +69,18 @@ class FakeTrain:
             assert time.monotonic() < end, "nobody ended this trial"
             time.sleep(0.02)  # a step takes its time
         return _result(step, Verdict.CONTINUE)
+
+    def _waiting(self, report: Callable[[Report], Verdict]) -> Callable[[Report], Verdict]:
+        """`report`, after which the trial waits for the file `release`."""
+
+        def wait(now: Report) -> Verdict:
+            verdict, end = report(now), time.monotonic() + REAL_BOUND_S
+            while not self.folder.joinpath("release").exists():
+                assert time.monotonic() < end, "nobody released this trial"
+                time.sleep(0.05)
+            return verdict
+
+        return wait
 
 
 def _report(step: int, seed: int, *, budget: int) -> Report:
@@ -85,9 +108,9 @@ def _result(step: int, verdict: Verdict) -> Result:
     )
 
 
-def fake_trial(seed: int, *, study: str = "fake", arm: str = "search") -> Trial:
-    """A trial of the smallest preset; its seed is what FakeTrain looks its act up by."""
-    config = resolve("tiny", {"train.seed": seed})
+def fake_trial(seed: int, *, study: str = "fake", arm: str = "search", **short: int) -> Trial:
+    """A trial of the smallest preset; its seed is what FakeTrain looks its act up by. `short`: keys of `train`."""
+    config = resolve("tiny", {"train.seed": seed, **{f"train.{key}": value for key, value in short.items()}})
     return Trial(
         trial_id(arm, config, seed),
         study=study,

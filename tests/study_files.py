@@ -65,6 +65,8 @@ def row(
         host="example",
         device="cpu",
         audited=trial.audited,
+        predicted_peak_gib=trial.predicted_peak_gib,
+        gpu_fraction=trial.gpu_fraction,
     )
 
 

@@ -151,6 +151,8 @@ BAD = {
         "no search",
     ),
     "a card and a half": (GOOD + "resources: {gpu: 1.5}\n", 10, "resources.gpu", "whole"),
+    "a card without memory": (GOOD + "resources: {gpu_memory_gib: 0}\n", 10, "resources.gpu_memory_gib", "greater"),
+    "a daemon on demand": (GOOD + "resources: {mps: on}\n", 10, "resources.mps", "off"),
     "tracking somewhere": (GOOD + "tracking: {swanlab: cloud}\n", 10, "tracking.swanlab", "offline"),
 }
 

@@ -16,7 +16,7 @@ from model.encode import encode, output_head, self_encode_rate
 from model.estimate import bank_bytes
 from model.memory import Read
 from model.memory_bank import CONTENTS, MemoryBank
-from model.product_key import Selection, cosine_scores, normalise_halves, select
+from model.product_key import Selection, cosine_factors, normalise_halves, retrieve
 from tests.oracles import variants as oracle
 from tests.test_token_memory import random_selection
 
@@ -199,7 +199,7 @@ def test_cosine_retrieval_equals_an_exhaustive_top_k(n: int, K: int, half: int, 
     query = torch.randn(3, 2 * half, generator=generator, dtype=torch.float64)
     keys = torch.randn(2, n, half, generator=generator, dtype=torch.float64)
     temperature = torch.tensor([1.7], dtype=torch.float64)
-    found = select(cosine_scores(normalise_halves(query), keys, temperature), num_selected=K)
+    found, _ = retrieve(cosine_factors(normalise_halves(query), keys, temperature), num_selected=K)
     for position in range(3):
         weights, indices = oracle.cosine_retrieve(query[position], keys, 1.7, K)
         torch.testing.assert_close(found.weight_BTK[position], weights)

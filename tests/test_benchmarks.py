@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _limits, _literal, _measure, _subject, roofline
+from benchmarks import _limits, _literal, _measure, _subject, orchestration, roofline
 from benchmarks._bounds import render
 from benchmarks._measure import Effort, compare, peak_bytes
 from benchmarks.model import QUICK, TIE, check_tokens
@@ -159,3 +159,25 @@ def test_an_update_costs_by_entries_and_selections() -> None:
 def test_the_roofline_page_is_what_the_code_counts() -> None:
     written = (ROOT / "docs" / "roofline.md").read_text(encoding="utf-8")
     assert written == roofline.page(roofline.count()), "run: python -m benchmarks.roofline > docs/roofline.md"
+
+
+def test_the_cost_of_starting_says_which_bounds_hold() -> None:
+    ratios = {"workers_0": 1.3, "workers_0_reuse": 0.5, "workers_1": 3.0}
+    found = {
+        "per_trial_s": dict.fromkeys(orchestration.WAYS, 2.0), "ratio_vs_bare": ratios, "bare_s": 2.0,
+        "ratios": {name: [ratio] for name, ratio in ratios.items()}, "trials": 8, "at_once": 2, "cores": 2,
+        "load_average": 1.0, "seconds": 60.0,
+    }  # fmt: skip
+    lines = orchestration.render(found).splitlines()
+    held = {line.split()[0]: line.split()[-1] for line in lines if "at most" in line}
+    assert held == {"workers_0": "NO", "workers_0_reuse": "yes", "workers_1": "yes"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_starting_is_measured_through_the_runner() -> None:
+    command = [sys.executable, "-m", "benchmarks.orchestration", "--quick", "--json"]
+    found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert found["per_trial_s"].keys() == found["ratio_vs_bare"].keys() == orchestration.WAYS.keys()
+    assert all(value > 0 for value in found["per_trial_s"].values())
+    assert found["ratio_vs_bare"]["workers_0"] < found["ratio_vs_bare"]["workers_1"]

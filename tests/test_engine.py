@@ -102,6 +102,16 @@ def test_a_study_says_so_before_anything_starts(tmp_path: Path, text: str, line:
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_study_whose_trials_have_no_workers_cannot_use_it(tmp_path: Path) -> None:
+    text = GOOD.replace("preset: tiny", "preset: tiny\n  train.engine: deepspeed")
+    spec.check_installed(study_files.load(tmp_path, "resources.workers=1", text=text))
+    with pytest.raises(
+        BadInput, match=r"study\.yaml:4: .*deepspeed: with resources\.workers: 0 nobody starts its ranks"
+    ):
+        spec.check_installed(study_files.load(tmp_path, "resources.workers=0", text=text))
+
+
+@pytest.mark.usefixtures("installed")
 def test_installed_it_still_needs_a_card_and_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve("tiny", DEEPSPEED)
     check_packages(config)

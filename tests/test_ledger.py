@@ -187,6 +187,7 @@ def test_files_of_schema_version_1_keep_loading(ledger: Ledger):
     assert trial.keys() >= {column.name for column in TRIAL_COLUMNS}
     shown = ("trial_id", "status", "val_loss", "param.model.ema_decay", "tokens_seen", "schema_version")
     assert [trial[name] for name in shown] == ["0123456789ab", "completed", 1.25, 0.5, 4_096, 1]
+    assert [trial[name] for name in ("predicted_peak_gib", "gpu_fraction")] == [None, None]
     assert [line["losses"] for line in ledger.history().to_pylist()] == [[2.0, 2.0], [4.0, 4.0]]
 
 

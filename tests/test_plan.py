@@ -94,6 +94,8 @@ def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudyS
         ({"gpu": 0.5, "workers": 2}, 64, 2, True, Slots(1, 0.5, 2, 2)),
         ({"gpu": 0.5, "cpu": 4}, 4, 1, True, Slots(4, 0.5, 1, 1)),
         ({"cpu": 0.5}, 2, 0, False, Slots(0.5, 0, 1, 4)),
+        ({"workers": 0}, 2, 0, False, Slots(1, 0, 0, 2)),  # its one process takes what a worker would
+        ({"gpu": 0.5, "cpu": 2, "workers": 0}, 6, 1, True, Slots(2, 0.5, 0, 2)),
     ],
 )
 def test_the_scarcest_resource_decides(asked: dict[str, float], cpus: int, gpus: int, cuda: bool, slots: Slots):
@@ -107,6 +109,12 @@ def test_what_is_missing_is_said(asked: dict[str, float], words: str):
     with pytest.raises(BadInput) as caught:
         fit(Resources.model_validate(asked), cpus=2, gpus=0, cuda=False)
     assert words in str(caught.value)
+
+
+def test_a_trial_without_workers_costs_what_one_with_one_costs(study: StudySpec):
+    alone, with_one = (dry_run.describe(study, Slots(1, 0.5, workers, 2), card="RTX 4090") for workers in (0, 1))
+    assert alone.gpu_hours == with_one.gpu_hours
+    assert alone.hours == with_one.hours
 
 
 def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
@@ -126,7 +134,8 @@ def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
 
 
 def test_a_dry_run_only_warns_of_a_missing_file_and_of_a_card_that_is_too_small(tmp_path: Path):
-    sets = ("base.preset=seed-1.4.6", "base.data={corpus: jsonl, train: none.jsonl}", "early_stopping=null")
+    data = "base.data={corpus: jsonl, train: none.jsonl}"
+    sets = ("base.preset=seed-1.4.6", data, "early_stopping=null", "resources.gpu=0.25")
     study = study_files.load(tmp_path, *sets)
     run = dry_run.describe(study, Slots(1, 0.25, 1, 4), card="RTX 4090")
     assert any("no such file" in warning for warning in run.warnings)

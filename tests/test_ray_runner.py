@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablate.packing import Slots
+from ablate.admission import Admission, Sizes
+from ablate.packing import fit
+from ablate.placement import Node
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
-from ablate.ray_runner.trial import Orders, run_name
+from ablate.ray_runner.memory_kills import as_deaths
+from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Event, Halt
+from ablate.spec_models import Resources
 from ablate.trial import Desk
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 
@@ -34,8 +39,15 @@ class Stage:
     events: list[Event] = field(default_factory=list)
     watch: Callable[[Event], object] = id  # nothing
 
-    def run(self, acts: Mapping[int, Act], *, slots: Slots, stop_at: Mapping[int, int] | None = None) -> ListSource:
-        """Run one trial per act to its end."""
+    def run(
+        self,
+        acts: Mapping[int, Act],
+        *,
+        resources: Resources,
+        stop_at: Mapping[int, int] | None = None,
+        nodes: Sequence[Node] = (),
+    ) -> ListSource:
+        """Run one trial per act to its end; `nodes` is what the gate takes the cluster for."""
 
         def on_event(event: Event) -> None:
             self.events.append(event)
@@ -45,12 +57,14 @@ class Stage:
             self.desk,
             train=FakeTrain(acts, folder=self.tmp_path),
             board=Board(f"board-{self.tmp_path.name}"),
-            slots=slots,
+            slots=fit(resources, cpus=self.cluster.cpus, gpus=self.cluster.gpus, cuda=False),
             storage=str(self.tmp_path / ".ray"),
             cuda=False,
         )
         source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
-        RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event).run(source)
+        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
+        admission = Admission(nodes or copy.deepcopy(self.cluster.nodes), sizes)
+        RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event, admission=admission).run(source)
         return source
 
 
@@ -67,7 +81,12 @@ def groups() -> list[tuple[str, dict]]:
     return [(row["state"], row["bundles"][0]) for row in standing]
 
 
-def test_every_end_becomes_its_row(stage: Stage) -> None:
+HOW = pytest.mark.parametrize("workers", [0, 1])
+"""In Tune's process, or in a worker of its own."""
+
+
+@HOW
+def test_every_end_becomes_its_row(stage: Stage, workers: int) -> None:
     acts: dict[int, Act] = {
         0: "complete",
         1: "error",
@@ -77,8 +96,7 @@ def test_every_end_becomes_its_row(stage: Stage) -> None:
         5: "killed_once",
         6: "killed",
     }
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=1, concurrent=4)
-    source = stage.run(acts, slots=slots, stop_at={4: 3 * TOKENS_A_STEP})
+    source = stage.run(acts, resources=Resources(cpu=2, gpu=0, workers=workers), stop_at={4: 3 * TOKENS_A_STEP})
     rows = {row.seed: row for row in source.rows}
 
     assert {seed: row.status for seed, row in rows.items()} == {
@@ -89,6 +107,8 @@ def test_every_end_becomes_its_row(stage: Stage) -> None:
     assert rows[3].error.startswith("the world is not enough")
     assert rows[5].attempt == 2, "a killed worker's trial goes on as a second attempt"
     assert rows[6].attempt == 3, "and is given up after the third"
+    assert workers or rows[6].tokens_seen > 0, "a report in Tune's process returns when it has arrived"
+    assert [event.kind for event in stage.events if event.trial.seed == 5].count("started") == 1
     assert rows[6].metrics == {}
     assert rows[0].metrics["val_loss"] == pytest.approx(2.0 + 1 / STEPS)
     history = stage.desk.ledger.history(rows[5].trial_id)
@@ -97,7 +117,8 @@ def test_every_end_becomes_its_row(stage: Stage) -> None:
     assert groups() == []
 
 
-def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage) -> None:
+@HOW
+def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage, workers: int) -> None:
     release, training, most = stage.tmp_path / "release", set(), 0
 
     def watch(event: Event) -> None:
@@ -114,8 +135,10 @@ def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage) -> Non
             release.touch()
 
     stage.watch = watch
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0.5, workers=1, concurrent=4)  # Tune would start all four
-    source = stage.run(dict.fromkeys(range(4), "until_told"), slots=slots)
+    wrong = [Node.of("elsewhere", cpus=8, gpus=2)]  # the gate lets all four in: it is Ray that holds the card's shares
+    source = stage.run(
+        dict.fromkeys(range(4), "until_told"), resources=Resources(gpu=0.5, workers=workers), nodes=wrong
+    )
 
     assert release.exists(), "two held the card while two waited for it"
     assert most == 2
@@ -126,8 +149,7 @@ def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage) -> Non
 
 
 def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
-    slots = Slots(cpu_per_worker=1, gpu_per_worker=0, workers=2, concurrent=2)
-    source = stage.run({0: "complete", 1: "error"}, slots=slots)
+    source = stage.run({0: "complete", 1: "error"}, resources=Resources(gpu=0, workers=2))
     rows = {row.seed: row for row in source.rows}
     assert rows[0].status == "completed"
     assert rows[0].attempt == 1
@@ -136,7 +158,8 @@ def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
     assert rows[1].attempt == 1, "an exception is not retried"
 
 
-def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage) -> None:
+@HOW
+def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage, workers: int) -> None:
     """One trial answers the interruption, one is deaf and is killed after the grace; neither gets a row."""
     deaf = stage.tmp_path / "deaf"
 
@@ -146,8 +169,8 @@ def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage) -> 
 
     stage.halt = OneSignal()
     stage.watch = watch
-    slots = Slots(cpu_per_worker=4, gpu_per_worker=0, workers=1, concurrent=2)  # all eight CPUs: drivers need none
-    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, slots=slots)
+    resources = Resources(cpu=4, gpu=0, workers=workers)  # two have all eight CPUs: drivers need none
+    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, resources=resources)
     assert source.rows == []
     assert stage.desk.ledger.final_ids() == set()
     assert len(stage.desk.ledger.started_ids()) == 2, "the third was never started"
@@ -162,22 +185,94 @@ class OneSignal(Halt):
 
 
 def test_a_dead_driver_is_a_lost_trial_that_leaves_no_group(stage: Stage) -> None:
-    """The dashboard lists the driver under its trial's name; killed, it takes its workers along."""
+    """The dashboard lists drivers under their study's name, workers under their trial's; a driver takes them along."""
     from ray.util.state import list_actors
 
-    trial, killed = fake_trial(0), []
+    killed, workers = [], []
 
     def watch(event: Event) -> None:
         if event.kind == "reported" and not killed:
             # Ray's dataclass hides its fields from type checkers.
             named: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
-            killed.extend(actor.pid for actor in named if actor.repr_name == run_name(trial))
+            killed.extend(actor.pid for actor in named if actor.repr_name == "fake trials")
+            workers.extend(actor.pid for actor in named if actor.repr_name == run_name(fake_trial(0)))
             os.kill(killed[0], signal.SIGKILL)
 
     stage.watch = watch
-    slots = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
-    source = stage.run({0: "until_told", 1: "complete"}, slots=slots)
+    source = stage.run({0: "until_told", 1: "complete"}, resources=Resources(cpu=8, gpu=1))
+    assert (len(killed), len(workers)) == (1, 1)
     assert [row.status for row in source.rows] == ["lost", "completed"], "the next trial finds the whole cluster free"
     assert source.rows[0].error_kind == "DriverDied"
     assert source.rows[0].tokens_seen > 0
     assert groups() == []
+
+
+def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> None:
+    acts: dict[int, Act] = {
+        0: "complete",
+        1: "until_told",
+        2: "nan",
+        3: "complete",
+        4: "oom",
+        5: "error",
+        6: "complete",
+    }
+    one_at_a_time = Resources(cpu=8, gpu=0, workers=0)
+    source = stage.run(acts, resources=one_at_a_time, stop_at={1: 2 * TOKENS_A_STEP})
+    assert [row.status for row in source.rows] == [
+        "completed",
+        "pruned",
+        "nan",
+        "completed",
+        "oom",
+        "error",
+        "completed",
+    ]
+    pids = [(stage.desk.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
+    assert pids[0] == pids[1] == pids[2], "kept after a trial that completed, and after one that was pruned"
+    assert pids[3] == pids[4]
+    assert len(set(pids)) == 4, "never after nan, oom or error"
+
+
+def test_what_fails_outside_of_the_trainer_is_an_error_with_its_text(stage: Stage) -> None:
+    """Here a file stands where a folder belongs: the trial's samples cannot be written."""
+    stage.desk.ledger.root.mkdir()
+    stage.desk.ledger.path("samples").write_text("a file")
+    source = stage.run({0: "complete"}, resources=Resources(gpu=0, workers=0))
+    assert [(row.status, row.attempt) for row in source.rows] == [("error", 1)]
+    assert "samples" in source.rows[0].error
+
+
+def test_a_kill_by_rays_memory_monitor_is_a_death_and_is_told() -> None:
+    """Tune's manager of actors ends the whole run at an error that it does not know, and this is one."""
+    from ray.air.execution._internal import RayActorManager
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    class Task:
+        """What the manager keeps of a call, as far as it looks here."""
+
+        def __init__(self) -> None:
+            self.errors: list[Exception] = []
+            self.actor_id, self._on_stop = 1, None
+            self._tracked_actor, self._on_error = self, lambda _, error: self.errors.append(error)
+
+    class Manager(RayActorManager):
+        def __init__(self) -> None:
+            self._failed_actor_ids = set()
+
+        def _cleanup_actor(self, tracked_actor: object) -> None:
+            """Nothing was started."""
+
+        def __del__(self) -> None:
+            """Nothing was started."""
+
+    task, told, killed = Task(), [], OutOfMemoryError("a node is low on memory")
+    fail: Callable[[Any, Exception], None] = lambda task, error: Manager()._actor_task_failed(task, error)  # noqa: E731
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        fail(task, killed)
+    with as_deaths(told.append):
+        fail(task, killed)
+    assert told == [killed]
+    assert [type(error) for error in task.errors] == [ActorDiedError] * 2, "told of the actor, and of its task"
+    with pytest.raises(RuntimeError, match="unexpected exception"):
+        fail(task, killed)

@@ -192,6 +192,25 @@ def test_an_aa_arm_stands_apart_as_the_noise(tmp_path: Path):
     assert "again" not in answer(report.findings_of(ledger.root)).plain, "a check is no claim"
 
 
+def test_what_was_tuned_for_each_arm_is_a_table_in_every_format(tmp_path: Path):
+    ledger = Ledger(tmp_path / "tuned")
+    arms = {"no_memory": {"model.memory": "none"}}
+    tune = {"trials": 4, "over": ["train.lr", "train.schedule"]}
+    ledger.write_study(study_json(name="tuned", arms=arms, seeds=3, ablation={"tune_each_arm": tune}))
+    chosen = {"baseline": (0.00125, "cosine"), "no_memory": (0.02, "wsd")}
+    for seed in range(1, 4):
+        for arm, (lr, schedule) in chosen.items():
+            params = arms.get(arm, {}) | {"train.lr": lr, "train.schedule": schedule}
+            add_trial(ledger, arm=arm, seed=seed, params=params, measured=metrics(val_loss=3.0 + 0.01 * seed))
+    out = report.write(ledger.root, formats=("md", "html", "tex", "csv"))
+    table = csv(out / "tables/tuned.csv").set_index("arm")
+    assert {arm: tuple(table.loc[arm]) for arm in table.index} == chosen
+    for written in ("report.md", "report.html", "tables/tuned.tex"):
+        text = (out / written).read_text()
+        assert "0.00125" in text, written
+        assert "wsd" in text, written
+
+
 # ---- the experiment record
 
 

@@ -101,6 +101,8 @@ def test_settings_reach_every_part_and_the_last_one_wins(tmp_path: Path):
         "base.data={corpus: pydoc}",
         "search.train.lr={loguniform: [1e-4, 1e-2]}",
         "resources.gpu=0.5",
+        "resources.gpu_memory_gib=20",
+        "resources.mps=off",
         "ablation.seeds=6",
         "ablation.arms.wide.model.dim=256",
     )
@@ -109,6 +111,7 @@ def test_settings_reach_every_part_and_the_last_one_wins(tmp_path: Path):
     assert (study.base.model.dim, study.base.data.corpus) == (64, "pydoc")
     assert list(study.search) == ["model.ema_decay", "model.knowledge_length", "train.lr"]
     assert study.resources.gpu == 0.5
+    assert (study.resources.gpu_memory_gib, study.resources.mps) == (20.0, "off")
     assert study.ablation is not None
     assert study.ablation.arms == {"wide": {"model.dim": 256}}
 

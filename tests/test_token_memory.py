@@ -11,7 +11,7 @@ from model.bags import grouped_sum
 from model.decode import decode
 from model.encode import _first_maximum  # pyright: ignore[reportPrivateUsage]
 from model.layers import SwiGLU
-from model.product_key import HalfScores, Selection, balance_loss, half_scores, select, selection_shares
+from model.product_key import Factors, Selection, balance_loss, retrieve, selection_counts
 from tests.oracles import token_memory as oracle
 from tests.probes import peak_bytes
 
@@ -30,30 +30,89 @@ def test_retrieval_equals_an_exhaustive_top_k(n: int, K: int, half: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(3, 2 * half, generator=generator, dtype=torch.float64)
     keys = torch.randn(2, n, half, generator=generator, dtype=torch.float64)
-    found = select(half_scores(query, keys), num_selected=K)
+    found, _ = retrieve(Factors(query, keys), num_selected=K)
     for position in range(3):
         weights, indices = oracle.retrieve(query[position], keys, K)
         torch.testing.assert_close(found.weight_BTK[position], weights)
         assert found.index_BTK[position].tolist() == indices.tolist()
 
 
-@pytest.mark.parametrize(("n", "K"), [(256, 16), (128, 3), (100, 2), (64, 8), (99, 4), (256, 1)])
-def test_retrieval_among_many_sub_keys_equals_top_k_of_all_sums(n: int, K: int) -> None:
-    generator = torch.Generator().manual_seed(n)
-    first, second = torch.randn(2, 3, 5, n, generator=generator, dtype=torch.float64)
-    found = select(HalfScores(first, second), num_selected=K)
+def factors_of(n: int, *, positions: int = 15, seed: int = 0) -> Factors:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(positions, 12, generator=generator, dtype=torch.float64)
+    keys = torch.randn(2, n, 6, generator=generator, dtype=torch.float64)
+    return Factors(query.requires_grad_(), keys.requires_grad_())
+
+
+def scores_of(factors: Factors) -> torch.Tensor:
+    """All of them: [2, P, n]."""
+    halves = factors.query_BTQ.chunk(2, dim=-1)
+    return torch.stack([half @ keys.T for half, keys in zip(halves, factors.keys_2nh, strict=True)])
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 5_000, None])
+@pytest.mark.parametrize(("n", "K"), [(2048, 16), (256, 16), (128, 3), (100, 2), (64, 8), (99, 4), (256, 1)])
+def test_retrieval_among_many_sub_keys_equals_top_k_of_all_sums(n: int, K: int, chunk_bytes: int | None) -> None:
+    factors = factors_of(n, positions=3)
+    found, shares = retrieve(factors, num_selected=K, chunk_bytes=chunk_bytes)
+    first, second = scores_of(factors)
     best = (first[..., :, None] + second[..., None, :]).flatten(-2).topk(K, dim=-1)
     assert torch.equal(found.index_BTK, best.indices)
     torch.testing.assert_close(found.weight_BTK, best.values.softmax(dim=-1))
+    torch.testing.assert_close(shares.mean_2n, scores_of(factors).softmax(dim=-1).mean(dim=1))
+    assert len(shares.chunks_2cn) == (3 if chunk_bytes == 1 or (chunk_bytes and n == 2048) else 1)
 
 
 def test_ties_still_give_the_best_sums() -> None:
     """With equal scores any choice is right, but the kept sums must be the largest ones, each entry once."""
-    scores = HalfScores(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[2.0, 2.0, 2.0]]))
-    found = select(scores, num_selected=3)
+    first, second = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([2.0, 2.0, 2.0])
+    found, _ = retrieve(Factors(torch.ones(1, 2), torch.stack([first, second])[..., None]), num_selected=3)
     rows, columns = found.index_BTK[0] // 3, found.index_BTK[0] % 3
-    assert (scores.first_BTn[0, rows] + scores.second_BTn[0, columns]).tolist() == [3.0, 3.0, 3.0]
+    assert (first[rows] + second[columns]).tolist() == [3.0, 3.0, 3.0]
     assert len(set(found.index_BTK[0].tolist())) == 3
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1_000, None])
+@pytest.mark.parametrize("shape", [(15,), (3, 5)])
+def test_retrieval_and_balance_equal_autograd_through_all_scores(
+    shape: tuple[int, ...], chunk_bytes: int | None
+) -> None:
+    """Both losses and their gradients, together: kept scores and balance meet in the same factors."""
+    flat = factors_of(40)
+    factors = Factors(flat.query_BTQ.detach().view(*shape, 12).requires_grad_(), flat.keys_2nh)
+    found, shares = retrieve(factors, num_selected=4, chunk_bytes=chunk_bytes)
+    counts = selection_counts(found, n=40)
+    upstream = torch.randn(found.weight_BTK.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = (upstream * found.weight_BTK).sum() + 3 * balance_loss(factors, shares, counts)
+
+    scores = scores_of(flat)
+    rows, columns = found.index_BTK.view(15, 4) // 40, found.index_BTK.view(15, 4) % 40
+    kept = (scores[0].gather(1, rows) + scores[1].gather(1, columns)).softmax(dim=-1)
+    literal = (upstream.view(15, 4) * kept).sum() + 3 * oracle.balance(scores, found.index_BTK.view(15, 4))
+    torch.testing.assert_close(ours, literal)
+    for gradient, expected in zip(torch.autograd.grad(ours, factors), torch.autograd.grad(literal, flat), strict=True):
+        torch.testing.assert_close(gradient.view_as(expected), expected)
+
+
+def test_the_kept_scores_have_the_right_gradients() -> None:
+    factors = factors_of(8, positions=5)
+
+    def weights(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        return retrieve(Factors(query, keys), num_selected=3, chunk_bytes=300)[0].weight_BTK
+
+    assert torch.autograd.gradcheck(weights, factors)
+
+
+def test_retrieval_keeps_nothing_as_large_as_its_scores() -> None:
+    """For the backward: the factors, which others keep too, their gradients, and K numbers a position."""
+    factors, kept = factors_of(512, positions=600), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        found, shares = retrieve(factors, num_selected=4)
+        loss = found.weight_BTK.sum() + balance_loss(factors, shares, selection_counts(found, n=512))
+    assert kept
+    assert max(tensor.numel() for tensor in kept) < 600 * 512 / 10
+    loss.backward()
+    assert factors.keys_2nh.grad is not None
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**30])
@@ -129,14 +188,16 @@ def test_grouped_sum_is_index_add_of_weighted_rows(longest: int | None) -> None:
 
 
 def test_balance_equals_the_formula_and_is_one_when_uniform() -> None:
-    scores = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    halves = HalfScores(scores[0], scores[1])
-    selection = select(halves, num_selected=3)
-    ours = balance_loss(halves, selection_shares(selection, n=4))
-    torch.testing.assert_close(ours, oracle.balance(scores, selection.index_BTK), check_dtype=False, rtol=1e-6, atol=0)
-    level = HalfScores(torch.zeros(4, 4), torch.zeros(4, 4))
+    factors = factors_of(4, positions=6)
+    selection, shares = retrieve(factors, num_selected=3)
+    ours = balance_loss(factors, shares, selection_counts(selection, n=4))
+    torch.testing.assert_close(ours, oracle.balance(scores_of(factors), selection.index_BTK))
+    with torch.no_grad():
+        assert balance_loss(factors, shares, selection_counts(selection, n=4)) == ours, "with or without its gradients"
+    level = Factors(torch.zeros(4, 2), torch.zeros(2, 4, 1))
     every_entry = Selection(torch.ones(1, 16) / 16, torch.arange(16)[None])
-    assert balance_loss(level, selection_shares(every_entry, n=4)).item() == pytest.approx(1.0)
+    _, even = retrieve(level, num_selected=4)
+    assert balance_loss(level, even, selection_counts(every_entry, n=4)).item() == pytest.approx(1.0)
 
 
 def test_the_fusion_and_its_gradients() -> None:
@@ -156,9 +217,14 @@ def test_the_fusion_and_its_gradients() -> None:
 
 
 def test_the_balance_has_the_right_gradients() -> None:
-    scores = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
-    counts = selection_shares(select(HalfScores(scores[0], scores[1]), num_selected=3), n=4)
-    assert torch.autograd.gradcheck(lambda s: balance_loss(HalfScores(s[0], s[1]), counts), (scores,))
+    factors = factors_of(4, positions=6)
+    counts = selection_counts(retrieve(factors, num_selected=3)[0], n=4)
+
+    def balance(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        given = Factors(query, keys)
+        return balance_loss(given, retrieve(given, num_selected=3, chunk_bytes=150)[1], counts)
+
+    assert torch.autograd.gradcheck(balance, factors)
 
 
 @pytest.mark.parametrize("columns", [64, 640, 37])

@@ -12,6 +12,7 @@ from ablate.analyze.paired import ALPHA, BASELINE, Effect
 from ablate.chapters.answer import credit, effect_places
 from ablate.chapters.beside import cost_blocks, robust_table
 from ablate.chapters.labels import label
+from ablate.chapters.tuned import tuned_blocks
 from ablate.document import Block, Cell, Column, Figure, Section, Table, cell, notice, words
 from ablate.findings import Findings, PerObjective
 
@@ -47,7 +48,7 @@ def arm_sections(findings: Findings) -> list[Section]:
     """Nothing for a study without arms, or before one of its runs has ended."""
     if not findings.primary.effects or BASELINE not in texts(findings.data.trials, "arm"):
         return []
-    blocks: list[Block] = [words(_design(findings))]
+    blocks: list[Block] = [words(_design(findings)), *tuned_blocks(findings)]
     for per in findings.per_objective:
         blocks += [*_tables(findings, per), *_forest(findings, per)]
     if findings.bands:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ablate.document import Block, Cell, Column, Table, cell, words
 from ablate.escape import one_line
 from ablate.ledger import Ledger
+from ablate.places import Place
 from model.api import ConfigError, DataError, bank_excerpt
 
 SHOWN = 15
 
 
-def bank_content(study_dir: Path, trial_id: str) -> Block:
+def bank_content(study_dir: Place, trial_id: str) -> Block:
     """The most used entries, now and at the start; or why they cannot be shown."""
     try:
         entries = bank_excerpt(Ledger(study_dir).checkpoint_dir(trial_id), top=SHOWN)

@@ -23,6 +23,7 @@ from ablate.document import Block, Cell, Code, Column, Document, Paragraph, Sect
 from ablate.errors import BadInput
 from ablate.escape import one_line
 from ablate.findings import Findings
+from ablate.ledger import Ledger
 from model.api import BY_NAME, from_json, nearest, read_overrides
 
 
@@ -207,7 +208,7 @@ def _differences(row: dict[str, Any], other: dict[str, Any]) -> str:
 
 def _files(findings: Findings, trial_id: str) -> Table:
     """Of the trial, relative to the study's folder."""
-    root = findings.data.path
+    root = Ledger(findings.data.path).root
     about = {
         f"trials/{trial_id}.parquet": "its final row",
         f"history/{trial_id}-*.parquet": "a row a report, a file an attempt",

@@ -6,11 +6,21 @@ should stop is told so here, reads it at its next report, and returns by itself.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from ablate.trial import Failure
 from model.api import Verdict
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a trial that is gone leaves behind: the placement groups it held (hex), and whether it ran out of memory."""
+
+    groups: tuple[str, ...] = ()
+    oom: Failure | None = None
 
 
 class _Board:
@@ -20,6 +30,7 @@ class _Board:
         self._stopped: set[str] = set()
         self._interrupted = False
         self._groups: dict[str, list[str]] = {}
+        self._ooms: dict[str, Failure] = {}
 
     def enter(self, trial_id: str, group_id: str) -> Verdict:
         self._groups.setdefault(trial_id, []).append(group_id)
@@ -36,9 +47,12 @@ class _Board:
     def interrupt(self) -> None:
         self._interrupted = True
 
-    def leave(self, trial_id: str) -> list[str]:
+    def ran_out(self, trial_id: str, failure: Failure) -> None:
+        self._ooms[trial_id] = failure
+
+    def leave(self, trial_id: str) -> Left:
         self._stopped.discard(trial_id)
-        return self._groups.pop(trial_id, [])
+        return Left(tuple(self._groups.pop(trial_id, [])), self._ooms.pop(trial_id, None))
 
 
 class Board:
@@ -64,6 +78,10 @@ class Board:
         """Every trial should write a checkpoint and return. Returns before it is written."""
         self._actor.interrupt.remote()
 
-    def leave(self, trial_id: str) -> list[str]:
-        """The trial has ended: the placement groups it held (hex), forgotten here."""
+    def ran_out(self, trial_id: str, failure: Failure) -> None:
+        """The trial needs more memory than it was given. Returns once it is written."""
+        ray.get(self._actor.ran_out.remote(trial_id, failure))
+
+    def leave(self, trial_id: str) -> Left:
+        """The trial has ended: what it leaves, forgotten here."""
         return ray.get(self._actor.leave.remote(trial_id))

@@ -12,14 +12,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.job_config import JobConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ablate import mps
 from ablate.errors import BadInput
+from ablate.placement import Node
+from model.api import ALLOCATOR_VARIABLES, EXPANDABLE
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Trials exchange numbers, not tensors; Ray would take a third of the memory."""
@@ -28,6 +32,7 @@ _LOOPBACK = "127.0.0.1"
 """What the servers of a private Ray bind to: no other machine reaches it, token or not."""
 
 _REACH_S = 5.0
+_LOOK_S = 60.0
 _IS_IT_UP = "is the head node up (`ray status`), and is its token here (`ray get-auth-token` there)?"
 
 _ENVIRONMENT = {
@@ -41,6 +46,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells the trials first
     "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # with a searcher Tune would start one at a time; the gate says how many
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor whose last trial's thread is slow to end is waited for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
@@ -51,38 +58,54 @@ _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that this process is connected to. `dashboard` is None where there is none."""
+    """A Ray that this process is connected to. `dashboard` is None where there is none; `card_gib` is the memory of the
+    smallest card, 0 without one; `mps`: on every machine with cards an MPS daemon runs."""
 
     dashboard: str | None
     cpus: float
     gpus: float
     cuda: bool
+    nodes: tuple[Node, ...] = ()
+    card_gib: float = 0.0
+    mps: bool = False
 
 
 @contextmanager
 def connect(
-    study: str, *, address: str | None = None, cpus: int | None = None, gpus: int | None = None
+    study: str,
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    use_mps: Literal["auto", "off"] = "auto",
 ) -> Iterator[Cluster]:
     """Start a private Ray on this machine, or join the one at `address`, and leave it in the end, whatever happens.
 
-    `cpus` and `gpus` are logical counts for a private one; None takes what is found. What Ray prints goes to a file
-    while the context lasts: stdout is for answers. Raises BadInput where `address` cannot be joined.
+    `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from
+    an MPS daemon. What Ray prints goes to a file while the context lasts: stdout is for answers. Raises BadInput where
+    `address` cannot be joined.
     """
     folder = Path(tempfile.mkdtemp(prefix="ablate-"))
     with contextlib.ExitStack() as stack:
         stack.push(_Logs(folder).tidy)
         stack.enter_context(_quiet(folder / "ray.log"))
+        own = _trials_environment(use_mps)
+        stack.enter_context(_environment(own))  # inherited by every process of a private Ray
         if address is None:
             info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
         else:
-            info = stack.enter_context(_joined(study, address=address))
+            info = stack.enter_context(_joined(study, address=address, own=own))
         found = ray.cluster_resources()
         gpus_found = found.get("GPU", 0.0)
+        cards = _look_at_cards()
         yield Cluster(
             dashboard=f"http://{info.dashboard_url}" if info.dashboard_url else None,
             cpus=found.get("CPU", 0.0),
             gpus=gpus_found,
-            cuda=gpus_found > 0 and _worker_has_cuda(),
+            cuda=any(card.cuda for card in cards),
+            nodes=tuple(_node(row) for row in ray.nodes() if row["Alive"]),
+            card_gib=min((card.gib for card in cards if card.cuda), default=0.0),
+            mps=bool(cards) and all(card.mps for card in cards),
         )
 
 
@@ -134,7 +157,7 @@ def _check_reachable(address: str) -> None:
 
 
 @contextmanager
-def _joined(study: str, *, address: str) -> Iterator[Any]:
+def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any]:
     if address != "auto":
         _check_reachable(address)
     environment = {**_ENVIRONMENT, "RAY_ADDRESS": address}
@@ -146,7 +169,7 @@ def _joined(study: str, *, address: str) -> Iterator[Any]:
                 info = ray.init(
                     address=address,
                     namespace=study,
-                    job_config=_job(study, environment),
+                    job_config=_job(study, {**environment, **own}),
                     log_to_driver=False,
                     configure_logging=False,
                 )
@@ -163,16 +186,54 @@ def _job(study: str, environment: Mapping[str, str]) -> JobConfig:
     return JobConfig(metadata={"job_name": f"ablate: {study}", "study": study}, runtime_env=runtime_env)
 
 
-def _worker_has_cuda() -> bool:
-    """Whether torch sees a card where Ray gives one: asked on a worker, since Ray hides cards from everybody else."""
+@dataclass(frozen=True)
+class _Card:
+    """What a worker sees of a machine's cards: whether torch can use one, its memory, whether MPS serves it."""
+
+    cuda: bool
+    gib: float
+    mps: bool
+
+
+def _look_at_cards() -> list[_Card]:
+    """A look from a worker on every machine with cards, since Ray hides cards from everybody else.
+
+    A machine whose cards somebody else holds is not waited for, as long as another answers.
+    """
 
     @ray.remote(num_cpus=0, num_gpus=0.001)
-    def ask() -> bool:
+    def look() -> _Card:
         import torch
 
-        return torch.cuda.is_available()
+        if not torch.cuda.is_available():
+            return _Card(cuda=False, gib=0.0, mps=False)
+        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return _Card(cuda=True, gib=gib, mps=mps.is_up(os.environ))
 
-    return ray.get(ask.remote())
+    names = [row["NodeID"] for row in ray.nodes() if row["Alive"] and row["Resources"].get("GPU", 0)]
+    strategies = [NodeAffinitySchedulingStrategy(name, soft=False) for name in names]
+    looks = [look.options(scheduling_strategy=strategy).remote() for strategy in strategies]
+    if not looks:
+        return []
+    seen, _ = ray.wait(looks, num_returns=len(looks), timeout=_LOOK_S)
+    return ray.get(seen or looks[:1])
+
+
+def _node(row: Mapping[str, Any]) -> Node:
+    """A machine of the cluster, from its row of `ray.nodes()`."""
+    has = row["Resources"]
+    return Node.of(
+        row["NodeID"],
+        cpus=has.get("CPU", 0.0),
+        gpus=int(has.get("GPU", 0.0)),
+        host_gib=has.get("memory", 0.0) / 2**30,
+    )
+
+
+def _trials_environment(choice: Literal["auto", "off"]) -> dict[str, str]:
+    """What processes that share a card need in their environment before CUDA starts, unless the user has set it."""
+    own = {} if any(name in os.environ for name in ALLOCATOR_VARIABLES) else dict(EXPANDABLE)
+    return own | (mps.OFF if choice == "off" else {})
 
 
 def _free_port() -> int:

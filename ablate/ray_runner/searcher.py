@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from ablate.admission import Admission, Taken
 from ablate.ledger import TrialRow
 from ablate.plan import Trial, TrialSource
-from ablate.ray_runner.board import Board
+from ablate.ray_runner.orders import RETRIES, Orders
 from ablate.ray_runner.reaper import reap
 from ablate.runner import Event, Halt, Listener, Progress
-from ablate.trial import Desk, Failure, failed_row, record
+from ablate.trial import Failure, failed_row, record
 from model.api import Verdict
 
 TRIAL = "trial"
 """Key of Tune's configuration under which the whole trial stands."""
+
+_DIED = "the process that Tune started for the trial died"
+"""Where trials have workers it drove them, where they have none it trained itself."""
 
 _STATUS, _KIND, _MESSAGE = "failure_status", "failure_kind", "failure_message"
 
@@ -34,61 +39,109 @@ class _Running:
     trial: Trial
     started_at: datetime
     last: Progress | None = None
+    failure: Failure | None = None
+    tries: int = 1
 
 
 class SourceSearcher(Searcher):
     """A Tune searcher that asks a TrialSource. Tune's ids are its own; the source knows only the study's."""
 
-    def __init__(self, source: TrialSource, *, desk: Desk, board: Board, halt: Halt, on_event: Listener) -> None:
+    def __init__(
+        self, source: TrialSource, *, orders: Orders, halt: Halt, on_event: Listener, admission: Admission
+    ) -> None:
         super().__init__()
-        self._source, self._desk, self._board, self._halt, self._on_event = source, desk, board, halt, on_event
+        self._admission = admission
+        self._source, self._halt, self._on_event = source, halt, on_event
+        self._desk, self._board, self._slots = orders.desk, orders.board, orders.slots
         self._running: dict[str, _Running] = {}
+        self._lost: deque[_Running] = deque()
+        self._memory_kill: Failure | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a trial under way has reported, and so has something to write down before it returns."""
         return any(running.last is not None for running in self._running.values())
 
+    def killed_for_memory(self, error: Exception) -> None:
+        """The process of the trial that Tune will call failed next was ended by Ray's memory monitor."""
+        text = " ".join(str(error).split())[:500]
+        self._memory_kill = Failure("oom", kind=type(error).__name__, message=text)
+
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, or Tune's word for no more."""
-        trial = None if self._halt.reason else self._source.ask()
-        if trial is None:
-            return Searcher.FINISHED
-        self._running[trial_id] = _Running(trial, datetime.now(UTC))
-        self._on_event(Event(trial, "started"))
-        return {TRIAL: trial}
+        """The next trial, None where none can start now, or Tune's word for no more."""
+        running = self._next()
+        if running is None:
+            return Searcher.FINISHED if self._halt.reason or self._admission.done else None
+        self._running[trial_id] = running
+        if running.tries == 1:
+            self._on_event(Event(running.trial, "started"))
+        return {TRIAL: running.trial}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report has arrived: pass it on, and tell the trial to stop where the source has seen enough."""
+        running = self._running[trial_id]
         if _STATUS in result:
+            running.failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
             return
-        running, progress = self._running[trial_id], Progress.from_flat(result)
+        progress = Progress.from_flat(result)
         running.last = progress
+        if taken := Taken.from_flat(result):
+            self._admission.reported(running.trial, taken)
         self._on_event(Event(running.trial, "reported", progress=progress))
         name = running.trial.trial_id
         if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
             self._board.stop(name)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,  # noqa: ARG002 - it came as a result before
+        error: bool = False,
+    ) -> None:
         """A trial has ended, in whatever way: free what it held and tell the source its row.
 
         The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
         """
         running = self._running.pop(trial_id)
-        reap(self._board.leave(running.trial.trial_id))
-        row = self._desk.ledger.row(running.trial.trial_id) or self._failed(running, result or {}, error=error)
+        if error and self._memory_kill:
+            running.failure, self._memory_kill = self._memory_kill, None
+        name = running.trial.trial_id
+        left = self._board.leave(name)
+        reap(left.groups)
+        row = self._desk.ledger.row(name)
+        if left.oom is not None and row is None:
+            running.failure = left.oom
+            if not self._halt.reason and self._admission.try_larger(running.trial):
+                self._on_event(Event(running.trial, "ended"))  # and waits again
+                return
+        died = row is None and error and running.failure is None
+        if died and running.tries <= self._retries and self._halt.reason is None:
+            self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
+            return
+        row = row or self._failed(running, died=died)
+        self._admission.ended(running.trial, row)
         if row is not None:
             self._source.tell(row)
         self._on_event(Event(running.trial, "ended", row=row))
 
-    def _failed(self, running: _Running, result: dict[str, Any], *, error: bool) -> TrialRow | None:
+    @property
+    def _retries(self) -> int:
+        """How often a trial is tried again whose actor died: a driver looks after lost workers itself."""
+        return RETRIES if self._slots.workers == 0 else 0
+
+    def _next(self) -> _Running | None:
         if self._halt.reason:
             return None
-        if _STATUS in result:
-            failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
-        elif error:
-            failure = Failure("lost", kind="DriverDied", message="the process that drove the trial died")
-        else:
+        if self._lost:
+            return self._lost.popleft()
+        trial = self._admission.next(self._source)
+        return None if trial is None else _Running(trial, datetime.now(UTC))
+
+    def _failed(self, running: _Running, *, died: bool) -> TrialRow | None:
+        if self._halt.reason:
+            return None
+        failure = Failure("lost", kind="DriverDied", message=_DIED) if died else running.failure
+        if failure is None:
             return None  # its attempt was replaced by somebody else's, who will write the row
         ledger, name = self._desk.ledger, running.trial.trial_id
         attempt = ledger.attempt(name) or ledger.claim(name)

@@ -1,43 +1,60 @@
-"""A trial as Ray sees it: a driver under Tune that holds next to nothing, and the Train workers that do the work."""
+"""A trial as Ray sees it: in Tune's own process, or in the Train workers of a driver that holds next to nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import ray.train
+from ray import tune
 from ray.exceptions import OutOfMemoryError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import get_current_placement_group
 
+from ablate.ledger import MEASURED, TrialRow
 from ablate.plan import Trial
-from ablate.ray_runner.board import Board
+from ablate.ray_runner.group import GroupTrainer, MeetingConfig, ReportToTune, join
+from ablate.ray_runner.orders import RETRIES, Orders, run_name
+from ablate.ray_runner.searcher import failure_result
+from ablate.ray_runner.share import Held
 from ablate.runner import Progress
-from ablate.trial import Desk, Failure, Train, failure_of, follow_trial, run_trial
+from ablate.trial import Failure, failure_of, follow_trial, run_trial
 from model.api import Report, Verdict
 
-if TYPE_CHECKING:
-    from ablate.packing import Slots
 
-RETRIES = 2
-"""How often a trial that was lost, its process or node dead, is tried again from its last checkpoint."""
+class Spoilt(Exception):
+    """The trial has failed and its row says why; raised so that Tune ends the process and trusts it with no other."""
 
 
-@dataclass(frozen=True)
-class Orders:
-    """What a trial's driver and workers need to know beside the trial: the same for all trials of a run.
+def train_here(trial: Trial, orders: Orders) -> None:
+    """Train in this process, a Tune actor that has the trial's CPUs and its share of a card, by Train's local mode.
 
-    `storage` is where Train keeps its own notes; `cuda` says whether a worker sees a card that torch can use.
+    Local mode's `ray.train.report` goes nowhere, so reports go to Tune directly; they return when the search has seen
+    them. Raises Spoilt after a failure, so that the next trial gets a fresh process: what an `oom`, a `nan` or an
+    exception leaves behind is anybody's guess. Another exception is one outside of the trainer (a disk that is full);
+    why comes home with a last report.
     """
+    from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
 
-    desk: Desk
-    train: Train
-    board: Board
-    slots: Slots
-    storage: str
-    cuda: bool
+    if orders.board.verdict(trial.trial_id) is Verdict.INTERRUPT:
+        return  # asked to stop before it began
+
+    held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
+
+    def tell(progress: Progress) -> Verdict:
+        tune.report(progress.flat() | held.taken().flat())
+        return orders.board.verdict(trial.trial_id)
+
+    def work() -> TrialRow | None:
+        return run_trial(trial, desk=orders.desk, tell=tell, train=held)
+
+    try:
+        trainer = TorchTrainer(
+            work, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig(name=run_name(trial))
+        )
+        row: TrialRow | None = trainer.fit().return_value
+    except Exception as error:
+        tune.report(failure_result(failure_of(error)))
+        raise
+    if row is not None and row.status not in MEASURED:
+        raise Spoilt(f"{row.status}: {row.error}")
 
 
 def drive(trial: Trial, orders: Orders) -> Failure | None:
@@ -79,38 +96,31 @@ def classify(error: TrainingFailedError) -> Failure:
     return Failure("lost", kind=type(cause).__name__, message=_first_line(cause))
 
 
-def _trainer(trial: Trial, orders: Orders, *, tries: int) -> TorchTrainer:
-    slots = orders.slots
-    resources = {"CPU": slots.cpu_per_worker}
-    if slots.gpu_per_worker:
-        resources["GPU"] = slots.gpu_per_worker
-    return TorchTrainer(
+def _trainer(trial: Trial, orders: Orders, *, tries: int) -> GroupTrainer:
+    slots, gpu = orders.slots, trial.gpu_fraction or 0.0
+    resources = {"CPU": slots.cpu_per_worker, **({"GPU": gpu} if gpu else {})}
+    return GroupTrainer(
         lambda config: _work(trial, orders),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
         train_loop_config={"study": trial.study, "trial": trial.trial_id, "arm": trial.arm, **trial.params},
-        # Without CUDA a logical GPU would still make Train ask for NCCL.
-        torch_config=TorchConfig(backend=None if orders.cuda else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=slots.workers, use_gpu=slots.gpu_per_worker > 0, resources_per_worker=resources
-        ),
+        backend_config=MeetingConfig(),
+        scaling_config=ScalingConfig(num_workers=slots.workers, use_gpu=gpu > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=run_name(trial, tries=tries),
             storage_path=orders.storage,
-            callbacks=[TuneReportCallback()],
+            callbacks=[ReportToTune()],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2, max_preemption_failures=RETRIES),
         ),
     )
 
 
-def run_name(trial: Trial, *, tries: int = 1) -> str:
-    """How the dashboard calls the trial: study, arm and id; a later try says so."""
-    return f"{trial.study}-{trial.arm}-{trial.trial_id}" + (f"-try{tries}" if tries > 1 else "")
-
-
 def _work(trial: Trial, orders: Orders) -> None:
-    """A Train worker: the trial's own process."""
+    """A Train worker: the trial's own process. One worker alone needs no process group, unless it is DeepSpeed's."""
     rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+    if ranks > 1 or trial.config.train.engine == "deepspeed":
+        join(cuda=orders.cuda)
+    held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
     if rank > 0:
-        follow_trial(trial, desk=orders.desk, tell=_tell_along, train=orders.train)
+        follow_trial(trial, desk=orders.desk, tell=_tell_along, train=held)
         return
     board, group = orders.board, get_current_placement_group()
     assert group is not None, "Train places its workers in a group"
@@ -118,10 +128,10 @@ def _work(trial: Trial, orders: Orders) -> None:
         return  # asked to stop before it began
 
     def tell(progress: Progress) -> Verdict:
-        ray.train.report(progress.flat())
+        ray.train.report(progress.flat() | held.taken().flat())
         return board.verdict(trial.trial_id)
 
-    run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=orders.train)
+    run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=held)
 
 
 def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - rank 0's counts

@@ -1,13 +1,13 @@
-"""The runner on Ray: one Tune experiment a phase, first in first out, as many trials at once as fit."""
+"""The runner on Ray: one Tune experiment a phase, as many trials at once as fit and are worth having together."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,19 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
-from ablate.packing import fit
+from ablate.admission import Admission, Sizes
+from ablate.packing import Slots, fit
 from ablate.plan import TrialSource
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import connect
+from ablate.ray_runner.memory_kills import as_deaths
+from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.reaper import reap_all
 from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
-from ablate.ray_runner.trial import Orders, drive, run_name
+from ablate.ray_runner.trial import drive, train_here
 from ablate.runner import Halt, Listener
 from ablate.trial import Desk
-from model.api import train
+from model.api import Config, footprint, train
 
 if TYPE_CHECKING:
     from ablate.spec import StudySpec
@@ -49,6 +52,7 @@ class RayRunner:
     orders: Orders
     halt: Halt
     on_event: Listener
+    admission: Admission
     dashboard: str | None = None
 
     @property
@@ -59,17 +63,18 @@ class RayRunner:
         return f"dashboard: {self.dashboard} (it asks for a token: {_RAY} get-auth-token)"
 
     def run(self, source: TrialSource) -> None:
-        """Train the trials of `source`, as many at once as the slots allow; see `Runner`."""
+        """Train the trials of `source`, as many at once as are admitted; see `Runner`."""
+        self.admission.begin(self.orders.desk.ledger.rows())
         searcher = SourceSearcher(
-            source, desk=self.orders.desk, board=self.orders.board, halt=self.halt, on_event=self.on_event
+            source, orders=self.orders, halt=self.halt, on_event=self.on_event, admission=self.admission
         )
         try:
-            tune.Tuner(
-                tune.with_resources(_driver(self.orders), _DRIVER),
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable(self.study, self.orders), partial(_needs, self.orders.slots)),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
+                    reuse_actors=self.orders.reuse,
                     num_samples=-1,  # the source says when there are no more
-                    max_concurrent_trials=self.orders.slots.concurrent,
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
                 ),
@@ -79,7 +84,9 @@ class RayRunner:
                     stop=_Brake(self.halt, board=self.orders.board, searcher=searcher),
                     verbose=0,
                 ),
-            ).fit()
+            )
+            with as_deaths(searcher.killed_for_memory):
+                tuner.fit()
         except _Overdue:
             pass  # what still runs goes down with Ray, and is gone on from
         finally:
@@ -91,22 +98,46 @@ def start(
     spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
 ) -> Iterator[RayRunner]:
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
-    storage = desk.ledger.path(".ray")  # all nodes of a cluster see results/, and perhaps nothing else
-    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed: Train would go on from its notes
-    with connect(spec.study, address=address, gpus=gpus) as cluster:
+    # All nodes of a cluster see results/, and perhaps nothing else.
+    storage = desk.ledger.store.scratch(".ray", shared=address is not None)
+    with suppress(OSError):
+        desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
+    asked = spec.resources
+    with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
+        card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
+        sizes = Sizes(asked, card_gib=card_gib, predict=_peaks(asked.processes), turns=not cluster.mps)
         orders = Orders(
             desk,
             train=train,
             board=Board(f"{spec.study}-board"),
             slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
-            storage=str(storage),
+            storage=storage,
             cuda=cluster.cuda,
+            card_gib=card_gib,
         )
+        admission = Admission(cluster.nodes, sizes)
         try:
-            yield RayRunner(spec.study, orders=orders, halt=halt, on_event=on_event, dashboard=cluster.dashboard)
+            yield RayRunner(
+                spec.study,
+                orders=orders,
+                halt=halt,
+                on_event=on_event,
+                admission=admission,
+                dashboard=cluster.dashboard,
+            )
         finally:
-            shutil.rmtree(storage, ignore_errors=True)
+            with suppress(OSError):
+                desk.ledger.store.remove(".ray")
+
+
+def _peaks(ranks: int) -> Callable[[Config], float]:
+    """The predictor of a worker's peak on a card, in GiB, of a trial of so many workers."""
+
+    def peak_gib(config: Config) -> float:
+        return footprint(config, ranks=ranks).peak_gib
+
+    return peak_gib
 
 
 class _Overdue(KeyboardInterrupt):
@@ -141,17 +172,29 @@ class _Brake(Stopper):
         return False
 
 
-def _driver(orders: Orders) -> type[tune.Trainable]:
-    """Tune's trainable for these orders: an actor that the dashboard lists under its trial's name."""
+def _trainable(study: str, orders: Orders) -> type[tune.Trainable]:
+    """What Tune runs a trial with: its driver, or the trial itself where it has no workers. One actor serves trial
+    after trial until one fails, so the dashboard lists it under the study's name."""
 
-    def driver(config: dict[str, Any]) -> dict[str, Any]:
+    def run(config: dict[str, Any]) -> dict[str, Any]:
+        if orders.slots.workers == 0:
+            train_here(config[TRIAL], orders)
+            return {}
         return failure_result(drive(config[TRIAL], orders))
 
-    class TrialDriver(wrap_function(driver)):
+    class TrialProcess(wrap_function(run)):
         def __repr__(self) -> str:
-            return self.trial_name or "trial"
+            return f"{study} trials"
 
-    return TrialDriver
+    return TrialProcess
+
+
+def _needs(slots: Slots, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Tune's actor for a trial holds: what the trial takes where the actor trains it, else next to nothing."""
+    if slots.workers > 0:
+        return _DRIVER
+    share = config[TRIAL].gpu_fraction
+    return tune.PlacementGroupFactory([{"CPU": slots.cpu_per_worker, **({"GPU": share} if share else {})}])
 
 
 def _name(trial: TuneTrial) -> str:

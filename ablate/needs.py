@@ -1,0 +1,129 @@
+"""What a study takes of cards: their memory and speed by name, a trial's share of one, how many run at once, GPU-hours.
+
+A share is `admission.share_of` the predicted peak, as at run time: 5% more than that, of the card's memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from ablate.admission import MARGIN, Sizes
+from ablate.errors import BadInput
+from ablate.placement import Gate, Node
+from ablate.spec_models import Resources, StudySpec
+from model.api import Config, estimate, footprint
+
+UTILISATION = 0.055
+"""Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
+
+MOST_AT_ONCE = 1_000
+"""More trials at once than these nobody counts."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """`gib` of memory; dense bf16 FLOP/s with sums in fp32; both from the vendor's data sheet."""
+
+    gib: float
+    flops: float
+
+
+CARDS: Mapping[str, Card] = {
+    "RTX 3090": Card(24, 7.1e13),
+    "RTX 4080": Card(16, 9.75e13),
+    "RTX 4090": Card(24, 1.65e14),
+    "RTX 5090": Card(32, 2.1e14),
+    "RTX A6000": Card(48, 1.55e14),
+    "A10": Card(24, 1.25e14),
+    "A100": Card(40, 3.12e14),
+    "A100 40GB": Card(40, 3.12e14),
+    "A100 80GB": Card(80, 3.12e14),
+    "H100": Card(80, 9.89e14),
+    "H200": Card(141, 9.89e14),
+    "L4": Card(24, 1.21e14),
+    "L40S": Card(48, 3.62e14),
+}
+"""By the words that its name has; where several fit, the one with most words."""
+
+
+def card_named(name: str) -> Card | None:
+    """The card of that name, in NVIDIA's words or a user's: `NVIDIA GeForce RTX 4090`, `4090`, `A100-SXM4-80GB`."""
+    words = _words(name)
+    fitting = [known for known in CARDS if _words(known) <= words | {"rtx"} and _words(known) & words - {"rtx"}]
+    return CARDS[max(fitting, key=lambda known: len(_words(known)))] if fitting else None
+
+
+def card_for(resources: Resources, name: str) -> Card:
+    """The card of that name, with the memory that the study gives it, if it does. Raises BadInput where neither is
+    known."""
+    known, gib = card_named(name), resources.gpu_memory_gib
+    if known is None and gib is None:
+        cure = f"set resources.gpu_memory_gib, or name one of {', '.join(CARDS)}"
+        raise BadInput("--gpu", "", name, "a card whose memory is not known", cure)
+    return Card(gib or (known.gib if known else 0.0), known.flops if known else CARDS["RTX 4090"].flops)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Predicted peaks and shares of a card; without one, peaks by formula and no shares."""
+
+    resources: Resources
+    card: Card | None
+
+    def peak_gib(self, config: Config) -> float:
+        """Of one worker's process."""
+        if self.card is None:
+            return estimate(config).peak_gib
+        return footprint(config, ranks=self.resources.processes).peak_gib
+
+    def gpu(self, config: Config) -> float:
+        """What each worker is given of a card; of one that is too small the whole."""
+        return self._sizes.need(config, predicted_gib=self._sizes.predicted_gib(config)).gpu
+
+    def fits(self, config: Config) -> bool:
+        """Whether the card, or what the study gives of it, holds the predicted peak with its margin."""
+        if self.card is None:
+            return True
+        asked = self.resources.gpu
+        share = 1.0 if asked == "auto" else min(1.0, float(asked))
+        return self.peak_gib(config) * MARGIN <= share * self.card.gib
+
+    def concurrent(self, configs: Sequence[Config], *, cpus: float, gpus: int, turns: bool) -> int:
+        """How many of these run at once on one machine, started in their order by the gate that starts them for real.
+        `turns`: as long as a card gets more done by it, else as long as its memory lasts. Of host memory there is taken
+        to be enough."""
+        gate, sizes = Gate([Node.of("here", cpus=cpus, gpus=gpus)]), replace(self._sizes, turns=turns)
+        for number, config in enumerate(configs[:MOST_AT_ONCE]):
+            gate.offer(str(number), sizes.need(config, predicted_gib=sizes.predicted_gib(config)))
+        while gate.start() is not None:
+            pass
+        return gate.running
+
+    @property
+    def _sizes(self) -> Sizes:
+        return Sizes(self.resources, card_gib=self.card.gib if self.card else 0.0, predict=self.peak_gib)
+
+
+def left_of_budget(spec: StudySpec, spent: Sequence[tuple[float, float | None]]) -> float:
+    """GPU-hours that trials (seconds, share of a card for each worker) have left of `resources.max_gpu_hours`. A row
+    without a share held a whole card. Raises BadInput where nothing is left."""
+    most = spec.resources.max_gpu_hours
+    assert most is not None, "there is a budget"
+    workers = spec.resources.processes
+    used = sum(wall_s * workers * (1.0 if share is None else share) for wall_s, share in spent) / 3600
+    if used >= most:
+        place = spec.document.place("resources.max_gpu_hours")
+        raise BadInput(place, "resources.max_gpu_hours", most, f"{used:.3g} GPU-hours are spent", "raise it")
+    return most - used
+
+
+def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:
+    """FLOP/s that trials of a study reached (configuration, tokens a second); the median, None where there is none."""
+    return median(estimate(config).flops_per_token * speed for config, speed in speeds) if speeds else None
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower().replace("rtx", "rtx ")))

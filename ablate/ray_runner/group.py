@@ -1,0 +1,115 @@
+"""A Train run at the price of its workers: the driver is the controller, and nobody imports torch but who trains.
+
+`DataParallelTrainer.fit` starts six processes around a worker: a controller, a queue for its reports to Tune, a cleaner
+of placement groups, a manager of datasets that nobody has, a barrier, and the worker. On a machine whose cores the
+trials need, every one of them is a second taken from training (docs/log.md). The overridden methods are Ray's own
+hooks; where a later Ray renames them, what is overridden here is not called and a trial only starts slower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import ray.train
+from ray import tune
+from ray.train import BackendConfig, Result
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+_SPARED = (DatasetsCallback, PlacementGroupCleanerCallback)
+"""Callbacks that start a process each: there are no datasets, and reaper.py removes what a dead run leaves behind."""
+
+_TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for each other."""
+
+
+class GroupTrainer(DataParallelTrainer):
+    """A DataParallelTrainer whose control loop runs where `fit` is called; for Tune's actors."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, _SPARED)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        controller = _naming(self.run_config.name or "trial")(**parts)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+def _naming(name: str) -> type[TrainController]:
+    """A controller whose workers the dashboard lists under `name`."""
+
+    class Worker(RayTrainWorker):
+        def __repr__(self) -> str:
+            return name
+
+    class Group(WorkerGroup):
+        _worker_cls = Worker
+
+    class Controller(TrainController):
+        worker_group_cls = Group
+
+    return Controller
+
+
+class ReportToTune(UserCallback):
+    """Rank 0's reports go to Tune from the controller itself, which waits until Tune has read them."""
+
+    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:  # noqa: ARG002
+        tune.report(metrics[0])
+
+
+class MeetingConfig(BackendConfig):
+    """Workers learn where rank 0 is; those that need a process group join it themselves, see `join`."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _Meeting
+
+
+class _Meeting(Backend):
+    share_cuda_visible_devices = True  # NCCL between the cards of a node wants each to see all
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        worker_group.execute(os.environ.update, {"MASTER_ADDR": address, "MASTER_PORT": str(port)})
+
+
+def join(*, cuda: bool) -> None:
+    """Join the process group of this worker's ranks, as torchrun would have it: NCCL with CUDA, gloo without."""
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+
+    context = ray.train.get_context()
+    ranks: Mapping[str, int] = {
+        "RANK": context.get_world_rank(),
+        "WORLD_SIZE": context.get_world_size(),
+        "LOCAL_RANK": context.get_local_rank(),
+        "LOCAL_WORLD_SIZE": context.get_local_world_size(),
+        "NODE_RANK": context.get_node_rank(),
+    }
+    os.environ.update({name: str(value) for name, value in ranks.items()})
+    if cuda:
+        device = get_device()
+        torch.cuda.set_device(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    else:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        init_method="env://",
+        rank=ranks["RANK"],
+        world_size=ranks["WORLD_SIZE"],
+        timeout=_TIMEOUT,
+    )
