@@ -73,14 +73,14 @@ def trials(root: Path, *, trial_id: str | None = None) -> tuple[pa.Table, list[s
 
 
 def history(
-    root: Path, *, trial_id: str | None = None, columns: Sequence[str] | None = None
+    root: Path, *, trial_id: str | None = None, columns: Sequence[str] | None = None, repeats: bool = False
 ) -> tuple[pa.Table, list[str]]:
     """A row for every report of all trials or of one, by trial and step; and the problems. See `Ledger.history`."""
     chosen = [(name, attempt) for name, attempt in attempts(root) if trial_id in (None, name)]
     tables: dict[Path, pa.Table] = {}
     problems: list[str] = []
     needed = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _ in _ORDER)]))
-    for more, unread in _chunks(root, chosen, columns=needed):
+    for more, unread in _chunks(root, chosen, columns=needed, repeats=repeats):
         tables |= more
         problems += unread
     table, misfits = parts.unify(tables, _narrow(needed))
@@ -173,13 +173,14 @@ def _copy(root: Path, kind: str) -> Path:
 
 
 def _chunks(
-    root: Path, chosen: Sequence[tuple[str, int]], *, columns: Sequence[str] | None
+    root: Path, chosen: Sequence[tuple[str, int]], *, columns: Sequence[str] | None, repeats: bool = False
 ) -> Iterator[tuple[dict[Path, pa.Table], list[str]]]:
-    """The history parts of a chunk of trials after the other, older attempts cut where a newer one trained again."""
+    """The history parts of a chunk of trials after the other, older attempts cut where a newer one trained again
+    (unless `repeats` are wanted)."""
     by_trial = ((name, [number for _, number in group]) for name, group in groupby(chosen, key=lambda pair: pair[0]))
     while chunk := list(islice(by_trial, _CHUNK)):
         paths = {(name, number): _part(root, name, number) for name, numbers in chunk for number in numbers}
-        several = {name for name, numbers in chunk if len(numbers) > 1}
+        several = {name for name, numbers in chunk if len(numbers) > 1 and not repeats}
         once = [path for (name, _), path in paths.items() if name not in several]
         more = [path for (name, _), path in paths.items() if name in several]
         tables, problems = _read_all(once, needs=_HISTORY_NEEDS, columns=columns)

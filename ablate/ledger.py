@@ -215,14 +215,16 @@ class Ledger:
         self.store.pull("trials")
         return contents.trials(self.root)[0]
 
-    def history(self, trial_id: str | None = None) -> pa.Table:
+    def history(
+        self, trial_id: str | None = None, *, columns: Sequence[str] | None = None, repeats: bool = False
+    ) -> pa.Table:
         """A row for every report, of one trial or of all, by step; unreadable parts are left out.
 
         An attempt that went on from a checkpoint continues its forerunners' rows; rows past the checkpoint, which it
-        trained again, are the newer attempt's.
+        trained again, are the newer attempt's. `repeats`: the older attempts' stay too. `columns`: these alone.
         """
         self.store.pull("history", prefix="" if trial_id is None else f"{trial_id}-")
-        return contents.history(self.root, trial_id=trial_id)[0]
+        return contents.history(self.root, trial_id=trial_id, columns=columns, repeats=repeats)[0]
 
     def contents(self, *, columns: Sequence[str] | None = None) -> Contents:
         """Trials, history (with these columns alone) and problems, by way of the compacted copy where it is current."""

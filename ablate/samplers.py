@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.distributions import Choice, Distribution, Range
-from ablate.spec_models import StudySpec
+from ablate.spec_models import Objective, StudySpec
 from model.api import stream_seed
 
 EVERY_TRIAL = 2**31
@@ -24,6 +24,9 @@ EVERY_TRIAL = 2**31
 
 MOST_DRAWS = 50
 """So many draws in a row may repeat earlier trials before the space counts as exhausted."""
+
+TRIAL_ID = "trial_id"
+"""The attribute of an Optuna trial that holds our id: its own numbers also count repeated draws."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -102,6 +105,30 @@ def sobol_points(search: Mapping[str, Distribution], *, count: int, seed: int) -
     return found
 
 
+def directions(spec: StudySpec) -> list[Literal["minimize", "maximize"]]:
+    """Which way is good, objective by objective."""
+    return ["minimize" if objective.mode == "min" else "maximize" for objective in spec.objectives]
+
+
+def outcome(
+    status: str, metrics: Mapping[str, Any], objectives: Sequence[Objective]
+) -> tuple[TrialState, list[float] | None]:
+    """What Optuna is told: COMPLETE only with every objective measured, PRUNED (it has the values), or FAIL."""
+    if status == "pruned":
+        return TrialState.PRUNED, None
+    if status == "completed":
+        names = [objective.metric for objective in objectives]
+        values = [float(metrics[name]) for name in names if name in metrics and metrics[name] is not None]
+        if len(values) == len(names) and all(math.isfinite(value) for value in values):
+            return TrialState.COMPLETE, values
+    return TrialState.FAIL, None
+
+
+def id_of(trial: FrozenTrial) -> str:
+    """Our id of an Optuna trial; "" where it never got one."""
+    return trial.user_attrs[TRIAL_ID] if TRIAL_ID in trial.user_attrs else ""  # noqa: SIM401
+
+
 class SobolFirst(BaseSampler):
     """Scrambled Sobol points for the first `startup` draws, then another sampler.
 
@@ -113,7 +140,7 @@ class SobolFirst(BaseSampler):
         self._space, self._startup, self._then = dict(known), startup, then
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # its interface may change: constraints.txt pins it
-            self._sobol = QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
+            self._sobol = _Sobol(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """All of it, always."""
@@ -123,6 +150,7 @@ class SobolFirst(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A whole point of the space."""
+        self._sobol.place = trial.number
         if trial.number < self._startup:
             return self._sobol.sample_relative(study, trial, search_space)
         drawn = self._then.sample_relative(study, trial, search_space)
@@ -139,6 +167,16 @@ class SobolFirst(BaseSampler):
     ) -> None:
         """Let the other sampler see how it ended."""
         self._then.after_trial(study, trial, state, values)
+
+
+class _Sobol(QMCSampler):
+    """Sobol's sequence from which `place` says the point. Optuna counts points in its storage, and a study that is
+    made anew would begin again with the first, fifty repeats of which look like a space without new points."""
+
+    place = 0
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
+        return self.place
 
 
 def _to_optuna(distribution: Distribution) -> BaseDistribution:

@@ -1,7 +1,7 @@
 """The adaptive search: draws trials from Optuna and tells it the truth about them.
 
-Optuna's journal (results/STUDY/optuna.journal) is a memory, the ledger is the record: on a restart trials that were
-left running are told or drawn again, and a journal that is missing or broken is made anew from the ledger.
+Every draw is in the ledger before anything is trained of it. What Optuna knows at a start is what the ledger says
+(`journal.make_anew`): trials that were left running are asked for again, first of all.
 """
 
 from __future__ import annotations
@@ -9,26 +9,20 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ablate import samplers
+from ablate import draws, journal, samplers
+from ablate.draws import Draw
 from ablate.ledger import Ledger, TrialRow
-from ablate.plan import SEARCH, Trial, search_trial
-from ablate.samplers import MOST_DRAWS
-from ablate.spec_models import Objective, StudySpec
-from model.api import ConfigError, Verdict, from_json, value_of
-
-_TRIAL_ID = "trial_id"
-"""The attribute of an Optuna trial that holds our id: its own numbers also count repeated draws."""
+from ablate.plan import Trial, search_trial
+from ablate.samplers import MOST_DRAWS, TRIAL_ID
+from ablate.spec_models import StudySpec
+from model.api import ConfigError, Verdict
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,25 +43,19 @@ class Search:
 
     def __init__(self, spec: StudySpec, ledger: Ledger) -> None:
         self._spec, self._ledger = spec, ledger
-        self._storage = _open_journal(ledger.path("optuna.journal"))
         self._pruner = samplers.pruner(spec)
-        self._study = optuna.create_study(
-            study_name=spec.study,
-            storage=self._storage,
-            directions=[_direction(objective) for objective in spec.objectives],
-            pruner=self._pruner,
-            load_if_exists=True,
-        )
+        past = journal.make_anew(spec, ledger, pruner=self._pruner)
+        self._study, self._storage = past.study, past.storage
         self._study_id = self._storage.get_study_id_from_name(spec.study)
         # A restarted sampler would repeat its first draws if it began from the same seed.
         before = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = samplers.sampler(spec, seed=spec.optimizer.seed + before)
         self._space = samplers.space(spec.search)
-        self._drawn: set[str] = set()
+        self._drawn = set(past.drawn)
+        self._stopped = set(past.stopped)
         self._running: dict[str, _Running] = {}
-        self._again: deque[Trial] = deque()
+        self._again = deque(self._start(trial, number) for number, trial in past.unfinished.items())
         self._exhausted = False
-        self._catch_up()
 
     @property
     def total(self) -> int:
@@ -83,11 +71,14 @@ class Search:
         for _ in range(MOST_DRAWS):
             drawn = self._study.ask(self._space)
             try:
-                trial = search_trial(self._spec, samplers.decode(self._spec.search, drawn.params))
+                params = samplers.decode(self._spec.search, drawn.params)
+                trial = search_trial(self._spec, params)
             except ConfigError:  # between valid ends lies a value that is not
+                draws.record(Draw(drawn.number, trial_id="", params={}), store=self._ledger.store)
                 self._study.tell(drawn, state=TrialState.FAIL)
                 continue
-            drawn.set_user_attr(_TRIAL_ID, trial.trial_id)
+            draws.record(Draw(drawn.number, trial.trial_id, params), store=self._ledger.store)
+            drawn.set_user_attr(TRIAL_ID, trial.trial_id)
             if trial.trial_id not in self._drawn:
                 return self._start(trial, drawn.number)
             self._answer(drawn, trial.trial_id)
@@ -96,7 +87,10 @@ class Search:
         return None
 
     def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:
-        """Note an intermediate value; STOP where ASHA prunes. At the end of its budget a trial is never stopped."""
+        """Note an intermediate value; STOP where ASHA prunes, and from then on: who died before hearing it is told again.
+
+        At the end of its budget a trial is never stopped.
+        """
         if value is None or not math.isfinite(value) or len(self._spec.objectives) > 1:
             return Verdict.CONTINUE
         if trial_id not in self._running:  # told already: a late report
@@ -108,15 +102,19 @@ class Search:
             return Verdict.CONTINUE
         if running.audited:
             return Verdict.CONTINUE
-        pruned = self._pruner.prune(self._study, self._storage.get_trial(running.storage_id))
-        return Verdict.STOP if pruned else Verdict.CONTINUE
+        if trial_id in self._stopped:
+            return Verdict.STOP
+        if not self._pruner.prune(self._study, self._storage.get_trial(running.storage_id)):
+            return Verdict.CONTINUE
+        self._stopped.add(trial_id)
+        return Verdict.STOP
 
     def tell(self, row: TrialRow) -> None:
         """Tell Optuna how a trial ended. What was told already is not told twice."""
         if row.trial_id not in self._running:
             return
         running = self._running.pop(row.trial_id)
-        self._tell(running.number, _outcome(row.status, row.metrics, self._spec.objectives))
+        self._tell(running.number, samplers.outcome(row.status, row.metrics, self._spec.objectives))
 
     # ---- draws
 
@@ -140,67 +138,11 @@ class Search:
 
     def _first(self, trial_id: str) -> FrozenTrial | None:
         ended = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return next((trial for trial in ended if _id(trial) == trial_id), None)
+        return next((trial for trial in ended if samplers.id_of(trial) == trial_id), None)
 
     def _tell(self, number: int, outcome: tuple[TrialState, list[float] | None]) -> None:
         state, values = outcome
         self._study.tell(number, values, state=state)
-
-    # ---- restarts
-
-    def _catch_up(self) -> None:
-        """Bring the journal to what the ledger says, and line up what has to be trained again."""
-        rows = {row[_TRIAL_ID]: row for row in self._ledger.trials().to_pylist() if row["arm"] == SEARCH}
-        for frozen in self._study.get_trials(deepcopy=False):
-            trial_id = _id(frozen)
-            if trial_id in rows:
-                self._drawn.add(trial_id)
-            if frozen.state is TrialState.RUNNING:
-                self._resume(frozen, rows)
-        for trial_id, row in rows.items():
-            if trial_id not in self._drawn:
-                self._drawn.add(trial_id)
-                self._remember(row)
-
-    def _resume(self, frozen: FrozenTrial, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        trial_id = _id(frozen)
-        if trial_id in rows:
-            row = rows[trial_id]
-            self._tell(frozen.number, _outcome(row["status"], row, self._spec.objectives))
-            return
-        if trial_id and trial_id not in self._running:
-            trial = search_trial(self._spec, samplers.decode(self._spec.search, frozen.params))
-            if trial.trial_id == trial_id:
-                self._again.append(self._start(trial, frozen.number))
-                return
-        # Killed before the draw was noted, a repeat of one that is resumed, or drawn by another version of the model.
-        self._study.tell(frozen.number, state=TrialState.FAIL)
-
-    def _remember(self, row: Mapping[str, Any]) -> None:
-        """Add a trial of the ledger that the journal does not know."""
-        config = from_json(row["config_json"])
-        params = {key: value_of(config, key) for key in self._spec.search}
-        state, values = _outcome(row["status"], row, self._spec.objectives)
-        try:
-            trial = optuna.trial.create_trial(
-                state=state,
-                values=values,
-                params=samplers.encode(self._spec.search, params),
-                distributions=self._space,
-                user_attrs={_TRIAL_ID: row[_TRIAL_ID]},
-                intermediate_values=self._intermediate(row[_TRIAL_ID]),
-            )
-        except ValueError as error:
-            _LOG.warning("trial %s does not fit the search space and is not learnt from: %s", row[_TRIAL_ID], error)
-            return
-        self._study.add_trial(trial)
-
-    def _intermediate(self, trial_id: str) -> dict[int, float]:
-        if len(self._spec.objectives) > 1:
-            return {}
-        reports = self._ledger.history(trial_id).to_pylist()
-        (metric,) = (objective.metric for objective in self._spec.objectives)
-        return {report["tokens_seen"]: report[metric] for report in reports if _finite(report[metric])}
 
 
 def preview(spec: StudySpec, *, count: int) -> list[Trial]:
@@ -217,54 +159,3 @@ def preview(spec: StudySpec, *, count: int) -> list[Trial]:
 
     different = {trial.trial_id: trial for trial in islice(draws(), count)}
     return list(different.values())
-
-
-def _open_journal(path: Path) -> JournalStorage:
-    """The journal; one that cannot be read is set aside under another name, since the ledger holds its trials too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a driver that was killed: one drives at a time
-    _drop_half_line(path)
-    try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
-        aside = path.with_name(f"{path.name}.unreadable")
-        path.replace(aside)
-        _LOG.warning("%s is unreadable (%s): set aside as %s, made anew from the ledger", path, error, aside.name)
-        return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut off a last line that a killed driver did not finish: the next one would be written right behind it."""
-    if not path.exists():
-        return
-    written = path.read_bytes()
-    whole = written.rfind(b"\n") + 1
-    if whole < len(written):
-        with path.open("rb+") as file:
-            file.truncate(whole)
-
-
-def _outcome(
-    status: str, metrics: Mapping[str, Any], objectives: tuple[Objective, ...]
-) -> tuple[TrialState, list[float] | None]:
-    """What Optuna is told: COMPLETE only with every objective measured, PRUNED (it has the values), or FAIL."""
-    if status == "pruned":
-        return TrialState.PRUNED, None
-    if status == "completed":
-        names = [objective.metric for objective in objectives]
-        values = [metrics[name] for name in names if name in metrics and _finite(metrics[name])]
-        if len(values) == len(names):
-            return TrialState.COMPLETE, [float(value) for value in values]
-    return TrialState.FAIL, None
-
-
-def _id(trial: FrozenTrial) -> str:
-    return trial.user_attrs[_TRIAL_ID] if _TRIAL_ID in trial.user_attrs else ""  # noqa: SIM401
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _direction(objective: Objective) -> Literal["minimize", "maximize"]:
-    return "minimize" if objective.mode == "min" else "maximize"

@@ -203,9 +203,7 @@ def test_a_dead_drivers_trials_are_told_or_asked_again(study: StudySpec, ledger:
 
 
 @pytest.mark.parametrize("harm", ["missing", "half a line", "garbage", "foreign"])
-def test_a_broken_journal_is_made_anew_from_the_ledger(
-    harm: str, study: StudySpec, ledger: Ledger, caplog: pytest.LogCaptureFixture
-):
+def test_a_broken_journal_is_made_anew_from_the_ledger(harm: str, study: StudySpec, ledger: Ledger):
     source = Search(study, ledger)
     first = [asked(source) for _ in range(3)]
     source.report(first[1].trial_id, tokens=1_000, value=2.0)
@@ -234,7 +232,6 @@ def test_a_broken_journal_is_made_anew_from_the_ledger(
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     assert told[first[0].trial_id].params == pytest.approx(samplers.encode(study.search, first[0].params))
     assert told[first[1].trial_id].intermediate_values  # a pruned trial is ranked by these
-    assert ("unreadable" in caplog.text) == (harm in ("garbage", "foreign"))
 
 
 def test_more_trials_may_be_asked_for_later(study: StudySpec, ledger: Ledger, tmp_path: Path):
