@@ -81,6 +81,21 @@ def as_written(distribution: Distribution) -> dict[str, Any]:
     return {distribution.kind: list(distribution.ends)}
 
 
+def covers(new: Distribution, old: Distribution) -> bool:
+    """Whether whatever `old` draws `new` may draw too, on the same scale."""
+    if isinstance(new, Choice) or isinstance(old, Choice):
+        if new.kind != old.kind:
+            return False
+        held = [(type(value), value) for value in new.ends]  # True is not 1
+        return all((type(value), value) in held for value in old.ends)
+    return new.kind == old.kind and new.low <= old.low and old.high <= new.high
+
+
+def shown(distribution: Distribution) -> str:
+    """As a study file writes it, on one line: `{loguniform: [0.01, 1.0]}`."""
+    return f"{{{distribution.kind}: [{', '.join(str(end) for end in distribution.ends)}]}}"
+
+
 def _choice(key: str, arguments: list[Any]) -> Choice:
     if not arguments:
         raise ConfigError(key, "[]", "empty choice", "list the values to choose from")

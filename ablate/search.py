@@ -87,7 +87,7 @@ class Search:
         return None
 
     def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:
-        """Note an intermediate value; STOP where ASHA prunes, and from then on: who died before hearing it is told again.
+        """Note an intermediate value; STOP where ASHA prunes, and from then on: who died unhearing is told again.
 
         At the end of its budget a trial is never stopped.
         """

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ablate import designs, distributions, places, provenance, store, tuning
+from ablate import designs, distributions, growth, places, provenance, store, tuning
 from ablate.distributions import Choice
 from ablate.errors import BadInput
 from ablate.lease import Held
@@ -25,11 +25,6 @@ State = Literal["new", "resumed", "extended", "finished"]
 
 _KEPT = ("winner",)
 """What a study found out on its way and keeps when its file is read again."""
-
-_SAID = ("hypotheses", "targets")
-"""What a finished study may still be told; it changes the report and trains nothing."""
-
-_OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
 
 
 def find(name: str, *, results: Place) -> Place:
@@ -51,8 +46,8 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
     """Begin a study or go on with it, writing study.json; checks everything before it writes anything.
 
     `new`; `resumed`: it was not finished; `extended`: it was, and the file asks for more now; `finished`: it was, and
-    nothing is new. Raises BadInput for an unfinished study without `resume`, and where the name belongs to a study with
-    another base, data, budget, search space or objective; DataError and BadInput for bad data files.
+    nothing is left to train. Raises BadInput for an unfinished study without `resume`, and where old results could not
+    be compared with new ones (`growth.check`); DataError and BadInput for bad data files.
     """
     ledger = Ledger(results / spec.study)
     data_hash = check_files(spec)
@@ -63,9 +58,9 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
         return ledger, "new"
     before = ledger.read_study()
     try:
-        _check_same(spec, before, described)
+        growth.check(spec, before, described, rows=ledger.rows())
         unfinished = before["finished_at"] is None
-        more = _asks_for_more(before["spec"], described["spec"]) or bool(_names(described) - _names(before))
+        more = growth.asks_for_more(before, described)
         started_at = before["started_at"]
     except KeyError as error:
         cure = "restore the file, or move the folder away"
@@ -76,8 +71,9 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
         cure = "add --resume to go on with it"
         raise BadInput(str(ledger.place), "study", spec.study, "is there already and not finished", cure)
     if not unfinished and not more:
-        if any(before["spec"][key] != described["spec"][key] for key in _SAID):
-            ledger.write_study({**before, "spec": {**before["spec"], **{k: described["spec"][k] for k in _SAID}}})
+        told = growth.retold(before, described)
+        if told != before:
+            ledger.write_study(told)
         return ledger, "finished"
     kept = {key: before[key] for key in _KEPT if key in before}
     ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
@@ -186,66 +182,6 @@ def identity(spec: StudySpec, *, data_hash: str) -> str:
     """Hash of base (the budget in it) and data: what may not change under a study's name."""
     text = json.dumps([json.loads(spec.base.model_dump_json()), data_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_same(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise BadInput, at the first key that differs, where the name belongs to another study."""
-
-    def refuse(key: str, what: str) -> BadInput:
-        rule = f"study {spec.study} exists with another {what}"
-        return BadInput(spec.document.place(key), key, "changed", rule, _OTHER_NAME)
-
-    was, is_now = before["spec"], now["spec"]
-    if before["identity"] != now["identity"]:
-        for key in _different(was["base"], is_now["base"]):
-            raise refuse(f"base.{key}", "base")
-        raise refuse("base.data", "content of its data files")
-    if was["search"]:  # a study of arms alone may get its search later
-        for key in _different(was["search"], is_now["search"]):
-            raise refuse(f"search.{key}", "search space")
-    if was["objectives"] != is_now["objectives"]:
-        raise refuse("objective", "objective")
-    if was["ablation"] and is_now["ablation"]:
-        _check_same_ablation(spec, before, now, refuse=refuse)
-    for hypothesis in was["hypotheses"]:
-        if hypothesis not in is_now["hypotheses"]:
-            raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: one that was declared stays")
-
-
-def _check_same_ablation(
-    spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *, refuse: Callable[[str, str], BadInput]
-) -> None:
-    was, is_now = before["spec"]["ablation"], now["spec"]["ablation"]
-    for key in ("baseline", "match"):
-        if was[key] != is_now[key]:
-            raise refuse(f"ablation.{key}", key)
-    for key in ("tune_each_arm", "tuning_space"):
-        if was[key] != is_now[key]:
-            raise refuse("ablation.tune_each_arm", "tuning of its arms")
-    if was["exploratory"] and not is_now["exploratory"]:
-        raise refuse("ablation.exploratory", "claim: it was declared exploratory, and results may have been looked at")
-    old = {arm["name"]: arm["overrides"] for arm in before["arms"]}
-    assert spec.ablation is not None
-    for arm in designs.expand(spec.ablation, spec.base):
-        if arm.name in old and old[arm.name] != dict(arm.overrides):
-            raise refuse(designs.prefix(arm).removesuffix("."), "arm of this name")
-
-
-def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys that are new, gone, or have another value."""
-    return [key for key in {**was, **now} if key not in was or key not in now or was[key] != now[key]]
-
-
-def _names(study: Mapping[str, Any]) -> set[str]:
-    return {arm["name"] for arm in study["arms"]}
-
-
-def _asks_for_more(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    if now["search"] and (not was["search"] or now["optimizer"]["trials"] > was["optimizer"]["trials"]):
-        return True
-    if not now["ablation"]:
-        return False
-    return not was["ablation"] or now["ablation"]["seeds"] > was["ablation"]["seeds"]
 
 
 def _bounds(distribution: distributions.Distribution) -> dict[str, Any]:
