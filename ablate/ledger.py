@@ -6,6 +6,7 @@ refused from then on (a killed worker lives on for a second and goes on writing)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,10 @@ class Ledger:
         """Where a trial keeps what it goes on from."""
         return self.path("checkpoints", trial_id)
 
+    def log_path(self, trial_id: str, attempt: int) -> Path:
+        """Where the log of an attempt that failed is, if it has one."""
+        return self.path("logs", f"{trial_id}-{attempt}.txt")
+
     def _final(self, trial_id: str) -> Path:
         return self.path("trials", f"{trial_id}.parquet")
 
@@ -129,6 +134,18 @@ class Ledger:
             parts.create(self._final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
         except FileExistsError:
             raise StaleAttempt(f"trial {row.trial_id} is final already") from None
+
+    def write_log(self, trial_id: str, *, attempt: int, text: str) -> None:
+        """Keep the traceback and the last output of an attempt that failed; what stands there already stays."""
+        with contextlib.suppress(FileExistsError):
+            parts.create(self.log_path(trial_id, attempt), lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+    def log(self, trial_id: str, *, attempt: int) -> str:
+        """What `write_log` kept; "" where nothing was."""
+        try:
+            return self.log_path(trial_id, attempt).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
 
     def write_samples(self, trial_id: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Keep what a trial wrote."""

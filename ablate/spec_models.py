@@ -103,6 +103,10 @@ class Resources(Section):
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
     workers: Whole = Field(default=1, ge=1)
+    max_hours: float | None = Field(default=None, gt=0)
+    """Of training, over all attempts of a trial."""
+    stall_minutes: float | None = Field(default=60.0, gt=0)
+    """Without a report, start-up and the final measure included."""
 
 
 class Tracking(Section):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -116,15 +118,18 @@ def planned(study: Mapping[str, Any]) -> int:
 def driving(ledger: Ledger) -> Iterator[None]:
     """Hold the study while trials are started: of two sweeps on one folder the second is refused (BadInput).
 
-    The lock is the kernel's, so a killed driver leaves none behind.
+    The lock is the kernel's, so a killed driver leaves none behind; the file says whose it is.
     """
     path = ledger.path("driver.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a") as file:  # what the other has written stays
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _driven(ledger) from None
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": _now()}) + "\n")
+        file.flush()
         yield
 
 
@@ -141,9 +146,18 @@ def is_driven(ledger: Ledger) -> bool:
         return False
 
 
+def driver(ledger: Ledger) -> str:
+    """Who holds the study, or held it last: `process 4242 on host, since 2026-01-02T03:04:05+00:00`."""
+    try:
+        held = json.loads(ledger.path("driver.lock").read_text(encoding="utf-8"))
+        return f"process {held['pid']} on {held['host']}, since {held['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "another process"
+
+
 def _driven(ledger: Ledger) -> BadInput:
     cure = "wait for it, or interrupt it (ablate.status shows how far it is)"
-    return BadInput(str(ledger.root), "study", ledger.root.name, "another sweep is running it", cure)
+    return BadInput(str(ledger.root), "study", ledger.root.name, f"another sweep is running it: {driver(ledger)}", cure)
 
 
 def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import ray
+import ray._private.state
 from ray._raylet import PlacementGroupID
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 _GONE = "REMOVED"
@@ -22,6 +24,21 @@ def reap(group_ids: Collection[str]) -> list[str]:
     for group_id in left:
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
     return left
+
+
+def orphans() -> list[str]:
+    """Groups of this driver's job whose creator, a Train controller, is dead: that of a trial that was killed while it
+    waited for its resources is known to nobody else, and would take them as soon as they are free."""
+    # The public table does not tell who made a group.
+    accessor = ray._private.state.state.global_state_accessor
+    if accessor is None:
+        placement_group_table()  # connects it
+        accessor = ray._private.state.state.global_state_accessor
+    job = ray.get_runtime_context().get_job_id()
+    table = map(PlacementGroupTableData.FromString, accessor.get_placement_group_table())
+    left = [group for group in table if group.creator_actor_id and group.creator_actor_dead]
+    ids = [group.placement_group_id.hex() for group in left if group.state != PlacementGroupTableData.REMOVED]
+    return [group_id for group_id in ids if group_id.endswith(job)]
 
 
 def reap_all() -> list[str]:

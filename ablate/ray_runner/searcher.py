@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from ablate.errors import CannotWrite, writing
 from ablate.ledger import TrialRow
 from ablate.plan import Trial, TrialSource
 from ablate.ray_runner.board import Board
+from ablate.ray_runner.place import Place, last_words
 from ablate.ray_runner.reaper import reap
 from ablate.runner import Event, Halt, Listener, Progress
 from ablate.trial import Desk, Failure, failed_row, record
@@ -43,6 +47,11 @@ class SourceSearcher(Searcher):
         super().__init__()
         self._source, self._desk, self._board, self._halt, self._on_event = source, desk, board, halt, on_event
         self._running: dict[str, _Running] = {}
+        self._condemned: dict[str, tuple[Failure, str]] = {}
+
+    def condemn(self, trial_id: str, failure: Failure, log: str) -> None:
+        """The trial (by the study's id) is being ended from outside: what for, and what it wrote last."""
+        self._condemned[trial_id] = failure, log
 
     @property
     def busy(self) -> bool:
@@ -51,7 +60,9 @@ class SourceSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial, or Tune's word for no more."""
-        trial = None if self._halt.reason else self._source.ask()
+        trial = None
+        with self._kept():
+            trial = None if self._halt.reason else self._source.ask()
         if trial is None:
             return Searcher.FINISHED
         self._running[trial_id] = _Running(trial, datetime.now(UTC))
@@ -66,8 +77,9 @@ class SourceSearcher(Searcher):
         running.last = progress
         self._on_event(Event(running.trial, "reported", progress=progress))
         name = running.trial.trial_id
-        if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
-            self._board.stop(name)
+        with self._kept():
+            if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
+                self._board.stop(name)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial has ended, in whatever way: free what it held and tell the source its row.
@@ -75,23 +87,46 @@ class SourceSearcher(Searcher):
         The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
         """
         running = self._running.pop(trial_id)
-        reap(self._board.leave(running.trial.trial_id))
-        row = self._desk.ledger.row(running.trial.trial_id) or self._failed(running, result or {}, error=error)
-        if row is not None:
-            self._source.tell(row)
+        places, row = self._board.leave(running.trial.trial_id), None
+        reap([place.group_id for place in places])
+        with self._kept():
+            row = self._desk.ledger.row(running.trial.trial_id) or self._failed(
+                running, result or {}, place=places[-1] if places else None, error=error
+            )
+            if row is not None:
+                self._source.tell(row)
         self._on_event(Event(running.trial, "ended", row=row))
 
-    def _failed(self, running: _Running, result: dict[str, Any], *, error: bool) -> TrialRow | None:
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Inside, a full disk calls the study off: Tune would turn it into an error of its own."""
+        try:
+            with writing():
+                yield
+        except CannotWrite as full:
+            self._halt.call_off(full.line)
+
+    def _failed(
+        self, running: _Running, result: dict[str, Any], *, place: Place | None, error: bool
+    ) -> TrialRow | None:
         if self._halt.reason:
             return None
-        if _STATUS in result:
+        log = None
+        if running.trial.trial_id in self._condemned:
+            failure, log = self._condemned.pop(running.trial.trial_id)
+        elif _STATUS in result:
             failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
+            if failure.kind == CannotWrite.__name__:
+                raise CannotWrite(failure.message)
         elif error:
             failure = Failure("lost", kind="DriverDied", message="the process that drove the trial died")
         else:
             return None  # its attempt was replaced by somebody else's, who will write the row
         ledger, name = self._desk.ledger, running.trial.trial_id
         attempt = ledger.attempt(name) or ledger.claim(name)
+        if log is None:
+            log = last_words(place, stack=False) if place else ""
+        ledger.write_log(name, attempt=attempt, text=f"{failure.kind}: {failure.message}\n\n{log}")
         row = failed_row(
             running.trial,
             failure=failure,

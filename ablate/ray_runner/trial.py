@@ -10,10 +10,10 @@ from ray.exceptions import OutOfMemoryError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.util import get_current_placement_group
 
 from ablate.plan import Trial
 from ablate.ray_runner.board import Board
+from ablate.ray_runner.place import Place
 from ablate.runner import Progress
 from ablate.trial import Desk, Failure, Train, failure_of, follow_trial, run_trial
 from model.api import Report, Verdict
@@ -51,7 +51,7 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
             _trainer(trial, orders, tries=tries).fit()
         except TrainingFailedError as error:
             failure = classify(error)
-            if failure.status != "lost" or tries > RETRIES:
+            if failure.status != "lost" or tries > RETRIES or orders.board.given_up(trial.trial_id):
                 return failure
         else:
             return None
@@ -112,14 +112,13 @@ def _work(trial: Trial, orders: Orders) -> None:
     if rank > 0:
         follow_trial(trial, desk=orders.desk, tell=_tell_along, train=orders.train)
         return
-    board, group = orders.board, get_current_placement_group()
-    assert group is not None, "Train places its workers in a group"
-    if board.enter(trial.trial_id, group_id=group.id.hex()) is Verdict.INTERRUPT and ranks == 1:
+    board = orders.board
+    if board.enter(trial.trial_id, place=Place.here()) is Verdict.INTERRUPT and ranks == 1:
         return  # asked to stop before it began
 
     def tell(progress: Progress) -> Verdict:
         ray.train.report(progress.flat())
-        return board.verdict(trial.trial_id)
+        return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
 
     run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=orders.train)
 

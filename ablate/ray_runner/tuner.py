@@ -23,15 +23,13 @@ from ablate.ray_runner.cluster import connect
 from ablate.ray_runner.reaper import reap_all
 from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.ray_runner.trial import Orders, drive, run_name
-from ablate.runner import Halt, Listener
+from ablate.ray_runner.watchman import Watchman
+from ablate.runner import GRACE_S, Halt, Listener
 from ablate.trial import Desk
 from model.api import train
 
 if TYPE_CHECKING:
     from ablate.spec import StudySpec
-
-GRACE_S = 10.0
-"""Seconds that an interrupted trial may take to write a checkpoint and return."""
 
 _DRIVER = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """A driver only waits, and must hold nothing that its worker needs: even 0.01 CPU each would leave no room for two
@@ -98,7 +96,7 @@ def start(
         orders = Orders(
             desk,
             train=train,
-            board=Board(f"{spec.study}-board"),
+            board=Board(f"{spec.study}-board", limits=desk.limits),
             slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
             storage=str(storage),
             cuda=cluster.cuda,
@@ -122,6 +120,7 @@ class _Brake(Stopper):
     def __init__(self, halt: Halt, *, board: Board, searcher: SourceSearcher) -> None:
         self._halt, self._board, self._searcher = halt, board, searcher
         self._since: float | None = None
+        self._watchman = Watchman(board, condemn=searcher.condemn)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as with the searcher."""
@@ -132,6 +131,7 @@ class _Brake(Stopper):
 
     def stop_all(self) -> bool:
         if self._halt.reason is None:
+            self._watchman.look()
             return False
         if self._since is None:
             self._since = time.monotonic()
