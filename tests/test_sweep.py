@@ -266,8 +266,8 @@ def test_ctrl_c_on_ray_is_quick_clean_and_resumable(space: Path) -> None:
     os.killpg(sweeping.pid, signal.SIGINT)
     out, err = sweeping.communicate(timeout=60)
     assert sweeping.returncode == cli.INTERRUPTED, err
-    assert time.monotonic() - began < 30
-    assert out == ""
+    assert time.monotonic() - began < 20
+    assert out.splitlines()[-1].startswith("report: ")
     assert "dashboard: http://127.0.0.1" in err
     assert "Traceback" not in err
     wait_for(lambda: not processes_of(sweeping.pid), seconds=10)

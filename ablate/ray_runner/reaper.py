@@ -7,14 +7,16 @@ Train's own cleaner needs the dashboard and a single Ray on the host; the table 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import ray
 import ray._private.state
 from ray._raylet import PlacementGroupID
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 _GONE = "REMOVED"
+_Data: Any = gcs_pb2.__dict__["PlacementGroupTableData"]  # generated: unknown to type checkers
 
 
 def reap(group_ids: Collection[str]) -> list[str]:
@@ -30,14 +32,11 @@ def orphans() -> list[str]:
     """Groups of this driver's job whose creator, a Train controller, is dead: that of a trial that was killed while it
     waited for its resources is known to nobody else, and would take them as soon as they are free."""
     # The public table does not tell who made a group.
-    accessor = ray._private.state.state.global_state_accessor
-    if accessor is None:
-        placement_group_table()  # connects it
-        accessor = ray._private.state.state.global_state_accessor
+    accessor: Any = ray._private.state.state._connect_and_get_accessor()
     job = ray.get_runtime_context().get_job_id()
-    table = map(PlacementGroupTableData.FromString, accessor.get_placement_group_table())
+    table = [_Data.FromString(group) for group in accessor.get_placement_group_table()]
     left = [group for group in table if group.creator_actor_id and group.creator_actor_dead]
-    ids = [group.placement_group_id.hex() for group in left if group.state != PlacementGroupTableData.REMOVED]
+    ids = [group.placement_group_id.hex() for group in left if group.state != _Data.REMOVED]
     return [group_id for group_id in ids if group_id.endswith(job)]
 
 
