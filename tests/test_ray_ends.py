@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ablate import cli
+from ablate.ledger import Ledger
 from ablate.limits import Limits
 from ablate.packing import Slots
 from ablate.ray_runner import tuner
@@ -20,6 +22,7 @@ from ablate.runner import Event
 from ablate.trial import Desk
 from tests.fakes import TOKENS_A_STEP, fake_trial
 from tests.test_ray_runner import Stage, groups
+from tests.test_sweep import STUDY, command, processes_of, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 WHOLE = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
@@ -114,3 +117,48 @@ def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
     assert [row.status for row in source.rows] == ["completed"] * 2
     assert training == {0, 1}
     assert time.monotonic() - began < 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> None:  # noqa: ARG001 - it is up
+    """Two sweeps at once with `--address`, each with its own board and groups; neither ends the other's."""
+    import ray
+
+    space = tmp_path / "small.yaml"
+    space.write_text(STUDY)
+    address = ray.get_runtime_context().gcs_address
+    flags = [str(space), "--results", "results", "--address", address, "--trials", "1"]
+    flags += ["--set", "base.train.tokens=20_000"]
+    both = [command([*flags, "--set", f"study={name}"], cwd=tmp_path) for name in ("one", "other")]
+    for name, sweeping in zip(("one", "other"), both, strict=True):
+        out, err = sweeping.communicate(timeout=600)
+        assert sweeping.returncode == cli.DONE, out + err
+        assert [row.status for row in Ledger(tmp_path / "results" / name).rows()] == ["completed"]
+    assert groups() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["once", "twice"])
+def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ...], tmp_path: Path) -> None:
+    """The real command and trainer, which reports too seldom to hear of it. SIGTERM is what Slurm sends."""
+    space = tmp_path / "small.yaml"
+    space.write_text(STUDY)
+    flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000_000"]
+    ledger = Ledger(tmp_path / "results" / "small")
+    sweeping = command([*flags, "--set", "base.train.report_every=100_000"], cwd=tmp_path)
+    wait_for(lambda: bool(ledger.started_ids()) or sweeping.poll() is not None, seconds=240)
+    began = time.monotonic()
+    for number in signals:
+        sweeping.send_signal(number)
+        time.sleep(0.5)  # two at the same moment are one to the system
+    out, err = sweeping.communicate(timeout=60)
+    took_s = time.monotonic() - began
+    assert sweeping.returncode == cli.INTERRUPTED, err
+    assert "Traceback" not in err
+    assert took_s < 20
+    if len(signals) == 1:
+        assert out.splitlines()[-1].startswith("report: ")
+        assert ledger.path("report", "report.md").is_file()
+    wait_for(lambda: not processes_of(sweeping.pid), seconds=10)

@@ -10,13 +10,15 @@ from collections.abc import Collection
 from typing import Any
 
 import ray
-import ray._private.state
+from ray._private.state import state
 from ray._raylet import PlacementGroupID
-from ray.core.generated import gcs_pb2
+from ray.core.generated.gcs_pb2 import (  # made by protobuf, without types
+    JobTableData,  # pyright: ignore[reportAttributeAccessIssue]
+    PlacementGroupTableData,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 _GONE = "REMOVED"
-_Data: Any = gcs_pb2.__dict__["PlacementGroupTableData"]  # generated: unknown to type checkers
 
 
 def reap(group_ids: Collection[str]) -> list[str]:
@@ -28,20 +30,36 @@ def reap(group_ids: Collection[str]) -> list[str]:
     return left
 
 
-def orphans() -> list[str]:
-    """Groups of this driver's job whose creator, a Train controller, is dead: that of a trial that was killed while it
-    waited for its resources is known to nobody else, and would take them as soon as they are free."""
-    # The public table does not tell who made a group.
-    accessor: Any = ray._private.state.state._connect_and_get_accessor()
-    job = ray.get_runtime_context().get_job_id()
-    table = [_Data.FromString(group) for group in accessor.get_placement_group_table()]
-    left = [group for group in table if group.creator_actor_id and group.creator_actor_dead]
-    ids = [group.placement_group_id.hex() for group in left if group.state != _Data.REMOVED]
-    return [group_id for group_id in ids if group_id.endswith(job)]
-
-
 def reap_all() -> list[str]:
     """Remove every group that this driver's job still holds; other jobs of a shared cluster keep theirs."""
     # The last four bytes of a group's id are its job's.
     job = ray.get_runtime_context().get_job_id()
     return reap([group_id for group_id in placement_group_table() if group_id.endswith(job)])
+
+
+def reap_orphans() -> list[str]:
+    """Remove groups whose creator is dead: of this driver's job, and of sweeps whose driver has died.
+
+    A group outlives the actor that made it for as long as that actor's job lives, and so does what it reserves.
+    """
+    mine, dead = ray.get_runtime_context().get_job_id(), _dead_sweeps()
+    rows = [PlacementGroupTableData.FromString(row) for row in _accessor().get_placement_group_table()]
+    return reap(
+        [
+            row.placement_group_id.hex()
+            for row in rows
+            if (job := row.creator_job_id.hex()) in dead or (job == mine and row.creator_actor_dead)
+        ]
+    )
+
+
+def _dead_sweeps() -> set[str]:
+    """Jobs on this cluster that were sweeps (`cluster.connect` names their study) and whose driver is gone."""
+    jobs = _accessor().get_job_table(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+    entries = [JobTableData.FromString(job) for job in jobs]
+    return {entry.job_id.hex() for entry in entries if entry.is_dead and "study" in entry.config.metadata}
+
+
+def _accessor() -> Any:
+    """Ray's tables as the public functions get them, but with who made a group and who was a job's driver."""
+    return state._connect_and_get_accessor()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.place import last_words
-from ablate.ray_runner.reaper import orphans, reap
+from ablate.ray_runner.reaper import reap, reap_orphans
 from ablate.trial import Failure, timeout
 
 _LOOK_EVERY_S = 1.0
@@ -32,4 +32,4 @@ class Watchman:
         for trial_id, (overdue, place) in self._board.overdue().items():
             self._condemn(trial_id, timeout(overdue), last_words(place, stack=True))
             reap(self._board.give_up(trial_id))
-        reap(orphans())
+        reap_orphans()
