@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ablate import numbers
 from ablate.analyze.robust import Estimate
 from ablate.analyze.worth import Worth
@@ -54,40 +56,63 @@ def _share_span(estimate: Estimate) -> str:
     return f"[{numbers.share(estimate.low)}, {numbers.share(estimate.high)}]"
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """A unit that is shown for one of the analysis: `of_one` of it make one hour, or one PFLOP."""
+
+    name: str
+    of_one: float
+
+
+_TIMES = (_Unit("h", 1.0), _Unit("min", 60.0), _Unit("s", 3600.0))
+_WORKS = (_Unit("PFLOP", 1.0), _Unit("TFLOP", 1e3), _Unit("GFLOP", 1e6))
+
+
+def _unit_for(value: float, units: tuple[_Unit, ...]) -> _Unit:
+    """The largest unit of which `value` is at least half a one, else the smallest."""
+    return next((unit for unit in units if value * unit.of_one >= 0.5), units[-1])
+
+
 def cost_blocks(findings: Findings) -> list[Block]:
-    """The cost of a run of each arm, and the difference for each hour and PFLOP of it."""
+    """The cost of a run of each arm, and the difference for each unit of it."""
     if len(findings.worths) < 2:
         return []
     per = findings.primary
     unit = per.unit.strip() or per.objective.metric
+    control = findings.worths[0]
+    time, work = _unit_for(control.hours, _TIMES), _unit_for(control.pflop, _WORKS)
     return [
         Table(
             label="worth",
             caption="What a run costs, mean over an arm's completed runs, over the baseline's in brackets, and the "
-            f"difference to the baseline in {per.label} for each hour and each PFLOP (10^15) of a run of the arm. "
-            "FLOPs are of the formula, forward and backward; hours are of this study's machine and share of its card.",
+            f"difference to the baseline in {per.label} for each {time.name} and each {work.name} of a run of the arm. "
+            "FLOPs are of the formula, forward and backward; time is of this study's machine and share of its card. "
+            "The csv has hours and PFLOP (10^15).",
             columns=(
                 Column("arm", "arm", number=False),
                 Column("n", "n"),
-                Column("hours", "hours a run"),
-                Column("pflop", "PFLOP a run"),
-                Column("per_hour", f"{unit} an hour"),
-                Column("per_pflop", f"{unit} a PFLOP"),
+                Column("hours", f"{time.name} a run"),
+                Column("pflop", f"{work.name} a run"),
+                Column("per_hour", f"{unit} / {time.name}"),
+                Column("per_pflop", f"{unit} / {work.name}"),
             ),
-            rows=tuple(_worth(entry) for entry in findings.worths),
+            rows=tuple(_worth(entry, time=time, work=work) for entry in findings.worths),
         )
     ]
 
 
-def _worth(entry: Worth) -> tuple[Cell, ...]:
-    def of(value: float, ratio: float) -> Cell:
-        return Cell(f"{numbers.significant(value, digits=3)} ({numbers.fixed(ratio, 2)})", value)
+def _worth(entry: Worth, *, time: _Unit, work: _Unit) -> tuple[Cell, ...]:
+    def cost(value: float, ratio: float, unit: _Unit) -> Cell:
+        return Cell(f"{numbers.significant(value * unit.of_one, digits=3)} ({numbers.fixed(ratio, 2)})", value)
+
+    def gain(value: float, unit: _Unit) -> Cell:
+        return Cell(numbers.significant(value / unit.of_one, digits=3), value)
 
     return (
         cell(entry.group),
         Cell(str(entry.n), entry.n),
-        of(entry.hours, entry.hours_ratio),
-        of(entry.pflop, entry.pflop_ratio),
-        Cell(numbers.significant(entry.per_hour, digits=3), entry.per_hour),
-        Cell(numbers.significant(entry.per_pflop, digits=3), entry.per_pflop),
+        cost(entry.hours, entry.hours_ratio, time),
+        cost(entry.pflop, entry.pflop_ratio, work),
+        gain(entry.per_hour, time),
+        gain(entry.per_pflop, work),
     )
