@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray._private.state import state
-from ray._raylet import PlacementGroupID
+from ray._raylet import ActorID, PlacementGroupID
 from ray.core.generated.gcs_pb2 import (  # made by protobuf, without types
     JobTableData,  # pyright: ignore[reportAttributeAccessIssue]
     PlacementGroupTableData,  # pyright: ignore[reportAttributeAccessIssue]
@@ -48,9 +48,14 @@ def reap_orphans() -> list[str]:
         [
             row.placement_group_id.hex()
             for row in rows
-            if (job := row.creator_job_id.hex()) in dead or (job == mine and row.creator_actor_dead)
+            if (job := row.creator_job_id.hex()) in dead or (job == mine and _is_orphan(row))
         ]
     )
+
+
+def _is_orphan(row: Any) -> bool:
+    """Whether an actor made the group and has died. A driver's own groups (Tune's) count as a dead actor's in Ray."""
+    return row.creator_actor_dead and not ActorID(row.creator_actor_id).is_nil()
 
 
 def _dead_sweeps() -> set[str]:
