@@ -137,3 +137,19 @@ class ListSource:
 
     def tell(self, row: Any) -> None:
         self.rows.append(row)
+
+
+class Scripted:
+    """A trainer that plays the next act at every call, whatever the configuration."""
+
+    def __init__(self, acts: list[Act], *, folder: Path) -> None:
+        self._acts, self._folder = acts, folder
+        self.configs: list[Config] = []
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        self.configs.append(config)
+        act = self._acts.pop(0) if self._acts else "complete"
+        if act == "until_told":
+            os.kill(os.getpid(), signal.SIGINT)
+        fake = FakeTrain({config.train.seed: act}, folder=self._folder)
+        return fake(config, report, checkpoint_dir=checkpoint_dir)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,9 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ablate import cli, contents, inline_runner, parts, report, status, studies, sweep
+from ablate import cli, contents, inline_runner, report, status, studies
 from ablate import trial as trial_module
-from ablate.errors import BadInput
 from ablate.inline_runner import InlineRunner
 from ablate.ledger import Ledger
 from ablate.limits import Limits
@@ -31,8 +26,9 @@ from ablate.plan import Trial
 from ablate.runner import Event, Halt
 from ablate.trial import Desk, run_trial
 from model.api import Verdict
-from tests.fakes import Act, FakeTrain, ListSource, fake_trial
-from tests.test_sweep import STUDY, Scripted, command, wait_for
+from tests.fakes import Act, FakeTrain, ListSource, Scripted, fake_trial
+from tests.test_sweep import run as sweeping
+from tests.test_sweep import wait_for
 from tests.test_training import small
 
 
@@ -42,35 +38,6 @@ def run(desk: Desk, acts: dict[int, Act], *, halt: Halt | None = None) -> dict[i
     train = FakeTrain(acts, folder=desk.ledger.root)
     InlineRunner(desk, halt=halt or Halt(), on_event=lambda _: None, train=train).run(source)
     return {row.seed: row for row in source.rows}
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(STUDY)
-    return path
-
-
-@pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
-    """Let `--inline` train with a script instead of the model."""
-
-    def script(*acts: Act) -> Scripted:
-        train = Scripted(list(acts), folder=tmp_path)
-
-        @contextmanager
-        def start(desk: Desk, *, halt: Halt, on_event: Any) -> Iterator[Any]:
-            yield InlineRunner(desk, halt=halt, on_event=on_event, train=train)
-
-        monkeypatch.setattr(inline_runner, "start", start)
-        return train
-
-    return script
-
-
-def sweeping(space: Path, *flags: str) -> int:
-    argv = [str(space), "--results", str(space.parent / "results"), "--inline", *flags]
-    return cli.guarded(lambda: sweep.main(argv))
 
 
 # ---- a trial's own faults
@@ -206,117 +173,6 @@ def test_an_interrupted_trial_that_does_not_answer_is_left_and_the_report_writte
     assert len(train.configs) == 2
 
 
-# ---- the disk
-
-
-def full(monkeypatch: pytest.MonkeyPatch, *, after: int, code: int = errno.ENOSPC) -> None:
-    """From the write `after` on every part meets a full disk."""
-    written, count = parts._filled, 0
-
-    def filled(path: Path, write: Callable[[Path], object]) -> Path:
-        nonlocal count
-        count += 1
-        if count > after:
-            raise OSError(code, os.strerror(code), str(path))
-        return written(path, write)
-
-    monkeypatch.setattr(parts, "_filled", filled)
-
-
-@pytest.mark.parametrize("after", [9, 11, 15, 16])  # the second trial's claim, a report, its samples, its row
-def test_a_full_disk_calls_the_study_off_and_fails_no_trial(
-    after: int, space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
-) -> None:
-    ledger = Ledger(space.parent / "results" / "small")
-    train = play()
-    with pytest.MonkeyPatch.context() as patch:
-        full(patch, after=after)
-        assert sweeping(space) == cli.INTERRUPTED
-    said = capsys.readouterr().err
-    assert "No space left on device" in said
-    assert "1 of 3 trials have ended; go on with the same command and --resume" in said
-    assert "Traceback" not in said
-    finished = ledger.rows()
-    assert [row.status for row in finished] == ["completed"]
-    assert sweeping(space, "--resume") == cli.DONE
-    assert [row.status for row in ledger.rows()] == ["completed"] * 3
-    assert finished[0] in ledger.rows()
-    assert len({config.train.lr for config in train.configs}) == 3, "the trial that met the full disk is gone on with"
-
-
-def test_results_that_became_read_only_are_one_line(
-    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    play()
-    full(monkeypatch, after=0, code=errno.EROFS)
-    assert sweeping(space) == cli.BAD_INPUT
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "Read-only file system" in said
-
-
-@contextmanager
-def small_disk(folder: Path, *, megabytes: int) -> Iterator[None]:
-    """A tmpfs at `folder`; skips where this process may not mount one."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write to `path` until the disk is full."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("runner", ["--inline", "ray"])
-def test_a_disk_that_fills_up_for_real(runner: str, space: Path) -> None:
-    """The real trainer on a small disk, which somebody fills once the first trial has ended."""
-    results = space.parent / "results"
-    flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=40_000"]
-    flags += ["--set", "base.train.report_every=10", "--set", "resources.cpu=2"]
-    flags += ["--inline"] if runner == "--inline" else []
-    ledger = Ledger(results / "small")
-    with small_disk(results, megabytes=24):
-        process = command(flags, cwd=space.parent)
-        wait_for(lambda: bool(ledger.final_ids()) or process.poll() is not None, seconds=300)
-        filler = results / "filler"
-        fill(filler)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == cli.INTERRUPTED, out + err
-        assert "No space left on device" in err
-        assert "Traceback" not in err
-        finished = ledger.rows()
-        assert [row.status for row in finished] == ["completed"]
-        filler.unlink()
-        again = command([*flags, "--resume"], cwd=space.parent)
-        out, err = again.communicate(timeout=400)
-        assert again.returncode == cli.DONE, out + err
-        assert [row.status for row in ledger.rows()] == ["completed"] * 2
-        assert finished[0] in ledger.rows()
-
-
-@pytest.mark.slow
-def test_a_read_only_disk_is_one_line(space: Path) -> None:
-    results = space.parent / "results"
-    with small_disk(results, megabytes=1):
-        subprocess.run(["mount", "-o", "remount,ro", str(results)], check=True)
-        done = command([str(space), "--results", "results", "--inline"], cwd=space.parent)
-        out, err = done.communicate(timeout=60)
-    assert (done.returncode, out, err.count("\n")) == (cli.BAD_INPUT, "", 1)
-    assert "not writable" in err
-
-
 # ---- files
 
 
@@ -393,51 +249,6 @@ def test_a_clock_that_jumps_back_changes_no_duration_and_breaks_nothing(
     assert cli.guarded(lambda: report.main([str(ledger.root)])) == cli.DONE
     assert status.collect(ledger).states == {"completed": 2, "timeout": 1}
     assert contents.history(ledger.root)[1] == []
-
-
-# ---- two sweeps
-
-
-def test_the_second_sweep_is_told_who_holds_the_study(
-    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
-) -> None:
-    play("complete", "until_told")
-    assert sweeping(space) == cli.INTERRUPTED
-    ledger = Ledger(space.parent / "results" / "small")
-    with studies.driving(ledger):
-        capsys.readouterr()
-        assert sweeping(space, "--resume") == cli.BAD_INPUT
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        held = json.loads(ledger.path("driver.lock").read_text())
-        assert held["pid"] == os.getpid()
-        assert f"process {os.getpid()} on {held['host']}, since {held['since']}" in said
-        with pytest.raises(BadInput, match="another sweep is running it"), studies.driving(ledger):
-            pass
-        assert json.loads(ledger.path("driver.lock").read_text()) == held, "the second leaves the first's name"
-        assert f"process {os.getpid()} on" in status.render(status.collect(ledger))
-    play()
-    assert sweeping(space, "--resume") == cli.DONE
-
-
-def test_a_lock_of_a_dead_process_is_taken_over(space: Path, play: Callable[..., Scripted]) -> None:
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom ablate import studies\nfrom ablate.ledger import Ledger\n"
-        "with studies.driving(Ledger(Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)\n"
-    )
-    root = space.parent / "results" / "small"
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(root)], env=env, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        assert studies.is_driven(Ledger(root))
-        assert str(holder.pid) in studies.driver(Ledger(root))
-        holder.kill()
-    assert not studies.is_driven(Ledger(root))
-    play()
-    assert sweeping(space) == cli.DONE
 
 
 def test_events_of_a_trial_that_is_given_up_are_whole(desk: Desk) -> None:

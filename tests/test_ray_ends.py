@@ -21,8 +21,9 @@ from ablate.ray_runner.trial import run_name
 from ablate.runner import Event
 from ablate.trial import Desk
 from tests.fakes import TOKENS_A_STEP, fake_trial
+from tests.study_files import SMALL
 from tests.test_ray_runner import Stage, groups
-from tests.test_sweep import STUDY, command, processes_of, wait_for
+from tests.test_sweep import command, processes_of, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 WHOLE = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
@@ -126,7 +127,7 @@ def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> No
     import ray
 
     space = tmp_path / "small.yaml"
-    space.write_text(STUDY)
+    space.write_text(SMALL)
     address = ray.get_runtime_context().gcs_address
     flags = [str(space), "--results", "results", "--address", address, "--trials", "1"]
     flags += ["--set", "base.train.tokens=20_000"]
@@ -144,7 +145,7 @@ def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> No
 def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ...], tmp_path: Path) -> None:
     """The real command and trainer, which reports too seldom to hear of it. SIGTERM is what Slurm sends."""
     space = tmp_path / "small.yaml"
-    space.write_text(STUDY)
+    space.write_text(SMALL)
     flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000_000"]
     ledger = Ledger(tmp_path / "results" / "small")
     sweeping = command([*flags, "--set", "base.train.report_every=100_000"], cwd=tmp_path)
