@@ -44,8 +44,12 @@ class OutOfTime(Exception):
     """Raised in a trial that is ended where it stands."""
 
     def __init__(self, overdue: Overdue) -> None:
-        super().__init__(overdue.message)
+        super().__init__(overdue)
         self.overdue = overdue
+
+    def __str__(self) -> str:
+        """Why."""
+        return self.overdue.message
 
 
 class Watch:

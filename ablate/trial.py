@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ablate import provenance
-from ablate.errors import full_disk, writing
+from ablate.errors import CannotWrite, full_disk, writing
 from ablate.ledger import Ledger, StaleAttempt, Status, TrialRow
 from ablate.limits import Limits, OutOfTime, Overdue
 from ablate.output import recorded
@@ -147,6 +147,8 @@ def failure_of(error: BaseException) -> Failure:
     """Classify an exception of the trainer: `oom`, `nan`, `timeout` or `error`, with its text and its place."""
     if isinstance(error, OutOfTime):
         return timeout(error.overdue)
+    if isinstance(error, CannotWrite):  # recorded by nobody, but it comes home this way from another process
+        return Failure("error", kind=CannotWrite.__name__, message=error.line)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
     return Failure(cast(Status, failure_kind(error)), kind=type(error).__name__, message=_one_line(str(error)) + place)
