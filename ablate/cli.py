@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from ablate import escape
-from ablate.errors import BadInput
+from ablate.errors import BadInput, full_disk
 from model.api import ConfigError, DataError
 
 DONE, DIFFERENT, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -28,3 +28,9 @@ def guarded(main: Callable[[], int]) -> int:
         # The reader (`| head`) has gone: what the interpreter flushes at its exit must go nowhere, silently.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        told = full_disk(error)
+        if told is None:
+            raise
+        print(told.line, file=sys.stderr)
+        return BAD_INPUT

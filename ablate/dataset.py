@@ -223,6 +223,10 @@ class StudyData:
         """Every report of one trial with every column, whatever of the history was read."""
         return Ledger(self.path).history(trial_id).to_pandas()
 
+    def log(self, trial_id: str, *, attempt: int) -> str:
+        """The traceback and the last output of an attempt that failed; "" where none was kept."""
+        return Ledger(self.path).log(trial_id, attempt=attempt)
+
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
         return Ledger(self.path).samples(escape.file_name(trial_id))

@@ -1,8 +1,15 @@
-"""The one shape of a complaint about input: `place: key: value: rule; cure`, on one line, exit 2."""
+"""The shapes of a complaint: about input (`place: key: value: rule; cure`, exit 2), and about a disk that is full."""
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ablate import escape
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a write meets where a disk is full, a quota used up, or a file system has become read-only."""
 
 
 class BadInput(Exception):
@@ -16,6 +23,37 @@ class BadInput(Exception):
         """One line, whatever the parts contain."""
         parts = [_one_line(part) for part in (self.place, self.key, self.value) if part not in ("", None)]
         return f"{': '.join(parts)}: {_one_line(self.rule)}; {_one_line(self.cure)}"
+
+
+class CannotWrite(Exception):
+    """The disk takes no more. What was finished is kept, and the study can be gone on with; `line` says so."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+def full_disk(error: BaseException) -> CannotWrite | None:
+    """What to tell of a disk that takes no more; None where that is not what happened."""
+    if isinstance(error, CannotWrite):
+        return error
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    what = error.strerror.splitlines()[0] if error.strerror else "no reason given"
+    return CannotWrite(f"{place}cannot be written ({_one_line(what)}); make room, or make it writable")
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Inside, a disk that takes no more raises CannotWrite; every other OSError is what it was."""
+    try:
+        yield
+    except OSError as error:
+        told = full_disk(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _one_line(part: object) -> str:

@@ -82,6 +82,12 @@ def csv_value(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
+def last_lines(text: str, *, count: int, width: int = 300) -> str:
+    """The last lines of what a program wrote, printable, each cut at `width`."""
+    lines = printable(text).rstrip().split("\n")[-count:]
+    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in lines)
+
+
 def one_line(text: str, *, limit: int = 200) -> str:
     """On one line, printable, cut at `limit` with an ellipsis."""
     flat = " ".join(printable(text).split())

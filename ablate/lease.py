@@ -29,20 +29,22 @@ class Held(Exception):
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lease: a process, known by the machine, its namespace of process ids, and when it started."""
+    """Who holds a lock: a process, known by the machine, its namespace of process ids, and when it started. `since`: it
+    holds it, `at`: it last said so."""
 
     owner: str
     host: str
     namespace: int
     pid: int
     born: float
+    since: str
     at: str
 
     @staticmethod
     def here() -> Owner:
         """This process."""
-        born = psutil.Process().create_time()
-        return Owner(uuid.uuid4().hex, platform.node(), _namespace(), pid=os.getpid(), born=born, at=_now())
+        born, now = psutil.Process().create_time(), _now()
+        return Owner(uuid.uuid4().hex, platform.node(), _namespace(), pid=os.getpid(), born=born, since=now, at=now)
 
     @staticmethod
     def read(text: bytes | None) -> Owner | None:

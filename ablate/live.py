@@ -55,7 +55,7 @@ class View:
         now = time.monotonic()
         self._tally.add(event, now_s=now)
         if event.progress is not None and event.progress.warning:
-            self.say(f"tracking: {event.progress.warning}")
+            self.say(event.progress.warning)
         if event.row is not None:
             self.say(self._ended_line(event.row))
         elif not self._console.is_terminal and now - self._said_at > _PLAIN_EVERY_S:

@@ -122,6 +122,9 @@ class ObjectStore:
     def held(self, name: str) -> bool:
         return lease.is_held(self._slot(name))
 
+    def owner(self, name: str) -> lease.Owner | None:
+        return lease.Owner.read(self._slot(name).read())
+
     def _slot(self, name: str) -> lease.Slot:
         key = self._key(name)
         return lease.Slot(

@@ -21,7 +21,7 @@ class Progress:
     """A report on its way to whoever watches: flat, so that it travels as a dictionary of numbers.
 
     `loss` is the mean training loss since the last report and `value` the objective, both None where not measured.
-    `warning` is what the tracker had to say, once.
+    `warning` is what the tracker or the trainer had to say, once.
     """
 
     tokens_seen: int
@@ -42,6 +42,11 @@ class Progress:
             value=_number(report.metrics[objective]) if objective in report.metrics else None,
             warning=warning,
         )
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is used: what is left is to measure."""
+        return self.tokens_seen >= self.budget_tokens
 
     def flat(self) -> dict[str, Any]:
         """As a dictionary; `Progress.from_flat` reads it back."""
@@ -80,8 +85,12 @@ class Runner(Protocol):
         ...
 
 
+GRACE_S = 8.0
+"""Seconds that an interrupted trial may take to write a checkpoint and return."""
+
+
 class Halt:
-    """Whether the study was asked to stop: by Ctrl-C or SIGTERM, or because its hours are over.
+    """Whether the study is to stop: by Ctrl-C or SIGTERM, because its hours are over, or because it cannot be kept.
 
     Use it as a context: inside, the first signal asks the trials to write a checkpoint and return, the second raises
     KeyboardInterrupt at once.
@@ -90,15 +99,27 @@ class Halt:
     def __init__(self, *, max_hours: float | None = None) -> None:
         self._deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
         self._signalled = False
+        self._fault = ""
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
-    def reason(self) -> Literal["signal", "hours"] | None:
+    def reason(self) -> Literal["signal", "hours", "fault"] | None:
         """Why the study should stop; None while it should not."""
+        if self._fault:
+            return "fault"
         if self._signalled:
             return "signal"
         over = self._deadline is not None and time.monotonic() > self._deadline
         return "hours" if over else None
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot go on, on one line; "" where it can."""
+        return self._fault
+
+    def call_off(self, fault: str) -> None:
+        """The study cannot go on: a full disk would turn every further trial into a failure that is none."""
+        self._fault = self._fault or fault
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python takes signals nowhere else

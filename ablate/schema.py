@@ -53,7 +53,13 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     Column("arm", "string", "", "", "`search`, `baseline`, or the name of an ablation's arm"),
     Column("seed", "int", "", "", "seed of initialisation, data order and synthetic world"),
     Column("status", "string", "", "", "completed, pruned, oom, nan, timeout, lost or error"),
-    Column("error_kind", "string", "", "", "type of the exception that ended a failed trial"),
+    Column(
+        "error_kind",
+        "string",
+        "",
+        "",
+        "type of the exception that ended a failed trial; TimeLimit or Stalled of a timeout",
+    ),
     Column("error", "string", "", "", "its message"),
     Column("config_json", "string", "", "", "the whole resolved configuration: enough to train the trial again"),
     # param.<key> columns stand here, one for every searched or overridden parameter.

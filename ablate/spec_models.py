@@ -109,6 +109,10 @@ class Resources(Section):
     """Card-hours of the whole study: a plan over it is refused, and a sweep stops when they are spent."""
     mps: Literal["auto", "off"] = "auto"
     workers: Whole = Field(default=1, ge=0)
+    max_hours: float | None = Field(default=None, gt=0)
+    """Of training, over all attempts of a trial."""
+    stall_minutes: float | None = Field(default=60.0, gt=0)
+    """Without a report, start-up and the final measure included."""
 
     @property
     def processes(self) -> int:

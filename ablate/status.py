@@ -15,9 +15,13 @@ from tabulate import tabulate
 from ablate import escape, numbers, places, studies
 from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
+from ablate.escape import last_lines, one_line
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.spec_models import Objective
 from ablate.tally import best_of, results
+
+_FAILED, _TAIL_LINES = 5, 8
+"""How many failures are shown, and how much of their logs."""
 
 ENDS = ("completed", "pruned", "oom", "nan", "timeout", "lost", "error")
 
@@ -38,11 +42,25 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """A trial that failed: why, where its log is, and the log's last lines."""
+
+    trial_id: str
+    arm: str
+    status: str
+    error_kind: str | None
+    error: str | None
+    log: str | None
+    tail: str
+
+
+@dataclass(frozen=True)
 class Status:
     """A study at this moment.
 
     `states`: how many trials completed, were pruned, ..., and `running` (or `unfinished`, where no sweep is at work on
-    this machine) and `waiting`. `left_s` is None where nothing has ended yet, or nobody is at work.
+    this machine) and `waiting`. `failed`: the last of the failures; `driver`: who is at
+    work. `left_s` is None where nothing has ended yet, or nobody is at work.
     """
 
     study: str
@@ -53,6 +71,8 @@ class Status:
     best: Best | None
     left_s: float | None
     problems: tuple[str, ...]
+    failed: tuple[Failed, ...] = ()
+    driver: str = ""
 
 
 def collect(ledger: Ledger) -> Status:
@@ -84,13 +104,22 @@ def collect(ledger: Ledger) -> Status:
         best=Best(best[0].trial_id, best[0].arm, objective.metric, best[1], best[0].params) if best else None,
         left_s=_left_s(ledger, rows, unfinished, waiting) if running else None,
         problems=tuple(ledger.problems()),
+        failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
+        driver=studies.driver(ledger) if running else "",
     )
+
+
+def _failed(ledger: Ledger, row: TrialRow) -> Failed:
+    text = ledger.log(row.trial_id, attempt=row.attempt)
+    path = str(ledger.log_place(row.trial_id, row.attempt)) if text else None
+    tail = last_lines(text, count=_TAIL_LINES, width=160)
+    return Failed(row.trial_id, row.arm, row.status, row.error_kind, row.error, path, tail)
 
 
 def render(status: Status) -> str:
     """The state as text for a terminal."""
     done = sum(status.states[end] for end in ENDS if end in status.states)
-    at_work = "a sweep is at work on it" if status.running else "no sweep is at work on it here"
+    at_work = f"a sweep is at work on it ({status.driver})" if status.running else "no sweep is at work on it here"
     lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {at_work}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
     if status.best:
@@ -101,6 +130,11 @@ def render(status: Status) -> str:
         lines += ["", f"time left: about {numbers.duration(status.left_s)}"]
     if status.failures:
         lines += ["", "failures: " + ", ".join(f"{kind} {count}" for kind, count in status.failures.items())]
+        for failed in status.failed:
+            why = one_line(f"{failed.error_kind}: {failed.error}", limit=240)
+            lines.append(f"  {failed.trial_id} {failed.arm} {failed.status}: {why}")
+            if failed.log:
+                lines += [f"    {line}" for line in failed.tail.split("\n")] + [f"    (the end of {failed.log})"]
     if not status.running and ("unfinished" in status.states or "waiting" in status.states):
         lines += ["", "go on with: the sweep's command line and --resume"]
     lines += [f"unreadable, left out: {problem}" for problem in status.problems]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate import parts
-from ablate.lease import Held
+from ablate.lease import Held, Owner
 from ablate.places import Place, Url
 
 
@@ -79,6 +79,10 @@ class Store(Protocol):
         """Whether somebody holds it."""
         ...
 
+    def owner(self, name: str) -> Owner | None:
+        """Who holds it, or held it last; None where that is not known."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalStore:
@@ -126,14 +130,17 @@ class LocalStore:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """The lock is the kernel's, so a killed process leaves none behind."""
+        """The lock is the kernel's, so a killed process leaves none behind; the file says whose it is."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        with path.open("ab") as file:  # what another process has written stays, until the lock is got
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Held from None
+            file.truncate(0)
+            file.write(Owner.here().written())
+            file.flush()
             yield
 
     def held(self, name: str) -> bool:
@@ -147,6 +154,12 @@ class LocalStore:
             except BlockingIOError:
                 return True
             return False
+
+    def owner(self, name: str) -> Owner | None:
+        try:
+            return Owner.read((self.folder / name).read_bytes())
+        except OSError:
+            return None
 
 
 def at(place: Place) -> Store:

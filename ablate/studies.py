@@ -114,7 +114,7 @@ def planned(study: Mapping[str, Any]) -> int:
 def driving(ledger: Ledger) -> Iterator[None]:
     """Hold the study while trials are started: of two sweeps on one folder the second is refused (BadInput).
 
-    A killed driver leaves none that lasts; see `store.Store.hold`.
+    A killed driver leaves none that lasts; see `store.Store.hold`. What is held says whose it is.
     """
     with ExitStack() as stack:
         try:
@@ -129,9 +129,16 @@ def is_driven(ledger: Ledger) -> bool:
     return ledger.store.held("driver.lock")
 
 
+def driver(ledger: Ledger) -> str:
+    """Who holds the study, or held it last: `process 4242 on host, since 2026-01-02T03:04:05+00:00`."""
+    owner = ledger.store.owner("driver.lock")
+    return "another process" if owner is None else f"process {owner.pid} on {owner.host}, since {owner.since}"
+
+
 def _driven(ledger: Ledger) -> BadInput:
     cure = "wait for it, or interrupt it (ablate.status shows how far it is)"
-    return BadInput(str(ledger.place), "study", ledger.root.name, "another sweep is running it", cure)
+    rule = f"another sweep is running it: {driver(ledger)}"
+    return BadInput(str(ledger.place), "study", ledger.root.name, rule, cure)
 
 
 def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ablate import cli, escape, numbers, phases, plan, preflight, provenance, spec, studies, tracking
-from ablate.errors import BadInput
+from ablate.errors import BadInput, CannotWrite, writing
 from ablate.ledger import MEASURED, Ledger, TrialRow
+from ablate.limits import Limits
 from ablate.live import View, outcome
 from ablate.places import Place
 from ablate.plan import SEARCH
 from ablate.runner import Halt, Runner
-from ablate.spec import StudySpec
+from ablate.spec import Resources, StudySpec
 from ablate.sweep_options import Options, parse
 from ablate.tally import Tally, best_of, results
 from ablate.trial import Desk
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.address is None and not options.inline:
         # Fail before anything is written, not when Ray is up.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
-    preflight.check_results(options.results)
+    preflight.check_results(options.results / study.study)
     if study.resources.max_gpu_hours is not None:
         options = _within_budget(study, options)
     return _sweep(study, options)
@@ -85,6 +86,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
         swanlab=swanlab,
         objective=study.objectives[0].metric,
         git_commit=provenance.git("rev-parse", "HEAD"),
+        limits=_limits(study.resources),
     )
     tally = Tally(study.objectives[0], planned=plan.planned(study))
     with contextlib.ExitStack() as stack:
@@ -105,7 +107,11 @@ def _sweep(study: StudySpec, options: Options) -> int:
         runner = runner or stack.enter_context(starting)
         if runner.notice:
             view.say(runner.notice)
-        phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
+        try:
+            with writing():
+                phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
+        except CannotWrite as full:
+            halt.call_off(full.line)
     return _after(study, ledger, halt=halt, options=options)
 
 
@@ -122,18 +128,19 @@ def _runner(
 
 
 def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> int:
-    """Write the report of what there is, unless somebody waits at the terminal for the command to end."""
+    """Write the report of what there is, and say how to go on where that is not all."""
     if halt.reason is None:
         studies.mark_finished(ledger)
         return _conclude(study, ledger, options)
-    why = "interrupted" if halt.reason == "signal" else f"{options.max_hours:g} hours are over"
+    why = {"signal": "interrupted", "hours": f"{options.max_hours or 0:g} hours are over", "fault": halt.fault}[
+        halt.reason
+    ]
     ended = len(ledger.final_ids())
     print(
         f"{why}: {ended} of {plan.planned(study)} trials have ended; go on with the same command and --resume",
         file=sys.stderr,
     )
-    if halt.reason == "hours":
-        _conclude(study, ledger, options)
+    _conclude(study, ledger, options)
     return cli.INTERRUPTED
 
 
@@ -150,11 +157,19 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
         folder = ledger.place / "report"
     except BadInput as error:  # trials of two commits, say: the study is done all the same
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
+    except OSError as error:  # a full disk: what was measured is in the ledger all the same
+        print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
     if options.json:
         print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
     else:
         print(escape.printable("\n".join(_lines(study, rows, best=found, report=folder))))
     return cli.DONE if found else cli.NO_SUCCESS
+
+
+def _limits(resources: Resources) -> Limits:
+    """How long a trial may take, in seconds."""
+    hours, minutes = resources.max_hours, resources.stall_minutes
+    return Limits(max_s=None if hours is None else 3600 * hours, stall_s=None if minutes is None else 60 * minutes)
 
 
 def _lines(

@@ -91,7 +91,9 @@ class Tracker:
                 yield
         except Exception as error:  # noqa: BLE001 - tracking must never fail a trial; the warning is the record
             self._run = None
-            self._warning = f"trial {self._trial.trial_id} is not tracked further: {type(error).__name__}: {error}"
+            self._warning = (
+                f"tracking: trial {self._trial.trial_id} is not tracked further: {type(error).__name__}: {error}"
+            )
             with contextlib.suppress(OSError), self._folder.joinpath("warnings.txt").open("a", encoding="utf-8") as log:
                 log.write(self._warning + "\n")
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import platform
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ablate import escape, provenance
+from ablate.errors import CannotWrite, full_disk, writing
 from ablate.ledger import Ledger, StaleAttempt, Status, TrialRow
+from ablate.limits import Limits, OutOfTime, Overdue
+from ablate.output import recorded
 from ablate.plan import Trial
 from ablate.runner import Progress
 from ablate.tracking import Mode, Tracker
 from model.api import Config, Report, Result, Verdict, failure_kind
 from model.api import train as model_train
+
+_MOST_TRACEBACK = 16 * 2**10  # characters
 
 _ENDS: dict[Verdict, Status] = {Verdict.CONTINUE: "completed", Verdict.STOP: "pruned"}
 
@@ -41,6 +46,7 @@ class Desk:
     swanlab: Mode
     objective: str
     git_commit: str | None
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -60,29 +66,48 @@ def run_trial(
     `tell` is called after every report is on the disk; its answer goes to the trainer. `alone` is False where other
     ranks train the same trial: an exception is then not recorded but raised, since only who sees all ranks knows which
     fell first. Returns the final row, or None where there is none: interrupted, to be tried again, or replaced by a
-    newer attempt.
+    newer attempt. Raises CannotWrite where the disk is full: that is no failure of the trial's, which has no row then.
     """
+    with writing():
+        return _run(trial, desk=desk, tell=tell, alone=alone, train=train)
+
+
+def _run(
+    trial: Trial, *, desk: Desk, tell: Callable[[Progress], Verdict], alone: bool, train: Train
+) -> TrialRow | None:
     ledger, started_at = desk.ledger, datetime.now(UTC)
     attempt = ledger.claim(trial.trial_id)
     last: Progress | None = None
-    with Tracker(trial, mode=desk.swanlab, folder=ledger.path("swanlab")) as tracker:
+    overdue: Overdue | None = None
+    with recorded() as output, Tracker(trial, mode=desk.swanlab, folder=ledger.path("swanlab")) as tracker:
 
         def report(now: Report) -> Verdict:
-            nonlocal last
+            nonlocal last, overdue
             ledger.append_report(trial.trial_id, attempt=attempt, report=now)
             tracker.log(now)
-            last = Progress.of(now, objective=desk.objective, warning=tracker.take_warning())
+            note = f"trial {trial.trial_id}: {now.note}" if now.note else ""
+            last = Progress.of(now, objective=desk.objective, warning=note or tracker.take_warning())
             verdict = tell(last)
             # A trial that has used its budget has cost all it can: what is left to do is to measure it.
-            spent = now.tokens_seen >= now.budget_tokens
-            return Verdict.CONTINUE if spent and verdict is Verdict.STOP else verdict
+            if verdict is Verdict.STOP and last.done:
+                return Verdict.CONTINUE
+            if verdict is Verdict.CONTINUE and not last.done:
+                overdue = desk.limits.spent(now.wall_s)
+                return Verdict.STOP if overdue else verdict
+            return verdict
 
         try:
             result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
-        except (StaleAttempt, TryAgain):
+        except StaleAttempt:
+            return None
+        except TryAgain as error:
+            ledger.write_log(trial.trial_id, attempt=attempt, text=told(error) + output.tail())
             return None
         except Exception as error:  # the trial's edge: whatever it was, the row says so
+            if full_disk(error):
+                raise
+            ledger.write_log(trial.trial_id, attempt=attempt, text=told(error) + output.tail())
             if not alone:
                 raise
             row = failed_row(
@@ -91,6 +116,11 @@ def run_trial(
         else:
             if result.verdict is Verdict.INTERRUPT:
                 return None
+            if overdue is not None:
+                failure = timeout(overdue)
+                row = failed_row(trial, failure=failure, desk=desk, attempt=attempt, started_at=started_at, last=last)
+                tracker.end(row)
+                return record(row, ledger=ledger)
             row = _measured_row(trial, result=result, desk=desk, attempt=attempt, started_at=started_at, last=last)
             ledger.write_samples(trial.trial_id, result.samples)
         tracker.end(row)
@@ -111,8 +141,22 @@ def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:
     return row
 
 
+def timeout(overdue: Overdue) -> Failure:
+    """The failure of a trial that took too long, or did not report."""
+    return Failure("timeout", kind=overdue.kind, message=overdue.message)
+
+
+def told(error: BaseException) -> str:
+    """An exception with its traceback, for a trial's log; of a very long one the end."""
+    return "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:] + "\n"
+
+
 def failure_of(error: BaseException) -> Failure:
-    """Classify an exception of the trainer: `oom`, `nan` or `error`, with its text and the place it came from."""
+    """Classify an exception of the trainer: `oom`, `nan`, `timeout` or `error`, with its text and its place."""
+    if isinstance(error, OutOfTime):
+        return timeout(error.overdue)
+    if isinstance(error, CannotWrite):  # recorded by nobody, but it comes home this way from another process
+        return Failure("error", kind=CannotWrite.__name__, message=error.line)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
     return Failure(cast(Status, failure_kind(error)), kind=type(error).__name__, message=_one_line(str(error)) + place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,9 +44,9 @@ def save(
     target, draft = directory / f"step-{progress.step}", directory / f"step-{progress.step}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / MODEL)
+    _write({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / MODEL)
     if optimizer is not None:
-        save_file(_moments(model, optimizer), draft / OPTIMIZER)
+        _write(_moments(model, optimizer), draft / OPTIMIZER)
     state = {"config": config.model_dump(), "progress": asdict(progress), "torch": torch.__version__}
     (draft / STATE).write_text(json.dumps(state, indent=2))
     for part in draft.iterdir():
@@ -59,17 +60,31 @@ def save(
     return target
 
 
-def latest(directory: Path, *, config: Config) -> Path | None:
-    """The newest checkpoint of this very configuration that can be read whole; a damaged one is passed over."""
+@dataclass(frozen=True)
+class Found:
+    """What a folder has to go on from: the newest checkpoint of a configuration that can be read whole, if there is
+    one, and a line for each newer one that cannot."""
+
+    path: Path | None
+    damaged: tuple[str, ...]
+
+
+def latest(directory: Path, *, config: Config) -> Found:
+    """What there is to go on from; checkpoints of another configuration or without an optimiser do not count."""
+    damaged: list[str] = []
     for path in _whole(directory):
+        if not (path / OPTIMIZER).exists():
+            continue
         try:
             state = json.loads((path / STATE).read_text())
+            same = state["config"] == config.model_dump()
             readable = bool(load_file(path / MODEL)) and bool(load_file(path / OPTIMIZER))
-        except (OSError, ValueError, SafetensorError):
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+            damaged.append(f"checkpoint {path.name} is damaged ({' '.join(str(error).split())[:200]})")
             continue
-        if readable and state["config"] == config.model_dump():
-            return path
-    return None
+        if readable and same:
+            return Found(path, tuple(damaged))
+    return Found(None, tuple(damaged))
 
 
 def newest(directory: Path) -> Path | None:
@@ -93,6 +108,18 @@ def load(path: Path, *, model: Transformer, optimizer: torch.optim.AdamW) -> Pro
             "exp_avg_sq": moments[f"{name}/exp_avg_sq"].to(parameter.device),
         }
     return Progress(**json.loads((path / STATE).read_text())["progress"])
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Raises OSError where the disk is full, as every other write does; safetensors has an error of its own."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        code = re.search(r"\bcode: (\d+)|\bos error (\d+)", str(error))
+        if code is None:
+            raise
+        number = int(code[1] or code[2])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _moments(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:

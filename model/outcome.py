@@ -21,7 +21,7 @@ class Report:
     """Progress of a run, a row of its history.
 
     `losses`: cross-entropy of every step since the last report, nats a token. `metrics`: those of METRICS that are
-    known now; what was not measured is absent.
+    known now; what was not measured is absent. `note`: what the user should know, once.
     """
 
     step: int
@@ -31,6 +31,7 @@ class Report:
     lr: float
     losses: list[float]
     metrics: Mapping[str, float | int | list[float]]
+    note: str = ""
 
 
 @dataclass(frozen=True)

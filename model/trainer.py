@@ -75,8 +75,11 @@ class Trainer:
             self.constants["objects_kept"] = bank.objects_kept
         self.progress = checkpoint.Progress(step=0, tokens_seen=0, wall_s=0.0, metrics=self.constants)
         found = checkpoint.latest(checkpoint_dir, config=config)
-        if found is not None:
-            self.progress = checkpoint.load(found, model=self.model, optimizer=self.optimizer)
+        if found.path is not None:
+            self.progress = checkpoint.load(found.path, model=self.model, optimizer=self.optimizer)
+        self.note = "; ".join(
+            [*found.damaged, f"training goes on from step {self.progress.step}"] if found.damaged else []
+        )
         self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
         self.feed = Feed(self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device))
 
@@ -129,6 +132,7 @@ class Trainer:
                         lr=self._rate(step - 1),
                         losses=losses,
                         metrics=dict(metrics),
+                        note=self.note if reports == 1 else "",
                     )
                 )
             )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ablate import inline_runner
 from ablate.ledger import Ledger
 from ablate.places import Url
+from ablate.runner import Halt, Listener
 from ablate.trial import Desk
 from tests import s3
+from tests.fakes import Act, Scripted
+from tests.study_files import SMALL
 
 if TYPE_CHECKING:
     from ablate.ray_runner.cluster import Cluster
@@ -50,3 +55,27 @@ def ray_cluster() -> Iterator[Cluster]:
     ray.cloudpickle.register_pickle_by_value(fakes)  # workers need not find tests/
     with connect("fake", cpus=8, gpus=1) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
+    """Let `--inline` train with a script instead of the model."""
+
+    def script(*acts: Act) -> Scripted:
+        train = Scripted(list(acts), folder=tmp_path)
+
+        @contextmanager
+        def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[Any]:
+            yield inline_runner.InlineRunner(desk, halt=halt, on_event=on_event, train=train)
+
+        monkeypatch.setattr(inline_runner, "start", start)
+        return train
+
+    return script

@@ -14,9 +14,13 @@ from typing import Any, Literal
 from ablate.plan import Trial, trial_id
 from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve, train
 
-Act = Literal["complete", "until_told", "nan", "oom", "error", "killed_once", "killed", "deaf", "real"]
-"""What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting, `real`
-trains, and waits for the file `release` after its first report."""
+Act = Literal[
+    "complete", "until_told", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "deaf", "frozen", "endless",
+    "real",
+]  # fmt: skip
+"""What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting,
+`frozen` stops altogether (SIGSTOP), `endless` reports a minute of training more at every step, `real` trains, and waits
+for the file `release` after its first report."""
 
 STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 120.0, 10**9
 REAL_BOUND_S = 500.0
@@ -43,9 +47,10 @@ class FakeTrain:
         checkpoint_dir.joinpath("pid").write_text(str(os.getpid()))
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         end = time.monotonic() + BOUND_S
-        while step < STEPS or act in ("until_told", "deaf"):
+        while step < STEPS or act in ("until_told", "deaf", "frozen", "endless"):
             step += 1
-            now = _report(step, seed, budget=ENDLESS if act == "until_told" else STEPS)
+            budget = ENDLESS if act in ("until_told", "endless") else STEPS
+            now = _report(step, seed, budget=budget, step_s=60.0 if act == "endless" else 0.02)
             if seed in self.nvml:
                 held, busy = self.nvml[seed]
                 now = replace(now, metrics={**now.metrics, "nvml_used_gib": held, "gpu_util_pct": busy})
@@ -57,15 +62,24 @@ class FakeTrain:
                 raise NonFiniteLoss(step, float("nan"))
             if act == "oom":
                 raise MemoryError("the world is not enough")
+            if act == "cuda_oom":
+                import torch
+
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             if act == "error":
+                print("what a toy prints")
                 raise ValueError("a toy error")
             if act == "killed" or (act == "killed_once" and step == 2):
                 os.kill(os.getpid(), signal.SIGKILL)
             if act == "until_told" and self.folder.joinpath("release").exists():
                 return _result(step, Verdict.CONTINUE)
             if act == "deaf":
+                print("\x1b[31mdeaf from now on\x1b[0m", flush=True)
                 self.folder.joinpath("deaf").touch()
                 time.sleep(BOUND_S)
+            if act == "frozen":
+                self.folder.joinpath("frozen").write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
             assert time.monotonic() < end, "nobody ended this trial"
             time.sleep(0.02)  # a step takes its time
         return _result(step, Verdict.CONTINUE)
@@ -83,12 +97,12 @@ class FakeTrain:
         return wait
 
 
-def _report(step: int, seed: int, *, budget: int) -> Report:
+def _report(step: int, seed: int, *, budget: int, step_s: float) -> Report:
     return Report(
         step=step,
         tokens_seen=step * TOKENS_A_STEP,
         budget_tokens=budget * TOKENS_A_STEP,
-        wall_s=step * 0.02,
+        wall_s=step * step_s,
         lr=1e-3,
         losses=[3.0 / step],
         metrics={"val_loss": 2.0 + seed + 1.0 / step},
@@ -147,3 +161,19 @@ class ListSource:
 
     def tell(self, row: Any) -> None:
         self.rows.append(row)
+
+
+class Scripted:
+    """A trainer that plays the next act at every call, whatever the configuration."""
+
+    def __init__(self, acts: list[Act], *, folder: Path) -> None:
+        self._acts, self._folder = acts, folder
+        self.configs: list[Config] = []
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        self.configs.append(config)
+        act = self._acts.pop(0) if self._acts else "complete"
+        if act == "until_told":
+            os.kill(os.getpid(), signal.SIGINT)
+        fake = FakeTrain({config.train.seed: act}, folder=self._folder)
+        return fake(config, report, checkpoint_dir=checkpoint_dir)

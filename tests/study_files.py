@@ -25,6 +25,18 @@ optimizer: {sampler: tpe, startup: 4, trials: 6, seed: 0}
 early_stopping: {asha: {min_tokens: 1_000, reduction: 3}}
 """
 
+SMALL = """
+study: small
+question: Does the command keep its word?
+base: {preset: tiny, data: {corpus: facts}}
+search:
+  train.lr: {loguniform: [1.0e-4, 1.0e-2]}
+objective: {metric: val_loss, mode: min}
+optimizer: {sampler: random, startup: 1, trials: 3, seed: 0}
+tracking: {swanlab: disabled}
+"""
+"""What the tests of the sweep's command run."""
+
 
 def write(folder: Path, text: str = GOOD) -> Path:
     """`text` as folder/study.yaml."""

@@ -138,7 +138,7 @@ def test_a_checkpoint_without_moments_is_read_and_not_gone_on_from(tmp_path: Pat
     path = checkpoint.save(tmp_path, config=config, model=trainer.model, optimizer=None, progress=progress)
     assert torch.equal(load_file(path / checkpoint.MODEL)["bank.tokens_NL"], trainer.model.bank.tokens_NL)
     assert not (path / checkpoint.OPTIMIZER).exists()
-    assert checkpoint.latest(tmp_path, config=config) is None
+    assert checkpoint.latest(tmp_path, config=config).path is None
 
 
 PROGRAM = """

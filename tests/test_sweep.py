@@ -8,30 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ablate import cli, inline_runner, provenance, report, sweep
+from ablate import cli, provenance, report, sweep
 from ablate.ledger import Ledger
-from ablate.runner import Halt, Listener
-from ablate.trial import Desk
-from model.api import Config, Report, Result, Verdict
-from tests.fakes import Act, FakeTrain
-
-STUDY = """
-study: small
-question: Does the command keep its word?
-base: {preset: tiny, data: {corpus: facts}}
-search:
-  train.lr: {loguniform: [1.0e-4, 1.0e-2]}
-objective: {metric: val_loss, mode: min}
-optimizer: {sampler: random, startup: 1, trials: 3, seed: 0}
-tracking: {swanlab: disabled}
-"""
+from tests.fakes import Scripted
+from tests.study_files import SMALL
 
 ABLATION = """
 ablation:
@@ -41,46 +26,6 @@ ablation:
   arms:
     blind: {model.memory: blind}
 """
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(STUDY)
-    return path
-
-
-class Scripted:
-    """A trainer that plays the next act at every call, whatever the configuration."""
-
-    def __init__(self, acts: list[Act], *, folder: Path) -> None:
-        self._acts, self._folder = acts, folder
-        self.configs: list[Config] = []
-
-    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        self.configs.append(config)
-        act = self._acts.pop(0) if self._acts else "complete"
-        if act == "until_told":
-            os.kill(os.getpid(), signal.SIGINT)
-        fake = FakeTrain({config.train.seed: act}, folder=self._folder)
-        return fake(config, report, checkpoint_dir=checkpoint_dir)
-
-
-@pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
-    """Let `--inline` train with a script instead of the model."""
-
-    def script(*acts: Act) -> Scripted:
-        train = Scripted(list(acts), folder=tmp_path)
-
-        @contextmanager
-        def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[Any]:
-            yield inline_runner.InlineRunner(desk, halt=halt, on_event=on_event, train=train)
-
-        monkeypatch.setattr(inline_runner, "start", start)
-        return train
-
-    return script
 
 
 def run(space: Path, *flags: str) -> int:
@@ -174,7 +119,7 @@ def test_hours_that_are_over_leave_a_report(
 
 
 def test_the_ablation_starts_from_the_searchs_best(space: Path, play: Callable[..., Scripted]) -> None:
-    space.write_text(STUDY + ABLATION)
+    space.write_text(SMALL + ABLATION)
     train = play()
     assert run(space) == cli.DONE
     ledger = Ledger(space.parent / "results" / "small")
@@ -266,8 +211,8 @@ def test_ctrl_c_on_ray_is_quick_clean_and_resumable(space: Path) -> None:
     os.killpg(sweeping.pid, signal.SIGINT)
     out, err = sweeping.communicate(timeout=60)
     assert sweeping.returncode == cli.INTERRUPTED, err
-    assert time.monotonic() - began < 30
-    assert out == ""
+    assert time.monotonic() - began < 20
+    assert out.splitlines()[-1].startswith("report: ")
     assert "dashboard: http://127.0.0.1" in err
     assert "Traceback" not in err
     wait_for(lambda: not processes_of(sweeping.pid), seconds=10)

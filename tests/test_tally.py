@@ -89,7 +89,9 @@ def test_a_log_gets_a_line_a_trial(trials: list[Trial]) -> None:
     with View(tally, console=Console(file=out, width=200)) as view:
         for trial in trials[:2]:
             view.on_event(Event(trial, "started"))
-        view.on_event(Event(trials[0], "reported", progress=progress(500, wall_s=1.0, warning="swanlab is full")))
+        view.on_event(
+            Event(trials[0], "reported", progress=progress(500, wall_s=1.0, warning="tracking: swanlab is full"))
+        )
         view.on_event(Event(trials[0], "ended", row=row(trials[0])))
         view.on_event(Event(trials[1], "ended", row=row(trials[1], status="error")))
     assert out.getvalue().splitlines() == [

@@ -121,16 +121,16 @@ def test_a_run_that_died_in_its_final_measure_measures_again(tmp_path: Path) -> 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     config = small()
     train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    found = latest(tmp_path, config=config)
+    found = latest(tmp_path, config=config).path
     assert found is not None
     weights = found / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    assert latest(tmp_path, config=config) is None
+    assert latest(tmp_path, config=config).path is None
 
 
 def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(tmp_path: Path) -> None:
     train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    assert latest(tmp_path, config=small(train__lr=1e-3)) is None
+    assert latest(tmp_path, config=small(train__lr=1e-3)).path is None
 
 
 def test_stop_ends_the_run_without_the_final_measure(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Failure:
     reason: str
     tokens: float
     share: float
+    attempt: int
 
 
 def failures(trials: pd.DataFrame) -> list[Failure]:
@@ -36,6 +37,7 @@ def failures(trials: pd.DataFrame) -> list[Failure]:
             reason=_reason(row),
             tokens=float(row["tokens_seen"]),
             share=_share(row),
+            attempt=int(row["attempt"]),
         )
         for row in records(ended_otherwise)
     ]

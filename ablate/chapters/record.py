@@ -7,15 +7,14 @@ from typing import Any
 
 from ablate import numbers
 from ablate.analyze.cost import COLUMNS
-from ablate.analyze.failures import Failure
 from ablate.analyze.frames import completed, texts
+from ablate.chapters.failures import failures_section
 from ablate.chapters.run import sample_listings
 from ablate.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
 from ablate.escape import one_line
 from ablate.findings import Findings
 
 SAMPLES = 4
-FAILURES = 100  # lines of their table: a long search prunes thousands
 GROUP = Column("group", "trials", number=False)
 
 
@@ -79,7 +78,7 @@ def record_sections(findings: Findings) -> list[Section]:
     if findings.progress.completed:
         sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
     if findings.progress.final:
-        sections += [_failures(findings), _cost(findings)]
+        sections += [failures_section(findings), _cost(findings)]
     return [*sections, *_samples(findings), Section("Provenance", (provenance_table(findings),))]
 
 
@@ -153,42 +152,6 @@ def _floors(findings: Findings) -> Section:
         empty="No completed trial has floors.",
     )
     return Section("Against the corpus's n-gram floors", (table,))
-
-
-def _failures(findings: Findings) -> Section:
-    cut = len(findings.failures) > FAILURES
-    shown = (
-        sorted(findings.failures, key=lambda entry: entry.status == "pruned")[:FAILURES] if cut else findings.failures
-    )
-    table = Table(
-        label="failures",
-        caption="Trials that did not complete, with their reasons."
-        + (f" {FAILURES} of {len(findings.failures):,}, failed ones first; trials.csv has them all." if cut else ""),
-        columns=(
-            Column("trial_id", "trial", number=False),
-            Column("arm", "arm", number=False),
-            Column("seed", "seed"),
-            Column("status", "end", number=False),
-            Column("tokens_seen", "tokens seen"),
-            Column("share", "of its budget"),
-            Column("reason", "reason", number=False),
-        ),
-        rows=tuple(_failure_row(entry) for entry in shown),
-        empty="Every trial that ended completed.",
-    )
-    return Section("Pruned and failed trials", (table,))
-
-
-def _failure_row(entry: Failure) -> tuple[Cell, ...]:
-    return (
-        cell(entry.trial_id),
-        cell(entry.arm),
-        Cell(str(entry.seed), entry.seed),
-        cell(entry.status),
-        Cell(f"{entry.tokens:,.0f}", entry.tokens),
-        Cell(numbers.share(entry.share), entry.share),
-        Cell(one_line(entry.reason, limit=240), one_line(entry.reason, limit=2_000)),
-    )
 
 
 def _cost(findings: Findings) -> Section:

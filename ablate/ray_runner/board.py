@@ -6,35 +6,65 @@ should stop is told so here, reads it at its next report, and returns by itself.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from ablate.limits import Limits, Overdue, Watch
+from ablate.ray_runner.place import Place
 from ablate.trial import Failure
 from model.api import Verdict
 
 
 @dataclass(frozen=True)
 class Left:
-    """What a trial that is gone leaves behind: the placement groups it held (hex), and whether it ran out of memory."""
+    """What a trial that is gone leaves behind: where its tries ran, and whether the last ran out of memory."""
 
-    groups: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
     oom: Failure | None = None
+
+    @property
+    def groups(self) -> list[str]:
+        """The placement groups (hex) that it held and that serve nobody after it."""
+        return [place.group_id for place in self.places if not place.kept]
 
 
 class _Board:
     """An actor without CPU. Its state is the run's and dies with it, so an old verdict never meets a resumed trial."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._stopped: set[str] = set()
+        self._given_up: set[str] = set()
         self._interrupted = False
-        self._groups: dict[str, list[str]] = {}
+        self._places: dict[str, list[Place]] = {}
+        self._watches: dict[str, Watch] = {}
         self._ooms: dict[str, Failure] = {}
 
-    def enter(self, trial_id: str, group_id: str) -> Verdict:
-        self._groups.setdefault(trial_id, []).append(group_id)
+    def enter(self, trial_id: str, place: Place) -> Verdict:
+        self._places.setdefault(trial_id, []).append(place)
+        self._watches[trial_id] = Watch(self._limits, now_s=time.monotonic())
         return self.verdict(trial_id)
+
+    def report(self, trial_id: str, wall_s: float, done: bool) -> Verdict:
+        if trial_id in self._watches:  # of a trial that has left, a worker may live on for a second
+            self._watches[trial_id].hear(wall_s=wall_s, done=done, now_s=time.monotonic())
+        return self.verdict(trial_id)
+
+    def overdue(self) -> dict[str, tuple[Overdue, Place]]:
+        now_s = time.monotonic()
+        found = {trial_id: watch.overdue(now_s=now_s) for trial_id, watch in self._watches.items()}
+        return {name: (over, self._places[name][-1]) for name, over in found.items() if over}
+
+    def give_up(self, trial_id: str) -> list[str]:
+        self._given_up.add(trial_id)
+        self._watches.pop(trial_id, None)
+        return [place.group_id for place in self._places.get(trial_id, [])]
+
+    def given_up(self, trial_id: str) -> bool:
+        return trial_id in self._given_up
 
     def verdict(self, trial_id: str) -> Verdict:
         if self._interrupted:
@@ -52,19 +82,37 @@ class _Board:
 
     def leave(self, trial_id: str) -> Left:
         self._stopped.discard(trial_id)
-        return Left(tuple(self._groups.pop(trial_id, [])), self._ooms.pop(trial_id, None))
+        self._given_up.discard(trial_id)
+        self._watches.pop(trial_id, None)
+        return Left(tuple(self._places.pop(trial_id, [])), self._ooms.pop(trial_id, None))
 
 
 class Board:
     """A handle on the board, for driver and workers alike; it travels by pickle."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         """Hang up a new board, an actor called `name`; it ends with this driver."""
-        self._actor: Any = ray.remote(num_cpus=0)(_Board).options(name=name).remote()
+        self._actor: Any = ray.remote(num_cpus=0)(_Board).options(name=name).remote(limits)
 
-    def enter(self, trial_id: str, *, group_id: str) -> Verdict:
-        """A trial's worker has started in placement group `group_id` (hex); the answer is what it should do."""
-        return ray.get(self._actor.enter.remote(trial_id, group_id))
+    def enter(self, trial_id: str, *, place: Place) -> Verdict:
+        """A trial's worker has started; the answer is what it should do. Its limits count from now on."""
+        return ray.get(self._actor.enter.remote(trial_id, place))
+
+    def report(self, trial_id: str, *, wall_s: float, done: bool) -> Verdict:
+        """The trial has reported; the answer is what it should do. `done`: its budget is used."""
+        return ray.get(self._actor.report.remote(trial_id, wall_s, done))
+
+    def overdue(self) -> dict[str, tuple[Overdue, Place]]:
+        """The trials whose time is over and that have not ended themselves, and where they run."""
+        return ray.get(self._actor.overdue.remote())
+
+    def give_up(self, trial_id: str) -> list[str]:
+        """The trial is being ended and is not to be tried again: the placement groups it holds (hex)."""
+        return ray.get(self._actor.give_up.remote(trial_id))
+
+    def given_up(self, trial_id: str) -> bool:
+        """Whether the trial's end was decided from outside."""
+        return ray.get(self._actor.given_up.remote(trial_id))
 
     def verdict(self, trial_id: str) -> Verdict:
         """What the trial should do now."""

@@ -39,7 +39,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # Train runs in the dashboard's API
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also how soon an end is noticed
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a worker imports torch first, on a busy machine slowly
+    # A trial waits for its turn: on a cluster that others use too for as long as theirs take, and that is no failure.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "31536000",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints goes where the rest of its output goes
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a trial; a preempted trial is a lost one
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables go to stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +12,12 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ablate.admission import Admission, Taken
+from ablate.errors import CannotWrite, writing
 from ablate.ledger import TrialRow
 from ablate.plan import Trial, TrialSource
+from ablate.ray_runner.board import Left
 from ablate.ray_runner.orders import RETRIES, Orders
+from ablate.ray_runner.place import last_words
 from ablate.ray_runner.reaper import reap
 from ablate.runner import Event, Halt, Listener, Progress
 from ablate.trial import Failure, failed_row, record
@@ -56,6 +61,11 @@ class SourceSearcher(Searcher):
         self._running: dict[str, _Running] = {}
         self._lost: deque[_Running] = deque()
         self._memory_kill: Failure | None = None
+        self._condemned: dict[str, tuple[Failure, str]] = {}
+
+    def condemn(self, trial_id: str, failure: Failure, log: str) -> None:
+        """The trial (by the study's id) is being ended from outside: what for, and what it wrote last."""
+        self._condemned[trial_id] = failure, log
 
     @property
     def busy(self) -> bool:
@@ -69,7 +79,9 @@ class SourceSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial, None where none can start now, or Tune's word for no more."""
-        running = self._next()
+        running = None
+        with self._kept():
+            running = self._next()
         if running is None:
             return Searcher.FINISHED if self._halt.reason or self._admission.done else None
         self._running[trial_id] = running
@@ -89,8 +101,9 @@ class SourceSearcher(Searcher):
             self._admission.reported(running.trial, taken)
         self._on_event(Event(running.trial, "reported", progress=progress))
         name = running.trial.trial_id
-        if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
-            self._board.stop(name)
+        with self._kept():
+            if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
+                self._board.stop(name)
 
     def on_trial_complete(
         self,
@@ -103,26 +116,38 @@ class SourceSearcher(Searcher):
         The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
         """
         running = self._running.pop(trial_id)
-        if error and self._memory_kill:
-            running.failure, self._memory_kill = self._memory_kill, None
-        name = running.trial.trial_id
+        name, log = running.trial.trial_id, ""
         left = self._board.leave(name)
         reap(left.groups)
-        row = self._desk.ledger.row(name)
-        if left.oom is not None and row is None:
+        if error and self._memory_kill:
+            running.failure, self._memory_kill = self._memory_kill, None
+        condemned = name in self._condemned
+        if condemned:
+            running.failure, log = self._condemned.pop(name)
+        row = None
+        with self._kept():
+            row = self._desk.ledger.row(name)
+            if row is None and not condemned and self._again(running, left, error=error):
+                return
+            row = row or self._failed(running, left, log=log)
+            if row is not None:
+                self._source.tell(row)
+        self._admission.ended(running.trial, row)
+        self._on_event(Event(running.trial, "ended", row=row))
+
+    def _again(self, running: _Running, left: Left, *, error: bool) -> bool:
+        """Whether a trial without a row waits to be tried again; where it does not, `running` knows why it failed."""
+        if left.oom is not None:
             running.failure = left.oom
             if not self._halt.reason and self._admission.try_larger(running.trial):
-                self._on_event(Event(running.trial, "ended"))  # and waits again
-                return
-        died = row is None and error and running.failure is None
-        if died and running.tries <= self._retries and self._halt.reason is None:
-            self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
-            return
-        row = row or self._failed(running, died=died)
-        self._admission.ended(running.trial, row)
-        if row is not None:
-            self._source.tell(row)
-        self._on_event(Event(running.trial, "ended", row=row))
+                self._on_event(Event(running.trial, "ended"))
+                return True
+        if error and running.failure is None:
+            if running.tries <= self._retries and self._halt.reason is None:
+                self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
+                return True
+            running.failure = Failure("lost", kind="DriverDied", message=_DIED)
+        return False
 
     @property
     def _retries(self) -> int:
@@ -137,14 +162,29 @@ class SourceSearcher(Searcher):
         trial = self._admission.next(self._source)
         return None if trial is None else _Running(trial, datetime.now(UTC))
 
-    def _failed(self, running: _Running, *, died: bool) -> TrialRow | None:
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Inside, a full disk calls the study off: Tune would turn it into an error of its own."""
+        try:
+            with writing():
+                yield
+        except CannotWrite as full:
+            self._halt.call_off(full.line)
+
+    def _failed(self, running: _Running, left: Left, *, log: str) -> TrialRow | None:
+        """Record that a trial failed, with `log` or the last words of where it ran; None where it may go on later."""
+        failure = running.failure
         if self._halt.reason:
             return None
-        failure = Failure("lost", kind="DriverDied", message=_DIED) if died else running.failure
         if failure is None:
             return None  # its attempt was replaced by somebody else's, who will write the row
+        if failure.kind == CannotWrite.__name__:
+            raise CannotWrite(failure.message)
         ledger, name = self._desk.ledger, running.trial.trial_id
         attempt = ledger.attempt(name) or ledger.claim(name)
+        if not log and left.places:
+            log = last_words(left.places[-1], stack=False)
+        ledger.write_log(name, attempt=attempt, text=f"{failure.kind}: {failure.message}\n\n{log}")
         row = failed_row(
             running.trial,
             failure=failure,

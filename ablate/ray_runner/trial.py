@@ -6,12 +6,12 @@ import ray.train
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.util import get_current_placement_group
 
 from ablate.ledger import MEASURED, TrialRow
 from ablate.plan import Trial
 from ablate.ray_runner.group import GroupTrainer, MeetingConfig, ReportToTune, join
 from ablate.ray_runner.orders import RETRIES, Orders, run_name
+from ablate.ray_runner.place import Place
 from ablate.ray_runner.searcher import failure_result
 from ablate.ray_runner.share import Held
 from ablate.runner import Progress
@@ -33,14 +33,15 @@ def train_here(trial: Trial, orders: Orders) -> None:
     """
     from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
 
-    if orders.board.verdict(trial.trial_id) is Verdict.INTERRUPT:
+    board = orders.board
+    if board.enter(trial.trial_id, place=Place.here(kept=True)) is Verdict.INTERRUPT:
         return  # asked to stop before it began
 
-    held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
+    held = Held(trial, train=orders.train, board=board, card_gib=orders.card_gib)
 
     def tell(progress: Progress) -> Verdict:
         tune.report(progress.flat() | held.taken().flat())
-        return orders.board.verdict(trial.trial_id)
+        return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
 
     def work() -> TrialRow | None:
         return run_trial(trial, desk=orders.desk, tell=tell, train=held)
@@ -68,7 +69,7 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
             _trainer(trial, orders, tries=tries).fit()
         except TrainingFailedError as error:
             failure = classify(error)
-            if failure.status != "lost" or tries > RETRIES:
+            if failure.status != "lost" or tries > RETRIES or orders.board.given_up(trial.trial_id):
                 return failure
         else:
             return None
@@ -122,14 +123,13 @@ def _work(trial: Trial, orders: Orders) -> None:
     if rank > 0:
         follow_trial(trial, desk=orders.desk, tell=_tell_along, train=held)
         return
-    board, group = orders.board, get_current_placement_group()
-    assert group is not None, "Train places its workers in a group"
-    if board.enter(trial.trial_id, group_id=group.id.hex()) is Verdict.INTERRUPT and ranks == 1:
+    board = orders.board
+    if board.enter(trial.trial_id, place=Place.here()) is Verdict.INTERRUPT and ranks == 1:
         return  # asked to stop before it began
 
     def tell(progress: Progress) -> Verdict:
         ray.train.report(progress.flat() | held.taken().flat())
-        return board.verdict(trial.trial_id)
+        return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
 
     run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=held)
 

@@ -26,15 +26,13 @@ from ablate.ray_runner.orders import Orders, run_name
 from ablate.ray_runner.reaper import reap_all
 from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.ray_runner.trial import drive, train_here
-from ablate.runner import Halt, Listener
+from ablate.ray_runner.watchman import Watchman
+from ablate.runner import GRACE_S, Halt, Listener
 from ablate.trial import Desk
 from model.api import Config, footprint, train
 
 if TYPE_CHECKING:
     from ablate.spec import StudySpec
-
-GRACE_S = 10.0
-"""Seconds that an interrupted trial may take to write a checkpoint and return."""
 
 _DRIVER = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """A driver only waits, and must hold nothing that its worker needs: even 0.01 CPU each would leave no room for two
@@ -110,7 +108,7 @@ def start(
         orders = Orders(
             desk,
             train=train,
-            board=Board(f"{spec.study}-board"),
+            board=Board(f"{spec.study}-board", limits=desk.limits),
             slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
             storage=storage,
             cuda=cluster.cuda,
@@ -153,6 +151,7 @@ class _Brake(Stopper):
     def __init__(self, halt: Halt, *, board: Board, searcher: SourceSearcher) -> None:
         self._halt, self._board, self._searcher = halt, board, searcher
         self._since: float | None = None
+        self._watchman = Watchman(board, condemn=searcher.condemn)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as with the searcher."""
@@ -163,6 +162,7 @@ class _Brake(Stopper):
 
     def stop_all(self) -> bool:
         if self._halt.reason is None:
+            self._watchman.look()
             return False
         if self._since is None:
             self._since = time.monotonic()

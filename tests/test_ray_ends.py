@@ -1,0 +1,165 @@
+"""How trials end on a real Ray where they do not end themselves, and what they give back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate import cli
+from ablate.ledger import Ledger
+from ablate.limits import Limits
+from ablate.packing import Slots
+from ablate.ray_runner import tuner
+from ablate.ray_runner.cluster import Cluster
+from ablate.ray_runner.trial import run_name
+from ablate.runner import Event
+from ablate.trial import Desk
+from tests.fakes import TOKENS_A_STEP, fake_trial
+from tests.study_files import SMALL
+from tests.test_ray_runner import Stage, groups
+from tests.test_sweep import command, processes_of, wait_for
+
+pytestmark = pytest.mark.timeout(600)
+WHOLE = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
+"""A trial takes everything: the next one starts only if it was given back."""
+
+
+@pytest.fixture
+def stage(ray_cluster: Cluster, desk: Desk, tmp_path: Path) -> Stage:
+    return Stage(ray_cluster, desk=desk, tmp_path=tmp_path)
+
+
+def drivers(name: str) -> list[int]:
+    """Processes of the driver that the dashboard lists under this name."""
+    from ray.util.state import list_actors
+
+    named: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+    return [actor.pid for actor in named if actor.repr_name == name]
+
+
+def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage) -> None:
+    """One waits in Python, one is stopped by a signal and answers nothing, one takes too long; then one completes."""
+    stage.desk = dataclasses.replace(stage.desk, limits=Limits(max_s=150, stall_s=4))
+    source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, slots=WHOLE)
+    rows = {row.seed: row for row in source.rows}
+    assert {seed: (row.status, row.error_kind) for seed, row in rows.items()} == {
+        0: ("timeout", "Stalled"), 1: ("timeout", "Stalled"), 2: ("timeout", "TimeLimit"), 3: ("completed", None),
+    }  # fmt: skip
+    assert all(rows[seed].metrics == {} for seed in range(3))
+    assert [rows[seed].attempt for seed in range(4)] == [1, 1, 1, 1], "none is tried again"
+    assert rows[0].tokens_seen == TOKENS_A_STEP
+    log = stage.desk.ledger.log(rows[0].trial_id, attempt=1)
+    assert log.startswith("Stalled: no report for")
+    assert "deaf from now on" in log
+    assert "\x1b" not in log
+    assert "fakes.py" in log, "where it stood"
+    frozen = int((stage.tmp_path / "frozen").read_text())
+    assert not Path(f"/proc/{frozen}").exists()
+    assert groups() == []
+
+
+def test_a_trial_killed_while_it_waits_for_its_group_leaves_none(stage: Stage) -> None:
+    """Its group stands in nobody's books but Ray's, and would take the card as soon as that is free."""
+    waiting = fake_trial(1)
+    killed: list[int] = []
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported" and event.trial.seed == 0 and not killed:
+            if [state for state, _ in groups()].count("PENDING") == 1:
+                killed.extend(drivers(run_name(waiting)))
+                os.kill(killed[0], signal.SIGKILL)
+        elif event.kind == "reported" and killed and "PENDING" not in [state for state, _ in groups()]:
+            stage.tmp_path.joinpath("release").touch()
+
+    stage.watch = watch
+    slots = dataclasses.replace(WHOLE, concurrent=2)
+    source = stage.run({0: "until_told", 1: "complete"}, slots=slots)
+    rows = {row.seed: row for row in source.rows}
+    assert killed
+    assert rows[0].status == "completed", "the group was gone while the sweep went on"
+    assert (rows[1].status, rows[1].error_kind) == ("lost", "DriverDied")
+    assert groups() == []
+
+
+def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """We never ask Tune to: that is how groups leaked. The reaper must not depend on it."""
+    stopped: list[str] = []
+
+    def stop_first(brake: object, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG001
+        stopped.append(trial_id)
+        return trial_id == stopped[0]
+
+    monkeypatch.setattr(tuner._Brake, "__call__", stop_first)
+    source = stage.run({0: "until_told", 1: "complete"}, slots=WHOLE)
+    assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
+    assert groups() == []
+
+
+def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
+    """The deadlock of drivers that hold the CPUs their workers wait for: here workers take all CPUs at once."""
+    training: set[int] = set()
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported":
+            training.add(event.trial.seed)
+        if len(training) == 2:
+            stage.tmp_path.joinpath("release").touch()
+
+    stage.watch = watch
+    began = time.monotonic()
+    slots = Slots(cpu_per_worker=4, gpu_per_worker=0, workers=1, concurrent=2)
+    source = stage.run(dict.fromkeys(range(2), "until_told"), slots=slots)
+    assert [row.status for row in source.rows] == ["completed"] * 2
+    assert training == {0, 1}
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> None:  # noqa: ARG001 - it is up
+    """Two sweeps at once with `--address`, each with its own board and groups; neither ends the other's."""
+    import ray
+
+    space = tmp_path / "small.yaml"
+    space.write_text(SMALL)
+    address = ray.get_runtime_context().gcs_address
+    flags = [str(space), "--results", "results", "--address", address, "--trials", "1"]
+    flags += ["--set", "base.train.tokens=20_000"]
+    both = [command([*flags, "--set", f"study={name}"], cwd=tmp_path) for name in ("one", "other")]
+    for name, sweeping in zip(("one", "other"), both, strict=True):
+        out, err = sweeping.communicate(timeout=600)
+        assert sweeping.returncode == cli.DONE, out + err
+        assert [row.status for row in Ledger(tmp_path / "results" / name).rows()] == ["completed"]
+    assert groups() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["once", "twice"])
+def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ...], tmp_path: Path) -> None:
+    """The real command and trainer, which reports too seldom to hear of it. SIGTERM is what Slurm sends."""
+    space = tmp_path / "small.yaml"
+    space.write_text(SMALL)
+    flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000_000"]
+    ledger = Ledger(tmp_path / "results" / "small")
+    sweeping = command([*flags, "--set", "base.train.report_every=100_000"], cwd=tmp_path)
+    wait_for(lambda: bool(ledger.started_ids()) or sweeping.poll() is not None, seconds=240)
+    began = time.monotonic()
+    for number in signals:
+        sweeping.send_signal(number)
+        time.sleep(0.5)  # two at the same moment are one to the system
+    out, err = sweeping.communicate(timeout=60)
+    took_s = time.monotonic() - began
+    assert sweeping.returncode == cli.INTERRUPTED, err
+    assert "Traceback" not in err
+    assert took_s < 20
+    if len(signals) == 1:
+        assert out.splitlines()[-1].startswith("report: ")
+        assert ledger.path("report", "report.md").is_file()
+    wait_for(lambda: not processes_of(sweeping.pid), seconds=10)
