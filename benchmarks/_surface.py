@@ -198,7 +198,7 @@ class Surface:
                 "sd": float(process.values_N.std()),
                 "left_out_rmse": float(np.sqrt((process.left_out() ** 2).mean())),
                 "noise": process.noise,
-                "rank_correlation_with_last": float(stats.spearmanr(process.values_N, last_N)[0]),
+                "rank_correlation_with_last": float(stats.spearmanr(process.values_N, last_N).statistic),
             }
             for tokens, process in zip(self.tokens_R, self.processes_R, strict=True)
         ]
