@@ -80,7 +80,7 @@ def export(study: Path, *, metric: str = "val_loss", path: Path = RUNS) -> int:
     from ablate.dataset import read as read_study
 
     data = read_study(study)
-    done = [row for row in data.trials_arrow.to_pylist() if row["status"] == "completed"]
+    done = [row for row in data.trials_arrow.to_pylist() if row["status"] == "completed" and row["arm"] == "search"]
     keys = [dimension.key for dimension in data.space]
     curves: dict[str, dict[int, float]] = {}
     for report in data.history_arrow.select(["trial_id", "tokens_seen", metric]).to_pylist():
