@@ -7,6 +7,7 @@ after each a Tune function of nobody's that imports torch and reports once, whic
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -21,14 +22,16 @@ from typing import Any
 from ray import tune
 from tabulate import tabulate
 
+from ablate.admission import Admission, Sizes
 from ablate.ledger import Ledger
-from ablate.packing import Slots
+from ablate.packing import fit
 from ablate.plan import ArmQueue, Trial, trial_id
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster, connect
 from ablate.ray_runner.orders import Orders
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Halt
+from ablate.spec_models import Resources
 from ablate.trial import Desk
 from model.api import Config, Report, Result, Verdict, resolve
 
@@ -141,17 +144,21 @@ class _Stage:
 
     def _study(self, place: Path, way: Way) -> None:
         ledger = Ledger(place)
+        resources = Resources(cpu=1, gpu=0, workers=way.workers)
+        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
         orders = Orders(
             Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
             train=_train_nothing,
             board=Board(f"{STUDY}-{self._runs}"),
-            slots=Slots(cpu_per_worker=1, gpu_per_worker=0, workers=way.workers, concurrent=AT_ONCE),
+            slots=fit(resources, cpus=self._cluster.cpus, gpus=0, cuda=False),
             storage=str(ledger.path(".ray")),
             cuda=False,
             reuse=way.reuse,
         )
         trials = [_trial(seed) for seed in range(self._trials)]
-        RayRunner(STUDY, orders=orders, halt=Halt(), on_event=lambda _: None).run(ArmQueue(trials, done=set()))
+        admission = Admission(copy.deepcopy(self._cluster.nodes), sizes)
+        runner = RayRunner(STUDY, orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission)
+        runner.run(ArmQueue(trials, done=set()))
         assert [row.status for row in ledger.rows()] == ["completed"] * self._trials
 
     def _timed(self, run: Callable[[Path], None]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import sys
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from ablate.admission import Admission, Sizes
 from ablate.ledger import Ledger, TrialRow
-from ablate.packing import Slots
+from ablate.packing import fit
 from ablate.plan import Trial, trial_id
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
 from ablate.ray_runner.orders import Orders
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Halt
+from ablate.spec_models import Resources
 from ablate.trial import Desk
 from model.api import METRICS, resolve, train
 from model.meters import reset_peaks
@@ -38,19 +41,21 @@ def trial(**overrides: Any) -> Trial:
     )
 
 
-def losses(folder: Path, trials: list[Trial]) -> tuple[list[list[float]], TrialRow]:
+def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[list[float]], TrialRow]:
     """Train `trials` one after the other in one process of Tune's; the last one's losses and row."""
     ledger = Ledger(folder)
+    resources = Resources(cpu=8, gpu=0, workers=0)  # all there are: one at a time
     orders = Orders(
         Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
         train=train,
         board=Board(f"reuse-{folder.name}"),
-        slots=Slots(cpu_per_worker=1, gpu_per_worker=0, workers=0, concurrent=1),
+        slots=fit(resources, cpus=cluster.cpus, gpus=0, cuda=False),
         storage=str(folder / ".ray"),
         cuda=False,
     )
     source = ListSource(trials)
-    RayRunner("reuse", orders=orders, halt=Halt(), on_event=lambda _: None).run(source)
+    admission = Admission(copy.deepcopy(cluster.nodes), Sizes(resources, card_gib=0.0, predict=lambda _: 0.0))
+    RayRunner("reuse", orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission).run(source)
     assert [(row.status, row.error) for row in source.rows] == [("completed", None)] * len(trials)
     history = ledger.history(trials[-1].trial_id)
     return history["losses"].to_pylist(), source.rows[-1]
@@ -59,14 +64,13 @@ def losses(folder: Path, trials: list[Trial]) -> tuple[list[list[float]], TrialR
 @pytest.mark.timeout(600)
 def test_a_trial_in_a_used_process_equals_one_in_a_fresh_process(ray_cluster: Cluster, tmp_path: Path) -> None:
     """Before it run another memory, another precision, more threads, another seed: all that a process could keep."""
-    del ray_cluster
     before = [
         trial(model__memory="hybrid", train__precision="bf16", train__threads=2, train__seed=7),
         trial(model__memory="vector", train__precision="fp64", train__accumulation_steps=2, train__seed=8),
     ]
     last = trial(train__seed=3)
-    used, used_row = losses(tmp_path / "used", [*before, last])
-    fresh, fresh_row = losses(tmp_path / "fresh", [last])
+    used, used_row = losses(ray_cluster, tmp_path / "used", [*before, last])
+    fresh, fresh_row = losses(ray_cluster, tmp_path / "fresh", [last])
     assert used == fresh
     assert sum(len(row) for row in used) == 12
     exact = [metric.name for metric in METRICS if metric.unit not in MEASURED_IN_TIME]
