@@ -19,11 +19,11 @@ def as_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
     """While the context lasts, a kill by the monitor is the death of an actor to Tune, and `tell` is told why first."""
     original = RayActorManager._actor_task_failed
 
-    def task_failed(manager: RayActorManager, tracked_actor_task: object, exception: Exception) -> None:
+    def task_failed(self: RayActorManager, tracked_actor_task: object, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             tell(exception)
             exception = ActorDiedError()
-        original(manager, tracked_actor_task, exception)  # pyright: ignore[reportArgumentType]
+        original(self, tracked_actor_task, exception)  # pyright: ignore[reportArgumentType]
 
     RayActorManager._actor_task_failed = task_failed
     try:
