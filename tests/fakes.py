@@ -18,7 +18,7 @@ Act = Literal["complete", "until_told", "nan", "oom", "error", "killed_once", "k
 """What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting, `real`
 trains, and waits for the file `release` after its first report."""
 
-STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 120.0, 10**9
+STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 300.0, 10**9
 REAL_BOUND_S = 500.0
 
 
