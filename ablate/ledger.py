@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,48 +23,16 @@ from ablate.contents import Contents
 from ablate.errors import BadInput
 from ablate.looks import Look
 from ablate.places import Place
-from ablate.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, trial_schema
+from ablate.rows import MEASURED, Status, TrialRow
+from ablate.schema import HISTORY_SCHEMA, METRIC_COLUMNS, trial_schema
 from ablate.store import Store
 from model.api import Report
 
-Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
-MEASURED: tuple[Status, ...] = ("completed", "pruned")
-"""The two ends that leave metrics; every other is a failure and leaves nulls."""
+__all__ = ["MEASURED", "Ledger", "StaleAttempt", "Status", "TrialRow"]
 
 
 class StaleAttempt(RuntimeError):
     """A writer whose attempt is no longer the trial's current one, or whose trial is final, was refused."""
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """A trial's end, as it is recorded. `metrics` of a failed trial are written as nulls whatever stands here."""
-
-    study: str
-    trial_id: str
-    arm: str
-    seed: int
-    status: Status
-    error_kind: str | None
-    error: str | None
-    config_json: str
-    params: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    tokens_seen: int
-    budget_tokens: int
-    wall_s: float
-    attempt: int
-    started_at: datetime
-    finished_at: datetime
-    git_commit: str | None
-    data_hash: str | None
-    host: str
-    device: str
-    audited: bool | None = None
-    predicted_peak_gib: float | None = None
-    gpu_fraction: float | None = None
-    schema_version: int = SCHEMA_VERSION
-    versions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,12 +110,7 @@ class Ledger:
     def finish(self, row: TrialRow) -> None:
         """Record a trial's end, once. Raises StaleAttempt where it is final already or a newer attempt runs."""
         self._refuse_stale(row.trial_id, row.attempt)
-        cells = {field.name: getattr(row, field.name) for field in fields(row)}
-        params, metrics = cells.pop("params"), cells.pop("metrics")
-        if row.status in MEASURED:
-            cells |= metrics
-        cells |= {PARAM + key: value for key, value in params.items()}
-        table = _one_row(cells, trial_schema(params))
+        table = _one_row(row.cells(), trial_schema(row.params))
         try:
             self.store.create(_final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
         except FileExistsError:
@@ -204,11 +167,11 @@ class Ledger:
         """A trial's final row; None where it has not ended, or where its part cannot be read."""
         self.store.pull("trials", prefix=f"{trial_id}.")
         table, _ = contents.trials(self.root, trial_id=trial_id)
-        return next((_row(cells) for cells in table.to_pylist()), None)
+        return next((TrialRow.of(cells) for cells in table.to_pylist()), None)
 
     def rows(self) -> list[TrialRow]:
         """`trials()` as rows."""
-        return [_row(cells) for cells in self.trials().to_pylist()]
+        return [TrialRow.of(cells) for cells in self.trials().to_pylist()]
 
     def trials(self) -> pa.Table:
         """A row for every trial that has ended, in the order of their ends; unreadable parts are left out."""
@@ -284,14 +247,6 @@ def _final(trial_id: str) -> str:
 
 def _history(trial_id: str, attempt: int) -> str:
     return f"history/{trial_id}-{attempt}.parquet"
-
-
-def _row(cells: Mapping[str, Any]) -> TrialRow:
-    """What `finish` wrote, without the columns that hold nothing."""
-    own = {field.name: cells[field.name] for field in fields(TrialRow) if field.name not in ("params", "metrics")}
-    params = {n.removeprefix(PARAM): value for n, value in cells.items() if n.startswith(PARAM) and value is not None}
-    metrics = {column.name: cells[column.name] for column in METRIC_COLUMNS if cells[column.name] is not None}
-    return TrialRow(**own, params=params, metrics=metrics)
 
 
 def _one_row(cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
