@@ -90,8 +90,9 @@ def last_lines(text: str, *, count: int, width: int = 300) -> str:
 
 def one_line(text: str, *, limit: int = 200) -> str:
     """On one line, printable, cut at `limit` with an ellipsis."""
-    flat = " ".join(printable(text).split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    looked_at = text[: 20 * limit]  # a text of megabytes is shown many times a second
+    flat = " ".join(printable(looked_at).split())
+    return flat if len(flat) <= limit and len(looked_at) == len(text) else flat[: limit - 1] + "…"
 
 
 def latex(text: str) -> str:
@@ -127,7 +128,8 @@ def markdown_span(text: str) -> str:
     flat = re.sub(r"\s+", " ", cut(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     flat = re.sub(r"([\\`*|~#$])", r"\\\1", flat)
     flat = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", flat)
-    return re.sub(r"\](?=[(\[:])", r"\\]", flat)
+    flat = re.sub(r"\[([^\[\]]*)\](?=[(\[:])", r"\\[\1\\]", flat)
+    return re.sub(r"(?<!\\)\](?=[(\[:])", r"\\]", flat)
 
 
 def markdown_code(text: str) -> str:

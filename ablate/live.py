@@ -48,7 +48,7 @@ class View:
 
     def say(self, line: str) -> None:
         """One line, above the table where there is one."""
-        self._console.print(escape.printable(line), markup=False)
+        self._console.print(escape.cut(line), markup=False)
 
     def on_event(self, event: Event) -> None:
         """Take an event in; an ended trial and a tracker's warning get a line."""

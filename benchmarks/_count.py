@@ -151,7 +151,8 @@ def _products(func: Any, name: str, args: Any, kwargs: Mapping[str, Any], out: A
         query, key, value = args[1:4] if name.endswith("backward") else args[:3]
         forward = sdpa_flop_count(query.shape, key.shape, value.shape) / 2
         return 2.5 * forward if name.endswith("backward") else forward
-    formula = flop_registry.get(func._overloadpacket)
+    in_place = getattr(torch.ops.aten, name.rstrip("_"), None)  # the same product, added to what is there
+    formula = flop_registry.get(func._overloadpacket) or flop_registry.get(in_place)
     return float(formula(*args, **kwargs, out_val=out)) if formula else 0.0
 
 

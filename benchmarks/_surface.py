@@ -80,7 +80,7 @@ def export(study: Path, *, metric: str = "val_loss", path: Path = RUNS) -> int:
     from ablate.dataset import read as read_study
 
     data = read_study(study)
-    done = [row for row in data.trials_arrow.to_pylist() if row["status"] == "completed"]
+    done = [row for row in data.trials_arrow.to_pylist() if row["status"] == "completed" and row["arm"] == "search"]
     keys = [dimension.key for dimension in data.space]
     curves: dict[str, dict[int, float]] = {}
     for report in data.history_arrow.select(["trial_id", "tokens_seen", metric]).to_pylist():
@@ -189,16 +189,16 @@ class Surface:
     def quality(self) -> list[dict[str, float]]:
         """A line a rung: the values' standard deviation, the leave-one-out error, what the process takes for noise,
         and the rank correlation of its values with the last rung's."""
-        from scipy import stats
+        from scipy.stats import rankdata
 
-        last_N = self.processes_R[-1].values_N
+        last_N = rankdata(self.processes_R[-1].values_N)
         return [
             {
                 "tokens": tokens,
                 "sd": float(process.values_N.std()),
                 "left_out_rmse": float(np.sqrt((process.left_out() ** 2).mean())),
                 "noise": process.noise,
-                "rank_correlation_with_last": float(stats.spearmanr(process.values_N, last_N)[0]),
+                "rank_correlation_with_last": float(np.corrcoef(rankdata(process.values_N), last_N)[0, 1]),
             }
             for tokens, process in zip(self.tokens_R, self.processes_R, strict=True)
         ]

@@ -143,18 +143,19 @@ class _Stage:
         return self._timed(lambda place: self._study(place, way))
 
     def _study(self, place: Path, way: Way) -> None:
-        ledger, resources = Ledger(place), Resources(cpu=1, gpu=0, workers=way.workers)
+        ledger = Ledger(place)
+        resources = Resources(cpu=1, gpu=0, workers=way.workers)
+        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
         orders = Orders(
             Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
             train=_train_nothing,
             board=Board(f"{STUDY}-{self._runs}"),
-            slots=fit(resources, cpus=AT_ONCE, gpus=0, cuda=False),
+            slots=fit(resources, cpus=self._cluster.cpus, gpus=0, cuda=False),
             storage=str(ledger.path(".ray")),
             cuda=False,
             reuse=way.reuse,
         )
         trials = [_trial(seed) for seed in range(self._trials)]
-        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
         admission = Admission(copy.deepcopy(self._cluster.nodes), sizes)
         runner = RayRunner(STUDY, orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission)
         runner.run(ArmQueue(trials, done=set()))

@@ -191,6 +191,7 @@ def simulate(
             values_R = made.curve(point_P, noise=_draw(trial, seed) if noise == "measured" else None)
             # Without early stopping no report has an answer but CONTINUE: the last one is enough.
             first = 0 if setting.min_tokens else -1
+            tokens, value = made.tokens_R[first], values_R[first]
             for tokens, value in zip(made.tokens_R[first:], values_R[first:], strict=True):
                 if source.report(trial.trial_id, tokens=tokens, value=float(value)) is Verdict.STOP:
                     break

@@ -44,5 +44,5 @@ def _score(
     nats = continuation_nats(model, pairs, batch_size=batch_size, seq_len=seq_len)
     owner_M, right_M = torch.tensor(owner), torch.tensor(right)
     cost_right = nats[right_M]  # one a probe, in order
-    best = torch.full((len(probes),), torch.inf).scatter_reduce(0, owner_M, nats, reduce="amin")
+    best = torch.full((len(probes),), torch.inf, dtype=nats.dtype).scatter_reduce(0, owner_M, nats, reduce="amin")
     return cost_right.mean().item(), (cost_right <= best).float().mean().item()

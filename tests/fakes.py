@@ -22,7 +22,7 @@ Act = Literal[
 `frozen` stops altogether (SIGSTOP), `endless` reports a minute of training more at every step, `real` trains, and waits
 for the file `release` after its first report."""
 
-STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 120.0, 10**9
+STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 300.0, 10**9
 REAL_BOUND_S = 500.0
 
 

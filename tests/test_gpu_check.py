@@ -60,7 +60,7 @@ def test_every_size_is_a_configuration() -> None:
 def test_what_is_made_of_the_measures() -> None:
     found = check("NVIDIA GeForce RTX 4090", FakeCard().tools())
     assert [row["size"] for row in found["memory"]] == list(SIZES)
-    assert {row["error"] for row in found["memory"]} == {pytest.approx(0.1)}
+    assert [row["error"] for row in found["memory"]] == pytest.approx([0.1] * len(SIZES))
     assert found["speed"]["shares"] == {"memory": 0.25}
     assert [row["gain"] for row in found["pairs"]] == [pytest.approx(1.1), pytest.approx(1.5)]
     assert found["rerun"] == {"identical": True, "steps": 3, "first_difference": None, "failed": None}

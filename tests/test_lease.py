@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,9 @@ class Memory:
         self.content, self.writes = content, self.writes + 1
 
 
-def owned(**changes: object) -> bytes:
+def owned(**changes: Any) -> bytes:
     """A lock's content: this process's, but for the changes."""
-    return dataclasses.replace(Owner.here(), **changes).written()  # type: ignore[arg-type]
+    return dataclasses.replace(Owner.here(), **changes).written()
 
 
 AWAY = "another-machine"

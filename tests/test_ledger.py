@@ -160,7 +160,7 @@ def test_a_broken_or_foreign_part_is_reported_and_left_out(folder: str, ledger: 
     pq.write_table(pa.table({"something": [1]}), ledger.path(folder, "foreign-1.parquet"))
     newer = pq.read_table(paths[1]).replace_schema_metadata({"schema_version": str(SCHEMA_VERSION + 1)})
     pq.write_table(newer, paths[1])
-    misfit = pa.table({"trial_id": ["m"], "status": [["a list"]], "step": ["a"], "losses": [0]})
+    misfit = pa.table({"trial_id": ["misfit-1"], "status": [["a list"]], "step": ["a"], "losses": [0]})
     pq.write_table(misfit, ledger.path(folder, "misfit-1.parquet"))
     ledger.path(folder, "cut.parquet.1234.tmp").write_bytes(b"half")
     table = ledger.trials() if folder == "trials" else ledger.history()

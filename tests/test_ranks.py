@@ -67,7 +67,10 @@ def test_two_ranks_equal_one_with_the_joined_batch(
     assert len(alone["losses"]) == rank_program.STEPS
     assert (alone["bank.tokens_NL"] == joined["bank.tokens_NL"]).double().mean().item() >= same_slots
     torch.testing.assert_close(alone["losses"], joined["losses"], atol=0, rtol=loss)
-    weights = alone.keys() - {"bank.tokens_NL", "losses"}
+    # A selection that fell to the other side is counted elsewhere; it weighs the same.
+    moved = (alone["bank.used_N"] - joined["bank.used_N"]).abs().sum().item()
+    assert moved <= (0 if precision == "fp64" else 0.05 * alone["bank.used_N"].sum().item())
+    weights = alone.keys() - {"bank.tokens_NL", "bank.used_N", "losses"}
     for name in weights:
         torch.testing.assert_close(alone[name], joined[name], atol=weight, rtol=0)
     # Sums in another order differ in their last bits: equal ones would mean that the ranks never met.

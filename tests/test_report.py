@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -287,3 +288,18 @@ def test_a_wrong_format_is_one_line(written: Path, capsys: pytest.CaptureFixture
 )
 def test_numbers_are_written_as_a_paper_prints_them(found: str, expected: str):
     assert found == expected
+
+
+def test_the_committed_example_is_reported_at_once_and_tells_no_machine(tmp_path: Path) -> None:
+    """From a clone, before anything is trained; on a copy, since a report keeps that results were looked at."""
+    committed = Path(__file__).parents[1] / "results" / "memory"
+    study = shutil.copytree(committed, tmp_path / "memory")
+    folder = report.write(study)
+    told = csv.DictReader((folder / "ablation.csv").read_text(encoding="utf-8").splitlines())
+    again = csv.DictReader((committed / "report" / "ablation.csv").read_text(encoding="utf-8").splitlines())
+    assert list(told) == list(again)
+    assert set(ablate.load(study).trials["host"]) == {"example"}
+    texts = [path for path in committed.rglob("*") if path.suffix in (".json", ".md", ".tex", ".html", ".csv")]
+    assert [
+        path for path in texts if re.search(r'["\' (](/tmp|/home|/root|/work)/', path.read_text(encoding="utf-8"))
+    ] == []

@@ -41,19 +41,20 @@ def trial(**overrides: Any) -> Trial:
     )
 
 
-def losses(folder: Path, trials: list[Trial], *, cluster: Cluster) -> tuple[list[list[float]], TrialRow]:
+def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[list[float]], TrialRow]:
     """Train `trials` one after the other in one process of Tune's; the last one's losses and row."""
-    ledger, alone = Ledger(folder), Resources(cpu=cluster.cpus, gpu=0, workers=0)
+    ledger = Ledger(folder)
+    resources = Resources(cpu=8, gpu=0, workers=0)  # all there are: one at a time
     orders = Orders(
         Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
         train=train,
         board=Board(f"reuse-{folder.name}"),
-        slots=fit(alone, cpus=cluster.cpus, gpus=0, cuda=False),
+        slots=fit(resources, cpus=cluster.cpus, gpus=0, cuda=False),
         storage=str(folder / ".ray"),
         cuda=False,
     )
     source = ListSource(trials)
-    admission = Admission(copy.deepcopy(cluster.nodes), Sizes(alone, card_gib=0.0, predict=lambda _: 0.0))
+    admission = Admission(copy.deepcopy(cluster.nodes), Sizes(resources, card_gib=0.0, predict=lambda _: 0.0))
     RayRunner("reuse", orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission).run(source)
     assert [(row.status, row.error) for row in source.rows] == [("completed", None)] * len(trials)
     history = ledger.history(trials[-1].trial_id)
@@ -68,8 +69,8 @@ def test_a_trial_in_a_used_process_equals_one_in_a_fresh_process(ray_cluster: Cl
         trial(model__memory="vector", train__precision="fp64", train__accumulation_steps=2, train__seed=8),
     ]
     last = trial(train__seed=3)
-    used, used_row = losses(tmp_path / "used", [*before, last], cluster=ray_cluster)
-    fresh, fresh_row = losses(tmp_path / "fresh", [last], cluster=ray_cluster)
+    used, used_row = losses(ray_cluster, tmp_path / "used", [*before, last])
+    fresh, fresh_row = losses(ray_cluster, tmp_path / "fresh", [last])
     assert used == fresh
     assert sum(len(row) for row in used) == 12
     exact = [metric.name for metric in METRICS if metric.unit not in MEASURED_IN_TIME]

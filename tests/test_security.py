@@ -7,8 +7,10 @@ import ipaddress
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -56,8 +58,10 @@ def test_no_key_of_the_environment_is_written_anywhere(how: str, tmp_path: Path)
     space = study_files.write(tmp_path, SMALL)
     flags = ["--inline"] if how == "inline" else []
     command = [sys.executable, "-m", "ablate.sweep", str(space), "--results", str(tmp_path / "results"), *flags]
-    environment = {**os.environ, **secrets, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
+    with tempfile.TemporaryDirectory(prefix="a") as short:  # the path of a socket has 107 characters at most
+        environment = {**os.environ, **secrets, "TMPDIR": short, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
+        shutil.copytree(short, tmp_path / "temporary", ignore=shutil.ignore_patterns("pymp-*"))  # sockets
     assert done.returncode == 0, done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"study.json", "report.html", "optuna.journal"} <= {path.name for path in files}
@@ -141,7 +145,7 @@ def test_a_private_ray_listens_on_the_loopback_alone_and_asks_for_its_token():
         from ablate.ray_runner.cluster import connect
 
         with connect("probe", cpus=1, gpus=0) as cluster:
-            ray.get(ray.remote(num_cpus=1)(os.getpid).remote())
+            ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
             print(cluster.dashboard, os.environ.get("RAY_AUTH_MODE"), file=sys.__stdout__, flush=True)
             sys.stdin.readline()
         """

@@ -12,7 +12,7 @@ from ablate.ledger import Ledger
 from ablate.packing import fit
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
-from ablate.ray_runner.trial import Orders
+from ablate.ray_runner.orders import Orders
 from ablate.ray_runner.tuner import RayRunner
 from ablate.runner import Event, Halt
 from ablate.spec_models import Resources
@@ -66,7 +66,8 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
     sizes = Sizes(resources, card_gib=CARD_GIB, predict=predict, turns=False)
     admission = Admission(copy.deepcopy(ray_cluster.nodes), sizes)
     neighbour = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
-    source = ListSource([neighbour, fake_trial(GREEDY), fake_trial(HOPELESS)])
+    # The smallest first: the next is drawn only where one as small as the smallest so far could start.
+    source = ListSource([fake_trial(HOPELESS), fake_trial(GREEDY), neighbour])
     RayRunner("fake", orders=orders, halt=Halt(), on_event=watch, admission=admission).run(source)
 
     rows = {row.seed: row for row in source.rows}

@@ -80,7 +80,6 @@ def test_a_finished_study_runs_only_what_is_new(more: str, tmp_path: Path, resul
         ("base.data.corpus=pydoc", "base.data.corpus"),
         ("base.train.tokens=1024", "base.train.tokens"),
         ("search.train.lr={loguniform: [1e-4, 1e-2]}", "search.train.lr"),
-        ("objective={metric: val_bpb}", "objective"),
         ("ablation.arms.no_memory.model.dim=64", "ablation.arms.no_memory"),
         ("ablation.baseline=best", "ablation.baseline"),
     ],

@@ -150,7 +150,7 @@ def test_a_diverging_run_names_its_step(tmp_path: Path) -> None:
 
 def test_every_metric_of_the_table_is_measured_or_belongs_to_another_machine(tmp_path: Path) -> None:
     result = train(small(model__refresh="frequency"), Listener(), checkpoint_dir=tmp_path)
-    on_cuda = {"peak_allocated_gib", "peak_reserved_gib", "gpu_util_pct"}
+    on_cuda = {"peak_allocated_gib", "peak_reserved_gib", "nvml_used_gib", "gpu_util_pct"}
     assert set(result.metrics) == {metric.name for metric in METRICS} - on_cuda
     for metric in METRICS:
         value = result.metrics.get(metric.name, [])

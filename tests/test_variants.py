@@ -53,7 +53,12 @@ OF_BANKS = OF_UPDATES | TOKENS_ONLY | {
 
 def measurable(config: Any) -> set[str]:
     """The metrics that mean something for the configuration, on a CPU."""
-    names = {metric.name for metric in METRICS} - {"peak_allocated_gib", "peak_reserved_gib", "gpu_util_pct"}
+    names = {metric.name for metric in METRICS} - {
+        "peak_allocated_gib",
+        "peak_reserved_gib",
+        "nvml_used_gib",
+        "gpu_util_pct",
+    }
     model = config.model
     if not model.has_bank:
         return names - OF_BANKS - {"subkeys_refreshed"}

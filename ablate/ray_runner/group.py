@@ -82,7 +82,12 @@ class _Meeting(Backend):
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
         address, port = worker_group.execute_single(0, get_address_and_port)
-        worker_group.execute(os.environ.update, {"MASTER_ADDR": address, "MASTER_PORT": str(port)})
+        worker_group.execute(_in_environment, {"MASTER_ADDR": address, "MASTER_PORT": str(port)})
+
+
+def _in_environment(values: Mapping[str, str]) -> None:
+    """In the worker; `os.environ.update` itself would travel with a copy of the driver's environment, and fill that."""
+    os.environ.update(values)
 
 
 def join(*, cuda: bool) -> None:

@@ -51,7 +51,7 @@ def train_here(trial: Trial, orders: Orders) -> None:
             work, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig(name=run_name(trial))
         )
         row: TrialRow | None = trainer.fit().return_value
-    except Exception as error:
+    except (OSError, RuntimeError, ValueError) as error:  # the disk's, Train's, Arrow's
         tune.report(failure_result(failure_of(error)))
         raise
     if row is not None and row.status not in MEASURED:
