@@ -21,7 +21,7 @@ from tests.test_sweep import run as sweeping
 
 def full(monkeypatch: pytest.MonkeyPatch, *, after: int, code: int = errno.ENOSPC) -> None:
     """From the write `after` on every part meets a full disk."""
-    written, count = parts._filled, 0
+    written, count = parts.filled, 0
 
     def filled(path: Path, write: Callable[[Path], object]) -> Path:
         nonlocal count
@@ -30,7 +30,7 @@ def full(monkeypatch: pytest.MonkeyPatch, *, after: int, code: int = errno.ENOSP
             raise OSError(code, os.strerror(code), str(path))
         return written(path, write)
 
-    monkeypatch.setattr(parts, "_filled", filled)
+    monkeypatch.setattr(parts, "filled", filled)
 
 
 @pytest.mark.parametrize("after", [9, 11, 15, 16])  # the second trial's claim, a report, its samples, its row

@@ -14,20 +14,22 @@ import pytest
 from ablate import cli
 from ablate.ledger import Ledger
 from ablate.limits import Limits
-from ablate.packing import Slots
-from ablate.ray_runner import tuner
+from ablate.placement import Node
+from ablate.ray_runner import reaper, tuner
 from ablate.ray_runner.cluster import Cluster
-from ablate.ray_runner.trial import run_name
 from ablate.runner import Event
+from ablate.spec_models import Resources
 from ablate.trial import Desk
-from tests.fakes import TOKENS_A_STEP, fake_trial
+from tests.fakes import TOKENS_A_STEP
 from tests.study_files import SMALL
-from tests.test_ray_runner import Stage, groups
+from tests.test_ray_runner import HOW, Stage, groups
 from tests.test_sweep import command, processes_of, wait_for
 
 pytestmark = pytest.mark.timeout(600)
-WHOLE = Slots(cpu_per_worker=8, gpu_per_worker=1, workers=1, concurrent=1)
+WHOLE = Resources(cpu=8, gpu=1)
 """A trial takes everything: the next one starts only if it was given back."""
+WRONG = (Node.of("elsewhere", cpus=16, gpus=2),)
+"""What the gate takes the cluster for, so that a second trial waits inside Ray."""
 
 
 @pytest.fixture
@@ -35,18 +37,23 @@ def stage(ray_cluster: Cluster, desk: Desk, tmp_path: Path) -> Stage:
     return Stage(ray_cluster, desk=desk, tmp_path=tmp_path)
 
 
-def drivers(name: str) -> list[int]:
-    """Processes of the driver that the dashboard lists under this name."""
+def waiting_drivers() -> list[int]:
+    """Processes of the actors that made a placement group which still waits for its resources."""
     from ray.util.state import list_actors
 
-    named: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
-    return [actor.pid for actor in named if actor.repr_name == name]
+    rows = [reaper.PlacementGroupTableData.FromString(row) for row in reaper._accessor().get_placement_group_table()]
+    makers = {row.creator_actor_id.hex() for row in rows if row.state == reaper.PlacementGroupTableData.PENDING}
+    # Ray's dataclass hides its fields from type checkers.
+    alive: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+    return [actor.pid for actor in alive if actor.actor_id in makers]
 
 
-def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage) -> None:
+@HOW
+def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage, workers: int) -> None:
     """One waits in Python, one is stopped by a signal and answers nothing, one takes too long; then one completes."""
     stage.desk = dataclasses.replace(stage.desk, limits=Limits(max_s=150, stall_s=4))
-    source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, slots=WHOLE)
+    whole = Resources(cpu=8, gpu=1, workers=workers)
+    source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
     rows = {row.seed: row for row in source.rows}
     assert {seed: (row.status, row.error_kind) for seed, row in rows.items()} == {
         0: ("timeout", "Stalled"), 1: ("timeout", "Stalled"), 2: ("timeout", "TimeLimit"), 3: ("completed", None),
@@ -66,22 +73,20 @@ def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage) -
 
 def test_a_trial_killed_while_it_waits_for_its_group_leaves_none(stage: Stage) -> None:
     """Its group stands in nobody's books but Ray's, and would take the card as soon as that is free."""
-    waiting = fake_trial(1)
     killed: list[int] = []
 
     def watch(event: Event) -> None:
         if event.kind == "reported" and event.trial.seed == 0 and not killed:
-            if [state for state, _ in groups()].count("PENDING") == 1:
-                killed.extend(drivers(run_name(waiting)))
+            killed.extend(waiting_drivers())
+            if killed:
                 os.kill(killed[0], signal.SIGKILL)
         elif event.kind == "reported" and killed and "PENDING" not in [state for state, _ in groups()]:
             stage.tmp_path.joinpath("release").touch()
 
     stage.watch = watch
-    slots = dataclasses.replace(WHOLE, concurrent=2)
-    source = stage.run({0: "until_told", 1: "complete"}, slots=slots)
+    source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE, nodes=WRONG)
     rows = {row.seed: row for row in source.rows}
-    assert killed
+    assert len(killed) == 1
     assert rows[0].status == "completed", "the group was gone while the sweep went on"
     assert (rows[1].status, rows[1].error_kind) == ("lost", "DriverDied")
     assert groups() == []
@@ -96,7 +101,7 @@ def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pyte
         return trial_id == stopped[0]
 
     monkeypatch.setattr(tuner._Brake, "__call__", stop_first)
-    source = stage.run({0: "until_told", 1: "complete"}, slots=WHOLE)
+    source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE)
     assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
     assert groups() == []
 
@@ -113,8 +118,7 @@ def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
 
     stage.watch = watch
     began = time.monotonic()
-    slots = Slots(cpu_per_worker=4, gpu_per_worker=0, workers=1, concurrent=2)
-    source = stage.run(dict.fromkeys(range(2), "until_told"), slots=slots)
+    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=Resources(cpu=4, gpu=0))
     assert [row.status for row in source.rows] == ["completed"] * 2
     assert training == {0, 1}
     assert time.monotonic() - began < 120
