@@ -33,7 +33,7 @@ def full(monkeypatch: pytest.MonkeyPatch, *, after: int, code: int = errno.ENOSP
     monkeypatch.setattr(parts, "filled", filled)
 
 
-@pytest.mark.parametrize("after", [9, 11, 15, 16])  # the second trial's claim, a report, its samples, its row
+@pytest.mark.parametrize("after", [10, 11, 12, 17, 18])  # the second trial's draw, claim, a report, samples, row
 def test_a_full_disk_calls_the_study_off_and_fails_no_trial(
     after: int, space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
