@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import _literal, _subject
 from benchmarks._bounds import render
-from benchmarks._measure import Comparison, Effort, compare, peak_bytes, seconds
+from benchmarks._measure import Comparison, Effort, compare, peak_bytes, peak_resident_bytes, seconds
 from benchmarks._subject import QUICK_SHAPES, SHAPES, Run, Shape
 
 MIB = 2**20
@@ -202,12 +202,13 @@ def shares(shape: Shape, plan: Plan) -> Row:
 
 
 def all_entries(shape: Shape) -> dict[str, Any]:
-    """One update that touches every entry: its time, and its peak bytes beyond the sums ([N, D] and [N], fp32)."""
+    """One update that touches every entry: its time, and its peak of resident bytes beyond the sums ([N, D] and [N],
+    fp32)."""
     made = _subject.scene(
         shape, L=shape.tokens, K=shape.selected, positions=shape.entries // shape.selected, entries=shape.entries
     )
     took_s: list[float] = []
-    peak = peak_bytes(lambda: took_s.append(seconds(lambda: _subject.update(made))))
+    peak = peak_resident_bytes(lambda: took_s.append(seconds(lambda: _subject.update(made))))
     beyond = peak - 4 * shape.entries * (shape.dim + 1)
     say(f"  update of all entries: {took_s[0]:.1f} s, {beyond / MIB:,.0f} MiB beyond its sums")
     return {"shape": shape.number, "entries": shape.entries, "seconds": took_s[0], "peak_bytes_beyond_sums": beyond}

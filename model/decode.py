@@ -31,8 +31,8 @@ CHUNK_BYTES = 2**28
 def decode(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
     """The pooled read, [.., D], for a selection of shape [.., K]; differentiable in the weights and the table.
 
-    Chunked over positions, so that memory is bounded by bytes. The bank must not change before the backward (autograd
-    would say so).
+    Chunked over positions, so that memory is bounded by bytes. The backward keeps the P*M tokens that were read: the
+    entries of a large bank stand anywhere in memory. The bank may change before it.
     """
     *batch, K = selection.index_BTK.shape
     index_PK = selection.index_BTK.reshape(-1, K)
@@ -54,66 +54,57 @@ class _Read(torch.autograd.Function):
     def forward(
         ctx: Any, weight_PK: Tensor, table_VD: Tensor, index_PK: Tensor, bank_NL: Tensor, chunk_bytes: int
     ) -> Tensor:
-        ctx.save_for_backward(weight_PK, table_VD, index_PK, bank_NL)
+        token_PM = bank_NL.index_select(0, index_PK.flatten()).view(len(index_PK), -1)
+        ctx.save_for_backward(weight_PK, table_VD, token_PM)
         ctx.chunk_bytes = chunk_bytes
-        # Of a slot: its token twice (gathered, and as embedding_bag widens it), its share.
-        positions = max(1, chunk_bytes // (16 * index_PK.shape[1] * bank_NL.shape[1]))
+        positions = max(1, chunk_bytes // (16 * token_PM.shape[1]))  # of a slot: its token widened, its share
         reads = [
-            F.embedding_bag(
-                _tokens(index_cK, bank_NL), table_VD, per_sample_weights=_shares(weight_cK, bank_NL), mode="sum"
-            )
-            for index_cK, weight_cK in zip(index_PK.split(positions), weight_PK.split(positions), strict=True)
+            F.embedding_bag(token_cM, table_VD, per_sample_weights=_shares(weight_cK, token_cM), mode="sum")
+            for token_cM, weight_cK in zip(token_PM.split(positions), weight_PK.split(positions), strict=True)
         ]
         return reads[0] if len(reads) == 1 else torch.cat(reads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope_PD: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight_PK, table_VD, index_PK, bank_NL = ctx.saved_tensors
+        weight_PK, table_VD, token_PM = ctx.saved_tensors
         slope_PD = slope_PD.contiguous()
         slope_PK = slope_VD = None
         if ctx.needs_input_grad[0]:
-            slope_PK = _weight_slope(slope_PD, index_PK, bank_NL, table_VD, ctx.chunk_bytes)
+            slope_PK = _weight_slope(slope_PD, token_PM, table_VD, K=weight_PK.shape[1], chunk_bytes=ctx.chunk_bytes)
         if ctx.needs_input_grad[1]:
-            slope_VD = _table_slope(slope_PD, weight_PK, index_PK, bank_NL, len(table_VD), ctx.chunk_bytes)
+            slope_VD = _table_slope(slope_PD, weight_PK, token_PM, V=len(table_VD), chunk_bytes=ctx.chunk_bytes)
         return slope_PK, slope_VD, None, None, None
 
 
-def _weight_slope(slope_PD: Tensor, index_PK: Tensor, bank_NL: Tensor, table_VD: Tensor, chunk_bytes: int) -> Tensor:
+def _weight_slope(slope_PD: Tensor, token_PM: Tensor, table_VD: Tensor, *, K: int, chunk_bytes: int) -> Tensor:
     """dw: [P, K]. Entries are decoded again, so many at a time as stay in the cache."""
-    K, L, D = index_PK.shape[1], bank_NL.shape[1], table_VD.shape[1]
+    L, D = token_PM.shape[1] // K, table_VD.shape[1]
     positions = max(1, min(chunk_bytes, cache_bytes(slope_PD.device)) // (4 * K * D))
     slopes = []
-    for index_cK, slope_cD in zip(index_PK.split(positions), slope_PD.split(positions), strict=True):
-        tokens_eL = _tokens(index_cK, bank_NL).view(-1, L)
-        rows_cKD = F.embedding_bag(tokens_eL, table_VD, mode="sum").view(-1, K, D)
+    for token_cM, slope_cD in zip(token_PM.split(positions), slope_PD.split(positions), strict=True):
+        rows_cKD = F.embedding_bag(token_cM.view(-1, L), table_VD, mode="sum").view(-1, K, D)
         slopes.append(rows_cKD.mul_(slope_cD[:, None]).sum(dim=-1))
     return torch.cat(slopes) / L
 
 
-def _table_slope(
-    slope_PD: Tensor, weight_PK: Tensor, index_PK: Tensor, bank_NL: Tensor, V: int, chunk_bytes: int
-) -> Tensor:
+def _table_slope(slope_PD: Tensor, weight_PK: Tensor, token_PM: Tensor, *, V: int, chunk_bytes: int) -> Tensor:
     """dE: [V, D]. Slots are sorted by token, and each token's positions pooled."""
-    M = index_PK.shape[1] * bank_NL.shape[1]
+    M = token_PM.shape[1]
     positions = max(1, chunk_bytes // (64 * M))  # sorted tokens, order, position, share and their sort's buffers
     total_VD: Tensor | None = None
-    for slope_cD, weight_cK, index_cK in zip(
-        slope_PD.split(positions), weight_PK.split(positions), index_PK.split(positions), strict=True
+    for slope_cD, weight_cK, token_cM in zip(
+        slope_PD.split(positions), weight_PK.split(positions), token_PM.split(positions), strict=True
     ):
-        token_S, order_S = _tokens(index_cK, bank_NL).flatten().sort(stable=True)
-        share_S = _shares(weight_cK, bank_NL).flatten()[order_S]
+        token_S, order_S = token_cM.flatten().sort(stable=True)
+        share_S = _shares(weight_cK, token_cM).flatten()[order_S]
         part_VD = grouped_sum(slope_cD, order_S // M, weight_S=share_S, group_S=token_S, groups=V)
         total_VD = part_VD if total_VD is None else total_VD.add_(part_VD)
     assert total_VD is not None, "there is a position"
     return total_VD
 
 
-def _tokens(index_PK: Tensor, bank_NL: Tensor) -> Tensor:
-    """The M token ids of each position."""
-    return bank_NL.index_select(0, index_PK.flatten()).view(len(index_PK), -1)
-
-
-def _shares(weight_PK: Tensor, bank_NL: Tensor) -> Tensor:
-    """The weight of each of them: w_k / L."""
-    return (weight_PK / bank_NL.shape[1]).repeat_interleave(bank_NL.shape[1], dim=1)
+def _shares(weight_PK: Tensor, token_PM: Tensor) -> Tensor:
+    """The weight of each slot: w_k / L."""
+    L = token_PM.shape[1] // weight_PK.shape[1]
+    return (weight_PK / L).repeat_interleave(L, dim=1)

@@ -20,6 +20,9 @@ from model.bags import cache_bytes
 from model.config import ModelConfig
 from model.estimate import CHUNK_BYTES
 
+GROUP = 64
+"""Columns whose maximum is taken at once on CPU."""
+
 
 def output_head(table_VD: Tensor, config: ModelConfig) -> Tensor:
     """The rows that features are multiplied with, [V, D]: W = E, of norm 1 for `encode: cosine`."""
@@ -76,14 +79,16 @@ class _Tiling:
 def _tiling(device: torch.device, *, U: int, L: int, V: int, chunk_bytes: int) -> _Tiling:
     """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache."""
     widest = 2048 if device.type == "cpu" else V
-    columns = max(1, min(widest, V, chunk_bytes // (8 * max(1, U))))
+    widest = max(1, min(widest, V, chunk_bytes // (8 * max(1, U))))
+    even = -(-V // -(-V // widest))  # a narrow last tile multiplies slowly
+    columns = min(widest, -(-even // GROUP) * GROUP)
     sums_bytes = min(chunk_bytes, 2 * cache_bytes(device))
     return _Tiling(columns, max(1, sums_bytes // (4 * columns * max(L, _Tiling.tiles))))
 
 
-def _first_maximum(logits_rv: Tensor, *, group: int = 64) -> tuple[Tensor, Tensor]:
+def _first_maximum(logits_rv: Tensor, *, group: int = GROUP) -> tuple[Tensor, Tensor]:
     """(value, column) of each row's maximum, the first on ties. `max` with its index takes about three times as long on
-    CPU as the maximum of every 64 columns and then of the group that has it."""
+    CPU as the maximum of every GROUP columns and then of the group that has it."""
     r, v = logits_rv.shape
     if logits_rv.device.type != "cpu" or v % group:
         value_r, column_r = logits_rv.max(dim=-1)

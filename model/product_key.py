@@ -74,17 +74,18 @@ def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = N
     n, batch = keys_2nh.shape[1], factors.query_BTQ.shape[:-1]
     positions = max(1, (chunk_bytes or SCORE_CACHES * cache_bytes(keys_2nh.device)) // (8 * n))
     with torch.no_grad():
-        kept, subkeys, chunks, total_2n = [], [], [], torch.zeros_like(keys_2nh[..., 0])
+        best, columns, chunks, total_2n = [], [], [], torch.zeros_like(keys_2nh[..., 0])
         for query_2ch in query_2Ph.split(positions, dim=1):
             scores_2cn = query_2ch @ keys_2nh.mT
-            kept_cK, subkey_2cK = _best_pairs(scores_2cn, num_selected)
+            best_2cK, column_2cK = _best(scores_2cn, num_selected)
             share_2cn = scores_2cn.softmax(dim=-1)
             total_2n += share_2cn.sum(dim=1)
-            kept.append(kept_cK)
-            subkeys.append(subkey_2cK)
+            best.append(best_2cK)
+            columns.append(column_2cK)
             chunks.append(share_2cn)
-        kept_BTK, subkey_2PK = torch.cat(kept).unflatten(0, batch), torch.cat(subkeys, dim=1)
-    kept_BTK = cast(Tensor, _Kept.apply(*factors, kept_BTK, subkey_2PK))
+        kept_PK, rank_2PK = _best_pairs(torch.cat(best, dim=1))
+        subkey_2PK = torch.cat(columns, dim=1).gather(-1, rank_2PK)
+    kept_BTK = cast(Tensor, _Kept.apply(*factors, kept_PK.unflatten(0, batch), subkey_2PK))
     index_BTK = (subkey_2PK[0] * n + subkey_2PK[1]).unflatten(0, batch)
     return Selection(kept_BTK.softmax(dim=-1), index_BTK), Shares(total_2n / query_2Ph.shape[1], chunks)
 
@@ -117,11 +118,12 @@ def balance_loss(factors: Factors, shares: Shares, counts_2n: Tensor) -> Tensor:
 def _balance_slopes(factors: Factors, shares: Shares, pull_2n: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of sum(pull * mean share) in both factors: ds = p * (g - p . g), a chunk at a time."""
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
-    pull_2n1 = pull_2n[..., None] / query_2Ph.shape[1]
+    pull_21n = pull_2n[:, None] / query_2Ph.shape[1]
     slopes, slope_2hn = [], torch.zeros_like(keys_2nh.mT, memory_format=torch.contiguous_format)
-    positions = shares.chunks_2cn[0].shape[1]
-    for query_2ch, share_2cn in zip(query_2Ph.split(positions, dim=1), shares.chunks_2cn, strict=True):
-        slope_2cn = (pull_2n1.mT - share_2cn @ pull_2n1).mul_(share_2cn)
+    room_2cn = torch.empty_like(shares.chunks_2cn[0])  # again and again: fresh memory is slower than the work on it
+    for query_2ch, share_2cn in zip(query_2Ph.split(room_2cn.shape[1], dim=1), shares.chunks_2cn, strict=True):
+        slope_2cn = torch.mul(share_2cn, pull_21n, out=room_2cn[:, : share_2cn.shape[1]])
+        slope_2cn.addcmul_(share_2cn, slope_2cn.sum(dim=-1, keepdim=True), value=-1)
         slopes.append(slope_2cn @ keys_2nh)
         slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
     slope_BTQ = torch.cat(slopes, dim=1).transpose(0, 1).reshape(factors.query_BTQ.shape)
@@ -175,35 +177,35 @@ class _Kept(torch.autograd.Function):
         return slope_Rh.view(query_BTQ.shape), slope_2nh.view(keys_2nh.shape), None, None
 
 
-def _best_pairs(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """(the K largest of all n*n sums [c, K], the two sub-keys of each [2, c, K]), best first.
+def _best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
+    """(the K largest of all sums of a best of each half [P, K], the ranks of the two [2, P, K]), best first.
 
     A pair (a-th best, b-th best) has at least (a+1)(b+1) sums at or above its own, so only the pairs with
     (a+1)(b+1) <= K can be among the best K: 50 of the 256 at K = 16.
     """
-    best_2cK, subkey_2cK = _best(scores_2cn, K)
-    rank_2M = _candidate_pairs(K, scores_2cn.device)
-    kept_cK, pair_cK = (best_2cK[0][:, rank_2M[0]] + best_2cK[1][:, rank_2M[1]]).topk(K, dim=-1)
-    return kept_cK, subkey_2cK.gather(-1, rank_2M[:, pair_cK])
+    K = best_2PK.shape[-1]
+    rank_2M = _candidate_pairs(K, best_2PK.device)
+    kept_PK, pair_PK = (best_2PK[0][:, rank_2M[0]] + best_2PK[1][:, rank_2M[1]]).topk(K, dim=-1)
+    return kept_PK, rank_2M[:, pair_PK]
 
 
 def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """(values, columns) of the K best, best first.
 
-    They stand in the K groups with the largest maxima, and those are the K best of the maxima: so on CPU, where `topk`
-    costs by the element, it looks at a few times K numbers, of the maxima of maxima first.
+    They stand in the K groups with the largest maxima: on CPU, where `topk` costs by the element, it looks at the
+    maxima and at those groups only.
     """
     n = scores_2cn.shape[-1]
-    group = 8 if n >= 128 * K else 4
+    group = 8 if n >= 64 * K else 4
     if scores_2cn.device.type != "cpu" or n % group or n < 8 * K:
         values_2cK, column_2cK = scores_2cn.topk(K, dim=-1)
         return values_2cK, column_2cK
     groups = n // group  # group j: columns j, j + groups, j + 2 groups, ...
-    _, best_2cK = _best(scores_2cn.unflatten(-1, (group, groups)).amax(dim=-2), K)
-    offset_g1 = torch.arange(0, n, groups, device=scores_2cn.device)[:, None]
-    candidate_2cC = (best_2cK[..., None, :] + offset_g1).flatten(-2)
-    values_2cK, at_2cK = scores_2cn.gather(-1, candidate_2cC).topk(K, dim=-1)
-    return values_2cK, candidate_2cC.gather(-1, at_2cK)
+    scores_2cgj = scores_2cn.unflatten(-1, (group, groups))
+    group_2cK = scores_2cgj.amax(dim=-2).topk(K, dim=-1, sorted=False).indices
+    candidates_2cgK = scores_2cgj.gather(-1, group_2cK[..., None, :].expand(-1, -1, group, -1))
+    values_2cK, at_2cK = candidates_2cgK.flatten(-2).topk(K, dim=-1)
+    return values_2cK, at_2cK // K * groups + group_2cK.gather(-1, at_2cK % K)
 
 
 @torch.compiler.assume_constant_result

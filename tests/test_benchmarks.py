@@ -126,8 +126,8 @@ def test_peak_bytes_counts_what_lives_at_once_and_what_operators_take_inside() -
 
 def test_counted_flops_are_the_estimates() -> None:
     """Per token, without the read: attention's backward forms the scores again (a quarter of its forward and backward
-    more), the estimate takes gains for matrices, and of retrieval it leaves out the kept scores' rows (both gradients)
-    and the mean pull of the balance loss."""
+    more), the estimate takes gains for matrices, and of retrieval it leaves out the kept scores' rows (both
+    gradients)."""
     config = resolve("tiny", {})
     model = config.model
     costs = _limits.count_step(config)
@@ -137,7 +137,7 @@ def test_counted_flops_are_the_estimates() -> None:
     counted = sum(c.tensor_flops + c.vector_flops for phase, c in costs.items() if phase != "read") / tokens
     gains = sum(p.numel() for p in Transformer(model).parameters() if p.dim() == 1)
     again = model.n_layers * model.max_seq_len * model.dim
-    kept = model.n_layers * (4 * model.num_selected * model.knowledge_dim + 4 * math.isqrt(model.knowledge_num))
+    kept = model.n_layers * 4 * model.num_selected * model.knowledge_dim
     assert counted == pytest.approx(estimate(config).flops_per_token - 6 * gains + again + kept, rel=1e-9)
     assert costs["fuse"].tensor_flops / tokens == 6 * 5 * model.dim**2 * model.n_layers
     assert costs["head and loss"].tensor_flops / tokens == 6 * model.vocab_size * model.dim
