@@ -65,8 +65,7 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
     except KeyError as error:
         cure = "restore the file, or move the folder away"
         raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", cure) from None
-    if is_driven(ledger):
-        raise _driven(ledger)
+    check_free(ledger)
     if unfinished and not resume:
         cure = "add --resume to go on with it"
         raise BadInput(str(ledger.place), "study", spec.study, "is there already and not finished", cure)
@@ -108,6 +107,12 @@ def planned(study: Mapping[str, Any]) -> int:
     tune = before["tune_each_arm"]["trials"] if before["tune_each_arm"] else 0
     calibration = 1 if before["match"] == "wall" else 0
     return searched + (arms + 1) * (ablation["seeds"] + tune + calibration)
+
+
+def check_free(ledger: Ledger) -> None:
+    """Raise BadInput where a sweep is at work on the study at this moment."""
+    if is_driven(ledger):
+        raise _driven(ledger)
 
 
 @contextmanager

@@ -92,6 +92,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
     with contextlib.ExitStack() as stack:
         view = View(tally)
         starting = _runner(study, desk, halt=halt, view=view, options=options)
+        studies.check_free(desk.ledger)  # a runner makes room for itself in the study's folder
         # Somebody else's cluster may not be there or be too small: joined before anything is written.
         runner = stack.enter_context(starting) if options.address else None
         ledger, state = studies.open_study(study, options.results, resume=options.resume)

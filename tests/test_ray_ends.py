@@ -88,7 +88,7 @@ def test_a_trial_killed_while_it_waits_for_its_group_leaves_none(stage: Stage) -
     rows = {row.seed: row for row in source.rows}
     assert len(killed) == 1
     assert rows[0].status == "completed", "the group was gone while the sweep went on"
-    assert (rows[1].status, rows[1].error_kind) == ("lost", "DriverDied")
+    assert rows[1].status == "completed", "it was tried again"
     assert groups() == []
 
 

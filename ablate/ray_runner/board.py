@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.limits import Limits, Overdue, Watch
 from ablate.ray_runner.place import Place
@@ -91,8 +92,10 @@ class Board:
     """A handle on the board, for driver and workers alike; it travels by pickle."""
 
     def __init__(self, name: str, *, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
-        """Hang up a new board, an actor called `name`; it ends with this driver."""
-        self._actor: Any = ray.remote(num_cpus=0)(_Board).options(name=name).remote(limits)
+        """Hang up a new board, an actor called `name`; it ends with this driver, and is on its node: another's death
+        must not take it along."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor: Any = ray.remote(num_cpus=0)(_Board).options(name=name, scheduling_strategy=here).remote(limits)
 
     def enter(self, trial_id: str, *, place: Place) -> Verdict:
         """A trial's worker has started; the answer is what it should do. Its limits count from now on."""

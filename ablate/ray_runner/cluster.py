@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ablate import mps
 from ablate.errors import BadInput
 from ablate.placement import Node
+from ablate.ray_runner import remains
 from model.api import ALLOCATOR_VARIABLES, EXPANDABLE
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -80,20 +81,23 @@ def connect(
     cpus: int | None = None,
     gpus: int | None = None,
     use_mps: Literal["auto", "off"] = "auto",
+    note: Path | None = None,
 ) -> Iterator[Cluster]:
     """Start a private Ray on this machine, or join the one at `address`, and leave it in the end, whatever happens.
 
     `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from
-    an MPS daemon. What Ray prints goes to a file while the context lasts: stdout is for answers. Raises BadInput where
-    `address` cannot be joined.
+    an MPS daemon. `note`: the file by which `remains.end` finds a private one whose driver was killed. What Ray prints
+    goes to a file while the context lasts: stdout is for answers. Raises BadInput where `address` cannot be joined.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ablate-"))
+    folder = Path(tempfile.mkdtemp(prefix=remains.PREFIX))
     with contextlib.ExitStack() as stack:
         stack.push(_Logs(folder).tidy)
         stack.enter_context(_quiet(folder / "ray.log"))
         own = _trials_environment(use_mps)
         stack.enter_context(_environment(own))  # inherited by every process of a private Ray
         if address is None:
+            if note is not None:
+                remains.Session.ours(folder).write(note)
             info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
         else:
             info = stack.enter_context(_joined(study, address=address, own=own))
@@ -147,6 +151,7 @@ def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) ->
             )
         finally:
             ray.shutdown()
+            remains.end_processes(folder)
 
 
 def _check_reachable(address: str) -> None:

@@ -57,7 +57,7 @@ class SourceSearcher(Searcher):
         super().__init__()
         self._admission = admission
         self._source, self._halt, self._on_event = source, halt, on_event
-        self._desk, self._board, self._slots = orders.desk, orders.board, orders.slots
+        self._desk, self._board = orders.desk, orders.board
         self._running: dict[str, _Running] = {}
         self._lost: deque[_Running] = deque()
         self._memory_kill: Failure | None = None
@@ -143,16 +143,11 @@ class SourceSearcher(Searcher):
                 self._on_event(Event(running.trial, "ended"))
                 return True
         if error and running.failure is None:
-            if running.tries <= self._retries and self._halt.reason is None:
+            if running.tries <= RETRIES and self._halt.reason is None:
                 self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
                 return True
             running.failure = Failure("lost", kind="DriverDied", message=_DIED)
         return False
-
-    @property
-    def _retries(self) -> int:
-        """How often a trial is tried again whose actor died: a driver looks after lost workers itself."""
-        return RETRIES if self._slots.workers == 0 else 0
 
     def _next(self) -> _Running | None:
         if self._halt.reason:

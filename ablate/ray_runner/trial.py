@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray.train
 from ray import tune
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 
 from ablate.ledger import MEASURED, TrialRow
@@ -15,7 +15,7 @@ from ablate.ray_runner.place import Place
 from ablate.ray_runner.searcher import failure_result
 from ablate.ray_runner.share import Held
 from ablate.runner import Progress
-from ablate.trial import Failure, failure_of, follow_trial, run_trial
+from ablate.trial import Failure, TryAgain, failure_of, follow_trial, run_trial
 from model.api import Report, Verdict
 
 
@@ -41,7 +41,10 @@ def train_here(trial: Trial, orders: Orders) -> None:
 
     def tell(progress: Progress) -> Verdict:
         tune.report(progress.flat() | held.taken().flat())
-        return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+        try:
+            return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+        except RayActorError as error:  # the sweep is dead, and this process about to be
+            raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
 
     def work() -> TrialRow | None:
         return run_trial(trial, desk=orders.desk, tell=tell, train=held)
@@ -66,7 +69,9 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
     """
     for tries in range(1, RETRIES + 2):
         try:
-            _trainer(trial, orders, tries=tries).fit()
+            # Train goes on from its notes where a run has the name of an earlier one; attempts count those as well
+            # that a driver before this one has made.
+            _trainer(trial, orders, tries=orders.desk.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
             failure = classify(error)
             if failure.status != "lost" or tries > RETRIES or orders.board.given_up(trial.trial_id):
@@ -128,8 +133,11 @@ def _work(trial: Trial, orders: Orders) -> None:
         return  # asked to stop before it began
 
     def tell(progress: Progress) -> Verdict:
-        ray.train.report(progress.flat() | held.taken().flat())
-        return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+        try:
+            ray.train.report(progress.flat() | held.taken().flat())
+            return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+        except RayActorError as error:  # the sweep is dead, and this process about to be
+            raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
 
     run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=held)
 

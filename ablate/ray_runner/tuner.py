@@ -19,11 +19,12 @@ from ray.tune.trainable import wrap_function
 from ablate.admission import Admission, Sizes
 from ablate.packing import Slots, fit
 from ablate.plan import TrialSource
+from ablate.ray_runner import remains
 from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import connect
 from ablate.ray_runner.memory_kills import as_deaths
 from ablate.ray_runner.orders import Orders, run_name
-from ablate.ray_runner.reaper import reap_all
+from ablate.ray_runner.reaper import reap_all, reap_orphans
 from ablate.ray_runner.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.ray_runner.trial import drive, train_here
 from ablate.ray_runner.watchman import Watchman
@@ -98,11 +99,14 @@ def start(
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
     # All nodes of a cluster see results/, and perhaps nothing else.
     storage = desk.ledger.store.scratch(".ray", shared=address is not None)
+    note = desk.ledger.path(".ray", "session.json")
+    remains.end(note)
     with suppress(OSError):
         desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
     asked = spec.resources
-    with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps) as cluster:
+    with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps, note=note) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
+        reap_orphans()
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
         sizes = Sizes(asked, card_gib=card_gib, predict=_peaks(asked.processes), turns=not cluster.mps)
         orders = Orders(

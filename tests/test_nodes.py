@@ -1,0 +1,80 @@
+"""Several nodes: one of them dies in the middle of a trial, and the study completes on the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablate.ledger import Ledger
+
+ROOT = Path(__file__).parents[1]
+
+STUDY = """\
+study: nodes
+base:
+  preset: tiny
+  data: {corpus: facts, facts_entities: 32}
+  model: {dim: 64, n_layers: 2, vocab_size: 512, knowledge_num: 256}
+  train: {tokens: 400_000, report_every: 4, checkpoint_every: 1}
+  eval: {val_tokens: 1_024, prompts: 4, new_tokens: 8, fact_probes: 8}
+search: {train.lr: {loguniform: [1.0e-3, 1.0e-2]}}
+optimizer: {sampler: sobol, trials: 2, seed: 0}
+resources: {cpu: 2, gpu: 0, workers: 1}
+tracking: {swanlab: disabled}
+"""
+
+PROGRAM = """
+import json, os, secrets, subprocess, sys, tempfile, time
+from pathlib import Path
+
+study, temporary = Path(sys.argv[1]), tempfile.TemporaryDirectory(prefix="c-", ignore_cleanup_errors=True)
+root = Path(temporary.name)
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "TMPDIR": str(root)}
+tempfile.tempdir = None
+
+from ablate.ledger import Ledger
+from benchmarks import _victims
+from benchmarks._nodes import cluster, standing
+
+with cluster(root) as (address, _, head):
+    command = [sys.executable, "-m", "ablate.sweep", str(study), "--address", address]
+    sweep = subprocess.Popen([*command, "--results", str(study.parent / "results")], stdout=2)
+    ledger = Ledger(study.parent / "results" / "nodes")
+    while ledger.history(columns=["step"]).num_rows < 4 and sweep.poll() is None:
+        time.sleep(0.1)
+    busy = {worker.ppid() for worker in _victims.find("worker", root=root, spare=head)}
+    node = next(node for node in _victims.find("raylet", root=root, spare=head) if node.pid in busy)
+    final = sorted(ledger.final_ids())
+    _victims.kill(node, with_children=True)
+    code = sweep.wait()
+    print(json.dumps({"exit": code, "final": final, "groups": standing(address)}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_that_dies_costs_its_trial_nothing_but_time(tmp_path: Path) -> None:
+    study = tmp_path / "nodes.yaml"
+    study.write_text(STUDY)
+    # Ray reads its environment when it is imported, hence a process of its own.
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(study)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["exit"] == 0
+    assert found["groups"] == []
+    ledger = Ledger(tmp_path / "results" / "nodes")
+    rows = ledger.rows()
+    assert [row.status for row in rows] == ["completed"] * 2
+    hit = [row for row in rows if row.attempt > 1]
+    assert hit, "the node that was killed had a trial"
+    for row in hit:
+        assert row.trial_id not in found["final"]
+        attempts = ledger.history(row.trial_id)["attempt"].to_pylist()
+        assert attempts[0] == 1, "it went on from the first attempt's checkpoint"
+        assert attempts[-1] == row.attempt
+        steps = ledger.history(row.trial_id)["step"].to_pylist()
+        assert steps == sorted(set(steps))
