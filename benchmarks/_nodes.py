@@ -4,6 +4,7 @@ set before Ray is imported."""
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ def cluster(root: Path) -> Iterator[tuple[str, Any, int]]:
 
     patient = {"health_check_period_ms": 1_000, "health_check_failure_threshold": 8, "health_check_timeout_ms": 5_000}
     head = {"num_cpus": 0, "temp_dir": str(root / "ray"), "include_dashboard": True, "_system_config": patient}
-    nodes = Cluster(initialize_head=True, head_node_args={**head, "dashboard_host": "127.0.0.1"})
+    head |= {"dashboard_host": "127.0.0.1", "dashboard_port": _free_port()}  # another Ray may have the usual one
+    nodes = Cluster(initialize_head=True, head_node_args=head)
     try:
         (raylet,) = _victims.raylets(root)
 
@@ -30,6 +32,12 @@ def cluster(root: Path) -> Iterator[tuple[str, Any, int]]:
         yield str(nodes.address), add, raylet.pid
     finally:
         nodes.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def standing(address: str) -> list[str]:
