@@ -127,7 +127,9 @@ STAND_INS = {
 
 @pytest.mark.parametrize(("ends", "requeued"), [("TERM", True), (0, False), (3, False)])
 def test_the_slurm_script_passes_the_signal_on_and_requeues(ends: str | int, requeued: bool, tmp_path: Path):
-    stand_ins = STAND_INS if ends == "TERM" else {**STAND_INS, "python": f"exit {ends}\n"}
+    # A sweep that ends at once would end the job before the second node's `ray` has said that it was started.
+    ended = f'until grep -q -- --address=10.0.0.1:24711 <(grep start "$NOTES"); do sleep 0.1; done; exit {ends}\n'
+    stand_ins = STAND_INS if ends == "TERM" else {**STAND_INS, "python": ended}
     for name, text in stand_ins.items():
         path = tmp_path / ".venv" / "bin" / name
         path.parent.mkdir(parents=True, exist_ok=True)
