@@ -69,7 +69,7 @@ def recorded() -> Iterator[Recorder]:
     for _, name in _STREAMS:
         if name not in to_files:
             recorder._kept[name] = deque(maxlen=4 * LINES)
-            setattr(sys, name, cast(TextIO, _Tee(getattr(sys, name), recorder._kept[name])))
+            setattr(sys, name, cast(TextIO, _Tee(before[1], recorder._kept[name])))  # stdout is for answers
     try:
         yield recorder
     finally:

@@ -18,6 +18,7 @@ from model.trainer import Trainer
 STEPS = 20
 OVERRIDES = {
     "model.ema_update_freq": 2,
+    "train.seed": 1,  # at the default, 42, fp32 meets a near tie (docs/log.md)
     "train.accumulation_steps": 2,
     "train.tokens": STEPS * 8 * 64,
     "train.report_every": 5,
