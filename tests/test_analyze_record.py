@@ -31,7 +31,7 @@ def trial(trial_id: str, arm: str, status: str = "completed", **columns: object)
     row = {"trial_id": trial_id, "arm": arm, "status": status, "seed": 0, "val_loss": 3.0, "unigram_floor": 4.0,
            "bigram_floor": 2.5, "tokens_per_s": 100.0, "step_ms": 5.0, "ema_ms": None, "peak_gib": 1.0, "wall_s": 10.0,
            "tokens_seen": 250, "budget_tokens": 1000, "finished_at": TIME,
-           "error_kind": None, "error": None}  # fmt: skip
+           "error_kind": None, "error": None, "attempt": 1}  # fmt: skip
     return {**row, **columns}
 
 
