@@ -86,7 +86,9 @@ def test_what_goes_to_a_terminal_is_kept_too(capsys: pytest.CaptureFixture[str])
         tail = output.tail()
     assert tail == "---- stdout\nseen and kept\n---- stderr\nboth\n"
     assert sys.stdout is before
-    assert capsys.readouterr().out == "seen and kept\n"
+    seen = capsys.readouterr()
+    assert seen.out == "", "stdout is for the command's answer"
+    assert seen.err == "seen and kept\nboth\n"
 
 
 def test_nothing_written_is_nothing_kept() -> None:
