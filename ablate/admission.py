@@ -9,20 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ablate import domain, plan
 from ablate.corrections import Corrections, MemoryClass, memory_class
 from ablate.placement import STEP, Gate, Need, Node
 from ablate.plan import Trial, TrialSource
-from ablate.spec_models import Resources
-from model.api import CONTEXT_GIB, Config, estimate, from_json
+from ablate.spec_models import Resources, StudySpec
+from model.api import CONTEXT_GIB, Config, estimate, from_json, override
 
 if TYPE_CHECKING:
     from ablate.ledger import TrialRow
 
 AHEAD = 4
 """Trials that wait at most. A search learns from results, and every trial that waits was drawn without some: so one is
-drawn only where the smallest seen so far could start, to see whether it is small enough to pass those that wait."""
+drawn only where the smallest that may come could start, to see whether it is small enough to pass those that wait."""
 
 MARGIN = 1.05
 """Share over predicted peak."""
@@ -96,6 +98,13 @@ class Sizes:
         return replace(need, gpu=share, busy=self.learned.busy(kind) if self.turns else None)
 
 
+def least(spec: StudySpec) -> Config:
+    """The configuration with the lowest peak, by formula, that a study may ask for."""
+    found = [override(spec.base, corner) for corner in domain.corners(spec.search)]
+    found += [override(spec.base, overrides) for overrides in plan.arms(spec, spec.base).values()]
+    return min(found, key=lambda config: estimate(config).peak_gib)
+
+
 def share_of(peak_gib: float, *, card_gib: float) -> float:
     """The share of a card that holds a peak, in the steps that Ray counts; the whole card where nothing less does."""
     return _in_steps(peak_gib * MARGIN / card_gib)
@@ -106,14 +115,20 @@ def _in_steps(share: float) -> float:
 
 
 class Admission:
-    """In front of a runner's queue: `next` is asked for a trial until `done`."""
+    """In front of a runner's queue: `next` is asked for a trial until `done`.
 
-    def __init__(self, nodes: Iterable[Node], sizes: Sizes) -> None:
+    `least` is the smallest configuration that may come, where sizes differ; without it the smallest that came so far
+    stands for it, and beside a first large trial nothing smaller would be looked for.
+    """
+
+    def __init__(self, nodes: Iterable[Node], sizes: Sizes, *, least: Config | None = None) -> None:
         self._gate, self._sizes = Gate(nodes), sizes
         self._trials: dict[str, Trial] = {}
         self._tries: dict[str, int] = {}
-        self._smallest: Need | None = None
+        self._smallest: Callable[[], Need] | None = None
         self._dry = False
+        if least is not None:
+            self._may_come(least, predicted_gib=sizes.predicted_gib(least))
 
     @property
     def done(self) -> bool:
@@ -137,7 +152,7 @@ class Admission:
     def next(self, source: TrialSource) -> Trial | None:
         """A trial that starts now, with the share it holds written on it; None where none should."""
         while (start := self._gate.start()) is None:
-            full = self._smallest is not None and not self._gate.has_place_for(self._smallest)
+            full = self._smallest is not None and not self._gate.has_place_for(self._smallest())
             if self._dry or full or self._gate.waiting >= AHEAD:
                 return None
             drawn = source.ask()
@@ -190,10 +205,14 @@ class Admission:
     def _offer(self, trial: Trial, *, gpu: float | None = None) -> None:
         predicted = self._sizes.predicted_gib(trial.config)
         need = self._sizes.need(trial.config, predicted_gib=predicted)
-        if self._smallest is None or need.gpu <= self._smallest.gpu:
-            self._smallest = need
+        self._may_come(trial.config, predicted_gib=predicted)
         self._trials[trial.trial_id] = replace(trial, predicted_peak_gib=predicted)
         self._gate.offer(trial.trial_id, need if gpu is None else replace(need, gpu=gpu), first=gpu is not None)
+
+    def _may_come(self, config: Config, *, predicted_gib: float | None) -> None:
+        need = partial(self._sizes.need, config, predicted_gib=predicted_gib)  # what is learned later may change it
+        if self._smallest is None or need().gpu <= self._smallest().gpu:
+            self._smallest = need
 
     def _class(self, trial: Trial) -> MemoryClass | None:
         predicted = trial.predicted_peak_gib

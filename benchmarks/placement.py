@@ -142,7 +142,8 @@ def gate(jobs: Sequence[Job], *, cards: int, turn: float) -> Clock:
     """The day by the runner's own gate."""
     by_name = {job.trial.trial_id: job for job in jobs}
     sizes = Sizes(Resources(gpu="auto"), card_gib=CARD_GIB, predict=predicted_gib)
-    admission, clock = Admission([Node.of("node", cpus=math.inf, gpus=cards)], sizes), Clock(cards, turn)
+    least = min(jobs, key=lambda job: job.peak_gib).trial.config
+    admission, clock = Admission([Node.of("node", cpus=math.inf, gpus=cards)], sizes, least=least), Clock(cards, turn)
     queue = Queue([job.trial for job in jobs])
     while True:
         while (trial := admission.next(queue)) is not None:

@@ -75,9 +75,9 @@ class TokenMemory(nn.Module):
         # read sums a handful of rows a position: autocast would save nothing there and lose bits.
         with torch.autocast(u_BTD.device.type, enabled=False):
             query_BTQ, factors = self.factors(u_BTD)
-            selection, shares = retrieve(factors, num_selected=self.num_selected)
+            selection, scores = retrieve(factors, num_selected=self.num_selected)
             counts_2n = sum_over_ranks(selection_counts(selection, n=self.keys_2nh.shape[1]))
-            balance = balance_loss(factors, shares, counts_2n)
+            balance = balance_loss(factors, scores, counts_2n)
             read_BTD = self.read_norm(self.read(selection, bank, table_VD))
         if replace_read_D is not None:
             read_BTD = replace_read_D.expand_as(read_BTD)

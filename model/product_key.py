@@ -1,8 +1,7 @@
 """Product-key retrieval (Lample et al. 2019, "Large Memory Layers with Product Keys", arXiv 1907.05242, section 3.1).
 
-Scores are [2, P, n], 200 MB a layer at full size. They exist for so many positions at a time as a cache holds and leave
-behind the K best and their softmax, which goes when the balance loss is formed. Nothing of that size is kept for the
-backward, whose parts are
+Scores are [2, P, n], 200 MB a layer at full size. They are formed and used for so many positions at a time as a cache
+holds, and go when the balance loss is formed. Nothing of that size is kept for the backward, whose parts are
 
     of a kept score   s = q . k_i          dq = k_i, dk_i = q             K rows a position, as embedding bags
     of the balance    sum_i g_i mean_P(p)_i      ds = p * (g - p . g) / P       dq, dk: products, formed with the loss
@@ -44,11 +43,8 @@ class Factors(NamedTuple):
     keys_2nh: Tensor
 
 
-class Shares(NamedTuple):
-    """Softmax over the sub-keys, a half each, no gradient: its mean over positions, and itself by chunks of them."""
-
-    mean_2n: Tensor
-    chunks_2cn: list[Tensor]
+Scores = list[Tensor]
+"""[2, c, n] a chunk of positions: every half of every query with the sub-keys of that half. No gradient."""
 
 
 def cosine_factors(query_BTQ: Tensor, keys_2nh: Tensor, temperature_1: Tensor) -> Factors:
@@ -64,30 +60,27 @@ def normalise_halves(query_BTQ: Tensor) -> Tensor:
     return F.normalize(query_BTQ.unflatten(-1, (2, -1)), dim=-1).flatten(-2)
 
 
-def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = None) -> tuple[Selection, Shares]:
-    """The num_selected best of all n*n sums of scores, exactly, weighted by the softmax of those, and what the balance
-    loss needs of all scores. The weights are differentiable in both factors.
+def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = None) -> tuple[Selection, Scores]:
+    """The num_selected best of all n*n sums of scores, exactly, weighted by the softmax of those, and all scores, for
+    the balance loss. The weights are differentiable in both factors.
 
-    `chunk_bytes` bounds the scores that exist at once (default: what a cache holds).
+    `chunk_bytes`: what is worked on at once (default: what a cache holds).
     """
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
     n, batch = keys_2nh.shape[1], factors.query_BTQ.shape[:-1]
     positions = max(1, (chunk_bytes or SCORE_CACHES * cache_bytes(keys_2nh.device)) // (8 * n))
     with torch.no_grad():
-        best, columns, chunks, total_2n = [], [], [], torch.zeros_like(keys_2nh[..., 0])
+        best, columns, scores = [], [], []
         for query_2ch in query_2Ph.split(positions, dim=1):
-            scores_2cn = query_2ch @ keys_2nh.mT
-            best_2cK, column_2cK = _best(scores_2cn, num_selected)
-            share_2cn = scores_2cn.softmax(dim=-1)
-            total_2n += share_2cn.sum(dim=1)
+            scores.append(query_2ch @ keys_2nh.mT)
+            best_2cK, column_2cK = _best(scores[-1], num_selected)
             best.append(best_2cK)
             columns.append(column_2cK)
-            chunks.append(share_2cn)
         kept_PK, rank_2PK = _best_pairs(torch.cat(best, dim=1))
         subkey_2PK = torch.cat(columns, dim=1).gather(-1, rank_2PK)
     kept_BTK = cast(Tensor, _Kept.apply(*factors, kept_PK.unflatten(0, batch), subkey_2PK))
     index_BTK = (subkey_2PK[0] * n + subkey_2PK[1]).unflatten(0, batch)
-    return Selection(kept_BTK.softmax(dim=-1), index_BTK), Shares(total_2n / query_2Ph.shape[1], chunks)
+    return Selection(kept_BTK.softmax(dim=-1), index_BTK), scores
 
 
 def selection_counts(selection: Selection, *, n: int) -> Tensor:
@@ -98,36 +91,47 @@ def selection_counts(selection: Selection, *, n: int) -> Tensor:
     return torch.stack([zeros_n.index_add(0, index_M // n, one_M), zeros_n.index_add(0, index_M % n, one_M)])
 
 
-def balance_loss(factors: Factors, shares: Shares, counts_2n: Tensor) -> Tensor:
+def balance_loss(factors: Factors, scores: Scores, counts_2n: Tensor) -> Tensor:
     """n * sum_i f_i p_i, averaged over the halves; 1.0 when uniform (Fedus et al. 2021, arXiv 2101.03961, eq. 4-6).
 
     f: share of the selections with sub-key i, from `counts_2n` (summed over ranks by the caller); p: mean softmax of
     the scores. On the two marginals, so nothing is N-sized. Differentiable in both factors.
     """
     n = factors.keys_2nh.shape[1]
-    counts_2n = counts_2n.to(shares.mean_2n.dtype)
+    counts_2n = counts_2n.to(scores[0].dtype)
     pull_2n = n / 2 * counts_2n / counts_2n.sum(dim=-1, keepdim=True)
-    balance = (pull_2n * shares.mean_2n).sum()
-    if not torch.is_grad_enabled() or not any(factor.requires_grad for factor in factors):
-        return balance
+    sloped = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
     with torch.no_grad():
-        slopes = _balance_slopes(factors, shares, pull_2n)
-    return cast(Tensor, _Known.apply(*factors, balance, *slopes))
+        mean_2n, slopes = _balance(factors, scores, pull_2n, sloped=sloped)
+        balance = (pull_2n * mean_2n).sum()
+    return cast(Tensor, _Known.apply(*factors, balance, *slopes)) if sloped else balance
 
 
-def _balance_slopes(factors: Factors, shares: Shares, pull_2n: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of sum(pull * mean share) in both factors: ds = p * (g - p . g), a chunk at a time."""
+def _balance(
+    factors: Factors, scores: Scores, pull_2n: Tensor, *, sloped: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor] | tuple[()]]:
+    """The mean share of every sub-key, [2, n], and the gradients of sum(pull * mean share) in both factors:
+    ds = p * (g - p . g), a chunk at a time."""
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
     pull_21n = pull_2n[:, None] / query_2Ph.shape[1]
     slopes, slope_2hn = [], torch.zeros_like(keys_2nh.mT, memory_format=torch.contiguous_format)
-    room_2cn = torch.empty_like(shares.chunks_2cn[0])  # again and again: fresh memory is slower than the work on it
-    for query_2ch, share_2cn in zip(query_2Ph.split(room_2cn.shape[1], dim=1), shares.chunks_2cn, strict=True):
-        slope_2cn = torch.mul(share_2cn, pull_21n, out=room_2cn[:, : share_2cn.shape[1]])
-        slope_2cn.addcmul_(share_2cn, slope_2cn.sum(dim=-1, keepdim=True), value=-1)
-        slopes.append(slope_2cn @ keys_2nh)
-        slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
+    total_2n = torch.zeros_like(pull_2n)
+    # The same two rooms for every chunk: fresh memory is slower than the work on it.
+    share_room_2cn, slope_room_2cn = torch.empty_like(scores[0]), torch.empty_like(scores[0])
+    for query_2ch, scores_2cn in zip(query_2Ph.split(scores[0].shape[1], dim=1), scores, strict=True):
+        c = scores_2cn.shape[1]
+        share_2cn = torch.softmax(scores_2cn, dim=-1, out=share_room_2cn[:, :c])
+        total_2n += share_2cn.sum(dim=1)
+        if sloped:
+            slope_2cn = torch.mul(share_2cn, pull_21n, out=slope_room_2cn[:, :c])
+            slope_2cn.addcmul_(share_2cn, slope_2cn.sum(dim=-1, keepdim=True), value=-1)
+            slopes.append(slope_2cn @ keys_2nh)
+            slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
+    mean_2n = total_2n / query_2Ph.shape[1]
+    if not sloped:
+        return mean_2n, ()
     slope_BTQ = torch.cat(slopes, dim=1).transpose(0, 1).reshape(factors.query_BTQ.shape)
-    return slope_BTQ, slope_2hn.mT.contiguous()
+    return mean_2n, (slope_BTQ, slope_2hn.mT.contiguous())
 
 
 def _halves(query_BTQ: Tensor) -> Tensor:
@@ -204,8 +208,9 @@ def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     scores_2cgj = scores_2cn.unflatten(-1, (group, groups))
     group_2cK = scores_2cgj.amax(dim=-2).topk(K, dim=-1, sorted=False).indices
     candidates_2cgK = scores_2cgj.gather(-1, group_2cK[..., None, :].expand(-1, -1, group, -1))
+    column_2cgK = group_2cK[..., None, :] + torch.arange(0, n, groups)[:, None]
     values_2cK, at_2cK = candidates_2cgK.flatten(-2).topk(K, dim=-1)
-    return values_2cK, at_2cK // K * groups + group_2cK.gather(-1, at_2cK % K)
+    return values_2cK, column_2cgK.flatten(-2).gather(-1, at_2cK)
 
 
 @torch.compiler.assume_constant_result

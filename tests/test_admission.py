@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ablate import mps
-from ablate.admission import AHEAD, LARGER, MARGIN, RETRIES, Admission, Sizes, Taken, share_of
+from ablate.admission import AHEAD, LARGER, MARGIN, RETRIES, Admission, Sizes, Taken, least, share_of
 from ablate.corrections import ASSUMED_BUSY, LEAST, MOST, Corrections, memory_class
 from ablate.placement import Node
 from ablate.plan import Trial
@@ -87,6 +87,22 @@ def test_few_are_drawn_before_they_can_start_and_a_small_one_passes():
     source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
     assert [trial.seed for trial in let_in(by, source)] == [0, 1]
     assert len(source._waiting) == 20 - 2 - AHEAD
+
+
+def test_beside_a_first_large_trial_a_smaller_one_is_looked_for():
+    peaks = {0: 18.0, 1: 18.0, 2: 4.0, **dict.fromkeys(range(3, 20), 18.0)}
+    own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config.train.seed], turns=False)
+    source = ListSource([fake_trial(seed) for seed in range(20)])
+    by = Admission([Node.of("here", cpus=64, gpus=1)], own, least=fake_trial(2).config)
+    assert [trial.seed for trial in let_in(by, source)] == [0, 2]
+    assert len(source._waiting) == 17, "and none is drawn where not even that one would fit"
+
+
+def test_the_least_that_a_study_may_ask_for_is_looked_for_in_its_space_and_its_arms(tmp_path: Path):
+    searched = least(study_files.load(tmp_path))
+    assert searched.model.knowledge_length == 4
+    ablation = "ablation:\n  seeds: 2\n  exploratory: true\n  arms: {control: {model.memory: none}}\n"
+    assert least(study_files.load(tmp_path, text=study_files.GOOD + ablation)).model.memory == "none"
 
 
 def test_it_is_done_when_nobody_could_come_back():

@@ -119,7 +119,8 @@ def test_it_never_fails_and_grows_with_the_batch(batch: int, keys: dict[str, Any
         less, more = (small(**keys, train__batch_size=size) for size in (batch, 2 * batch))
     except ConfigError:
         return
-    assert 0 < footprint(less, device=device).peak_gib <= footprint(more, device=device).peak_gib
+    # Where an evaluation is the peak, whatever the batch, blocks are rounded up otherwise: 3 KB.
+    assert 0 < footprint(less, device=device).peak_gib <= footprint(more, device=device).peak_gib * 1.0001
 
 
 def test_nothing_fake_is_left_behind() -> None:

@@ -56,14 +56,14 @@ def scores_of(factors: Factors) -> torch.Tensor:
 @pytest.mark.parametrize(("n", "K"), [(2048, 16), (256, 16), (128, 3), (100, 2), (64, 8), (99, 4), (256, 1)])
 def test_retrieval_among_many_sub_keys_equals_top_k_of_all_sums(n: int, K: int, chunk_bytes: int | None) -> None:
     factors = factors_of(n, positions=3)
-    found, shares = retrieve(factors, num_selected=K, chunk_bytes=chunk_bytes)
+    found, scores = retrieve(factors, num_selected=K, chunk_bytes=chunk_bytes)
     first, second = scores_of(factors)
     best = (first[..., :, None] + second[..., None, :]).flatten(-2).topk(K, dim=-1)
     assert torch.equal(found.index_BTK, best.indices)
     torch.testing.assert_close(found.weight_BTK, best.values.softmax(dim=-1))
-    torch.testing.assert_close(shares.mean_2n, scores_of(factors).softmax(dim=-1).mean(dim=1))
+    torch.testing.assert_close(torch.cat(scores, dim=1), scores_of(factors))
     at_once = 3 if chunk_bytes is None else max(1, chunk_bytes // (8 * n))
-    assert len(shares.chunks_2cn) == math.ceil(3 / at_once)
+    assert len(scores) == math.ceil(3 / at_once)
 
 
 def test_ties_still_give_the_best_sums() -> None:
@@ -83,10 +83,10 @@ def test_retrieval_and_balance_equal_autograd_through_all_scores(
     """Both losses and their gradients, together: kept scores and balance meet in the same factors."""
     flat = factors_of(40)
     factors = Factors(flat.query_BTQ.detach().view(*shape, 12).requires_grad_(), flat.keys_2nh)
-    found, shares = retrieve(factors, num_selected=4, chunk_bytes=chunk_bytes)
+    found, scores = retrieve(factors, num_selected=4, chunk_bytes=chunk_bytes)
     counts = selection_counts(found, n=40)
     upstream = torch.randn(found.weight_BTK.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours = (upstream * found.weight_BTK).sum() + 3 * balance_loss(factors, shares, counts)
+    ours = (upstream * found.weight_BTK).sum() + 3 * balance_loss(factors, scores, counts)
 
     scores = scores_of(flat)
     rows, columns = found.index_BTK.view(15, 4) // 40, found.index_BTK.view(15, 4) % 40
@@ -110,8 +110,8 @@ def test_retrieval_keeps_nothing_as_large_as_its_scores() -> None:
     """For the backward: the factors, which others keep too, their gradients, and K numbers a position."""
     factors, kept = factors_of(512, positions=600), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        found, shares = retrieve(factors, num_selected=4)
-        loss = found.weight_BTK.sum() + balance_loss(factors, shares, selection_counts(found, n=512))
+        found, scores = retrieve(factors, num_selected=4)
+        loss = found.weight_BTK.sum() + balance_loss(factors, scores, selection_counts(found, n=512))
     assert kept
     assert max(tensor.numel() for tensor in kept) < 600 * 512 / 10
     loss.backward()
@@ -192,11 +192,11 @@ def test_grouped_sum_is_index_add_of_weighted_rows(longest: int | None) -> None:
 
 def test_balance_equals_the_formula_and_is_one_when_uniform() -> None:
     factors = factors_of(4, positions=6)
-    selection, shares = retrieve(factors, num_selected=3)
-    ours = balance_loss(factors, shares, selection_counts(selection, n=4))
+    selection, scores = retrieve(factors, num_selected=3)
+    ours = balance_loss(factors, scores, selection_counts(selection, n=4))
     torch.testing.assert_close(ours, oracle.balance(scores_of(factors), selection.index_BTK))
     with torch.no_grad():
-        assert balance_loss(factors, shares, selection_counts(selection, n=4)) == ours, "with or without its gradients"
+        assert balance_loss(factors, scores, selection_counts(selection, n=4)) == ours, "with or without its gradients"
     level = Factors(torch.zeros(4, 2), torch.zeros(2, 4, 1))
     every_entry = Selection(torch.ones(1, 16) / 16, torch.arange(16)[None])
     _, even = retrieve(level, num_selected=4)

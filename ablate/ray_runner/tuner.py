@@ -16,7 +16,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
-from ablate.admission import Admission, Sizes
+from ablate.admission import Admission, Sizes, least
 from ablate.packing import Slots, fit
 from ablate.plan import TrialSource
 from ablate.ray_runner import remains
@@ -118,7 +118,7 @@ def start(
             cuda=cluster.cuda,
             card_gib=card_gib,
         )
-        admission = Admission(cluster.nodes, sizes)
+        admission = Admission(cluster.nodes, sizes, least=least(spec) if asked.gpu == "auto" else None)
         try:
             yield RayRunner(
                 spec.study,
