@@ -85,6 +85,7 @@ def _weight_slope(slope_PD: Tensor, token_PM: Tensor, table_VD: Tensor, *, K: in
     for token_cM, slope_cD in zip(token_PM.split(positions), slope_PD.split(positions), strict=True):
         rows_cKD = F.embedding_bag(token_cM.view(-1, L), table_VD, mode="sum").view(-1, K, D)
         slopes.append(rows_cKD.mul_(slope_cD[:, None]).sum(dim=-1))
+        del rows_cKD  # or two pieces would stand at a time
     return torch.cat(slopes) / L
 
 

@@ -170,3 +170,27 @@ MIB = 2**20
 def test_the_simulated_allocator(events: list[tuple[int, int]], segments: int, expandable: int) -> None:
     assert _allocator.reserved(events, expandable=False) == segments
     assert _allocator.reserved(events, expandable=True) == expandable
+
+
+ON_THE_PAGE = {
+    "A": {
+        "train.batch_size": 24,
+        "train.accumulation_steps": 24,
+        "model.read_norm": "rms",
+        "model.query_norm": "layer",
+    },
+    "B": {"train.batch_size": 48, "model.memory": "none"},
+    "C": {"train.batch_size": 48, "train.gradient_checkpointing": "on"},
+}
+
+
+def test_the_table_of_the_page_is_what_is_predicted() -> None:
+    lines = (Path(__file__).parents[1] / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    header, *others = (row for row in rows if row[1:] and not row[0].startswith("-"))
+    table = {row[0][0]: dict(zip(header[1:], map(float, row[1:]), strict=True)) for row in others[: len(ON_THE_PAGE)]}
+    for name, keys in ON_THE_PAGE.items():
+        found = footprint(resolve("seed-1.4.6", keys | {"data.train": "text.jsonl"}), device="cuda")
+        said = dict(table[name])
+        assert said.pop("peak") == pytest.approx(found.peak_gib, abs=0.01)
+        assert said == pytest.approx({part: found.parts[part] for part in said}, abs=0.001)
