@@ -25,6 +25,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from model import feature_cache
+from model.bags import cache_bytes
 from model.config import ModelConfig
 from model.encode import encode, nearest_tokens, output_head
 from model.estimate import CHUNK_BYTES
@@ -121,13 +122,15 @@ def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
 def _update_tokens(
     bank: MemoryBank, means: EntryMeans, table_VD: Tensor, config: ModelConfig, chunk_bytes: int
 ) -> UpdateStats:
-    decay, L, D, V = config.ema_decay, config.knowledge_length, config.dim, config.vocab_size
+    decay, L, D = config.ema_decay, config.knowledge_length, config.dim
     head_VD, norm_V = output_head(table_VD, config), table_VD.norm(dim=-1)
     rescaled, hybrid = config.ema_rescale == "match_norm", config.memory == "hybrid"
     places = feature_cache.assign(bank, means.entry_S, means.weight_S) if bank.has_cache else None
     # What exists at once an entry: some int64 of every slot; two or three [D] of what is pooled; of kept features a few
-    # [L, D] and the logits of every slot.
-    width = 64 * L + (12 * D if rescaled or hybrid else 0) + (4 * L * (4 * D + V) if places else 0)
+    # [L, D], for so many entries that they are not the peak of a small run.
+    width = 64 * L + (12 * D if rescaled or hybrid else 0) + (16 * L * D if places else 0)
+    if places is not None:
+        chunk_bytes = min(chunk_bytes, 8 * cache_bytes(norm_V.device))
     ratio, flipped = torch.zeros_like(norm_V[0]), torch.zeros((), dtype=torch.int64, device=norm_V.device)
     for part in _parts(len(means.entry_S), max(1, chunk_bytes // width)):
         entry_s, mean_sD = means.entry_S[part], means.mean_SD[part]

@@ -100,8 +100,8 @@ def _first_maximum(logits_rv: Tensor, *, group: int = GROUP) -> tuple[Tensor, Te
 
 
 def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """argmax_v f . head[v] of every feature, int64 [M]; the literal encode, some rows at a time."""
-    rows = max(1, chunk_bytes // (4 * head_VD.shape[0]))
+    """argmax_v f . head[v] of every feature, int64 [M]; the literal encode, so many rows at a time as a cache holds."""
+    rows = max(1, min(chunk_bytes, 2 * cache_bytes(features_MD.device)) // (4 * head_VD.shape[0]))
     return torch.cat([(part_mD @ head_VD.T).argmax(dim=-1) for part_mD in features_MD.split(rows)])
 
 

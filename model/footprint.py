@@ -43,8 +43,9 @@ PyTorch counts as reserved."""
 CONTEXT_GIB = CONTEXT / GIB
 RANKS = 256 * MIB
 """Assumed, not measured here: NCCL's channels, where there are several ranks."""
-PROBE_TOKENS = 24
-"""Tokens of a question about a fact, at most."""
+PROBE_TOKENS, SPELT_OUT = 14, 28
+"""Tokens of a question about a fact with its answer (counted); where the vocabulary is below 1,024, of which too few
+are words."""
 
 _SIZELESS = {"ema_decay", "ema_update_freq", "rope_theta", "kb_fit", "kb_init", "kb_layout", "refresh_after"}
 """Keys of the model that change no size."""
@@ -91,13 +92,8 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
     step = trace_step(config, device=device, bf16=bf16, batch=-(-train.batch_size // ranks))
     forward = trace_forward(config, device=device, bf16=bf16, batch=config.eval.val_batch_size)
-    evaluation = (
-        step.between
-        + step.weights
-        + step.bank
-        + step.optimiser
-        + _evaluation(config, step, forward=forward, device=device)
-    )
+    validation, exam = _evaluation(config, step, forward=forward, device=device)
+    evaluation = step.weights + step.bank + step.optimiser + max(step.between + validation, exam)
     parts = {
         "weights": step.weights,
         "gradients": step.gradients,
@@ -120,10 +116,13 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     }
 
 
-def _evaluation(config: Config, step: StepTrace, *, forward: int, device: Device) -> int:
-    """Beside what training holds: a forward over held-out text (`forward` bytes), with what is counted meanwhile, with
-    the bank's rows in another order, or in the model that was read from the checkpoint; and what is made of the counts.
+def _evaluation(config: Config, step: StepTrace, *, forward: int, device: Device) -> tuple[int, int]:
+    """Beside what training holds, at a report and at the end, when there are no gradients: a forward over held-out text
+    (`forward` bytes), with what is counted meanwhile; with questions, with the bank's rows in another order, or in the
+    model that was read from the checkpoint; and what is made of the counts.
     """
+    from model.bags import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
+
     model, evaluated = config.model, config.eval
     N, L, V, T = model.knowledge_num, model.knowledge_length, model.vocab_size, model.max_seq_len
     counts = 4 * N * len(model.layers_with_memory) if model.has_bank else 0
@@ -136,12 +135,16 @@ def _evaluation(config: Config, step: StepTrace, *, forward: int, device: Device
         )
     )
     order = 8 * N if model.has_bank else 0
-    asked = 8 * min(T, PROBE_TOKENS) / T if config.data.corpus == "facts" else 0.0
+    asked = 0.0
+    if config.data.corpus == "facts":
+        rows = min(8 * evaluated.val_batch_size, evaluated.fact_probes * config.data.facts_objects)
+        asked = rows * min(T, PROBE_TOKENS if V >= 1_024 else SPELT_OUT) / (evaluated.val_batch_size * T)
     # Prompts with what followed them, val_batch_size at a time; then prompts with what the model writes, all at once.
     prompts, wide = evaluated.prompts, min(T, 1 + evaluated.prompt_tokens + evaluated.new_tokens)
     written = max(min(prompts, evaluated.val_batch_size) * T, prompts * wide) / (evaluated.val_batch_size * T)
-    encoded = min(CHUNK_BYTES, 4 * V * V) if model.stores_tokens else 0
-    return max(
+    cache = 2 * (CPU_CACHE_BYTES if device == "cpu" else CUDA_CACHE_BYTES)
+    encoded = min(CHUNK_BYTES, cache, 4 * V * V) if model.stores_tokens else 0
+    return counts + forward, max(
         counts + round(max(1.0, asked) * forward),
         counts + contents + order + forward,
         counts + step.weights + step.bank + round(written * forward),
@@ -162,6 +165,7 @@ def _key(config: Config, *, device: Device, ranks: int) -> str:
         (train.batch_size, train.gradient_checkpointing, train.precision, train.accumulation_steps == 1),
         config.model.ema_update_freq % train.accumulation_steps == 0,
         (evaluated.val_batch_size, evaluated.prompts, evaluated.prompt_tokens, evaluated.new_tokens),
+        (evaluated.fact_probes, config.data.facts_objects),
         (config.data.corpus == "facts", device, ranks, importlib.metadata.version("torch"), code.hexdigest()),
     ]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:32]
