@@ -20,8 +20,8 @@ from model.bags import cache_bytes
 from model.config import ModelConfig
 from model.estimate import CHUNK_BYTES
 
-GROUP = 64
-"""Columns whose maximum is taken at once on CPU."""
+GROUP, HEADS = 64, 6
+"""Columns whose maximum is taken at once on CPU; see `_tiling`."""
 
 
 def output_head(table_VD: Tensor, config: ModelConfig) -> Tensor:
@@ -46,15 +46,16 @@ def encode(
     entry_R, choice_R = pair_R // V, pair_R % V
     token_U, old_R = choice_R.unique(return_inverse=True)
     kept_UD, U = decay * table_VD[token_U], len(token_U)
-    tiling = _tiling(old_SL.device, U=U, L=L, V=V, chunk_bytes=chunk_bytes)
+    tiling = _tiling(old_SL.device, U=U, L=L, head_VD=head_VD, chunk_bytes=chunk_bytes)
     pairs = torch.searchsorted(entry_R, torch.arange(0, S + tiling.entries, tiling.entries, device=entry_R.device))
     tiles = [slice(*bounds) for bounds in pairwise(pairs.tolist())]  # pairs ascend by entry
-    rows = tiling.entries * tiling.tiles
+    rows = min(S, tiling.entries * tiling.tiles)
     summand_R2 = torch.stack([old_R, U + entry_R % rows], dim=1)
     best_R = torch.full((len(pair_R),), -torch.inf, dtype=kept_UD.dtype, device=old_SL.device)
+    room = kept_UD.new_empty((U + rows) * tiling.columns)  # for the products of one tile of columns after the other
     for first in range(0, V, tiling.columns):
         head_Dv = head_VD[first : first + tiling.columns].T
-        product_Xv = kept_UD.new_empty(U + rows, head_Dv.shape[1])  # of the U tokens, then of some entries
+        product_Xv = room[: (U + rows) * head_Dv.shape[1]].view(U + rows, -1)  # of the U tokens, then of some entries
         torch.mm(kept_UD, head_Dv, out=product_Xv[:U])
         for number, part in enumerate(tiles):
             if number % tiling.tiles == 0:
@@ -76,10 +77,13 @@ class _Tiling:
     tiles: int = 8
 
 
-def _tiling(device: torch.device, *, U: int, L: int, V: int, chunk_bytes: int) -> _Tiling:
-    """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache."""
+def _tiling(device: torch.device, *, U: int, L: int, head_VD: Tensor, chunk_bytes: int) -> _Tiling:
+    """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache.
+
+    Products of tokens are at most as large as `HEADS` heads: in a small model they would be the peak of a run."""
+    V, D = head_VD.shape
     widest = 2048 if device.type == "cpu" else V
-    widest = max(1, min(widest, V, chunk_bytes // (8 * max(1, U))))
+    widest = max(1, min(widest, V, chunk_bytes // (8 * max(1, U)), HEADS * V * D // max(1, U)))
     even = -(-V // -(-V // widest))  # a narrow last tile multiplies slowly
     columns = min(widest, -(-even // GROUP) * GROUP)
     sums_bytes = min(chunk_bytes, 2 * cache_bytes(device))
