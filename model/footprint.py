@@ -43,7 +43,7 @@ PyTorch counts as reserved."""
 CONTEXT_GIB = CONTEXT / GIB
 RANKS = 256 * MIB
 """Assumed, not measured here: NCCL's channels, where there are several ranks."""
-PROBE_TOKENS, SPELT_OUT = 14, 28
+PROBE_TOKENS, SPELT_OUT = 13, 30
 """Tokens of a question about a fact with its answer (counted); where the vocabulary is below 1,024, of which too few
 are words."""
 
@@ -92,7 +92,11 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
     step = trace_step(config, device=device, bf16=bf16, batch=-(-train.batch_size // ranks))
     forward = trace_forward(config, device=device, bf16=bf16, batch=config.eval.val_batch_size)
-    validation, exam = _evaluation(config, step, forward=forward, device=device)
+    asked = (
+        trace_forward(_asked(config), device=device, bf16=bf16, batch=_questions(config)) if _questions(config) else 0
+    )
+    casts = step.weights // 2 if bf16 else 0  # autocast keeps them, whatever the batch
+    validation, exam = _evaluation(config, step, forward=forward, asked=asked, casts=casts, device=device)
     evaluation = step.weights + step.bank + step.optimiser + max(step.between + validation, exam)
     parts = {
         "weights": step.weights,
@@ -116,10 +120,25 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     }
 
 
-def _evaluation(config: Config, step: StepTrace, *, forward: int, device: Device) -> tuple[int, int]:
+def _questions(config: Config) -> int:
+    """How many questions about facts are asked at once, each with one of its answers."""
+    at_once, all_of_them = 8 * config.eval.val_batch_size, config.eval.fact_probes * config.data.facts_objects
+    return min(at_once, all_of_them) if config.data.corpus == "facts" else 0
+
+
+def _asked(config: Config) -> Config:
+    """With sequences of a question's length."""
+    tokens = PROBE_TOKENS if config.model.vocab_size >= 1_024 else SPELT_OUT
+    shorter = config.model.model_copy(update={"max_seq_len": min(config.model.max_seq_len, tokens)})
+    return config.model_copy(update={"model": shorter})
+
+
+def _evaluation(
+    config: Config, step: StepTrace, *, forward: int, asked: int, casts: int, device: Device
+) -> tuple[int, int]:
     """Beside what training holds, at a report and at the end, when there are no gradients: a forward over held-out text
-    (`forward` bytes), with what is counted meanwhile; with questions, with the bank's rows in another order, or in the
-    model that was read from the checkpoint; and what is made of the counts.
+    (`forward` bytes, of which `casts` of the weights), with what is counted meanwhile, with the bank's rows in another
+    order, or in the model that was read from the checkpoint; one over questions (`asked`); what is made of the counts.
     """
     from model.bags import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
 
@@ -135,19 +154,15 @@ def _evaluation(config: Config, step: StepTrace, *, forward: int, device: Device
         )
     )
     order = 8 * N if model.has_bank else 0
-    asked = 0.0
-    if config.data.corpus == "facts":
-        rows = min(8 * evaluated.val_batch_size, evaluated.fact_probes * config.data.facts_objects)
-        asked = rows * min(T, PROBE_TOKENS if V >= 1_024 else SPELT_OUT) / (evaluated.val_batch_size * T)
     # Prompts with what followed them, val_batch_size at a time; then prompts with what the model writes, all at once.
     prompts, wide = evaluated.prompts, min(T, 1 + evaluated.prompt_tokens + evaluated.new_tokens)
     written = max(min(prompts, evaluated.val_batch_size) * T, prompts * wide) / (evaluated.val_batch_size * T)
     cache = 2 * (CPU_CACHE_BYTES if device == "cpu" else CUDA_CACHE_BYTES)
     encoded = min(CHUNK_BYTES, cache, 4 * V * V) if model.stores_tokens else 0
     return counts + forward, max(
-        counts + round(max(1.0, asked) * forward),
+        counts + max(asked, forward),
         counts + contents + order + forward,
-        counts + step.weights + step.bank + round(written * forward),
+        counts + step.weights + step.bank + casts + round(written * max(0, forward - casts)),
         counts + 2 * (step.weights + step.bank) if device == "cpu" else 0,  # the model, and what was read of the file
         29 * counts // 4,  # in fp64, its shares, and their entropies
         counts + max(encoded, 12 * N * L if model.stores_tokens else 0),  # entries are sorted, with the order
