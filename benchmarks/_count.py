@@ -115,8 +115,9 @@ def _phase_of_the_stack() -> str | None:
 
 
 def _add(cost: Cost, func: Any, name: str, given: Any, out: Any) -> None:
-    tensors = [leaf for leaf in tree_leaves((given, out)) if isinstance(leaf, Tensor)]
     args, kwargs = given
+    read = {key: value for key, value in (kwargs or {}).items() if key != "out"}  # which is written, and not read
+    tensors = [leaf for leaf in tree_leaves((args, read, out)) if isinstance(leaf, Tensor)]
     cost.kernels += 1
     if name in _BAGS:
         # indices [M, k] or flat; the width of a row is the table's, or the gradient's
