@@ -20,8 +20,11 @@ from model.bags import cache_bytes
 from model.config import ModelConfig
 from model.estimate import CHUNK_BYTES
 
-GROUP, HEADS = 64, 6
-"""Columns whose maximum is taken at once on CPU; see `_tiling`."""
+GROUP = 64
+"""Columns whose maximum is taken at once on CPU."""
+
+HEADS = 6
+"""The tokens' products take at most as much as so many heads: in a small model they would be the peak of a run."""
 
 
 def output_head(table_VD: Tensor, config: ModelConfig) -> Tensor:
@@ -78,9 +81,7 @@ class _Tiling:
 
 
 def _tiling(device: torch.device, *, U: int, L: int, head_VD: Tensor, chunk_bytes: int) -> _Tiling:
-    """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache.
-
-    Products of tokens are at most as large as `HEADS` heads: in a small model they would be the peak of a run."""
+    """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache."""
     V, D = head_VD.shape
     widest = 2048 if device.type == "cpu" else V
     widest = max(1, min(widest, V, chunk_bytes // (8 * max(1, U)), HEADS * V * D // max(1, U)))

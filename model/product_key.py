@@ -100,16 +100,16 @@ def balance_loss(factors: Factors, scores: Scores, counts_2n: Tensor) -> Tensor:
     n = factors.keys_2nh.shape[1]
     counts_2n = counts_2n.to(scores[0].dtype)
     pull_2n = n / 2 * counts_2n / counts_2n.sum(dim=-1, keepdim=True)
-    sloped = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
+    if not torch.is_grad_enabled() or not any(factor.requires_grad for factor in factors):
+        total_2n = torch.stack([scores_2cn.softmax(dim=-1).sum(dim=1) for scores_2cn in scores]).sum(dim=0)
+        return (pull_2n * (total_2n / factors.query_BTQ.shape[:-1].numel())).sum()
     with torch.no_grad():
-        mean_2n, slopes = _balance(factors, scores, pull_2n, sloped=sloped)
+        mean_2n, *slopes = _mean_and_slopes(factors, scores, pull_2n)
         balance = (pull_2n * mean_2n).sum()
-    return cast(Tensor, _Known.apply(*factors, balance, *slopes)) if sloped else balance
+    return cast(Tensor, _Known.apply(*factors, balance, *slopes))
 
 
-def _balance(
-    factors: Factors, scores: Scores, pull_2n: Tensor, *, sloped: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor] | tuple[()]]:
+def _mean_and_slopes(factors: Factors, scores: Scores, pull_2n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The mean share of every sub-key, [2, n], and the gradients of sum(pull * mean share) in both factors:
     ds = p * (g - p . g), a chunk at a time."""
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
@@ -122,16 +122,12 @@ def _balance(
         c = scores_2cn.shape[1]
         share_2cn = torch.softmax(scores_2cn, dim=-1, out=share_room_2cn[:, :c])
         total_2n += share_2cn.sum(dim=1)
-        if sloped:
-            slope_2cn = torch.mul(share_2cn, pull_21n, out=slope_room_2cn[:, :c])
-            slope_2cn.addcmul_(share_2cn, slope_2cn.sum(dim=-1, keepdim=True), value=-1)
-            slopes.append(slope_2cn @ keys_2nh)
-            slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
-    mean_2n = total_2n / query_2Ph.shape[1]
-    if not sloped:
-        return mean_2n, ()
+        slope_2cn = torch.mul(share_2cn, pull_21n, out=slope_room_2cn[:, :c])
+        slope_2cn.addcmul_(share_2cn, slope_2cn.sum(dim=-1, keepdim=True), value=-1)
+        slopes.append(slope_2cn @ keys_2nh)
+        slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
     slope_BTQ = torch.cat(slopes, dim=1).transpose(0, 1).reshape(factors.query_BTQ.shape)
-    return mean_2n, (slope_BTQ, slope_2hn.mT.contiguous())
+    return total_2n / query_2Ph.shape[1], slope_BTQ, slope_2hn.mT.contiguous()
 
 
 def _halves(query_BTQ: Tensor) -> Tensor:
