@@ -83,12 +83,46 @@ def test_start_up_points_are_sobols_and_the_same_for_the_same_seed(study: StudyS
     assert quarters == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "sobol"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "sobol"])
 def test_every_sampler_draws(sampler: str, tmp_path: Path, ledger: Ledger):
     source = Search(study_files.load(tmp_path, f"optimizer.sampler={sampler}"), ledger)
     for _ in range(6):
         end(source, ledger, asked(source))
     assert source.ask() is None
+
+
+def test_the_gaussian_process_learns_from_pruned_trials_what_they_might_have_ended_with():
+    def ended(value: float, reports: dict[int, float], state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+        value_at_the_end = value if state is TrialState.COMPLETE else None
+        return optuna.trial.create_trial(state=state, value=value_at_the_end, intermediate_values=reports)
+
+    completed = [ended(1.0, {100: 3.0}), ended(2.0, {100: 3.0, 200: 2.5}), ended(2.5, {100: 2.6})]
+    pruned = ended(0.0, {50: 9.0, 100: 4.0}, TrialState.PRUNED)
+    found = samplers.as_completed(pruned, completed)
+    assert found is not None
+    assert found.state is TrialState.COMPLETE
+    assert found.value == pytest.approx(4.0 - 1.0), "gains from 100 to the end: -2, -1 and -0.1"
+    assert samplers.as_completed(pruned, completed=[]) is None
+    assert samplers.as_completed(ended(0.0, {50: 9.0}, TrialState.PRUNED), completed) is None
+
+
+def test_the_gaussian_process_draws_no_point_twice_and_leaves_where_trials_were_pruned(tmp_path: Path, ledger: Ledger):
+    """On a bowl in ema_decay whose worse half is stopped at its first report."""
+    source = Search(study_files.load(tmp_path, "optimizer.sampler=gp", "optimizer.trials=14"), ledger)
+    distances = []
+    for _ in range(14):
+        trial = asked(source)
+        distance = abs(math.log10(1 - float(trial.params["model.ema_decay"])) + 2)  # lowest at a decay of 0.99
+        distances.append(distance)
+        source.report(trial.trial_id, tokens=1_000, value=3.0 + distance)
+        if distance > 0.5:
+            end(source, ledger, trial, status="pruned", loss=3.0 + distance)
+        else:
+            end(source, ledger, trial, loss=2.0 + distance)
+    drawn = [trial.params for trial in journal(ledger)]
+    assert len({str(sorted(params.items())) for params in drawn}) == len(drawn) == 14
+    assert max(distances[-6:]) < max(distances[:4])
+    assert sum(distances[-6:]) / 6 < 0.7 * sum(distances[:4]) / 4
 
 
 def test_optuna_is_told_the_truth(study: StudySpec, ledger: Ledger):

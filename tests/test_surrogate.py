@@ -84,6 +84,7 @@ def test_runs_are_exported_without_where_they_ran(tmp_path: Path):
 
 def test_the_committed_runs_have_every_rung_and_no_machine():
     runs = _surface.read()
+    assert len(runs.params) >= 60
     assert np.isfinite(runs.values_NR).all()
     assert runs.tokens_R == tuple(20_480 * rung for rung in range(1, 11))
     assert set(runs.params[0]) == set(spec.load(surrogate.SPACE).search)
@@ -91,7 +92,7 @@ def test_the_committed_runs_have_every_rung_and_no_machine():
 
 
 def test_a_race_is_repeatable_and_stopping_saves_tokens():
-    settings = (Setting("random"), Setting("tpe", min_tokens=100_000))
+    settings = (Setting("random"), Setting("gp", min_tokens=100_000))
     found = surrogate.race(settings, 0, noise="measured", trials=6)
     assert found == surrogate.race(settings, 0, noise="measured", trials=6)
     assert all(0 < ratio <= 1 and started >= 1 for ratio, started in found)
@@ -107,5 +108,6 @@ def test_the_quick_form_prints_every_line(capsys: pytest.CaptureFixture[str]):
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["lines"]) == 2 * len(surrogate.QUICK_SETTINGS)
     assert len(answer["rungs"]) == 10
+    assert set(answer["best"]) == {"smooth", "measured"}
     for line in answer["lines"]:
         assert 0 < line["lower"] <= line["median"] <= line["upper"] <= 1
