@@ -5,11 +5,11 @@
 The surface (benchmarks/_surface.py) is fitted to the committed runs of benchmarks/data/surrogate_runs.csv: `tiny` over
 the four parameters of search_spaces/ema.yaml, the objective at every report. On it the suite's own search
 (ablate.search with its samplers, its pruner and Optuna's journal) draws, reports and tells, one trial after the other,
-for 200 seeds (50 with noise). Random search trains N trials whole (24, the default of optimizer.trials); a setting's ratio is its
-tokens until a trial of its own has a final objective as good as the best of those, over the tokens of all of them.
-`smooth`: the surface as it is interpolated; `measured`: with the runs' own noise in every value, under which random
-search's best is mostly luck, and no sampler can learn luck. A search that has not got there with as many tokens counts
-as 1. The runs are those of benchmarks/data/surrogate.yaml:
+for 200 seeds (50 with noise). Random search trains N trials whole (24, the default of optimizer.trials); a setting's
+ratio is its tokens until a trial of its own has a final objective as good as the best of those, over the tokens of all
+of them. A search that has not got there with as many tokens counts as 1. `smooth`: the surface as it is interpolated;
+`measured`: with the runs' own noise in every value, under which random search's best is mostly luck, and no sampler can
+learn luck. The runs are those of benchmarks/data/surrogate.yaml:
 
     python -m ablate.sweep benchmarks/data/surrogate.yaml --inline
     python -m benchmarks.surrogate --export results/surrogate
