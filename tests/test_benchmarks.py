@@ -36,6 +36,7 @@ def quick() -> dict[str, Any]:
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_every_row_has_every_key_and_a_ratio(quick: dict[str, Any]) -> None:
     for key in ("step_ratio_vs_none", "ema_speedup", "activation_ratio", "bank_growth", "ema_share_of_steps"):
         assert quick[key], key
@@ -47,6 +48,7 @@ def test_every_row_has_every_key_and_a_ratio(quick: dict[str, Any]) -> None:
     assert quick["all_entries_update"]["entries"] == QUICK.shapes[-1].entries
 
 
+@pytest.mark.slow
 def test_every_memory_is_measured_at_every_length_and_width(quick: dict[str, Any]) -> None:
     steps = [row for row in quick["step_ratio_vs_none"] if row["shape"] == 1]
     assert {row["variant"] for row in steps} >= set(MEMORIES) - {"none"}
@@ -56,6 +58,7 @@ def test_every_memory_is_measured_at_every_length_and_width(quick: dict[str, Any
     assert [row["N"] for row in quick["bank_growth"] if row["shape"] == 1] == list(QUICK.growth)
 
 
+@pytest.mark.slow
 def test_tables_say_what_is_held_and_what_is_not(quick: dict[str, Any]) -> None:
     rows = [{**row, "value": 1.39 if row["shape"] == 1 else 1.41} for row in quick["step_ratio_vs_none"]]
     table = render({**quick, "step_ratio_vs_none": rows}, own=(8, 16), last_N=QUICK.growth[-1])

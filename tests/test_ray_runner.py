@@ -81,8 +81,8 @@ def groups() -> list[tuple[str, dict]]:
     return [(row["state"], row["bundles"][0]) for row in standing]
 
 
-HOW = pytest.mark.parametrize("workers", [0, 1])
-"""In Tune's process, or in a worker of its own."""
+HOW = pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
+"""In Tune's process, or in a worker of its own, as is the default."""
 
 
 @HOW
