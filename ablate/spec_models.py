@@ -33,10 +33,13 @@ class Objective(Section):
     mode: Literal["min", "max"]
 
 
+Sampler = Literal["gp", "tpe", "random", "sobol"]
+
+
 class Optimizer(Section):
     """The search's sampler and its budget in trials; the first `startup` points are Sobol's."""
 
-    sampler: Literal["gp", "tpe", "random", "sobol"] = "gp"
+    sampler: Sampler = "gp"
     startup: Whole = Field(default=4, ge=1, le=1_024)
     trials: Whole = Field(default=24, ge=1, le=100_000)
     seed: Whole = Field(default=0, ge=0, lt=2**32)

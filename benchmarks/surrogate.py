@@ -28,6 +28,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ from ablate.ledger import Ledger, TrialRow
 from ablate.plan import Trial
 from ablate.search import Search
 from ablate.spec import Asha, EarlyStopping, Optimizer, StudySpec
+from ablate.spec_models import Sampler
 from benchmarks import _surface
 from benchmarks._surface import Surface
 from model.api import Verdict
@@ -58,7 +60,7 @@ OTHER = 1_000
 class Setting:
     """A sampler and an early stopping as a study file may ask for them; `min_tokens` 0: none."""
 
-    sampler: Literal["tpe", "gp", "random", "sobol"]
+    sampler: Sampler
     startup: int = 4
     min_tokens: int = 0
     reduction: int = 3
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, seeds = (QUICK_SETTINGS, QUICK_SEEDS) if arguments.quick else (SETTINGS, SEEDS)
     lines = measure(settings, seeds=seeds, trials=arguments.trials)
     quality = surface()[0].quality()
-    best = {noise: min((line for line in lines if line.noise == noise), key=_median) for noise in seeds}
+    best = {noise: min((line for line in lines if line.noise == noise), key=attrgetter("median")) for noise in seeds}
     if arguments.json:
         answer = {
             "seeds": seeds,
@@ -149,10 +151,6 @@ def measure(settings: tuple[Setting, ...], *, seeds: Mapping[Noise, int], trials
             found_SA2 = np.array(list(pool.map(races, range(count))))
             lines += [_line(setting, noise, found_SA2[:, index]) for index, setting in enumerate(settings)]
     return lines
-
-
-def _median(line: Line) -> float:
-    return line.median
 
 
 def _line(setting: Setting, noise: Noise, found_S2: np.ndarray) -> Line:

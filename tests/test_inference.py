@@ -1,4 +1,4 @@
-"""Contrasts, hypotheses, robust means, importances, audits and looks: each against a slow twin or by hand."""
+"""Contrasts, hypotheses, robust means and looks: each against a slow twin or by hand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,9 @@ from scipy import stats
 
 from ablate.analyze.best import Objective
 from ablate.analyze.contrasts import factorial
-from ablate.analyze.frames import records, rows
 from ablate.analyze.hypotheses import Claim, equivalence_p, judge, judge_all
-from ablate.analyze.importance import importances
 from ablate.analyze.paired import effects
-from ablate.analyze.pareto import pareto_ids
 from ablate.analyze.robust import iqm, robust, share
-from ablate.analyze.rungs import at_common_budget, audit
-from ablate.analyze.space import Dimension
 from ablate.analyze.stats import Interval, t_interval
 from ablate.looks import Look, peeked
 from benchmarks import inference
@@ -182,104 +177,6 @@ def test_how_often_an_arm_is_better_has_scipys_exact_interval():
     losses: dict[str, list[float | None]] = {"baseline": [3.0, 3.0, 3.0, 3.0], "arm": [2.0, 2.0, 3.0, None]}
     (entry,) = robust(table(losses), objective=LOSS)
     assert (entry.n, entry.better.value) == (3, pytest.approx(2.5 / 3)), "a tie counts half, a failed run not at all"
-
-
-# ---- searches
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_importances_are_optunas():
-    from optuna import create_study, distributions, importance, logging, trial
-
-    logging.set_verbosity(logging.ERROR)
-    rng, count = np.random.default_rng(7), 80
-    space = [
-        Dimension("lr", "loguniform", 1e-4, 1e-1),
-        Dimension("freq", "logint", 1, 50),
-        Dimension("heads", "int", 1, 9),
-        Dimension("length", "choice", math.nan, math.nan, (4, 8, 16)),
-        Dimension("decay", "one_minus_loguniform", 0.3, 0.999),
-    ]
-    columns = {
-        "lr": np.exp(rng.uniform(np.log(1e-4), np.log(1e-1), count)),
-        "freq": rng.integers(1, 51, count),
-        "heads": rng.integers(1, 10, count),
-        "length": rng.choice([4, 8, 16], count),
-        "decay": 1 - np.exp(rng.uniform(np.log(0.001), np.log(0.7), count)),
-    }
-    loss = (np.log10(columns["lr"]) + 2.5) ** 2 + 0.01 * columns["heads"] + rng.normal(0, 0.01, count)
-    trials = pd.DataFrame({f"param.{key}": values for key, values in columns.items()}).assign(
-        trial_id=[f"t{i}" for i in range(count)], status="completed", val_loss=loss
-    )
-    theirs = {
-        "lr": distributions.FloatDistribution(1e-4, 1e-1, log=True),
-        "freq": distributions.IntDistribution(1, 50, log=True),
-        "heads": distributions.IntDistribution(1, 9),
-        "length": distributions.CategoricalDistribution((4, 8, 16)),
-        "decay": distributions.FloatDistribution(0.001, 0.7, log=True),
-    }
-    study = create_study()
-    for index in range(count):
-        params = {key: values[index].item() for key, values in columns.items()}
-        params["decay"] = min(max(1 - params["decay"], 0.001), 0.7)
-        study.add_trial(trial.create_trial(params=params, distributions=theirs, value=float(loss[index])))
-    expected = importance.get_param_importances(study, evaluator=importance.PedAnovaImportanceEvaluator())
-    found = importances(trials, space=space, objective=LOSS)
-    assert {entry.key: entry.value for entry in found.shares} == pytest.approx(expected, rel=1e-6)
-    assert [entry.key for entry in found.shares] == list(expected)
-    assert all(entry.low <= entry.high for entry in found.shares)
-    first = found.shares[0]
-    assert first.key == "lr"
-    assert first.low <= first.value <= first.high
-    assert first.low > found.shares[-1].high, "what matters is told from what does not"
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=12))
-def test_the_pareto_set_is_everybody_against_everybody(points: list[tuple[int, int, int]]):
-    names = [f"t{index:02}" for index in range(len(points))]
-    trials = pd.DataFrame(points, columns=pd.Index(["a", "b", "c"])).assign(trial_id=names, status="completed")
-    found = pareto_ids(trials, objectives=[Objective("a", "min"), Objective("b", "min"), Objective("c", "min")])
-    assert set(found) == {name for name, on in zip(names, oracle.pareto(points), strict=True) if on}
-
-
-def _audited_search() -> tuple[pd.DataFrame, pd.DataFrame]:
-    rng, lines, reports = np.random.default_rng(1), [], []
-    for index in range(30):
-        audited, final = index % 3 == 0, float(rng.normal(3, 0.1))
-        early, pruned = final + 1 + float(rng.normal(0, 0.1)), index % 3 == 1
-        lines.append({"trial_id": f"t{index:02}", "status": "pruned" if pruned else "completed", "audited": audited,
-                     "val_loss": early if pruned else final, "budget_tokens": 900})  # fmt: skip
-        reports += [{"trial_id": f"t{index:02}", "tokens_seen": 100, "val_loss": early}]
-        reports += [] if pruned else [{"trial_id": f"t{index:02}", "tokens_seen": 900, "val_loss": final}]
-    return pd.DataFrame(lines), pd.DataFrame(reports)
-
-
-def test_an_audit_is_of_audited_trials_and_equals_its_twin():
-    search, history = _audited_search()
-    (rung, late) = audit(search, history, objective=LOSS, min_tokens=100, reduction=3)
-    early = dict(zip(history["trial_id"], history["val_loss"], strict=True))
-    early |= {row["trial_id"]: row["val_loss"] for row in records(rows(history, history["tokens_seen"] == 100))}
-    own = search[search["audited"]]
-    final = dict(zip(own["trial_id"], own["val_loss"], strict=True))
-    rho, stopped, regret = oracle.audit_rung(early, final, reduction=3)
-    assert (rung.tokens, rung.n, rung.stopped) == (100, 10, stopped)
-    assert (rung.spearman, rung.regret) == (pytest.approx(rho), pytest.approx(regret))
-    assert rung.low < rung.spearman < rung.high
-    assert (late.tokens, late.spearman) == (300, pytest.approx(1.0)), "judged at the next report, which is the last"
-    assert audit(search.assign(audited=False), history, objective=LOSS, min_tokens=100, reduction=3) == []
-
-
-def test_the_common_budget_is_the_largest_that_all_reached():
-    search, history = _audited_search()
-    found = at_common_budget(search, history, objective=LOSS)
-    assert found is not None
-    assert found.tokens == 100
-    assert len(found.values) == 30
-    done = rows(search, search["status"] == "completed")
-    whole = at_common_budget(done, history, objective=LOSS)
-    assert whole is not None
-    assert whole.tokens == 900
-    assert whole.values == pytest.approx(dict(zip(done["trial_id"], done["val_loss"], strict=True)))
 
 
 # ---- looks
