@@ -115,12 +115,12 @@ def page(*, width: float = 6.3, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def pages(count: int) -> tuple[Figure, list[Axes]]:
-    """Panels side by side on one height."""
+def pages(count: int, *, width: float, height: float, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """Panels side by side; `sharey`: on one scale."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(min(6.3, 2.1 + 2.1 * count), 3.0), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, count, sharey=True)))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, count, sharey=sharey)))
 
 
 def shifts(count: int) -> list[float]:
@@ -145,15 +145,21 @@ def short_name(text: str, *, limit: int = 44) -> str:
 
 
 def finish_curves(axes: Axes, *, floors: tuple[float, float] | None) -> None:
-    from matplotlib.ticker import FuncFormatter
-
+    """The corpus's floors as lines, the axes' names, and the legend over the whole page."""
     for value, line, name in zip(floors or (), ((0, (1, 2)), (0, (4, 2, 1, 2))), ("unigram", "bigram"), strict=False):
         axes.axhline(value, color=ORANGE, linestyle=line, linewidth=1.2, zorder=1, label=f"{name} floor")
-    axes.set_xlabel("tokens seen")
-    axes.set_ylabel("val_loss (nats/token)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.tokens(value)))
+    tokens_axis(axes)
     axes.set_xlim(left=0)
-    legend_above(axes, columns=4)
+    axes.set_ylabel("val_loss (nats/token)")
+    legend_above(axes, columns=4, whole_page=True)
+
+
+def tokens_axis(axes: Axes) -> None:
+    """Training along the x axis: 50k, 100k, ..."""
+    from matplotlib.ticker import FuncFormatter
+
+    axes.set_xlabel("tokens seen")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.tokens(value)))
 
 
 LINE = 92  # characters of a legend's line on a page of full width
@@ -165,11 +171,13 @@ def legend_columns(labels: Sequence[str], *, most: int = 4) -> int:
     return max(1, min(most, LINE // widest))
 
 
-def legend_above(axes: Axes, *, columns: int) -> None:
-    """Over the axes, where no line can run through it."""
-    labels = axes.get_legend_handles_labels()[1]
-    if labels:
-        columns = legend_columns(labels, most=columns)
+def legend_above(axes: Axes, *, columns: int, whole_page: bool = False) -> None:
+    """Over the axes, or over all of the page's panels, where no line can run through it."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = legend_columns(labels, most=columns)
+    if labels and whole_page:
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.4)
+    elif labels:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.4)
 
 

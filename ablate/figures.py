@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ablate.analyze.contrasts import Factorial
 from ablate.analyze.curves import Band, Curve
 from ablate.analyze.frames import floats
 from ablate.analyze.importance import Importances
-from ablate.analyze.paired import Effect
+from ablate.analyze.paired import BASELINE, Effect
 from ablate.analyze.space import Dimension, Value
 from ablate.canvas import (
     BLACK,
@@ -32,6 +32,7 @@ from ablate.canvas import (
     short_name,
     style,
     styles,
+    tokens_axis,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -71,24 +72,29 @@ def draw_curves(curves: Sequence[Curve], *, best_id: str | None, floors: tuple[f
 
 
 def draw_bands(bands: Sequence[Band], *, floors: tuple[float, float] | None) -> Figure:
-    """The arms' learning curves: the mean over the seeds, and the range between the lowest and the highest of them."""
+    """The arms' learning curves: the mean over the seeds, and the range between the lowest and the highest of them.
+
+    Beside it, where the first band is the baseline's: the means of the others minus its own, over the second half of
+    the run. Curves that fell from a unigram's loss lie on one another there.
+    """
     with style():
         names = [f"{short_name(band.arm)} (n = {band.n})" for band in bands]
         legend_rows = math.ceil((len(names) + 2) / legend_columns(names))
-        figure, axes = page(height=2.8 + 0.2 * legend_rows)
-        for band, (color, line, marker) in zip(bands, styles(len(bands)), strict=True):
+        baseline, late = bands[0], bands[0].tokens >= bands[0].tokens[-1] / 2
+        compared = baseline.arm == BASELINE and len(bands) > 1 and late.sum() > 1
+        figure, (axes, *beside) = pages(2 if compared else 1, width=6.3, height=2.8 + 0.2 * legend_rows, sharey=False)
+        for name, band, (color, line, marker) in zip(names, bands, styles(len(bands)), strict=True):
+            look: dict[str, Any] = {"color": color, "linestyle": line, "marker": marker, "markersize": 4}
             axes.fill_between(band.tokens, band.low, band.high, color=color, alpha=0.13, linewidth=0)
-            axes.plot(
-                band.tokens,
-                band.mean,
-                color=color,
-                linestyle=line,
-                marker=marker,
-                markersize=4,
-                markevery=max(1, len(band.tokens) // 6),
-                label=f"{short_name(band.arm)} (n = {band.n})",
-            )
+            axes.plot(band.tokens, band.mean, markevery=max(1, len(band.tokens) // 6), label=name, **look)
+            for panel in beside:
+                tokens = baseline.tokens[late]
+                means = np.interp(tokens, band.tokens, band.mean)
+                panel.plot(tokens, means - baseline.mean[late], markevery=max(1, len(tokens) // 6), **look)
         finish_curves(axes, floors=floors)
+        for panel in beside:
+            tokens_axis(panel)
+            panel.set_ylabel("mean minus the baseline's")
     return figure
 
 
@@ -179,7 +185,7 @@ def draw_interactions(design: Factorial, *, label: str) -> Figure:
 
     with style():
         pairs = list(combinations(design.factors, 2))[:PANELS] or [(next(iter(design.factors)),) * 2]
-        figure, axes_N = pages(len(pairs))
+        figure, axes_N = pages(len(pairs), width=min(6.3, 2.1 + 2.1 * len(pairs)), height=3.0)
         for axes, (along, across) in zip(axes_N, pairs, strict=True):
             lines = design.factors[across] if along != across else ("",)
             for level, (color, line, marker), shift in zip(lines, styles(len(lines)), shifts(len(lines)), strict=True):

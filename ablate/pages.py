@@ -32,7 +32,7 @@ PREAMBLE = r"""\documentclass[11pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=25mm]{geometry}
-\usepackage{booktabs,graphicx,textcomp,float}
+\usepackage{array,booktabs,graphicx,textcomp,float}
 \floatplacement{table}{H}
 \floatplacement{figure}{H}
 \setlength{\parindent}{0pt}

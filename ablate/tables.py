@@ -29,7 +29,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `table` environment with booktabs rules; `\\input` it where booktabs, graphicx and textcomp are loaded.
+    """A `table` environment with booktabs rules; `\\input` it where array, booktabs, graphicx and textcomp are loaded.
 
     A table that is wider than the text is set smaller as a whole.
     """
@@ -62,7 +62,8 @@ def _latex_column(table: Table, index: int) -> str:
     if table.columns[index].number:
         return "r"
     longest = max((len(row[index].text) for row in table.rows), default=0)
-    return r"p{0.4\linewidth}" if longest > SENTENCE else "l"
+    width = 0.25 if len(table.columns) > DENSE else 0.5
+    return rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" if longest > SENTENCE else "l"
 
 
 def _latex_row(table: Table, index: int) -> str:

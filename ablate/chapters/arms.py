@@ -268,7 +268,8 @@ def _curves(findings: Findings) -> Figure:
     return Figure(
         label="curves_arms",
         caption="Held-out loss over training: mean over the seeds of each arm, with the range from the lowest to the "
-        "highest seed; horizontal lines are the corpus's n-gram floors, mean over the baseline's seeds.",
+        "highest seed; horizontal lines are the corpus's n-gram floors, mean over the baseline's seeds. Beside it the "
+        "means minus the baseline's, over the second half of training.",
         alt=f"Learning curves of {len(findings.bands)} arms.",
         draw=partial(figures.draw_bands, findings.bands, floors=(floors.unigram, floors.bigram) if floors else None),
     )
