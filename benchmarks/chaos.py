@@ -43,6 +43,9 @@ OTHERS: tuple[Kind, ...] = ("trial", "worker", "raylet")
 MOST_A_LIFE = 2
 """Losses between two deaths of a driver: as many as a trial is tried again after."""
 
+TOKENS_A_REPORT = 4 * 8 * 64
+"""Steps, sequences, tokens of the study below."""
+
 BOUND_S = 600.0
 """Nothing of a life takes longer, on a machine that others use too."""
 
@@ -78,6 +81,8 @@ class Run:
     """Starts a node of the cluster; called where one was killed."""
     head: int
     """The pid of the head's raylet."""
+    gap: int
+    """Reports of trials between two kills, at most: on a fast machine the study would be done before the last one."""
     private: bool = False
     final: dict[Path, bytes] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
@@ -140,10 +145,15 @@ class Run:
         return code != 0
 
     def _pause(self, driver: subprocess.Popen[str]) -> None:
-        """A random while, shorter where the driver ends by itself."""
-        end = time.monotonic() + self.dice.uniform(0.0, 30.0)
-        while time.monotonic() < end and driver.poll() is None:
-            time.sleep(0.05)
+        """A random while, or a random number of reports if they come sooner; shorter where the driver ends."""
+        from ablate.ledger import Ledger
+
+        def reports() -> int:
+            return Ledger(self.folder).history(columns=["step"], repeats=True).num_rows
+
+        end, most = time.monotonic() + self.dice.uniform(0.0, 30.0), reports() + self.dice.uniform(0.0, self.gap)
+        while time.monotonic() < end and reports() <= most and driver.poll() is None:
+            time.sleep(0.1)
 
     def _victim(self, kind: Kind, driver: subprocess.Popen[str]) -> Any:
         """A process of this kind, as soon as there is one; None where the driver ends before."""
@@ -248,12 +258,14 @@ def measure(root: Path, *, kills: int, quick: bool, seed: int) -> dict[str, Any]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     tempfile.tempdir = None
     tokens, trials, seeds = (60_000, 1, 2) if quick else (100_000, 2, max(2, kills // 2))
+    trials_planned = trials + 2 * seeds  # the baseline and an arm on every seed
     study = root / "chaos.yaml"
     study.write_text(STUDY.format(name="chaos", tokens=tokens, trials=trials, seeds=seeds), encoding="utf-8")
     with cluster(root) as (address, add, head):
         # Ray has taken SIGTERM for itself, and would leave the driver behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        run = Run(root, study, random.Random(seed), address, node=add, head=head)
+        gap = trials_planned * tokens // TOKENS_A_REPORT // (kills + 1)
+        run = Run(root, study, random.Random(seed), address, node=add, head=head, gap=gap)
         try:
             found = attack(run, kills=kills)
             found["groups_left"] = standing(address)

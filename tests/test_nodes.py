@@ -29,6 +29,7 @@ tracking: {swanlab: disabled}
 
 PROGRAM = """
 import json, os, secrets, subprocess, sys, tempfile, time
+from collections import Counter
 from pathlib import Path
 
 study, temporary = Path(sys.argv[1]), tempfile.TemporaryDirectory(prefix="c-", ignore_cleanup_errors=True)
@@ -44,7 +45,10 @@ with cluster(root) as (address, _, head):
     command = [sys.executable, "-m", "ablate.sweep", str(study), "--address", address]
     sweep = subprocess.Popen([*command, "--results", str(study.parent / "results")], stdout=2)
     ledger = Ledger(study.parent / "results" / "nodes")
-    while ledger.history(columns=["step"]).num_rows < 4 and sweep.poll() is None:
+    def kept():  # trials with a checkpoint: both, whichever node dies
+        reports = Counter(ledger.history(columns=["trial_id"])["trial_id"].to_pylist())
+        return sum(count >= 2 for count in reports.values())
+    while kept() < 2 and sweep.poll() is None:
         time.sleep(0.1)
     busy = {worker.ppid() for worker in _victims.find("worker", root=root, spare=head)}
     node = next(node for node in _victims.find("raylet", root=root, spare=head) if node.pid in busy)
