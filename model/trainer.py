@@ -21,7 +21,7 @@ from model.feed import Feed, ahead_on, on_host
 from model.memory import sum_over_ranks
 from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics, nvml_memory
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
-from model.schedule import learning_rate
+from model.schedule import learning_rate, report_due, reports_by
 from model.streams import reseeded
 from model.tokenizer import load_or_train
 from model.transformer import Transformer, initialise
@@ -109,19 +109,20 @@ class Trainer:
     def _run(self, report: Listener) -> Result:
         train, started_s = self.config.train, time.perf_counter() - self.progress.wall_s
         window = _Window(self.device)
-        reports, metrics, verdict = 0, dict(self.progress.metrics), Verdict.CONTINUE
+        metrics, verdict = dict(self.progress.metrics), Verdict.CONTINUE
         step = self.progress.step
         while step < self.steps and verdict is Verdict.CONTINUE:
             self._step(step, window)
             step += 1
-            if step % train.report_every and step < self.steps:
+            if not report_due(step, total=self.steps, train=train):
                 continue
-            reports += 1
+            reports = reports_by(step, train=train)
             losses = self._losses(window, last_step=step)
-            metrics |= window.metrics(self._step_tokens, losses) | memory_metrics(self.device)
-            metrics |= gpu_utilisation(self.device) | nvml_memory(self.device) | self.upkeep.metrics()
+            measured = window.metrics(self._step_tokens, losses) | memory_metrics(self.device)
+            measured |= gpu_utilisation(self.device) | nvml_memory(self.device) | self.upkeep.metrics()
             if step == self.steps or reports % self.config.eval.every == 0:
-                metrics |= self.examiner.validate(self.model, autocast=self._autocast)
+                measured |= self.examiner.validate(self.model, autocast=self._autocast)
+            metrics |= measured
             verdict = self._agree(
                 report(
                     Report(
@@ -131,14 +132,15 @@ class Trainer:
                         wall_s=time.perf_counter() - started_s,
                         lr=self._rate(step - 1),
                         losses=losses,
-                        metrics=dict(metrics),
-                        note=self.note if reports == 1 else "",
+                        metrics=self.constants | measured,
+                        note=self.note,
                     )
                 )
             )
+            self.note = ""
             wall_s = time.perf_counter() - started_s
             self.progress = checkpoint.Progress(step, step * self._step_tokens, wall_s, metrics=dict(metrics))
-            if step < self.steps and (verdict is Verdict.INTERRUPT or reports % train.checkpoint_every == 0):
+            if verdict is Verdict.INTERRUPT or (step < self.steps and reports % train.checkpoint_every == 0):
                 self._save()
             window.start()
         samples = []
@@ -191,7 +193,6 @@ class Trainer:
                 self.wrapped_optimizer.step()
                 self.wrapped_optimizer.zero_grad()
             window.losses.append(ce.detach())
-            window.balances.append(output.balance.detach())
         self.upkeep.note(output.reads)
         if self.upkeep.due(step):
             with window.emas.running():
@@ -244,7 +245,6 @@ class _Window:
     def start(self) -> None:
         """Forget; count time from now."""
         self.losses: list[Tensor] = []
-        self.balances: list[Tensor] = []
         self.updates: list[ema.UpdateStats] = []
         self.steps.read_s()
         self.emas.read_s()
