@@ -76,6 +76,13 @@ def test_fp64_is_not_deepspeeds() -> None:
         resolve("tiny", {**DEEPSPEED, "train.precision": "fp64"})
 
 
+def test_a_refresh_is_not_deepspeeds() -> None:
+    keys = {**DEEPSPEED, "model.refresh": "frequency"}
+    with pytest.raises(ConfigError, match=r"model\.refresh: frequency: not with train\.engine deepspeed; use none"):
+        resolve("tiny", keys)
+    assert resolve("tiny", {**keys, "model.memory": "blind"}).model.refresh == "frequency", "which refreshes nothing"
+
+
 @pytest.mark.usefixtures("missing")
 def test_without_the_package_the_command_says_so_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
