@@ -116,7 +116,8 @@ class Examiner:
         config, table_VD = self.config.model, model.table.weight
         metrics = usage.metrics(num_selected=config.num_selected)
         if config.stores_tokens:
-            rate = self_encode_rate(table_VD, head_VD=output_head(table_VD, config))
+            own_VD = table_VD[: self.tokenizer.size]  # the other rows are no tokens
+            rate = self_encode_rate(own_VD, head_VD=output_head(table_VD, config))
             metrics |= {
                 "self_encode_rate": rate.item(),
                 "distinct_tokens_per_entry": bank_diversity(model.bank.tokens_NL),

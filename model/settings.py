@@ -131,7 +131,7 @@ class ModelConfig(Section):
     @property
     def frozen_entries(self) -> int:
         """Entries, from the first on, that nothing updates."""
-        return int(self.freeze_ratio * self.knowledge_num)
+        return int(round(self.freeze_ratio * self.knowledge_num, 6))  # k / N is k rows, however it is rounded
 
 
 class TrainConfig(Section):

@@ -1,4 +1,4 @@
-"""Whole runs of a very small model: they repeat bit for bit, resume bit for bit, and say the truth when they break."""
+"""Whole runs of a very small model: they repeat bit for bit, and say the truth when they break."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from model import checkpoint
 from model.api import METRICS, Config, NonFiniteLoss, Report, Verdict, failure_kind, resolve, train
-from model.batches import fixed_rows
-from model.checkpoint import latest
-from model.evaluate import Usage, bank_use, continuation_nats, text_loss
-from model.examiner import Examiner
-from model.generate import generate, text_metrics
 from model.schedule import learning_rate
 from model.transformer import Transformer, initialise
 
@@ -97,92 +91,6 @@ def test_bf16_autocast_trains_as_fp32_does_but_for_its_rounding(memory: str, tmp
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("accumulation", "every", "steps"),
-    [(1, 4, [4, 8, 12]), (2, 4, [4, 8, 12]), (2, 3, [4, 6, 10, 12]), (3, 4, [6, 9, 12]), (6, 4, [6, 12])],
-)
-def test_an_interrupted_run_goes_on_bit_for_bit(
-    accumulation: int, every: int, steps: list[int], tmp_path: Path
-) -> None:
-    """A report that would fall between two updates comes with the next: gradients are in no checkpoint."""
-    config = small(train__accumulation_steps=accumulation, train__report_every=every)
-    whole, first, second = Listener(), Listener(at=1, verdict=Verdict.INTERRUPT), Listener()
-    uninterrupted = train(config, whole, checkpoint_dir=tmp_path / "whole")
-    assert [report.step for report in whole.reports] == steps
-    stopped = train(config, first, checkpoint_dir=tmp_path / "parts")
-    assert (stopped.verdict, stopped.step) == (Verdict.INTERRUPT, steps[0])
-    resumed = train(config, second, checkpoint_dir=tmp_path / "parts")
-    assert [report.step for report in second.reports] == steps[1:]
-    assert first.losses + second.losses == whole.losses
-    assert comparable(resumed.metrics) == comparable(uninterrupted.metrics)
-    assert second.reports[-1].wall_s > first.reports[-1].wall_s
-
-
-def test_an_interruption_at_the_last_report_leaves_a_checkpoint(tmp_path: Path) -> None:
-    whole, again = Listener(), Listener()
-    result = train(small(), whole, checkpoint_dir=tmp_path / "whole")
-    config = small(train__checkpoint_every=100)
-    stopped = train(config, Listener(at=3, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path / "parts")
-    assert (stopped.verdict, stopped.step) == (Verdict.INTERRUPT, 12)
-    resumed = train(config, again, checkpoint_dir=tmp_path / "parts")
-    assert again.reports == [], "nothing is trained again"
-    assert comparable(resumed.metrics) == comparable(result.metrics)
-
-
-def test_reports_hold_what_they_measured_and_an_interruption_shifts_none_of_it(tmp_path: Path) -> None:
-    config = small(train__report_every=2, train__checkpoint_every=100, eval__every=2)
-    whole, first, second = Listener(), Listener(at=1, verdict=Verdict.INTERRUPT), Listener()
-    result = train(config, whole, checkpoint_dir=tmp_path / "whole")
-    train(config, first, checkpoint_dir=tmp_path / "parts")
-    resumed = train(config, second, checkpoint_dir=tmp_path / "parts")
-    for reports in (whole.reports, first.reports + second.reports):
-        assert [report.step for report in reports if "val_loss" in report.metrics] == [4, 8, 12]
-        assert [report.step for report in reports if "coverage" in report.metrics] == [4, 8, 12]
-        assert [report.step for report in reports if "ema_ms" in report.metrics] == [4, 6, 10, 12]  # updates: 3, 6, ...
-        assert all({"ce_loss", "parameters", "bigram_floor", "peak_gib"} <= report.metrics.keys() for report in reports)
-    assert comparable(resumed.metrics) == comparable(result.metrics)
-
-
-def test_periodic_checkpoints_keep_their_phase_through_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small(train__report_every=2, train__checkpoint_every=2)
-    train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    saved: list[int] = []
-    save = checkpoint.save
-
-    def noted(directory: Path, **about: Any) -> Path:
-        saved.append(about["progress"].step)
-        return save(directory, **about)
-
-    monkeypatch.setattr(checkpoint, "save", noted)
-    train(config, Listener(), checkpoint_dir=tmp_path)
-    assert saved == [4, 8, 12]
-
-
-def test_a_run_that_died_in_its_final_measure_measures_again(tmp_path: Path) -> None:
-    first, again = Listener(), Listener()
-    result = train(small(), first, checkpoint_dir=tmp_path)
-    repeated = train(small(), again, checkpoint_dir=tmp_path)
-    assert again.reports == []
-    assert comparable(repeated.metrics) == comparable(result.metrics)
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    config = small()
-    train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    found = latest(tmp_path, config=config).path
-    assert found is not None
-    weights = found / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    assert latest(tmp_path, config=config).path is None
-
-
-def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(tmp_path: Path) -> None:
-    train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    assert latest(tmp_path, config=small(train__lr=1e-3)).path is None
-
-
 def test_stop_ends_the_run_without_the_final_measure(tmp_path: Path) -> None:
     result = train(small(), Listener(at=2, verdict=Verdict.STOP), checkpoint_dir=tmp_path)
     assert (result.verdict, result.tokens_seen) == (Verdict.STOP, 8 * 128)
@@ -254,78 +162,3 @@ def test_schedules_warm_up_and_end(schedule: str) -> None:
     if schedule == "wsd":
         assert rates[79] == pytest.approx(config.lr)
         assert rates[90] == pytest.approx(config.lr / 2)
-
-
-def tiny_model(memory: str = "token") -> Transformer:
-    model = Transformer(small(model__memory=memory).model)
-    initialise(model, seed=1)
-    if memory == "token":
-        model.bank.tokens_NL.copy_(torch.randint(0, 512, (64, 4), generator=torch.Generator().manual_seed(0)))
-    return model
-
-
-def test_an_intervention_leaves_the_model_as_it_was() -> None:
-    model = tiny_model()
-    documents = [[token] * 6 + [2] for token in range(5, 40)]
-    rows = fixed_rows(documents, seq_len=32, eos_id=2, pad_id=0, max_tokens=200)
-    usage = Usage.empty(layers=2, entries=64, dim=32, device=torch.device("cpu"))
-    before = model.bank.tokens_NL.clone()
-    base = text_loss(model, rows, batch_size=4, usage=usage)
-    worth = bank_use(model, rows, batch_size=4, base=base, usage=usage)
-    assert torch.equal(model.bank.tokens_NL, before)
-    assert text_loss(model, rows, batch_size=4) == base
-    assert all(value != 0 for value in worth.values())
-    counts = usage.metrics(num_selected=4)
-    assert counts["coverage_window_tokens"] == rows.x.size
-    assert usage.counts_XN.sum().item() == rows.x.size * 4 * 2
-
-
-def test_a_read_of_zero_is_the_blind_layer() -> None:
-    token, blind = tiny_model(), tiny_model("blind")
-    ids = torch.arange(20)[None]
-    zeroed = token(ids, None, torch.zeros(2, 32)).hidden_BTD
-    torch.testing.assert_close(zeroed, blind(ids).hidden_BTD)
-
-
-def test_the_future_does_not_reach_the_past() -> None:
-    model = tiny_model()
-    ids = torch.randint(0, 512, (1, 16), generator=torch.Generator().manual_seed(0))
-    changed = ids.clone()
-    changed[0, 10:] = 7
-    before, after = model(ids).hidden_BTD, model(changed).hidden_BTD
-    torch.testing.assert_close(before[:, :10], after[:, :10])
-    assert not torch.allclose(before[:, 10:], after[:, 10:])
-
-
-def test_continuations_cost_what_their_tokens_cost() -> None:
-    model = tiny_model()
-    pairs = [([2, 5, 6], [7, 8]), ([2, 9], [10, 11, 12, 2])]
-    nats = continuation_nats(model, pairs, batch_size=2, seq_len=32)
-    for cost, (prompt, rest) in zip(nats, pairs, strict=True):
-        ids = torch.tensor([prompt + rest])
-        logs = model.logits(model(ids).hidden_BTD).log_softmax(dim=-1)[0]
-        expected = -sum(logs[len(prompt) + i - 1, token] for i, token in enumerate(rest))
-        torch.testing.assert_close(cost, expected)
-
-
-def test_generation_continues_each_prompt_as_if_alone() -> None:
-    model, prompts = tiny_model(), [[2, 5, 6, 7], [2, 9]]
-    arguments: dict[str, Any] = {"new_tokens": 6, "temperature": 0.0, "eos_id": 2, "pad_id": 0, "seq_len": 32}
-    together = generate(model, prompts, generator=torch.Generator(), **arguments)
-    alone = [generate(model, [prompt], generator=torch.Generator(), **arguments)[0] for prompt in prompts]
-    assert together == alone
-    assert all(1 <= len(tokens) <= 6 for tokens in together)
-
-
-def test_text_metrics_on_texts_counted_by_hand() -> None:
-    metrics = text_metrics([[5, 6, 5, 6, 2], [7, 8]], eos_id=2)
-    assert metrics == {"eos_rate": 0.5, "distinct_2": 4 / 5, "repetition_rate": 2 / 7}
-
-
-def test_prompts_are_held_out_documents_cut_in_two(tmp_path: Path) -> None:
-    from model.trainer import Trainer
-
-    trainer = Trainer(small(), checkpoint_dir=tmp_path)
-    examiner: Examiner = trainer.examiner
-    texts = [examiner.tokenizer.decode(prompt + rest) for prompt, rest in examiner.prompts]
-    assert texts == list(examiner.documents.val[: len(texts)])
