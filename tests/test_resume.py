@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from model import checkpoint
 from model.api import Verdict, train
-from model.checkpoint import latest
+from model.checkpoint import Found, latest
 from tests.test_training import Listener, comparable, small
 
 
@@ -86,14 +87,59 @@ def test_a_run_that_died_in_its_final_measure_measures_again(tmp_path: Path) -> 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     config = small()
-    train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    found = latest(tmp_path, config=config).path
+    stopped = train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
+    found = latest(tmp_path, config=config, data_hash=stopped.data_hash).path
     assert found is not None
     weights = found / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    assert latest(tmp_path, config=config).path is None
+    again = latest(tmp_path, config=config, data_hash=stopped.data_hash)
+    assert again.path is None
+    assert again.passed_over[0].startswith("checkpoint step-4 is damaged (")
 
 
 def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(tmp_path: Path) -> None:
-    train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    assert latest(tmp_path, config=small(train__lr=1e-3)).path is None
+    stopped = train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
+    found = latest(tmp_path, config=small(train__lr=1e-3), data_hash=stopped.data_hash)
+    assert found == Found(None, ()), "whoever trains another configuration there knows"
+
+
+def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path) -> None:
+    """The file under an unchanged path is another, or its first line is."""
+    text = tmp_path / "text.jsonl"
+    config = small(data__corpus="jsonl", data__train=str(text))
+    listeners, results = [Listener(), Listener()], []
+    for words, listener in zip(("on the table", "under a chair"), listeners, strict=True):
+        text.write_text("".join(json.dumps({"text": f"the {word} is {words}"}) + "\n" for word in "abcdefgh"))
+        results.append(train(config, listener, checkpoint_dir=tmp_path / "run"))
+    then, now = (result.data_hash for result in results)
+    assert then != now
+    note = f"checkpoint step-12 is of other data ({then} then, {now} now); training goes on from step 0"
+    assert [report.note for report in listeners[1].reports] == [note, "", ""]
+    assert len(listeners[1].losses) == 12
+    state = json.loads((tmp_path / "run" / "step-12" / "state.json").read_text())
+    assert state["data_hash"] == now
+
+
+def test_a_checkpoint_of_a_version_that_kept_no_hash_is_not_gone_on_from(tmp_path: Path) -> None:
+    stopped = train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
+    state = tmp_path / "step-4" / "state.json"
+    kept = json.loads(state.read_text())
+    kept.pop("data_hash")
+    state.write_text(json.dumps(kept))
+    found = latest(tmp_path, config=small(), data_hash=stopped.data_hash)
+    assert found.path is None
+    assert found.passed_over == (f"checkpoint step-4 is of other data (unknown then, {stopped.data_hash} now)",)
+
+
+def test_what_a_run_goes_on_from_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while it is replaced would leave nothing to go on from."""
+    config = small()
+    result = train(config, Listener(), checkpoint_dir=tmp_path)
+
+    def killed(*_: object) -> None:
+        raise AssertionError("replaced")
+
+    monkeypatch.setattr(Path, "rename", killed)
+    repeated = train(config, Listener(), checkpoint_dir=tmp_path)
+    assert comparable(repeated.metrics) == comparable(result.metrics)
+    assert latest(tmp_path, config=config, data_hash=result.data_hash).path == tmp_path / "step-12"

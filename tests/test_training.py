@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from model import meters
 from model.api import METRICS, Config, NonFiniteLoss, Report, Verdict, failure_kind, resolve, train
+from model.examiner import Examiner
 from model.schedule import learning_rate
 from model.transformer import Transformer, initialise
 
@@ -104,6 +106,76 @@ def test_a_diverging_run_names_its_step(tmp_path: Path) -> None:
     assert 1 <= caught.value.step < 12
     assert not math.isfinite(caught.value.value)
     assert failure_kind(caught.value) == "nan"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_weights_that_an_update_breaks_after_a_finite_loss_are_a_diverged_run(
+    temperature: float, tmp_path: Path
+) -> None:
+    """One step, whose loss is that of the weights before it."""
+    listener = Listener()
+    config = small(train__lr=1e30, train__warmup_ratio=0.0, train__tokens=128, eval__temperature=temperature)
+    with pytest.raises(NonFiniteLoss, match="loss is nan at step 1;") as caught:
+        train(config, listener, checkpoint_dir=tmp_path)
+    assert caught.value.step == 1
+    assert failure_kind(caught.value) == "nan"
+    assert listener.reports == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "oom"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "oom"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported"), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough memory: you tried"), "oom"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "error"),
+        (ValueError("DefaultCPUAllocator: can't allocate memory"), "error"),
+    ],
+)
+def test_memory_that_ran_out_is_told_from_other_ends(error: Exception, kind: str) -> None:
+    assert failure_kind(error) == kind
+
+
+def test_torchs_own_words_for_memory_that_ran_out_are_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50, dtype=torch.uint8)  # a PiB, more than an address space has
+    assert failure_kind(caught.value) == "oom"
+
+
+def test_peaks_of_memory_are_read_after_every_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation makes the peak here; the prediction counts it too (model/footprint.py)."""
+    peak = 1.0
+
+    def measured(_: torch.device) -> dict[str, float]:
+        return {"peak_rss_gib": peak, "peak_gib": peak}
+
+    def raising(name: str, gib: float) -> None:
+        ask = getattr(Examiner, name)
+
+        def asked(*arguments: Any, **named: Any) -> Any:
+            nonlocal peak
+            peak = max(peak, gib)
+            return ask(*arguments, **named)
+
+        monkeypatch.setattr(Examiner, name, asked)
+
+    monkeypatch.setattr(meters, "memory_metrics", measured)
+    raising("validate", 2.0)
+    raising("final", 3.0)
+    listener = Listener()
+    result = train(small(eval__every=2), listener, checkpoint_dir=tmp_path)
+    assert [report.metrics["peak_gib"] for report in listener.reports] == [1.0, 2.0, 2.0]
+    assert (result.metrics["peak_gib"], result.metrics["peak_rss_gib"]) == (3.0, 3.0)
+
+
+def test_what_nvml_saw_is_the_most_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [{"nvml_used_gib": 2.0}, {"nvml_used_gib": 5.0}, {}, {"nvml_used_gib": 3.0}]
+    monkeypatch.setattr(meters, "nvml_memory", lambda _: seen.pop(0))
+    peaks = meters.Peaks(torch.device("cpu"))
+    assert [peaks.read()["nvml_used_gib"] for _ in range(4)] == [2.0, 5.0, 5.0, 5.0]
 
 
 def test_every_metric_of_the_table_is_measured_or_belongs_to_another_machine(tmp_path: Path) -> None:
