@@ -85,10 +85,21 @@ def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
     return select(read(checkpoint_dir), find=None, top=top)[0]
 
 
+_OUT_OF_MEMORY = (
+    "CUDA error: out of memory",  # torch.AcceleratorError
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+)
+"""What torch says in a RuntimeError where memory runs out other than in its allocator for CUDA."""
+
+
 def failure_kind(error: BaseException) -> str:
     """`oom`, `nan` or `error`: what kind of end an exception from `train` is."""
     if isinstance(error, NonFiniteLoss):
         return "nan"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
         return "oom"
     return "error"

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
 from model import corpus
-from model.checkpoint import MODEL, STATE, newest
+from model.checkpoint import DATA, MODEL, STATE, newest
 from model.config import Config, ConfigError, missing_files
 from model.evaluate import bank_diversity
 from model.knowledge import initial_bank
@@ -85,15 +85,16 @@ class Summary:
 def read(path: Path) -> Bank:
     """The bank of `path`: a `step-N` folder, or one that holds such folders (the newest is taken).
 
-    Raises ConfigError where there is no checkpoint, no bank of tokens in it, or a file of its configuration has gone;
-    DataError for a broken data file.
+    Raises ConfigError where there is no checkpoint, no bank of tokens in it, or a file of its configuration has gone or
+    holds something else than the run read; DataError for a broken data file. A checkpoint of an earlier version does
+    not say what it read, and is taken to have read the same.
     """
     folder = path if (path / STATE).is_file() else newest(path)
     if folder is None:
         raise ConfigError(
             "CHECKPOINT", path, "no checkpoint there", "give a step-N folder, or the folder that holds it"
         )
-    config, step = _read_state(folder / STATE)
+    config, step, data_hash = _read_state(folder / STATE)
     if not config.model.stores_tokens:
         rule = f"trained with model.memory {config.model.memory}, which keeps no entries of tokens"
         raise ConfigError("CHECKPOINT", folder, rule, "give a checkpoint of a run with model.memory token or hybrid")
@@ -101,6 +102,9 @@ def read(path: Path) -> Bank:
         raise ConfigError(key, name, "no such file, and the bank at the start is made from it", "put it back")
     now_NL, used_N, window_tokens = _read_entries(folder / MODEL)
     documents = corpus.load(config)
+    if data_hash not in (documents.data_hash, None):
+        rule = f"trained on other data ({data_hash}) than its configuration names now ({documents.data_hash})"
+        raise ConfigError("CHECKPOINT", folder, rule, "put the files back as they were: its tokens are theirs")
     tokenizer = load_or_train(config, documents)
     start_NL = initial_bank(config, documents.knowledge, tokenizer).rows
     if start_NL.shape != now_NL.shape:
@@ -108,10 +112,12 @@ def read(path: Path) -> Bank:
     return Bank(config, step, tokenizer, now_NL, start_NL, used_N, window_tokens)
 
 
-def _read_state(path: Path) -> tuple[Config, int]:
+def _read_state(path: Path) -> tuple[Config, int, str | None]:
+    """(configuration, step, hash of the data; None where an earlier version wrote it)."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        return Config.model_validate(state["config"]), int(state["progress"]["step"])
+        data_hash = str(state[DATA]) if DATA in state else None
+        return Config.model_validate(state["config"]), int(state["progress"]["step"]), data_hash
     except (OSError, ValueError, LookupError, TypeError, ValidationError):
         raise ConfigError("CHECKPOINT", path, "not a checkpoint's state", "give a folder that a run wrote") from None
 

@@ -22,6 +22,8 @@ from model.config import Config
 from model.transformer import Transformer
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+DATA = "data_hash"
+"""Where STATE says what was trained on (`corpus.Documents.data_hash`)."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,18 @@ class Progress:
 
 
 def save(
-    directory: Path, *, config: Config, model: Transformer, optimizer: torch.optim.AdamW | None, progress: Progress
+    directory: Path,
+    *,
+    config: Config,
+    data_hash: str,
+    model: Transformer,
+    optimizer: torch.optim.AdamW | None,
+    progress: Progress,
 ) -> Path:
     """Write `directory/step-N`, then remove older ones: a reader always finds a whole one.
 
-    Without an optimiser it holds weights and bank only, and no run goes on from it.
+    Called where no gradients are held, which it leaves out. Without an optimiser it holds weights and bank only, and no
+    run goes on from it.
     """
     target, draft = directory / f"step-{progress.step}", directory / f"step-{progress.step}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
@@ -47,11 +56,11 @@ def save(
     _write({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / MODEL)
     if optimizer is not None:
         _write(_moments(model, optimizer), draft / OPTIMIZER)
-    state = {"config": config.model_dump(), "progress": asdict(progress), "torch": torch.__version__}
+    state = {"config": config.model_dump(), DATA: data_hash, "progress": asdict(progress), "torch": torch.__version__}
     (draft / STATE).write_text(json.dumps(state, indent=2))
     for part in draft.iterdir():
         _fsync(part)
-    if target.exists():  # an attempt that stopped here before: its content is the same
+    if target.exists():  # damaged, or another run's: what a run goes on from it does not write again
         shutil.rmtree(target)
     draft.rename(target)
     for older in _whole(directory):
@@ -62,29 +71,33 @@ def save(
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder has to go on from: the newest checkpoint of a configuration that can be read whole, if there is
-    one, and a line for each newer one that cannot."""
+    """What a folder has to go on from: the newest checkpoint of a configuration and its data that can be read whole, if
+    there is one, and a line for each newer one of that configuration that cannot, or is of other data."""
 
     path: Path | None
-    damaged: tuple[str, ...]
+    passed_over: tuple[str, ...]
 
 
-def latest(directory: Path, *, config: Config) -> Found:
-    """What there is to go on from; checkpoints of another configuration or without an optimiser do not count."""
-    damaged: list[str] = []
+def latest(directory: Path, *, config: Config, data_hash: str) -> Found:
+    """What there is to go on from; checkpoints of another configuration, of other data or without an optimiser do not
+    count, nor do those of earlier versions, which did not say what their data were."""
+    passed_over: list[str] = []
     for path in _whole(directory):
         if not (path / OPTIMIZER).exists():
             continue
         try:
             state = json.loads((path / STATE).read_text())
             same = state["config"] == config.model_dump()
+            of_data = state[DATA] if DATA in state else "unknown"  # noqa: SIM401
             readable = bool(load_file(path / MODEL)) and bool(load_file(path / OPTIMIZER))
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            damaged.append(f"checkpoint {path.name} is damaged ({' '.join(str(error).split())[:200]})")
+            passed_over.append(f"checkpoint {path.name} is damaged ({' '.join(str(error).split())[:200]})")
             continue
-        if readable and same:
-            return Found(path, tuple(damaged))
-    return Found(None, tuple(damaged))
+        if readable and same and of_data == data_hash:
+            return Found(path, tuple(passed_over))
+        if same:
+            passed_over.append(f"checkpoint {path.name} is of other data ({of_data} then, {data_hash} now)")
+    return Found(None, tuple(passed_over))
 
 
 def newest(directory: Path) -> Path | None:
@@ -102,10 +115,9 @@ def load(path: Path, *, model: Transformer, optimizer: torch.optim.AdamW) -> Pro
     load_model(path, model)
     moments = load_file(path / OPTIMIZER)
     for name, parameter in model.named_parameters():
+        # The step too: a fused AdamW counts on the device.
         optimizer.state[parameter] = {
-            "step": moments[f"{name}/step"],  # AdamW keeps it on the CPU
-            "exp_avg": moments[f"{name}/exp_avg"].to(parameter.device),
-            "exp_avg_sq": moments[f"{name}/exp_avg_sq"].to(parameter.device),
+            key: moments[f"{name}/{key}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
         }
     return Progress(**json.loads((path / STATE).read_text())["progress"])
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from model.presets import PRESETS
 from model.rules import check_rules
 from model.settings import (
+    LARGEST,
     Config,
     ConfigError,
     DataConfig,
@@ -134,6 +135,7 @@ _RULES = {
     "missing": ("missing", "give it a value, or choose a preset that has one"),
     "int_type": ("not a whole number", "write it like 16 or 1_024"),
     "int_parsing": ("not a whole number", "write it like 16 or 1_024"),
+    "int_parsing_size": ("out of range", f"must be at most {LARGEST:,}"),
     "int_from_float": ("not a whole number", "write it like 16 or 1_024"),
     "float_type": ("not a number", "write it like 0.1 or 1e-4"),
     "float_parsing": ("not a number", "write it like 0.1 or 1e-4"),

@@ -16,6 +16,7 @@ selected a position. Lower case: a part of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,8 @@ class EntryMeans:
 class UpdateStats:
     """What an update did, still on the device: nothing is waited for until the next report.
 
-    `scale_ratio`: |(1-decay) a| / |decay F|, summed over the `slots` (of a vector the entry is the one slot).
+    `scale_ratio`: |(1-decay) a| / |decay F|, summed over the `slots` (of a vector the entry is the one slot); infinite
+    at a decay of 0.
     `flipped`: slots whose token changed; None where there are no tokens.
     """
 
@@ -113,7 +115,8 @@ def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
         zero = torch.zeros_like(updates[0].scale_ratio)
         sums = [torch.stack([s.scale_ratio, zero if s.flipped is None else s.flipped.to(zero.dtype)]) for s in updates]
         ratio, flipped = torch.stack(sums).sum(dim=0).tolist()
-        metrics["ema_scale_ratio"] = ratio / slots
+        if math.isfinite(ratio):
+            metrics["ema_scale_ratio"] = ratio / slots
         if updates[0].flipped is not None:
             metrics["token_flip_rate"] = flipped / slots
     return metrics
@@ -187,7 +190,7 @@ def match_norm(mean_SD: Tensor, decoded_SD: Tensor) -> None:
 
 def _ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
     fed_S = (1 - decay) * mean_SD.norm(dim=-1)
-    return (fed_S[:, None] / (decay * size_SL).clamp_min(1e-12)).sum()
+    return (fed_S[:, None] / (decay * size_SL)).sum()
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:

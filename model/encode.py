@@ -112,6 +112,7 @@ def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = C
 
 @torch.no_grad()
 def self_encode_rate(table_VD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Share of the tokens t with argmax_v E[t].head[v] = t: how far encoding inverts decoding."""
+    """Share of the tokens t with argmax_v E[t].head[v] = t: how far encoding inverts decoding. `table_VD` may be the
+    first rows only; the head is whole."""
     kept_V = nearest_tokens(table_VD, head_VD=head_VD, chunk_bytes=chunk_bytes)
     return (kept_V == torch.arange(len(kept_V), device=kept_V.device)).float().mean()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.config import Config, ConfigError
-from model.launch import check_packages, deepspeed_config
+from model.launch import check_packages, check_ranks, deepspeed_config
 from model.meters import reset_peaks
 
 
@@ -30,7 +30,7 @@ class Zero2(DeepSpeedPlugin):
 def start(config: Config) -> Accelerator:
     """A fresh one: Accelerate keeps its state in the process, and a process may train one trial after another.
 
-    Raises ConfigError where the engine cannot run here.
+    Raises ConfigError where the engine cannot run here, or its ranks cannot share a batch.
     """
     _forget_earlier_runs()
     torch.set_num_threads(config.train.threads)
@@ -43,6 +43,7 @@ def start(config: Config) -> Accelerator:
     accelerator = {"ddp": _ddp, "deepspeed": _deepspeed}[config.train.engine](config)
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     assert accelerator.num_processes == ranks, "RANK, LOCAL_RANK and WORLD_SIZE are set by whoever starts the ranks"
+    check_ranks(config, ranks=ranks)
     return accelerator
 
 

@@ -34,10 +34,11 @@ class Loss:
 
 @dataclass
 class Usage:
-    """How each layer used the bank over a pass: counts a layer [N], entropy of the read weights, mean of the read."""
+    """How each layer used the bank over a pass, summed over positions: counts a layer [N], exp of the read weights'
+    entropy, the read."""
 
     counts_XN: Tensor
-    entropy_X: Tensor
+    spread_X: Tensor
     read_XD: Tensor
     positions: int = 0
     balance: list[Tensor] = field(default_factory=list)
@@ -47,7 +48,7 @@ class Usage:
         """Nothing seen yet."""
         return cls(
             counts_XN=torch.zeros(layers, entries, device=device),
-            entropy_X=torch.zeros(layers, device=device),
+            spread_X=torch.zeros(layers, device=device),
             read_XD=torch.zeros(layers, dim, device=device),
         )
 
@@ -57,7 +58,7 @@ class Usage:
             weight, index = read.selection
             flat = index.flatten()
             self.counts_XN[layer].index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
-            self.entropy_X[layer] += torch.special.entr(weight).sum()
+            self.spread_X[layer] += torch.special.entr(weight).sum(dim=-1).exp().sum()
             self.read_XD[layer] += read.read_BTD.flatten(0, -2).sum(dim=0)
         self.positions += output.hidden_BTD.shape[0] * output.hidden_BTD.shape[1]
         self.balance.append(output.balance)
@@ -73,8 +74,7 @@ class Usage:
         layers, draws = counts_XN.shape[0], counts_XN.sum().item()
         share_XN = counts_XN / counts_XN.sum(dim=1, keepdim=True)
         effective_X = torch.special.entr(share_XN).sum(dim=1).exp()
-        # exp(H(w))/K of the mean entropy of a position
-        read_X = (self.entropy_X.double() / self.positions).exp() / num_selected
+        read_X = self.spread_X.double() / self.positions / num_selected
         return {
             "coverage": (counts_XN.sum(dim=0) > 0).double().mean().item(),
             "coverage_uniform": 1 - math.exp(-draws / entries),

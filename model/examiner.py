@@ -17,6 +17,7 @@ from model.corpus import Documents
 from model.encode import output_head, self_encode_rate
 from model.evaluate import Usage, bank_diversity, bank_use, continuation_nats, text_loss
 from model.generate import generate, text_metrics
+from model.outcome import DataError
 from model.probes import fact_metrics
 from model.streams import stream_seed
 from model.token_documents import TokenDocuments
@@ -45,7 +46,10 @@ class Examiner:
 
     def _prompts(self, val: TokenDocuments) -> list[tuple[list[int], list[int]]]:
         """(prompt, continuation with its EOS) of the first held-out documents: at most half a document, so that there
-        is something left to say, behind the EOS that every document follows."""
+        is something left to say, behind the EOS that every document follows.
+
+        Raises DataError where no document has a token before its EOS.
+        """
         pairs, eval_config = [], self.config.eval
         for d in range(len(val)):
             ids = val[d].tolist()[: self.config.model.max_seq_len]
@@ -54,6 +58,10 @@ class Examiner:
                 pairs.append(([self.tokenizer.eos_id, *ids[:cut]], ids[cut:]))
             if len(pairs) == eval_config.prompts:
                 break
+        if not pairs:
+            data = self.config.data
+            rule = "no held-out document has more than its end: there is nothing to be continued"
+            raise DataError(data.val or data.train or data.corpus, 1, rule, "give documents with a text of their own")
         return pairs
 
     def validate(self, model: Transformer, *, autocast: Autocast) -> Metrics:
@@ -116,7 +124,8 @@ class Examiner:
         config, table_VD = self.config.model, model.table.weight
         metrics = usage.metrics(num_selected=config.num_selected)
         if config.stores_tokens:
-            rate = self_encode_rate(table_VD, head_VD=output_head(table_VD, config))
+            own_VD = table_VD[: self.tokenizer.size]  # the other rows are no tokens
+            rate = self_encode_rate(own_VD, head_VD=output_head(table_VD, config))
             metrics |= {
                 "self_encode_rate": rate.item(),
                 "distinct_tokens_per_entry": bank_diversity(model.bank.tokens_NL),

@@ -39,8 +39,8 @@ ENOUGH = 2_000
 @dataclass(frozen=True)
 class StepTrace:
     """Bytes. `step` and `update`: the most that is held at a time, all that lives included; `gradients` and `inner`
-    (what a kernel holds inside) are parts of `step` at its peak. `blocks`: how many make it up. `between`: gradients
-    that live on when an evaluation comes. `events`: what an allocator is asked for up to the update's end."""
+    (what a kernel holds inside) are parts of `step` at its peak. `blocks`: how many make it up. `events`:
+    what an allocator is asked for up to the update's end."""
 
     weights: int
     bank: int
@@ -48,7 +48,6 @@ class StepTrace:
     gradients: int
     inner: int
     step: int
-    between: int
     update: int
     blocks: int
     events: tuple[tuple[int, int], ...]
@@ -81,7 +80,7 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
         owned = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         gradients, blocks = record.held_at_peak(owned), record.blocks_at_peak
         del owned
-        # An update of the bank, and an evaluation, may come between two of the optimiser.
+        # An update of the bank may come between two of the optimiser.
         if train.accumulation_steps == 1 or model_config.ema_update_freq % train.accumulation_steps == 0:
             optimizer.zero_grad()
         record.restart()
@@ -95,7 +94,6 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
             gradients=gradients,
             inner=inner,
             step=step,
-            between=0 if train.accumulation_steps == 1 else _bytes(model.parameters()),
             update=record.peak,
             blocks=blocks,
             events=tuple(record.events),

@@ -97,7 +97,7 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     )
     casts = step.weights // 2 if bf16 else 0  # autocast keeps them, whatever the batch
     validation, exam = _evaluation(config, step, forward=forward, asked=asked, casts=casts, device=device)
-    evaluation = step.weights + step.bank + step.optimiser + max(step.between + validation, exam)
+    evaluation = step.weights + step.bank + step.optimiser + max(validation, exam)
     parts = {
         "weights": step.weights,
         "gradients": step.gradients,

@@ -40,6 +40,16 @@ def check_processes(environment: Mapping[str, str]) -> None:
         raise ConfigError("accelerate launch", "one process", rule, cure)
 
 
+def check_ranks(config: Config, *, ranks: int) -> None:
+    """Raise ConfigError where the ranks would have different numbers of sequences: the mean over ranks of a gradient is
+    then not the joined batch's, and a rank may have none."""
+    batch_size = config.train.batch_size
+    if batch_size % ranks:
+        below = batch_size - batch_size % ranks
+        cure = f"try {' or '.join(str(size) for size in (below, below + ranks) if size)}, or other ranks"
+        raise ConfigError("train.batch_size", batch_size, f"not divisible by {ranks} ranks", cure)
+
+
 def deepspeed_config(config: Config, *, ranks: int, bf16: bool) -> dict[str, Any]:
     """DeepSpeed's configuration: ZeRO stage 2 (Rajbhandari et al. 2020, arXiv 1910.02054), as the source ran it.
 
@@ -48,7 +58,7 @@ def deepspeed_config(config: Config, *, ranks: int, bf16: bool) -> dict[str, Any
     and the bank's sums are formed in fp32.
     """
     train = config.train
-    a_rank = max(1, train.batch_size // ranks)
+    a_rank = train.batch_size // ranks
     return {
         "train_micro_batch_size_per_gpu": a_rank,
         "gradient_accumulation_steps": train.accumulation_steps,

@@ -31,7 +31,7 @@ class MemoryBank(nn.Module):
     | `sketch_RD` fp32 | hybrid | the fixed map D -> R, orthonormal rows |
     | `cache_*` | ema_state sparse_cache | continuous features of entries (model/feature_cache.py) |
     | `used_N` int32, `used_tokens` int64 | all | times selected in the last validation's tokens |
-    | `idle_X2n` int32, `refreshed` int64 | refresh frequency | updates since a sub-key was selected; resets so far |
+    | `idle_X2n` int32, `refreshed` int64 | refresh frequency | updates without a sub-key, -1 in use; resets so far |
     """
 
     tokens_NL: Tensor

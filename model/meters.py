@@ -99,6 +99,21 @@ def nvml_memory(device: torch.device) -> dict[str, float]:
     return {"nvml_used_gib": max(held) / GIB} if held and None not in held else {}
 
 
+class Peaks:
+    """The most memory that this process was seen to take in a run: what the allocator and the kernel keep, and the most
+    that NVML said."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seen: dict[str, float] = {}
+
+    def read(self) -> dict[str, float]:
+        """Look, and return the largest of all looks."""
+        for name, gib in (memory_metrics(self._device) | nvml_memory(self._device)).items():
+            self._seen[name] = max(gib, self._seen.setdefault(name, gib))
+        return dict(self._seen)
+
+
 def gpu_utilisation(device: torch.device) -> dict[str, float]:
     """`gpu_util_pct` where NVML answers for this device; empty elsewhere."""
     if device.type != "cuda":

@@ -46,7 +46,7 @@ METRICS: tuple[Metric, ...] = (
     # How the memory is used, in the validation window.
     Metric("coverage", "float", "share", "max", "entries selected at least once in the window, all layers"),
     Metric("coverage_uniform", "float", "share", "", "1 - exp(-draws/N): what uniform choice would give"),
-    Metric("coverage_window_tokens", "int", "tokens", "", "tokens in that window"),
+    Metric("coverage_window_tokens", "int", "tokens", "", "positions of that window, padding included"),
     Metric("effective_entries", "float", "entries", "max", "exp(entropy of usage), mean over layers"),
     Metric("read_entropy", "float", "share", "", "exp(H(w))/K, mean over positions and layers"),
     Metric("coverage_by_layer", "floats", "share", "max", "coverage, a layer that reads each"),
@@ -55,9 +55,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("balance_loss", "float", "", "min", "Switch-style balance on both marginals; 1.0 is uniform"),
     # What the EMA does.
     Metric("token_flip_rate", "float", "share", "", "slots of updated entries whose token changed"),
-    Metric("self_encode_rate", "float", "share", "max", "tokens t whose embedding is encoded as t again"),
+    Metric("self_encode_rate", "float", "share", "max", "the tokenizer's ids t whose embedding is encoded as t again"),
     Metric("distinct_tokens_per_entry", "float", "tokens", "max", "different tokens in an entry, mean over the bank"),
-    Metric("ema_scale_ratio", "float", "", "", "|(1-decay) a| / |decay F|, mean over updated entries"),
+    Metric("ema_scale_ratio", "float", "", "", "|(1-decay) a| / |decay F|, mean over updated entries; decay above 0"),
     Metric("entries_updated", "float", "entries", "", "entries an EMA update touched, mean since the last report"),
     Metric("subkeys_refreshed", "int", "sub-keys", "", "sub-keys that `refresh` reset, from the start of the run on"),
     Metric("objects_kept", "float", "share", "max", "knowledge-base sentences whose object survived kb_fit"),

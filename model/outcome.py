@@ -20,8 +20,9 @@ class Verdict(StrEnum):
 class Report:
     """Progress of a run, a row of its history.
 
-    `losses`: cross-entropy of every step since the last report, nats a token. `metrics`: those of METRICS that are
-    known now; what was not measured is absent. `note`: what the user should know, once.
+    `losses`: cross-entropy of every step since the last report, nats a token. `metrics`: those of METRICS that were
+    measured for this report, and the run's constants; what an earlier report measured is absent. `note`: what the user
+    should know, once.
     """
 
     step: int
@@ -36,7 +37,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget."""
+    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget; `metrics` are the last that were
+    measured of each."""
 
     verdict: Verdict
     step: int

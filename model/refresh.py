@@ -2,7 +2,7 @@
 
 Which entries a query reaches depends on the sub-keys, so rewriting an entry nobody selects revives nothing: its keys
 have to move to where the queries are. A sub-key is a row of one layer's half; it is dead when no position of any
-micro-batch selected it through `refresh_after` updates. A dead row becomes
+micro-batch selected it through `refresh_after` updates, each with the micro-batches before it. A dead row becomes
 
     key = |k| * (q / |q| + 0.1 * noise / sqrt(h)),        noise ~ N(0, 1)^h
 
@@ -38,9 +38,10 @@ SEEDS = 256
 
 
 def note(model: Transformer, reads: list[Read]) -> None:
-    """After every micro-batch: a row that was selected is not idle. Waits for nothing."""
+    """After every micro-batch: a row that was selected is at -1, from which the next update brings it to 0. Waits for
+    nothing."""
     used_X2n = torch.stack([read.counts_2n for read in reads]) > 0
-    model.bank.idle_X2n.masked_fill_(used_X2n, 0)
+    model.bank.idle_X2n.masked_fill_(used_X2n, -1)
 
 
 @torch.no_grad()

@@ -29,7 +29,8 @@ def check_rules(config: Config) -> None:
         rule = f"more than sqrt(knowledge_num) = {root}"
         _fail("model.num_selected", model.num_selected, rule, f"try {root} or less, or a larger knowledge_num")
     if model.knowledge_dim % 2:
-        cure = f"try {model.knowledge_dim - 1 or 2} or {model.knowledge_dim + 1}"
+        around = (model.knowledge_dim - 1, model.knowledge_dim + 1)
+        cure = f"try {' or '.join(str(dim) for dim in around if dim)}"
         _fail("model.knowledge_dim", model.knowledge_dim, "odd, but a query is split in two halves", cure)
     if model.dim % model.n_heads or (model.dim // model.n_heads) % 2:
         around = range(max(1, model.n_heads - _AROUND), model.n_heads + _AROUND)
@@ -43,6 +44,9 @@ def check_rules(config: Config) -> None:
         _fail("train.tokens", train.tokens, "exactly one of train.tokens and train.epochs is needed", "remove one")
     if train.engine == "deepspeed" and train.precision == "fp64":
         _fail("train.precision", "fp64", "not with train.engine deepspeed", "use fp32, or train.engine ddp")
+    if train.engine == "deepspeed" and model.has_bank and model.refresh == "frequency":
+        # ZeRO-2 steps on an fp32 copy of its own: the next update would undo what a refresh wrote over the weights.
+        _fail("model.refresh", "frequency", "not with train.engine deepspeed", "use none, or train.engine ddp")
     if data.corpus == "jsonl" and data.train is None:
         _fail("data.train", "missing", "corpus jsonl needs a file", "give data.train: PATH.jsonl (or .jsonl.gz)")
     if data.corpus != "jsonl" and (data.train or data.val):

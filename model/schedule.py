@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the update: nothing to save, nothing to restore."""
+"""What falls on which step, and at which rate: pure functions, so there is nothing to save and nothing to restore."""
 
 from __future__ import annotations
 
@@ -23,3 +23,20 @@ def learning_rate(update: int, *, total: int, train: TrainConfig) -> float:
         decay = max(1, round(train.decay_ratio * total))
         shape = min(1.0, max(0.0, (total - update) / decay))
     return train.lr * (train.min_lr_ratio + (1 - train.min_lr_ratio) * shape)
+
+
+def reports_by(step: int, *, train: TrainConfig) -> int:
+    """How many reports fall on a run's first `step` steps: one every `report_every` steps, each on an update."""
+    return step // max(train.report_every, train.accumulation_steps)
+
+
+def report_due(step: int, *, total: int, train: TrainConfig) -> bool:
+    """Whether a report follows the first `step` steps of `total`: on the last one, and on the update that ends or
+    follows every `report_every`.
+
+    Only on updates: between two of them there are gradients, which no checkpoint holds.
+    """
+    if step % train.accumulation_steps:
+        return False
+    before = step - train.accumulation_steps
+    return step == total or reports_by(step, train=train) > reports_by(before, train=train)

@@ -131,7 +131,7 @@ class ModelConfig(Section):
     @property
     def frozen_entries(self) -> int:
         """Entries, from the first on, that nothing updates."""
-        return int(self.freeze_ratio * self.knowledge_num)
+        return int(round(self.freeze_ratio * self.knowledge_num, 6))  # k / N is k rows, however it is rounded
 
 
 class TrainConfig(Section):
@@ -167,7 +167,7 @@ class TrainConfig(Section):
     threads: int = Field(default=1, gt=0)
     """CPU threads of a trial: part of the configuration, since sums may depend on it."""
     report_every: int = Field(default=10, gt=0)
-    """Steps between two reports."""
+    """Steps between two reports. One that would fall between two updates comes with the next update."""
     checkpoint_every: int = Field(default=10, gt=0)
     """Reports between two checkpoints; one is written at the end in any case."""
 

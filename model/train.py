@@ -6,8 +6,12 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import yaml
@@ -21,6 +25,7 @@ from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 # Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+from model.checkpoint import newest
 from model.trainer import Listener, Trainer
 
 
@@ -42,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, metavar="DIR", help="checkpoints; default: results/single/ID, the same again"
     )
     arguments = parser.parse_args(argv)
-    out = arguments.out
+    out: Path | None = arguments.out
     try:
         check_processes(os.environ)
         config = _read(arguments.config, arguments.set)
@@ -50,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         out = out or Path("results/single") / _id(config)
         for key, path in missing_files(config):
             raise ConfigError(key, path, "no such file", "give a path that exists")
-        result = _train(config, out)
+        _make(out)
+        with _interruptible() as asked:
+            result = _train(config, out, asked=asked)
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -58,15 +65,52 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from {out}", file=sys.stderr)
-        return 130
+        return _interrupted(out)
+    if result.verdict is Verdict.INTERRUPT:
+        return _interrupted(out)
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps({"tokens_seen": result.tokens_seen, **result.metrics}, indent=2))
     return 0
 
 
-def _train(config: Config, out: Path) -> Result:
-    """With a progress bar on stderr, and samples beside the checkpoints."""
+def _interrupted(out: Path | None) -> int:
+    left = newest(out) if out is not None else None
+    what = "no checkpoint was written" if left is None else f"the newest checkpoint is {left}"
+    print(f"interrupted; {what}", file=sys.stderr)
+    return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[Event]:
+    """An event that the first Ctrl-C sets; the second is a KeyboardInterrupt, as ever. Where Ctrl-C is ignored (of a
+    process in the background), it stays so."""
+    asked, before = Event(), signal.getsignal(signal.SIGINT)
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nends at the next report, with a checkpoint; Ctrl-C again: at once\n")
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _make(out: Path) -> None:
+    """Before anything is trained: whoever cannot write there should not learn it at the end."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--out", out, f"no folder can be there ({error.strerror})", "give another") from error
+
+
+def _train(config: Config, out: Path, *, asked: Event) -> Result:
+    """With a progress bar on stderr, and samples beside the checkpoints; interrupted at the first report after `asked`
+    was set."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
     first = os.environ.get("RANK", "0") == "0"
@@ -79,10 +123,12 @@ def _train(config: Config, out: Path) -> Result:
             text += f"  val {val:.4f}" if isinstance(val, float) else ""
             text += f"  {report.metrics['tokens_per_s']:,.0f} tokens/s"
             bar.update(task, description=text, completed=report.tokens_seen / report.budget_tokens)
-            return Verdict.CONTINUE
+            if report.note and first:
+                console.print(report.note, markup=False, highlight=False)
+            return Verdict.INTERRUPT if asked.is_set() else Verdict.CONTINUE
 
         result = run(config, show, checkpoint_dir=out)
-    if first:
+    if first and result.verdict is Verdict.CONTINUE:
         (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
     return result
 
@@ -110,7 +156,9 @@ def _read(path: Path | None, sets: list[str]) -> Config:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        read = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # strings only: safe
+        read = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # strings only: safe
+    except UnicodeDecodeError as error:
+        raise ConfigError("--config", path, f"not UTF-8 ({error.reason})", "save the file as UTF-8") from error
     except OSError as error:
         raise ConfigError("--config", path, f"cannot be read ({error.strerror})", "give a YAML file") from error
     except yaml.YAMLError as error:

@@ -19,9 +19,9 @@ from model.config import Config
 from model.examiner import Examiner
 from model.feed import Feed, ahead_on, on_host
 from model.memory import sum_over_ranks
-from model.meters import Stopwatch, device_name, gpu_utilisation, memory_metrics, nvml_memory
+from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
-from model.schedule import learning_rate
+from model.schedule import learning_rate, report_due, reports_by
 from model.streams import reseeded
 from model.tokenizer import load_or_train
 from model.transformer import Transformer, initialise
@@ -74,11 +74,12 @@ class Trainer:
         if bank is not None and bank.objects_kept is not None:
             self.constants["objects_kept"] = bank.objects_kept
         self.progress = checkpoint.Progress(step=0, tokens_seen=0, wall_s=0.0, metrics=self.constants)
-        found = checkpoint.latest(checkpoint_dir, config=config)
+        found = checkpoint.latest(checkpoint_dir, config=config, data_hash=self.data_hash)
         if found.path is not None:
             self.progress = checkpoint.load(found.path, model=self.model, optimizer=self.optimizer)
+        self.saved = found.path
         self.note = "; ".join(
-            [*found.damaged, f"training goes on from step {self.progress.step}"] if found.damaged else []
+            [*found.passed_over, f"training goes on from step {self.progress.step}"] if found.passed_over else []
         )
         self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
         self.feed = Feed(self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device))
@@ -108,20 +109,21 @@ class Trainer:
 
     def _run(self, report: Listener) -> Result:
         train, started_s = self.config.train, time.perf_counter() - self.progress.wall_s
-        window = _Window(self.device)
-        reports, metrics, verdict = 0, dict(self.progress.metrics), Verdict.CONTINUE
+        window, peaks = _Window(self.device), Peaks(self.device)
+        metrics, verdict = dict(self.progress.metrics), Verdict.CONTINUE
         step = self.progress.step
         while step < self.steps and verdict is Verdict.CONTINUE:
             self._step(step, window)
             step += 1
-            if step % train.report_every and step < self.steps:
+            if not report_due(step, total=self.steps, train=train):
                 continue
-            reports += 1
+            reports = reports_by(step, train=train)
             losses = self._losses(window, last_step=step)
-            metrics |= window.metrics(self._step_tokens, losses) | memory_metrics(self.device)
-            metrics |= gpu_utilisation(self.device) | nvml_memory(self.device) | self.upkeep.metrics()
+            measured = window.metrics(self._step_tokens, losses) | gpu_utilisation(self.device) | self.upkeep.metrics()
             if step == self.steps or reports % self.config.eval.every == 0:
-                metrics |= self.examiner.validate(self.model, autocast=self._autocast)
+                measured |= self._validate(step)
+            measured |= peaks.read()
+            metrics |= measured
             verdict = self._agree(
                 report(
                     Report(
@@ -131,21 +133,22 @@ class Trainer:
                         wall_s=time.perf_counter() - started_s,
                         lr=self._rate(step - 1),
                         losses=losses,
-                        metrics=dict(metrics),
-                        note=self.note if reports == 1 else "",
+                        metrics=self.constants | measured,
+                        note=self.note,
                     )
                 )
             )
+            self.note = ""
             wall_s = time.perf_counter() - started_s
             self.progress = checkpoint.Progress(step, step * self._step_tokens, wall_s, metrics=dict(metrics))
-            if step < self.steps and (verdict is Verdict.INTERRUPT or reports % train.checkpoint_every == 0):
+            if verdict is Verdict.INTERRUPT or (step < self.steps and reports % train.checkpoint_every == 0):
                 self._save()
             window.start()
         samples = []
         if verdict is Verdict.CONTINUE:
             saved = self._save()
             final, samples = self.examiner.final(self.model, saved=saved, autocast=self._autocast)
-            metrics |= final
+            metrics |= final | peaks.read()
         return Result(
             verdict=verdict,
             step=step,
@@ -156,6 +159,15 @@ class Trainer:
             metrics=metrics,
             samples=samples,
         )
+
+    def _validate(self, step: int) -> Metrics:
+        """Raises NonFiniteLoss: an update can break the weights after a loss that was still a number."""
+        measured = self.examiner.validate(self.model, autocast=self._autocast)
+        val_loss = measured["val_loss"]
+        assert isinstance(val_loss, float)
+        if not np.isfinite(val_loss):
+            raise NonFiniteLoss(step, val_loss)
+        return measured
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return engine.autocast(self.config, self.device)
@@ -191,7 +203,6 @@ class Trainer:
                 self.wrapped_optimizer.step()
                 self.wrapped_optimizer.zero_grad()
             window.losses.append(ce.detach())
-            window.balances.append(output.balance.detach())
         self.upkeep.note(output.reads)
         if self.upkeep.due(step):
             with window.emas.running():
@@ -219,18 +230,23 @@ class Trainer:
         return Verdict(broadcast_object_list([verdict.value])[0])
 
     def _save(self) -> Path:
-        """Rank 0 writes; the others wait for it, since they may read it next."""
+        """Rank 0 writes, unless the run stands where it was read or written last; the others wait for it, since they
+        may read it next."""
         path = self.checkpoint_dir / f"step-{self.progress.step}"
+        if path == self.saved:
+            return path
         if self.accelerator.is_main_process:
-            path = checkpoint.save(
+            checkpoint.save(
                 self.checkpoint_dir,
                 config=self.config,
+                data_hash=self.data_hash,
                 model=self.model,
                 # ZeRO-2 keeps a share of the moments on every rank, and under names of its own.
                 optimizer=self.optimizer if self.config.train.engine == "ddp" else None,
                 progress=self.progress,
             )
         self.accelerator.wait_for_everyone()
+        self.saved = path
         return path
 
 
@@ -244,7 +260,6 @@ class _Window:
     def start(self) -> None:
         """Forget; count time from now."""
         self.losses: list[Tensor] = []
-        self.balances: list[Tensor] = []
         self.updates: list[ema.UpdateStats] = []
         self.steps.read_s()
         self.emas.read_s()

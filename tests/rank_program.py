@@ -1,6 +1,8 @@
 """What the tests of several ranks start in every process: twenty steps, and what each rank then holds, to its own file.
 
 python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.rank_program FOLDER fp64 fp32
+
+`fp32/1` is fp32, interrupted once, into the folder FOLDER/interrupted.
 """
 
 from __future__ import annotations
@@ -27,18 +29,26 @@ OVERRIDES = {
 }
 
 
-def run(folder: Path, precision: str, *, engine: str = "ddp") -> None:
+def run(folder: Path, precision: str, *, engine: str = "ddp", interrupts: int = 0) -> None:
     """Train, and write `PRECISION-rank-R.safetensors`: the weights, `bank.tokens_NL`, and `losses` of every step.
 
-    The run is stopped at its last report: there is nothing to measure.
+    The run is stopped at its last report: there is nothing to measure. It is interrupted at each of its first
+    `interrupts` reports, and gone on with.
     """
     losses: list[float] = []
+    left = interrupts
 
     def report(now: Report) -> Verdict:
+        nonlocal left
         losses.extend(now.losses)
+        if left:
+            left -= 1
+            return Verdict.INTERRUPT
         return Verdict.STOP if now.step == STEPS else Verdict.CONTINUE
 
     config = resolve("tiny", {**OVERRIDES, "train.precision": precision, "train.engine": engine})
+    for _ in range(interrupts):
+        Trainer(config, checkpoint_dir=folder / precision).run(report)
     trainer = Trainer(config, checkpoint_dir=folder / precision)
     trainer.run(report)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,4 +61,6 @@ def run(folder: Path, precision: str, *, engine: str = "ddp") -> None:
 
 if __name__ == "__main__":
     for wanted in sys.argv[2:]:
-        run(Path(sys.argv[1]), wanted)
+        precision, _, interrupts = wanted.partition("/")
+        place = Path(sys.argv[1]) / ("interrupted" if interrupts else "")
+        run(place, precision, interrupts=int(interrupts or 0))

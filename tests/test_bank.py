@@ -153,10 +153,24 @@ def test_bad_input_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.Cap
         complains(capsys, [str(tmp_path)], "not a checkpoint's state")
 
 
-def test_a_data_file_that_has_gone_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bank_of_a_version_that_kept_no_hash_is_shown(trained: Path, bank: Bank, tmp_path: Path) -> None:
+    shutil.copytree(trained / "step-12", tmp_path / "step-12")
+    state = tmp_path / "step-12" / checkpoint.STATE
+    kept = json.loads(state.read_text())
+    kept.pop("data_hash")
+    state.write_text(json.dumps(kept))
+    assert render(read(tmp_path), find=None, top=3) == render(bank, find=None, top=3)
+
+
+def test_a_data_file_that_has_gone_or_changed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"the {word} is on the table"}) + "\n" for word in "abcdefgh"))
     train(small(data__corpus="jsonl", data__train=str(text)), Listener(), checkpoint_dir=tmp_path / "run")
+    assert main([str(tmp_path / "run")]) == 0
+    said = text.read_text()
+    text.write_text(said.replace("table", "chair"))
+    complains(capsys, [str(tmp_path / "run")], "trained on other data (")
+    text.write_text(said)
     assert main([str(tmp_path / "run")]) == 0
     text.unlink()
     complains(capsys, [str(tmp_path / "run")], f"data.train: {text}")

@@ -216,6 +216,23 @@ def test_everything_frozen_changes_nothing() -> None:
     assert update_metrics([]) == {}
 
 
+@pytest.mark.parametrize("memory", ["token", "vector"])
+def test_at_a_decay_of_0_there_is_no_ratio_to_what_was(memory: str) -> None:
+    config = configured(memory=memory, ema_decay=0.0)
+    reads = make_reads(width=6 if memory == "vector" else D)
+    stats = update_bank(make_bank(config), reads, table_VD=make_table(), config=config)
+    assert stats.entries > 0
+    assert update_metrics([stats]).keys() == {"entries_updated"} | ({"token_flip_rate"} if memory == "token" else set())
+
+
+@pytest.mark.parametrize("entries", [49, 100, 961, 1024, 1_048_576])
+def test_a_ratio_of_k_rows_protects_k_rows(entries: int) -> None:
+    for rows in range(0, entries + 1, 1 + entries // 1000):
+        config = configured(knowledge_num=entries, freeze_ratio=rows / entries)
+        assert config.frozen_entries == rows
+    assert configured(knowledge_num=entries, freeze_ratio=1.5 / entries).frozen_entries == 1
+
+
 def test_metrics_are_means_over_the_slots_of_all_updates() -> None:
     one = UpdateStats(2, 8, torch.tensor(4.0), torch.tensor(2))
     two = UpdateStats(4, 16, torch.tensor(8.0), torch.tensor(1))

@@ -76,6 +76,13 @@ def test_fp64_is_not_deepspeeds() -> None:
         resolve("tiny", {**DEEPSPEED, "train.precision": "fp64"})
 
 
+def test_a_refresh_is_not_deepspeeds() -> None:
+    keys = {**DEEPSPEED, "model.refresh": "frequency"}
+    with pytest.raises(ConfigError, match=r"model\.refresh: frequency: not with train\.engine deepspeed; use none"):
+        resolve("tiny", keys)
+    assert resolve("tiny", {**keys, "model.memory": "blind"}).model.refresh == "frequency", "which refreshes nothing"
+
+
 @pytest.mark.usefixtures("missing")
 def test_without_the_package_the_command_says_so_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
@@ -135,10 +142,11 @@ def test_a_checkpoint_without_moments_is_read_and_not_gone_on_from(tmp_path: Pat
     config = resolve("tiny", {"model.dim": 32, "model.n_heads": 2, "eval.val_tokens": 256})
     trainer = Trainer(config, checkpoint_dir=tmp_path)
     progress = checkpoint.Progress(step=3, tokens_seen=3, wall_s=0.0, metrics={})
-    path = checkpoint.save(tmp_path, config=config, model=trainer.model, optimizer=None, progress=progress)
+    about = {"config": config, "data_hash": trainer.data_hash, "model": trainer.model, "progress": progress}
+    path = checkpoint.save(tmp_path, **about, optimizer=None)
     assert torch.equal(load_file(path / checkpoint.MODEL)["bank.tokens_NL"], trainer.model.bank.tokens_NL)
     assert not (path / checkpoint.OPTIMIZER).exists()
-    assert checkpoint.latest(tmp_path, config=config).path is None
+    assert checkpoint.latest(tmp_path, config=config, data_hash=trainer.data_hash).path is None
 
 
 PROGRAM = """

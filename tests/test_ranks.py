@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from ablate.ledger import Ledger
-from model.launch import check_processes
+from model.api import ConfigError, resolve
+from model.launch import check_processes, check_ranks
 from tests import rank_program
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def start(*command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks that torchrun started hold after twenty steps, in both precisions."""
     folder = tmp_path_factory.mktemp("two")
-    start(*TORCHRUN, "-m", "tests.rank_program", str(folder), "fp64", "fp32")
+    start(*TORCHRUN, "-m", "tests.rank_program", str(folder), "fp64", "fp32", "fp32/1")
     return folder
 
 
@@ -52,6 +53,13 @@ def test_every_rank_holds_the_same_bit_for_bit(two: Path, precision: str) -> Non
     first, second = (load_file(two / f"{precision}-rank-{rank}.safetensors") for rank in (0, 1))
     assert first.keys() == second.keys() >= {"bank.tokens_NL", "losses", "table.weight"}
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_ranks_that_were_interrupted_go_on_bit_for_bit(two: Path) -> None:
+    """At a report that was due after step 5, between two updates, where each rank would have gradients of its own."""
+    whole, parts = (load_file(folder / "fp32-rank-0.safetensors") for folder in (two, two / "interrupted"))
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert len(parts["losses"]) == rank_program.STEPS
 
 
 # fp64 shows that the sums are the same; fp32 rounds them in another order, and a near tie may fall to the other side.
@@ -79,7 +87,6 @@ def test_two_ranks_equal_one_with_the_joined_batch(
 
 def test_the_bank_is_written_in_those_steps(tmp_path: Path) -> None:
     """Else the bank would be the same on any number of ranks."""
-    from model.api import resolve
     from model.trainer import Trainer
 
     config = resolve("tiny", {**rank_program.OVERRIDES, "train.precision": "fp32"})
@@ -111,6 +118,21 @@ def test_accelerate_launch_that_starts_one_of_two_is_refused() -> None:
     assert "accelerate launch: one process: several were asked for" in done.stderr
     assert "--multi_gpu" in done.stderr
     assert "exit status 2" in done.stderr
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused(tmp_path: Path) -> None:
+    """Else the gradient of the balance loss is not the joined batch's, and a rank may have no sequence at all."""
+    command = (*TORCHRUN, "-m", "model.train", "--set", "train.batch_size=3", "--out", str(tmp_path))
+    done = start(*command, code=1)  # torchrun's own code, for our 2
+    assert "train.batch_size: 3: not divisible by 2 ranks; try 2 or 4, or other ranks\n" in done.stderr
+
+
+@pytest.mark.parametrize(("batch", "ranks", "cure"), [(7, 3, "try 6 or 9"), (1, 2, "try 2"), (2, 3, "try 3")])
+def test_the_nearest_batches_that_can_be_shared_are_named(batch: int, ranks: int, cure: str) -> None:
+    config = resolve("tiny", {"train.batch_size": batch})
+    with pytest.raises(ConfigError, match=f"not divisible by {ranks} ranks; {cure}, or other ranks"):
+        check_ranks(config, ranks=ranks)
+    check_ranks(resolve("tiny", {"train.batch_size": 6}), ranks=3)
 
 
 @pytest.mark.parametrize("environment", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,17 @@ def test_a_row_made_dead_is_selected_again(memory: str) -> None:
     config, model, optimizer = with_a_dead_row(**{"model.memory": memory})
     upkeep = Upkeep(config, model, optimizer)
     resets = []
+    used = [torch.zeros_like(model.bank.idle_X2n, dtype=torch.bool) for _ in range(2)]  # an update each
     for step in range(6):
         reads = forward(model, optimizer).reads
         upkeep.note(reads)
+        used[step // 3] |= torch.stack([read.counts_2n for read in reads]) > 0
         if step < 6 - 1:
             assert step >= 3 or not any(read.counts_2n[0, ROW] for read in reads), "the row is not dead to begin with"
         before = {name: value.clone() for name, value in model.named_parameters()}
         if (step + 1) % 3 == 0:
             assert upkeep.due(step)
-            dead = (model.bank.idle_X2n + 1 >= 2).clone()
+            dead = ~(used[0] | used[1]) if step // 3 else torch.zeros_like(used[0])
             upkeep.update(step, reads)
             resets.append(int(dead.sum()))
             for layer, dead_2n in zip(config.model.layers_with_memory, dead, strict=True):
@@ -85,7 +88,7 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
     model.bank.idle_X2n[0, 0, ROW] = 5  # dead in the first layer alone
     model.bank.idle_X2n[:, 1, 6] = 5  # dead in both
     before = model.bank.tokens_NL.clone()
-    reached = set(oracle.unreachable(model.bank.idle_X2n + 1 >= 2))
+    reached = set(oracle.unreachable(model.bank.idle_X2n == 5))
     refresh.refresh(model, optimizer, reads, config=config, step=0)
     changed = set((model.bank.tokens_NL != before).any(dim=1).nonzero().flatten().tolist())
     assert reached == {row * 8 + 6 for row in range(8)}
@@ -95,6 +98,28 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
     nearest = set(nearest_tokens(features, head_VD=output_head(table, config.model)).tolist())
     assert all(len(set(model.bank.tokens_NL[s].tolist())) == 1 for s in changed)
     assert {int(model.bank.tokens_NL[s, 0]) for s in changed} <= nearest
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(after: int) -> None:
+    """Seven updates of two micro-batches; every row's uses are drawn, and its idle updates counted by hand."""
+    config, model, optimizer = with_a_dead_row(**{"model.refresh_after": after})
+    reads = forward(model, optimizer).reads
+    generator = torch.Generator().manual_seed(after)
+    unused, resets = torch.zeros_like(model.bank.idle_X2n), 0
+    for step in range(7):
+        selected = [torch.rand(2, 2, 8, generator=generator) < 0.25 for _ in range(2)]
+        for used_X2n in selected:
+            noted = [replace(read, counts_2n=used_2n.float()) for read, used_2n in zip(reads, used_X2n, strict=True)]
+            refresh.note(model, noted)
+        keys = torch.stack([model.get_parameter(f"blocks.{layer}.memory.keys_2nh").clone() for layer in (0, 1)])
+        refresh.refresh(model, optimizer, reads, config=config, step=step)
+        now = torch.stack([model.get_parameter(f"blocks.{layer}.memory.keys_2nh") for layer in (0, 1)])
+        unused = torch.where(selected[0] | selected[1], 0, unused + 1)
+        dead = unused >= after
+        assert torch.equal((now != keys).any(dim=-1), dead)
+        unused[dead], resets = 0, resets + int(dead.sum())
+    assert int(model.bank.refreshed) == resets > 0
 
 
 def test_the_same_step_draws_the_same() -> None:
@@ -133,3 +158,4 @@ def test_a_run_says_how_many_were_reset(tmp_path: Path) -> None:
     counts = np.array([report.metrics["subkeys_refreshed"] for report in listener.reports])
     assert (np.diff(counts) >= 0).all(), "a total only grows"
     assert result.metrics["subkeys_refreshed"] == counts[-1]
+    assert counts[-1] < 12 * 2 * 2 * 8 / 2, "of all sub-keys at every update: those in use stay where they are"

@@ -1,4 +1,4 @@
-"""Whole runs of a very small model: they repeat bit for bit, resume bit for bit, and say the truth when they break."""
+"""Whole runs of a very small model: they repeat bit for bit, and say the truth when they break."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from model import meters
 from model.api import METRICS, Config, NonFiniteLoss, Report, Verdict, failure_kind, resolve, train
-from model.batches import fixed_rows
-from model.checkpoint import latest
-from model.evaluate import Usage, bank_use, continuation_nats, text_loss
 from model.examiner import Examiner
-from model.generate import generate, text_metrics
 from model.schedule import learning_rate
 from model.transformer import Transformer, initialise
 
@@ -96,43 +93,6 @@ def test_bf16_autocast_trains_as_fp32_does_but_for_its_rounding(memory: str, tmp
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_an_interrupted_run_goes_on_bit_for_bit(accumulation: int, tmp_path: Path) -> None:
-    config = small(train__accumulation_steps=accumulation)
-    whole, first, second = Listener(), Listener(at=1, verdict=Verdict.INTERRUPT), Listener()
-    uninterrupted = train(config, whole, checkpoint_dir=tmp_path / "whole")
-    stopped = train(config, first, checkpoint_dir=tmp_path / "parts")
-    assert (stopped.verdict, stopped.step) == (Verdict.INTERRUPT, 4)
-    resumed = train(config, second, checkpoint_dir=tmp_path / "parts")
-    assert second.reports[0].step == 8
-    assert first.losses + second.losses == whole.losses
-    assert comparable(resumed.metrics) == comparable(uninterrupted.metrics)
-    assert second.reports[-1].wall_s > first.reports[-1].wall_s
-
-
-def test_a_run_that_died_in_its_final_measure_measures_again(tmp_path: Path) -> None:
-    first, again = Listener(), Listener()
-    result = train(small(), first, checkpoint_dir=tmp_path)
-    repeated = train(small(), again, checkpoint_dir=tmp_path)
-    assert again.reports == []
-    assert comparable(repeated.metrics) == comparable(result.metrics)
-
-
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    config = small()
-    train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    found = latest(tmp_path, config=config).path
-    assert found is not None
-    weights = found / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    assert latest(tmp_path, config=config).path is None
-
-
-def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(tmp_path: Path) -> None:
-    train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
-    assert latest(tmp_path, config=small(train__lr=1e-3)).path is None
-
-
 def test_stop_ends_the_run_without_the_final_measure(tmp_path: Path) -> None:
     result = train(small(), Listener(at=2, verdict=Verdict.STOP), checkpoint_dir=tmp_path)
     assert (result.verdict, result.tokens_seen) == (Verdict.STOP, 8 * 128)
@@ -146,6 +106,76 @@ def test_a_diverging_run_names_its_step(tmp_path: Path) -> None:
     assert 1 <= caught.value.step < 12
     assert not math.isfinite(caught.value.value)
     assert failure_kind(caught.value) == "nan"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_weights_that_an_update_breaks_after_a_finite_loss_are_a_diverged_run(
+    temperature: float, tmp_path: Path
+) -> None:
+    """One step, whose loss is that of the weights before it."""
+    listener = Listener()
+    config = small(train__lr=1e30, train__warmup_ratio=0.0, train__tokens=128, eval__temperature=temperature)
+    with pytest.raises(NonFiniteLoss, match="loss is nan at step 1;") as caught:
+        train(config, listener, checkpoint_dir=tmp_path)
+    assert caught.value.step == 1
+    assert failure_kind(caught.value) == "nan"
+    assert listener.reports == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "oom"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "oom"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported"), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough memory: you tried"), "oom"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), "error"),
+        (ValueError("DefaultCPUAllocator: can't allocate memory"), "error"),
+    ],
+)
+def test_memory_that_ran_out_is_told_from_other_ends(error: Exception, kind: str) -> None:
+    assert failure_kind(error) == kind
+
+
+def test_torchs_own_words_for_memory_that_ran_out_are_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50, dtype=torch.uint8)  # a PiB, more than an address space has
+    assert failure_kind(caught.value) == "oom"
+
+
+def test_peaks_of_memory_are_read_after_every_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation makes the peak here; the prediction counts it too (model/footprint.py)."""
+    peak = 1.0
+
+    def measured(_: torch.device) -> dict[str, float]:
+        return {"peak_rss_gib": peak, "peak_gib": peak}
+
+    def raising(name: str, gib: float) -> None:
+        ask = getattr(Examiner, name)
+
+        def asked(*arguments: Any, **named: Any) -> Any:
+            nonlocal peak
+            peak = max(peak, gib)
+            return ask(*arguments, **named)
+
+        monkeypatch.setattr(Examiner, name, asked)
+
+    monkeypatch.setattr(meters, "memory_metrics", measured)
+    raising("validate", 2.0)
+    raising("final", 3.0)
+    listener = Listener()
+    result = train(small(eval__every=2), listener, checkpoint_dir=tmp_path)
+    assert [report.metrics["peak_gib"] for report in listener.reports] == [1.0, 2.0, 2.0]
+    assert (result.metrics["peak_gib"], result.metrics["peak_rss_gib"]) == (3.0, 3.0)
+
+
+def test_what_nvml_saw_is_the_most_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [{"nvml_used_gib": 2.0}, {"nvml_used_gib": 5.0}, {}, {"nvml_used_gib": 3.0}]
+    monkeypatch.setattr(meters, "nvml_memory", lambda _: seen.pop(0))
+    peaks = meters.Peaks(torch.device("cpu"))
+    assert [peaks.read()["nvml_used_gib"] for _ in range(4)] == [2.0, 5.0, 5.0, 5.0]
 
 
 def test_every_metric_of_the_table_is_measured_or_belongs_to_another_machine(tmp_path: Path) -> None:
@@ -204,78 +234,3 @@ def test_schedules_warm_up_and_end(schedule: str) -> None:
     if schedule == "wsd":
         assert rates[79] == pytest.approx(config.lr)
         assert rates[90] == pytest.approx(config.lr / 2)
-
-
-def tiny_model(memory: str = "token") -> Transformer:
-    model = Transformer(small(model__memory=memory).model)
-    initialise(model, seed=1)
-    if memory == "token":
-        model.bank.tokens_NL.copy_(torch.randint(0, 512, (64, 4), generator=torch.Generator().manual_seed(0)))
-    return model
-
-
-def test_an_intervention_leaves_the_model_as_it_was() -> None:
-    model = tiny_model()
-    documents = [[token] * 6 + [2] for token in range(5, 40)]
-    rows = fixed_rows(documents, seq_len=32, eos_id=2, pad_id=0, max_tokens=200)
-    usage = Usage.empty(layers=2, entries=64, dim=32, device=torch.device("cpu"))
-    before = model.bank.tokens_NL.clone()
-    base = text_loss(model, rows, batch_size=4, usage=usage)
-    worth = bank_use(model, rows, batch_size=4, base=base, usage=usage)
-    assert torch.equal(model.bank.tokens_NL, before)
-    assert text_loss(model, rows, batch_size=4) == base
-    assert all(value != 0 for value in worth.values())
-    counts = usage.metrics(num_selected=4)
-    assert counts["coverage_window_tokens"] == rows.x.size
-    assert usage.counts_XN.sum().item() == rows.x.size * 4 * 2
-
-
-def test_a_read_of_zero_is_the_blind_layer() -> None:
-    token, blind = tiny_model(), tiny_model("blind")
-    ids = torch.arange(20)[None]
-    zeroed = token(ids, None, torch.zeros(2, 32)).hidden_BTD
-    torch.testing.assert_close(zeroed, blind(ids).hidden_BTD)
-
-
-def test_the_future_does_not_reach_the_past() -> None:
-    model = tiny_model()
-    ids = torch.randint(0, 512, (1, 16), generator=torch.Generator().manual_seed(0))
-    changed = ids.clone()
-    changed[0, 10:] = 7
-    before, after = model(ids).hidden_BTD, model(changed).hidden_BTD
-    torch.testing.assert_close(before[:, :10], after[:, :10])
-    assert not torch.allclose(before[:, 10:], after[:, 10:])
-
-
-def test_continuations_cost_what_their_tokens_cost() -> None:
-    model = tiny_model()
-    pairs = [([2, 5, 6], [7, 8]), ([2, 9], [10, 11, 12, 2])]
-    nats = continuation_nats(model, pairs, batch_size=2, seq_len=32)
-    for cost, (prompt, rest) in zip(nats, pairs, strict=True):
-        ids = torch.tensor([prompt + rest])
-        logs = model.logits(model(ids).hidden_BTD).log_softmax(dim=-1)[0]
-        expected = -sum(logs[len(prompt) + i - 1, token] for i, token in enumerate(rest))
-        torch.testing.assert_close(cost, expected)
-
-
-def test_generation_continues_each_prompt_as_if_alone() -> None:
-    model, prompts = tiny_model(), [[2, 5, 6, 7], [2, 9]]
-    arguments: dict[str, Any] = {"new_tokens": 6, "temperature": 0.0, "eos_id": 2, "pad_id": 0, "seq_len": 32}
-    together = generate(model, prompts, generator=torch.Generator(), **arguments)
-    alone = [generate(model, [prompt], generator=torch.Generator(), **arguments)[0] for prompt in prompts]
-    assert together == alone
-    assert all(1 <= len(tokens) <= 6 for tokens in together)
-
-
-def test_text_metrics_on_texts_counted_by_hand() -> None:
-    metrics = text_metrics([[5, 6, 5, 6, 2], [7, 8]], eos_id=2)
-    assert metrics == {"eos_rate": 0.5, "distinct_2": 4 / 5, "repetition_rate": 2 / 7}
-
-
-def test_prompts_are_held_out_documents_cut_in_two(tmp_path: Path) -> None:
-    from model.trainer import Trainer
-
-    trainer = Trainer(small(), checkpoint_dir=tmp_path)
-    examiner: Examiner = trainer.examiner
-    texts = [examiner.tokenizer.decode(prompt + rest) for prompt, rest in examiner.prompts]
-    assert texts == list(examiner.documents.val[: len(texts)])

@@ -153,12 +153,19 @@ def test_layers_are_an_arm_a_searched_value_and_a_set(tmp_path: Path) -> None:
             "too small for the features of one entry; try 2 or more",
         ),
         ({"model.query_norm": "batch"}, "use 'none', 'layer' or 'cosine'"),
+        ({"model.knowledge_dim": 3}, "split in two halves; try 2 or 4"),
+        ({"train.tokens": 1e30}, "out of range; must be at most 9,007,199,254,740,992"),
     ],
 )
 def test_a_rule_says_its_cure(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve("tiny", overrides)
     assert message in str(caught.value)
+
+
+def test_a_knowledge_dim_of_1_has_one_neighbour() -> None:
+    with pytest.raises(ConfigError, match=r"; try 2$"):
+        resolve("tiny", {"model.knowledge_dim": 1})
 
 
 def test_ranks_keep_one_bank(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,3 +46,12 @@ def fuse(u_D: Tensor, m_D: Tensor, gate_DC: Tensor, value_DC: Tensor, down_DD: T
     both_C = torch.cat([u_D, m_D])
     gate_D = gate_DC @ both_C
     return down_DD @ (gate_D * torch.sigmoid(gate_D) * (value_DC @ both_C))
+
+
+def read_entropy(weights_PK: Tensor) -> float:
+    """exp(H(w)) / K, one position after the other, then their mean."""
+    shares = []
+    for weights_K in weights_PK.tolist():
+        H = -sum(w * math.log(w) for w in weights_K if w > 0)
+        shares.append(math.exp(H) / len(weights_K))
+    return sum(shares) / len(shares)
