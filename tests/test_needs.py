@@ -88,6 +88,15 @@ def test_an_unknown_card_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "resources.gpu_memory_gib" in said.err
 
 
+def test_half_a_card_for_each_of_two_workers_is_refused_before_a_card_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study_files.write(tmp_path)
+    argv = [str(path), "--set", "resources.gpu=0.5", "--set", "resources.workers=2", "--dry-run", "--gpu", "RTX 4090"]
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.BAD_INPUT
+    assert "NCCL" in capsys.readouterr().err
+
+
 def test_a_plan_over_its_budget_is_refused(tmp_path: Path) -> None:
     study = study_files.load(tmp_path, "resources.max_gpu_hours=1e-9")
     with pytest.raises(BadInput, match=r"resources\.max_gpu_hours: 1e-09: the plan takes .* GPU-hours"):
