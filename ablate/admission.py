@@ -221,5 +221,5 @@ class Admission:
     def _learn_from(self, row: TrialRow) -> None:
         taken, predicted = Taken.of(row.metrics), row.predicted_peak_gib
         if predicted and taken.gib is not None:
-            kind = memory_class(from_json(row.config_json), predicted_gib=predicted)
-            self._sizes.learned.took(kind, predicted_gib=predicted, measured_gib=taken.gib, final=True)
+            kind, whole = memory_class(from_json(row.config_json), predicted_gib=predicted), row.status == "completed"
+            self._sizes.learned.took(kind, predicted_gib=predicted, measured_gib=taken.gib, final=whole)

@@ -51,7 +51,8 @@ class Corrections:
 
     def took(self, kind: MemoryClass, *, predicted_gib: float, measured_gib: float, final: bool) -> None:
         """A trial took so much, its peak so far. It counts at once where it is more than was thought, and where it is
-        less once the trial has ended (`final`): its largest step may be yet to come. The largest of a class counts."""
+        less once the trial has completed (`final`): its largest step may be yet to come, and the last measure, which
+        may hold most of all, is not taken of one that was stopped. The largest of a class counts."""
         seen, ratio = self._seen.setdefault(kind, _Seen()), measured_gib / predicted_gib
         known = self.factor(kind)
         if ratio > known or (final and seen.ratio is None):

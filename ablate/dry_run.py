@@ -12,11 +12,11 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from ablate import dataset, domain, needs, numbers, phases, plan, power, search
-from ablate.errors import BadInput
-from ablate.needs import UTILISATION, Card, Shares
+from ablate.ledger import Ledger
+from ablate.needs import UTILISATION, Behind, Card, Shares
 from ablate.packing import Slots
 from ablate.places import Place
-from ablate.plan import Trial
+from ablate.plan import SEARCH, Trial
 from ablate.power import Power
 from ablate.spec import StudySpec, missing_data
 from model.api import Config, Estimate, estimate, from_json, override
@@ -44,7 +44,8 @@ class Planned:
 @dataclass(frozen=True)
 class DryRun:
     """The plan. `tokens` is None where the budget is in epochs of a corpus that was not read; so are the hours.
-    `by_memory`: how many trials at once the cards' memory would hold, were their time not shared as well."""
+    `by_memory`: how many trials at once the cards' memory would hold, were their time not shared as well.
+    `left_gpu_hours`: of `resources.max_gpu_hours`, where there is one and something is left to train on cards."""
 
     study: str
     trials: tuple[Planned, ...]
@@ -54,6 +55,7 @@ class DryRun:
     tokens: int | None
     hours: float | None
     gpu_hours: float | None
+    left_gpu_hours: float | None
     cost_model: str
     ablation: Power | None
     warnings: tuple[str, ...]
@@ -70,9 +72,9 @@ def describe(
 ) -> DryRun:
     """Plan `spec` on `slots`, of a machine with so many CPUs and cards. `card` is the name of the GPU that trials run
     on (part of it: `RTX 4090`), if any; `earlier` the folder of this study where it was begun already: its results say
-    how far seeds differ and how fast trials are.
+    how far seeds differ, how fast trials are, and which are left.
 
-    Raises BadInput where the card is not known, or the plan is over `resources.max_gpu_hours`.
+    Raises BadInput where the card is not known, or what is left to train is over `resources.max_gpu_hours`.
     """
     used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
     shares = Shares(spec.resources, used)
@@ -80,9 +82,10 @@ def describe(
     corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
     arms = [_planned(trial, slots, kind, shares) for kind, trials in _ablation(spec) for trial in trials]
     searched = spec.optimizer.trials if spec.search else 0
-    costs = [_cost(spec.base)] * searched + [_cost(planned.trial.config) for planned in arms]
+    costs = [_cost(spec.base)] * searched + [_cost(each.trial.config) for each in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
+    planned = [*sampled, *corner, *arms]
     concurrent = by_memory = min(slots.concurrent, len(costs))
     if used is not None:
         draws = [sampled[number % len(sampled)].trial.config for number in range(searched)]
@@ -92,9 +95,14 @@ def describe(
     speed, cost_model = _speed(slots, used, card=card, earlier=earlier, sharing=max(1.0, concurrent / max(1, gpus)))
     unit_hours = None if flops is None else flops / speed / 3600  # of a card, or of a trial where there is none
     gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
-    _check_budget(spec, gpu_hours)
+    left = None
+    if used is not None and spec.resources.max_gpu_hours is not None:
+        hours = [None if flops is None else flops / speed / 3600 for _, flops in costs]
+        own = [SEARCH] * searched + [each.trial.arm for each in arms]
+        held = {each.trial.trial_id: each.gpu_fraction for each in planned}
+        past = needs.behind(spec, Ledger(earlier), shares=shares, planned=held) if earlier else Behind()
+        left = needs.left_of_budget(spec, list(zip(own, hours, strict=True)), past=past)
     lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.processes))
-    planned = [*sampled, *corner, *arms]
     return DryRun(
         study=spec.study,
         trials=tuple(planned),
@@ -104,18 +112,11 @@ def describe(
         tokens=None if tokens is None else int(tokens),
         hours=None if unit_hours is None else unit_hours / lanes,
         gpu_hours=gpu_hours,
+        left_gpu_hours=left,
         cost_model=cost_model,
         ablation=power.describe(spec, earlier=earlier),
         warnings=tuple(_warnings(spec, planned, shares)),
     )
-
-
-def _check_budget(spec: StudySpec, gpu_hours: float | None) -> None:
-    most = spec.resources.max_gpu_hours
-    if most is not None and gpu_hours is not None and gpu_hours > most:
-        place = spec.document.place("resources.max_gpu_hours")
-        cure = "lower optimizer.trials, seeds or train.tokens, or raise it"
-        raise BadInput(place, "resources.max_gpu_hours", most, f"the plan takes {gpu_hours:.3g} GPU-hours", cure)
 
 
 def render(run: DryRun) -> str:

@@ -6,21 +6,28 @@ A share is `admission.share_of` the predicted peak, as at run time: 5% more than
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import median
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
 
+from ablate import draws
 from ablate.admission import MARGIN, Sizes
 from ablate.errors import BadInput
+from ablate.ledger import Ledger
 from ablate.placement import Gate, Node
 from ablate.spec_models import Resources, StudySpec
-from model.api import Config, estimate, footprint
+from model.api import Config, ConfigError, estimate, footprint, override
 
 UTILISATION = 0.055
 """Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
 
 MOST_AT_ONCE = 1_000
 """More trials at once than these nobody counts."""
+
+_FURTHEST = ("wall_s", "tokens_seen", "budget_tokens")
+"""Columns of a report that say how far its trial is."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +114,66 @@ class Shares:
         return Sizes(self.resources, card_gib=self.card.gib if self.card else 0.0, predict=self.peak_gib)
 
 
-def left_of_budget(spec: StudySpec, spent: Sequence[tuple[float, float | None]]) -> float:
-    """GPU-hours that trials (seconds, share of a card for each worker) have left of `resources.max_gpu_hours`. A row
-    without a share held a whole card. Raises BadInput where nothing is left."""
-    most = spec.resources.max_gpu_hours
+@dataclass(frozen=True)
+class Behind:
+    """What a study has behind it: GPU-hours, how many trials of each arm have ended, and what those that have begun and
+    not ended have trained of their budgets, in whole trials."""
+
+    gpu_hours: float = 0.0
+    ended: Mapping[str, int] = field(default_factory=dict)
+    begun: float = 0.0
+
+
+def behind(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Mapping[str, float]) -> Behind:
+    """What the ledger tells of that. A row without a share held a whole card. `planned`: the share of every trial that
+    the plan names; one that has begun and that neither plan nor draws name (of a winner's arm) held their mean."""
+    drawn = {draw.trial_id: draw.params for draw in draws.recorded(ledger.store)}
+
+    def share(trial_id: str) -> float:
+        if trial_id in planned:
+            return planned[trial_id]
+        if trial_id in drawn:
+            with suppress(ConfigError):  # this version of the model may understand the values otherwise
+                return shares.gpu(override(spec.base, drawn[trial_id]))
+        return fmean(planned.values())
+
+    rows = ledger.rows()
+    ended = {row.trial_id for row in rows}
+    reports = ledger.history(columns=["trial_id", *_FURTHEST], repeats=True)
+    furthest = reports.group_by("trial_id").aggregate([(name, "max") for name in _FURTHEST]).to_pylist()
+    under_way = [trial for trial in furthest if trial["trial_id"] not in ended]
+    held_s = [row.wall_s * (1.0 if row.gpu_fraction is None else row.gpu_fraction) for row in rows]
+    held_s += [trial["wall_s_max"] * share(trial["trial_id"]) for trial in under_way]
+    begun = sum(trial["tokens_seen_max"] / trial["budget_tokens_max"] for trial in under_way)
+    return Behind(sum(held_s) * spec.resources.processes / 3600, Counter(row.arm for row in rows), begun)
+
+
+def left_of_budget(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *, past: Behind) -> float | None:
+    """GPU-hours that are left of `resources.max_gpu_hours`; None where nothing is left to train.
+
+    `hours`: arm and GPU-hours of every trial of the plan, None where they are not known. Raises BadInput where the
+    trials that have not ended take more than is left.
+    """
+    most, ended = spec.resources.max_gpu_hours, Counter(past.ended)
     assert most is not None, "there is a budget"
-    workers = spec.resources.processes
-    used = sum(wall_s * workers * (1.0 if share is None else share) for wall_s, share in spent) / 3600
-    if used >= most:
-        place = spec.document.place("resources.max_gpu_hours")
-        raise BadInput(place, "resources.max_gpu_hours", most, f"{used:.3g} GPU-hours are spent", "raise it")
-    return most - used
+    rest: list[float | None] = []
+    for arm, each in hours:
+        if ended[arm] > 0:
+            ended[arm] -= 1
+        else:
+            rest.append(each)
+    if not rest:
+        return None
+    # Those that have begun are some of the rest, whichever: what they have trained is taken off as of a mean one.
+    takes = sum(each for each in rest if each is not None) * max(0.0, 1.0 - past.begun / len(rest))
+    if past.gpu_hours < most and past.gpu_hours + takes <= most:
+        return most - past.gpu_hours
+    rule, cure = f"the plan takes {takes:.3g} GPU-hours", "lower optimizer.trials, seeds or train.tokens, or raise it"
+    if past.gpu_hours:
+        rule, cure = f"{past.gpu_hours:.3g} GPU-hours are spent", "raise it, or lower optimizer.trials or seeds"
+        rule += f", and the rest of the plan takes {takes:.3g}" if takes else ""
+    place = spec.document.place("resources.max_gpu_hours")
+    raise BadInput(place, "resources.max_gpu_hours", most, rule, cure)
 
 
 def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:

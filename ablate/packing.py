@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ablate import numbers
 from ablate.errors import BadInput
+from ablate.placement import Node
 from ablate.spec_models import Resources
 
 _SLACK = 1e-9
@@ -28,31 +31,37 @@ class Slots:
         return max(1, self.workers)
 
 
-def fit(resources: Resources, *, cpus: float, gpus: float, cuda: bool) -> Slots:
-    """Fit trials onto a machine or a cluster: the scarcest resource decides. `gpu: auto` is a whole card with CUDA.
+def fit(resources: Resources, *, nodes: Sequence[Node], cuda: bool) -> Slots:
+    """Fit trials onto a machine or a cluster, idle: a worker lives on one node, whose scarcest resource decides.
+    `gpu: auto` is a whole card with CUDA.
 
-    Raises BadInput, saying what is missing, where not one trial fits.
+    Raises BadInput, saying what is missing, where not one trial fits, or its workers would share a card of CUDA's.
     """
     gpu = (1.0 if cuda else 0.0) if resources.gpu == "auto" else float(resources.gpu)
     processes = resources.processes
-    by_cpu = math.floor(cpus / (resources.cpu * processes) + _SLACK)
-    if by_cpu < 1:
-        asked = f"{processes} x {resources.cpu:g}"
+    if cuda and processes > 1 and 0 < gpu <= 0.5:
+        rule = "two workers of a trial would share a card, which NCCL refuses"
+        raise BadInput("resources", "gpu", f"{processes} x {gpu:g}", rule, "use gpu: auto or 1, a card for each worker")
+    by_cpu = [math.floor(node.cpus / resources.cpu + _SLACK) for node in nodes]
+    by_gpu = [_workers_on_cards(gpu, len(node.cards)) for node in nodes] if gpu else by_cpu
+    held = sum(map(min, by_cpu, by_gpu))
+    if held >= processes:
+        return Slots(resources.cpu, gpu, resources.workers, held // processes)
+    largest = max(nodes, key=lambda node: (min(gpu, len(node.cards)), node.cpus))
+    cpus, gpus = f"{largest.cpus:g} CPUs", numbers.count(len(largest.cards), "GPU")
+    if sum(by_gpu) < processes <= sum(by_cpu):
+        key, each, there = "gpu", gpu, f"{gpus} are there"
+        cure = "lower resources.gpu or resources.workers, or use gpu: auto"
+    else:
+        key, each, there = "cpu", resources.cpu, f"{cpus} are there"
         cure = "lower resources.cpu or resources.workers"
-        raise BadInput("resources", "cpu", asked, f"{cpus:g} CPUs are there", cure)
-    concurrent = by_cpu
-    if gpu > 0:
-        by_gpu = _workers_on_cards(gpu, gpus) // processes
-        if by_gpu < 1:
-            asked = f"{processes} x {gpu:g}"
-            cure = "lower resources.gpu or resources.workers, or use gpu: auto"
-            raise BadInput("resources", "gpu", asked, f"{gpus:g} GPUs are there", cure)
-        concurrent = min(by_cpu, by_gpu)
-    return Slots(resources.cpu, gpu, resources.workers, concurrent)
+    if len(nodes) > 1:
+        there = f"{held} fit on {len(nodes)} nodes, the best of which has {cpus} and {gpus}"
+    raise BadInput("resources", key, f"{processes} x {each:g}", there, cure)
 
 
-def _workers_on_cards(gpu: float, gpus: float) -> int:
+def _workers_on_cards(gpu: float, gpus: int) -> int:
     """A worker lives on one card if it takes a share of one: shares left over on two cards do not add up."""
     if gpu >= 1:
         return math.floor(gpus / gpu + _SLACK)
-    return math.floor(1 / gpu + _SLACK) * math.floor(gpus + _SLACK)
+    return math.floor(1 / gpu + _SLACK) * gpus

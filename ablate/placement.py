@@ -144,8 +144,7 @@ class Gate:
         """The next trial that starts now, entered in the book; None where none should."""
         self._keep()
         for position, (name, waiting) in enumerate(self._waiting.items()):
-            seats = self._seats(name, waiting.need)
-            if seats is None:
+            if not self._seat_all(name, waiting.need):
                 if waiting.overtaken >= PATIENCE and self._kept is None:
                     return None  # it waits for several cards, or for cores: everybody waits with it
                 continue
@@ -154,15 +153,16 @@ class Gate:
             del self._waiting[name]
             if self._kept and self._kept[0] == name:
                 self._kept = None
-            self._running[name] = waiting.need, seats
+            _, seats = self._running[name]
             return Start(name, max((seat.share for seat in seats), default=0.0))
         return None
 
     def has_place_for(self, need: Need) -> bool:
         """Whether a trial that needs this could start now, were it not for those that wait."""
-        seats = self._seats("", need)
-        _leave("", seats or ())
-        return seats is not None
+        fits = self._seat_all("", need)
+        if fits:
+            self.end("")
+        return fits
 
     def end(self, name: str) -> None:
         """A trial has ended: what it held is free."""
@@ -211,26 +211,28 @@ class Gate:
     # ---- rules
 
     def _keep(self) -> None:
-        """Keep a card for the oldest trial where it was overtaken often enough: the one with the most memory free."""
+        """Keep a card for the oldest trial once it was overtaken often enough: the freest on a node with its cores."""
         if self._kept is not None or not self._waiting:
             return
         name, waiting = next(iter(self._waiting.items()))
         if waiting.overtaken < PATIENCE or waiting.need.workers > 1 or not 0 < waiting.need.gpu < 1:
             return
-        node, card = max(self._all_cards(), key=lambda found: found[1].free)
-        self._kept = name, node, card
+        able = [found for found in self._all_cards() if found[0].cpus + _SLACK >= waiting.need.cpu]
+        if able:
+            self._kept = name, *max(able, key=lambda found: found[1].free)
 
-    def _seats(self, name: str, need: Need) -> list[_Seat] | None:
-        """Places for all of a trial's workers, entered in the book; None, and nothing entered, where there are not."""
+    def _seat_all(self, name: str, need: Need) -> bool:
+        """Enter places for all of a trial's workers in the book; False, and nothing entered, where there are not."""
         seats: list[_Seat] = []
+        self._running[name] = need, seats  # what its first workers take is not there for the next ones
         for _ in range(need.workers):
             seat = self._seat(name, need)
             if seat is None:
-                _leave(name, seats)
-                return None
+                self.end(name)
+                return False
             _enter(name, seat, need)
             seats.append(seat)
-        return seats
+        return True
 
     def _seat(self, name: str, need: Need) -> _Seat | None:
         nodes = [node for node in self._nodes if self._has_room(node, name, need)]
@@ -269,18 +271,18 @@ class Gate:
         if self._kept and self._kept[0] != name and self._kept[1] is node:
             kept = self._waiting[self._kept[0]].need
             cpus, host_gib = cpus - kept.cpu, host_gib - kept.host_gib
-        alone = not any(seat.node is node for _, seats in self._running.values() for seat in seats)
+        alone = all(other == name for other, _ in self._on(node))
         return cpus + _SLACK >= need.cpu and (alone or host_gib + _SLACK >= need.host_gib)
 
     def _free_cpus(self, node: Node) -> float:
-        return node.cpus - math.fsum(need.cpu for need in self._on(node))
+        return node.cpus - math.fsum(need.cpu for _, need in self._on(node))
 
     def _free_host_gib(self, node: Node) -> float:
-        return node.host_gib - math.fsum(need.host_gib for need in self._on(node))
+        return node.host_gib - math.fsum(need.host_gib for _, need in self._on(node))
 
-    def _on(self, node: Node) -> Iterator[Need]:
-        """The need of every worker on the node."""
-        return (need for need, seats in self._running.values() for seat in seats if seat.node is node)
+    def _on(self, node: Node) -> Iterator[tuple[str, Need]]:
+        """For every worker on the node its trial, and what it needs."""
+        return ((name, need) for name, (need, seats) in self._running.items() for seat in seats if seat.node is node)
 
     def _all_cards(self) -> Iterator[tuple[Node, Card]]:
         return ((node, card) for node in self._nodes for card in node.cards)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ablate import packing, provenance, store
 from ablate.errors import BadInput
 from ablate.packing import Slots
+from ablate.placement import Node
 from ablate.places import Place, Url
 from ablate.spec_models import Resources
 
@@ -35,7 +36,8 @@ def machine(*, gpus: int | None, card: str | None) -> Machine:
 def slots(resources: Resources, here: Machine) -> Slots:
     """How trials fit on `here`. Raises BadInput where not one does. Of a machine elsewhere the cards alone decide."""
     cpus = sys.maxsize if here.elsewhere and resources.gpu != 0 else here.cpus
-    return packing.fit(resources, cpus=cpus, gpus=here.gpus, cuda=here.card is not None)
+    nodes = [Node.of("here", cpus=cpus, gpus=here.gpus)]
+    return packing.fit(resources, nodes=nodes, cuda=here.card is not None)
 
 
 def check_results(results: Place) -> None:

@@ -57,14 +57,11 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
         ledger.write_study({**described, "started_at": _now(), "finished_at": None})
         return ledger, "new"
     before = ledger.read_study()
-    try:
+    with _whole(ledger):
         growth.check(spec, before, described, rows=ledger.rows())
         unfinished = before["finished_at"] is None
         more = growth.asks_for_more(before, described)
         started_at = before["started_at"]
-    except KeyError as error:
-        cure = "restore the file, or move the folder away"
-        raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", cure) from None
     check_free(ledger)
     if unfinished and not resume:
         cure = "add --resume to go on with it"
@@ -77,6 +74,26 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
     kept = {key: before[key] for key in _KEPT if key in before}
     ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
     return ledger, "resumed" if unfinished else "extended"
+
+
+def is_finished(spec: StudySpec, ledger: Ledger) -> bool:
+    """Whether a study is there and nothing that `spec` asks for is left to train. Raises BadInput where study.json is
+    not whole."""
+    if not ledger.exists():
+        return False
+    before = ledger.read_study()
+    with _whole(ledger):
+        return before["finished_at"] is not None and not growth.asks_for_more(before, describe(spec, data_hash=""))
+
+
+@contextmanager
+def _whole(ledger: Ledger) -> Iterator[None]:
+    """Inside, a key that study.json lacks is BadInput."""
+    try:
+        yield
+    except KeyError as error:
+        cure = "restore the file, or move the folder away"
+        raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", cure) from None
 
 
 def mark_finished(ledger: Ledger) -> None:

@@ -66,16 +66,14 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
 
 def _within_budget(study: StudySpec, options: Options) -> Options:
     """The options, with the hours bounded by what this machine's cards have left of `resources.max_gpu_hours`. Raises
-    BadInput where the plan takes more, or nothing is left."""
-    from ablate import needs
-
-    _plan(study, options)
-    cards, root = preflight.machine(gpus=options.gpus, card=None), options.results / study.study
-    if options.address is not None or cards.card is None or not cards.gpus:
-        return options  # how many cards a cluster has is not known yet; without one no hours of cards are spent
-    rows = Ledger(root).rows() if Ledger(root).exists() else ()
-    left_h = needs.left_of_budget(study, [(row.wall_s, row.gpu_fraction) for row in rows]) / cards.gpus
-    return replace(options, max_hours=min(left_h, options.max_hours or math.inf))
+    BadInput where what is left to train takes more."""
+    cards, ledger = preflight.machine(gpus=options.gpus, card=None), Ledger(options.results / study.study)
+    if cards.card is None or not cards.gpus or studies.is_finished(study, ledger):
+        return options  # no hours of cards are spent
+    left_h = _plan(study, options).left_gpu_hours
+    if left_h is None or options.address is not None:
+        return options  # how many cards a cluster has is not known yet
+    return replace(options, max_hours=min(left_h / cards.gpus, options.max_hours or math.inf))
 
 
 def _sweep(study: StudySpec, options: Options) -> int:

@@ -150,7 +150,7 @@ class _Stage:
             Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
             train=_train_nothing,
             board=Board(f"{STUDY}-{self._runs}"),
-            slots=fit(resources, cpus=self._cluster.cpus, gpus=0, cuda=False),
+            slots=fit(resources, nodes=self._cluster.nodes, cuda=False),
             storage=str(ledger.path(".ray")),
             cuda=False,
             reuse=way.reuse,

@@ -176,6 +176,16 @@ def test_an_earlier_run_of_the_study_is_learned_from():
     assert own.learned.factor(memory_class(trial.config, predicted_gib=6.0)) == pytest.approx(5 / 6)
 
 
+def test_a_trial_that_was_stopped_raises_a_size_and_lowers_none():
+    """It was never measured at its end, where it may hold most of all."""
+    own, trial = sizes(6.0), fake_trial(0)
+    by, kind = admission(own), memory_class(trial.config, predicted_gib=6.0)
+    for took, factor in ((3.0, 1.0), (9.0, 1.5)):
+        row = study_files.row(replace(trial, predicted_peak_gib=6.0), status="pruned", metrics={"nvml_used_gib": took})
+        by.begin([row])
+        assert own.learned.factor(kind) == factor
+
+
 def test_how_busy_cards_were_decides_how_many_share_one():
     own = sizes(1.0)
     by, source = admission(own), ListSource([fake_trial(seed) for seed in range(9)])

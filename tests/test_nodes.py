@@ -1,4 +1,5 @@
-"""Several nodes: one of them dies in the middle of a trial, and the study completes on the other."""
+"""Several nodes: one of them dies in the middle of a trial, and the study completes on the other; a trial that fits on
+none is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ablate import cli
 from ablate.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +29,7 @@ resources: {cpu: 2, gpu: 0, workers: 1}
 tracking: {swanlab: disabled}
 """
 
-PROGRAM = """
+START = """
 import json, os, secrets, subprocess, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
@@ -40,7 +42,9 @@ tempfile.tempdir = None
 from ablate.ledger import Ledger
 from benchmarks import _victims
 from benchmarks._nodes import cluster, standing
+"""
 
+PROGRAM = f"""{START}
 with cluster(root) as (address, _, head):
     command = [sys.executable, "-m", "ablate.sweep", str(study), "--address", address]
     sweep = subprocess.Popen([*command, "--results", str(study.parent / "results")], stdout=2)
@@ -50,12 +54,19 @@ with cluster(root) as (address, _, head):
         return sum(count >= 2 for count in reports.values())
     while kept() < 2 and sweep.poll() is None:
         time.sleep(0.1)
-    busy = {worker.ppid() for worker in _victims.find("worker", root=root, spare=head)}
+    busy = {{worker.ppid() for worker in _victims.find("worker", root=root, spare=head)}}
     node = next(node for node in _victims.find("raylet", root=root, spare=head) if node.pid in busy)
     final = sorted(ledger.final_ids())
     _victims.kill(node, with_children=True)
     code = sweep.wait()
-    print(json.dumps({"exit": code, "final": final, "groups": standing(address)}))
+    print(json.dumps({{"exit": code, "final": final, "groups": standing(address)}}))
+"""
+
+REFUSED = f"""{START}
+with cluster(root) as (address, _, _):
+    command = [sys.executable, "-m", "ablate.sweep", str(study), "--address", address, "--set", "resources.cpu=3"]
+    sweep = subprocess.run([*command, "--results", str(study.parent / "results")], stderr=subprocess.PIPE, text=True)
+    print(json.dumps({{"exit": sweep.returncode, "said": sweep.stderr}}))
 """
 
 
@@ -82,3 +93,17 @@ def test_a_node_that_dies_costs_its_trial_nothing_but_time(tmp_path: Path) -> No
         assert attempts[-1] == row.attempt
         steps = ledger.history(row.trial_id)["step"].to_pylist()
         assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+def test_a_trial_that_fits_on_no_node_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """All nodes together would have the cores: it would wait for ever."""
+    study = tmp_path / "nodes.yaml"
+    study.write_text(STUDY)
+    done = subprocess.run([sys.executable, "-c", REFUSED, str(study)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["exit"] == cli.BAD_INPUT
+    assert "resources: cpu: 1 x 3: 0 fit on 3 nodes, the best of which has 2 CPUs" in found["said"]
+    assert found["said"].count("\n") == 1
+    assert not (tmp_path / "results").exists()

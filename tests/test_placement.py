@@ -1,17 +1,12 @@
-"""The gate: no card is promised twice, cores and host memory count, nobody waits for ever, time is shared."""
+"""The gate: no card is promised twice, cores and host memory count, time is shared."""
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from ablate.placement import PATIENCE, STEP, TURN, Gate, Need, Node, Start, rate
+from ablate.placement import STEP, TURN, Gate, Need, Node, Start, rate
 
 
 def gate(*, gpus: int = 1, cpus: float = 64, host_gib: float = math.inf, nodes: int = 1) -> Gate:
@@ -72,6 +67,24 @@ def test_all_workers_of_a_trial_start_or_none():
 
 
 # ---- cores and host memory
+
+
+def test_workers_of_one_trial_do_not_share_what_only_one_of_them_can_have():
+    alone = gate(gpus=0, cpus=1)
+    alone.offer("four", Need(cpu=1, gpu=0, workers=4))
+    assert started(alone) == []
+    apart = gate(gpus=0, cpus=3, nodes=2)
+    apart.offer("three", Need(cpu=2, gpu=0, workers=3))
+    assert started(apart) == [], "a node has cores for one of them"
+    beside = gate(gpus=0, cpus=8, host_gib=8)
+    beside.offer("first", Need(cpu=1, gpu=0, host_gib=3))
+    beside.offer("pair", Need(cpu=1, gpu=0, host_gib=3, workers=2))
+    assert started(beside) == ["first"]
+    beside.end("first")
+    assert started(beside) == ["pair"]
+    huge = gate(gpus=0, cpus=8, host_gib=8)
+    huge.offer("huge", Need(cpu=1, gpu=0, host_gib=30, workers=2))
+    assert started(huge) == ["huge"], "alone, it is tried"
 
 
 def test_cores_are_counted_on_each_machine():
@@ -158,103 +171,3 @@ def test_the_book_is_put_right_when_a_trial_is_found_elsewhere():
     started(book)
     book.found("d", node="node0", card="GPU-0")  # the book thought of the other, of two that would do
     assert shares(book)[1] == [0.4, 0.6]
-
-
-# ---- nobody waits for ever
-
-
-def test_a_large_trial_is_passed_a_few_times_and_then_a_card_is_kept_for_it():
-    book = gate(gpus=2)
-    offer(book, a=0.5, b=0.5, c=0.5, large=0.8)
-    assert started(book) == ["a", "b", "c"]
-    for turn in range(PATIENCE):
-        offer(book, **{f"small{turn}": 0.4})
-        assert started(book) == [f"small{turn}"]
-        book.end(f"small{turn}")
-    offer(book, late=0.4)
-    assert started(book) == [], "the emptier card is kept, and on the other one there is no room"
-    book.end("a")
-    assert started(book) == ["late"], "the other card is open to all"
-    book.end("c")
-    assert started(book) == ["large"]
-
-
-@dataclass(frozen=True)
-class Job:
-    need: Need
-    hours: int
-
-
-JOBS = st.lists(
-    st.builds(
-        Job,
-        need=st.builds(
-            Need,
-            cpu=st.sampled_from([1.0, 2.0, 4.0]),
-            gpu=st.sampled_from([0.0, 0.1, 0.25, 0.3333, 0.5, 0.75, 0.9, 1.0]),
-            host_gib=st.sampled_from([1.0, 4.0, 30.0]),
-            busy=st.sampled_from([None, 0.2, 0.5, 0.9, 1.0]),
-        ),
-        hours=st.integers(1, 9),
-    ),
-    min_size=1,
-    max_size=40,
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(jobs=JOBS, gpus=st.integers(1, 3), nodes=st.integers(1, 2), ahead=st.integers(1, 12))
-def test_whatever_comes_nothing_is_promised_twice_and_everybody_starts(
-    jobs: Sequence[Job], gpus: int, nodes: int, ahead: int
-):
-    """A queue is played through: `ahead` trials wait, hours pass."""
-    book = gate(gpus=gpus, cpus=4, host_gib=16, nodes=nodes)
-    queue = list(enumerate(jobs))
-    ends: list[tuple[int, str]] = []
-    clock, order = 0, []
-    while queue or ends or book.waiting:
-        while queue and book.waiting < ahead:
-            number, job = queue.pop(0)
-            book.offer(str(number), job.need)
-        for start in iter(book.start, None):
-            order.append(int(start.name))
-            job = jobs[int(start.name)]
-            assert start.gpu >= job.need.gpu
-            heapq.heappush(ends, (clock + job.hours, start.name))
-        for node in book._nodes:
-            assert all(card.free > -1e-6 for card in node.cards), "a card is held more than once"
-            assert book._free_cpus(node) > -1e-6
-            alone = sum(seat.node is node for _, seats in book._running.values() for seat in seats) <= 1
-            assert alone or book._free_host_gib(node) > -1e-6
-        assert ends, "somebody runs as long as somebody waits"
-        clock, name = heapq.heappop(ends)
-        book.end(name)
-    assert sorted(order) == list(range(len(jobs))), "everybody started"
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    hours=st.lists(st.integers(1, 20), min_size=4, max_size=60),
-    large=st.sampled_from([0.6, 0.8, 1.0]),
-    gpus=st.integers(1, 4),
-)
-def test_a_large_trial_starts_when_those_that_ran_have_ended(hours: list[int], large: float, gpus: int):
-    """However many small ones come, once it has been overtaken often enough it waits for running trials alone."""
-    book = gate(gpus=gpus)
-    ends: list[tuple[int, str]] = []
-    queue = [(f"small{n}", 0.3, each) for n, each in enumerate(hours)]
-    queue.insert(3 * gpus if len(queue) > 3 * gpus else 1, ("large", large, 1))
-    lengths = {name: each for name, _, each in queue}
-    clock, bound = 0, math.inf
-    while queue or ends or book.waiting:
-        while queue and book.waiting < 4:
-            name, share, _ = queue.pop(0)
-            offer(book, **{name: share})
-        for name in started(book):
-            assert name != "large" or clock <= bound
-            heapq.heappush(ends, (clock + lengths[name], name))
-        if "large" in book._waiting and book._waiting["large"].overtaken >= PATIENCE and bound == math.inf:
-            bound = max(end for end, _ in ends)
-        assert ends, "somebody runs as long as somebody waits"
-        clock, name = heapq.heappop(ends)
-        book.end(name)

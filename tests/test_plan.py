@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ablate import dry_run, plan
 from ablate.errors import BadInput
 from ablate.packing import Slots, fit
+from ablate.placement import Gate, Need, Node
 from ablate.plan import ArmQueue, arm_trials, trial_id
 from ablate.spec import Resources, StudySpec
 from model.api import Verdict, override
@@ -91,7 +95,8 @@ def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudyS
         ({"gpu": 0.1}, 64, 1, True, Slots(1, 0.1, 1, 10)),
         ({"gpu": 0.4}, 64, 2, True, Slots(1, 0.4, 1, 4)),  # not five: shares of two cards do not add up
         ({"gpu": 2}, 64, 5, True, Slots(1, 2, 1, 2)),
-        ({"gpu": 0.5, "workers": 2}, 64, 2, True, Slots(1, 0.5, 2, 2)),
+        ({"gpu": 0.5, "workers": 2}, 64, 2, False, Slots(1, 0.5, 2, 2)),  # on logical cards ranks meet through gloo
+        ({"gpu": 0.6, "workers": 2}, 64, 2, True, Slots(1, 0.6, 2, 1)),  # more than half of a card is alone there
         ({"gpu": 0.5, "cpu": 4}, 4, 1, True, Slots(4, 0.5, 1, 1)),
         ({"cpu": 0.5}, 2, 0, False, Slots(0.5, 0, 1, 4)),
         ({"workers": 0}, 2, 0, False, Slots(1, 0, 0, 2)),  # its one process takes what a worker would
@@ -99,16 +104,62 @@ def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudyS
     ],
 )
 def test_the_scarcest_resource_decides(asked: dict[str, float], cpus: int, gpus: int, cuda: bool, slots: Slots):
-    assert fit(Resources.model_validate(asked), cpus=cpus, gpus=gpus, cuda=cuda) == slots
+    here = Node.of("here", cpus=cpus, gpus=gpus)
+    assert fit(Resources.model_validate(asked), nodes=[here], cuda=cuda) == slots
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"), [({"gpu": 2}, "gpu: 1 x 2: 0 GPUs are there"), ({"cpu": 3}, "cpu: 1 x 3: 2 CPUs are there")]
+    ("asked", "sizes", "words"),
+    [
+        ({"gpu": 2}, [(2, 0)], "gpu: 1 x 2: 0 GPUs are there"),
+        ({"cpu": 3}, [(2, 0)], "cpu: 1 x 3: 2 CPUs are there"),
+        ({"cpu": 6}, [(4, 0)] * 2, "cpu: 1 x 6: 0 fit on 2 nodes, the best of which has 4 CPUs and 0 GPUs"),
+        (
+            {"cpu": 2, "workers": 3},
+            [(3, 0)] * 2,
+            "cpu: 3 x 2: 2 fit on 2 nodes, the best of which has 3 CPUs and 0 GPUs",
+        ),
+        ({"gpu": 4}, [(8, 2)] * 2, "gpu: 1 x 4: 0 fit on 2 nodes, the best of which has 8 CPUs and 2 GPUs"),
+        ({"gpu": 2, "workers": 3}, [(8, 3)] * 2, "gpu: 3 x 2: 2 fit on 2 nodes"),
+        ({"gpu": 1, "cpu": 4}, [(64, 0), (2, 1)], "cpu: 1 x 4: 0 fit on 2 nodes, the best of which has 2 CPUs and"),
+    ],
 )
-def test_what_is_missing_is_said(asked: dict[str, float], words: str):
+def test_what_is_missing_is_said(asked: dict[str, float], sizes: list[tuple[int, int]], words: str):
     with pytest.raises(BadInput) as caught:
-        fit(Resources.model_validate(asked), cpus=2, gpus=0, cuda=False)
+        fit(Resources.model_validate(asked), nodes=nodes(sizes), cuda=False)
     assert words in str(caught.value)
+
+
+@given(
+    cpu=st.sampled_from([0.5, 1.0, 2.0, 6.0]),
+    gpu=st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0, 4.0]),
+    workers=st.integers(0, 4),
+    sizes=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 4)), min_size=1, max_size=3),
+)
+def test_what_fits_is_what_the_gate_starts_on_idle_nodes(
+    cpu: float, gpu: float, workers: int, sizes: list[tuple[int, int]]
+):
+    """A trial that fits the sum of the nodes and none of them would wait for ever, and nobody would be told."""
+    asked, book = Resources(cpu=cpu, gpu=gpu, workers=workers), Gate(nodes(sizes))
+    for number in range(100):
+        book.offer(str(number), Need(cpu, gpu=gpu, workers=asked.processes))
+    started = len(list(iter(book.start, None)))
+    try:
+        assert fit(asked, nodes=nodes(sizes), cuda=False).concurrent == started
+    except BadInput:
+        assert started == 0
+
+
+def test_two_workers_of_a_trial_never_share_a_card_of_cudas():
+    with pytest.raises(
+        BadInput, match=r"resources: gpu: 2 x 0\.5: .* NCCL refuses; use gpu: auto or 1, a card for each"
+    ):
+        fit(Resources(gpu=0.5, workers=2), nodes=nodes([(8, 2)]), cuda=True)
+
+
+def nodes(sizes: Sequence[tuple[int, int]]) -> list[Node]:
+    """Of so many CPUs and cards each."""
+    return [Node.of(f"node{n}", cpus=cpus, gpus=gpus) for n, (cpus, gpus) in enumerate(sizes)]
 
 
 def test_a_trial_without_workers_costs_what_one_with_one_costs(study: StudySpec):

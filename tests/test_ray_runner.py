@@ -57,7 +57,7 @@ class Stage:
             self.desk,
             train=FakeTrain(acts, folder=self.tmp_path),
             board=Board(f"board-{self.tmp_path.name}", limits=self.desk.limits),
-            slots=fit(resources, cpus=self.cluster.cpus, gpus=self.cluster.gpus, cuda=False),
+            slots=fit(resources, nodes=self.cluster.nodes, cuda=False),
             storage=str(self.tmp_path / ".ray"),
             cuda=False,
         )

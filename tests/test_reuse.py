@@ -49,7 +49,7 @@ def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[li
         Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
         train=train,
         board=Board(f"reuse-{folder.name}"),
-        slots=fit(resources, cpus=cluster.cpus, gpus=0, cuda=False),
+        slots=fit(resources, nodes=cluster.nodes, cuda=False),
         storage=str(folder / ".ray"),
         cuda=False,
     )

@@ -8,6 +8,7 @@ import pytest
 
 from ablate import dry_run, spec
 from ablate.packing import fit
+from ablate.placement import Node
 
 OWN_TEXT = ("ema_4090", "balance_1.4.7")
 """Studies of the user's own files."""
@@ -25,7 +26,8 @@ def test_the_files_are_found():
 def test_it_loads_and_plans_and_fits_one_card(path: Path):
     study = spec.load(path)
     assert study.study == path.stem
-    run = dry_run.describe(study, fit(study.resources, cpus=8, gpus=1, cuda=True), card="NVIDIA GeForce RTX 4090")
+    slots = fit(study.resources, nodes=[Node.of("here", cpus=8, gpus=1)], cuda=True)
+    run = dry_run.describe(study, slots, card="NVIDIA GeForce RTX 4090")
     assert run.total >= 2
     assert not [warning for warning in run.warnings if "no such file" not in warning]
 

@@ -58,7 +58,7 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
         desk,
         train=train,
         board=Board(f"board-{tmp_path.name}"),
-        slots=fit(resources, cpus=ray_cluster.cpus, gpus=ray_cluster.gpus, cuda=False),
+        slots=fit(resources, nodes=ray_cluster.nodes, cuda=False),
         storage=str(tmp_path / ".ray"),
         cuda=False,
         card_gib=CARD_GIB,

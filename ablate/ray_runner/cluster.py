@@ -65,10 +65,8 @@ class Cluster:
     smallest card, 0 without one; `mps`: on every machine with cards an MPS daemon runs."""
 
     dashboard: str | None
-    cpus: float
-    gpus: float
     cuda: bool
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Node, ...]
     card_gib: float = 0.0
     mps: bool = False
 
@@ -101,13 +99,9 @@ def connect(
             info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
         else:
             info = stack.enter_context(_joined(study, address=address, own=own))
-        found = ray.cluster_resources()
-        gpus_found = found.get("GPU", 0.0)
         cards = _look_at_cards()
         yield Cluster(
             dashboard=f"http://{info.dashboard_url}" if info.dashboard_url else None,
-            cpus=found.get("CPU", 0.0),
-            gpus=gpus_found,
             cuda=any(card.cuda for card in cards),
             nodes=tuple(_node(row) for row in ray.nodes() if row["Alive"]),
             card_gib=min((card.gib for card in cards if card.cuda), default=0.0),

@@ -113,7 +113,7 @@ def start(
             desk,
             train=train,
             board=Board(f"{spec.study}-board", limits=desk.limits),
-            slots=fit(spec.resources, cpus=cluster.cpus, gpus=cluster.gpus, cuda=cluster.cuda),
+            slots=fit(spec.resources, nodes=cluster.nodes, cuda=cluster.cuda),
             storage=storage,
             cuda=cluster.cuda,
             card_gib=card_gib,
