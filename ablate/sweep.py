@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, write the report; the last lines name the best trial and the report."""
     options = parse(argv)
     study = spec.load(options.space, options.sets)
+    if options.trials is not None and not study.search:
+        raise BadInput("--trials", "", options.trials, "the study has no search", "leave it out, or set ablation.seeds")
     if options.dry_run:
         return _dry_run(study, options)
     spec.check_installed(study)

@@ -114,6 +114,20 @@ def test_studies_are_found_by_name_by_path_and_latest(tmp_path: Path, results: P
         studies.find("twoo", results=results)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"study": "broken"}'])
+def test_the_latest_is_found_beside_folders_that_are_no_studies(
+    text: str, study: StudySpec, results: Path, capsys: pytest.CaptureFixture[str]
+):
+    open_study(study, results, resume=False)
+    broken = results / "broken" / "study.json"
+    broken.parent.mkdir()
+    broken.write_text(text)
+    assert studies.find("latest", results=results) == results / "tides"
+    said = capsys.readouterr().err
+    assert said.startswith(f"passed over: {broken}: ")
+    assert said.count("\n") == 1
+
+
 def test_one_sweep_drives_a_study_at_a_time(study: StudySpec, results: Path):
     ledger, _ = open_study(study, results, resume=False)
     assert not studies.is_driven(ledger)

@@ -28,6 +28,9 @@ ablation:
 """
 
 
+ARMS = "ablation={seeds: 2, exploratory: true, arms: {blind: {model.memory: blind}}}"
+
+
 def run(space: Path, *flags: str) -> int:
     """The command in this process; results stand beside the study file."""
     argv = [str(space), "--results", str(space.parent / "results"), "--inline", *flags]
@@ -153,6 +156,7 @@ BAD = {
     "no study file at all": ([], "command line"),
     "unknown flag": (["small.yaml", "--fast"], "--fast"),
     "no trials": (["small.yaml", "--trials", "0"], "--trials"),
+    "trials of no search": (["small.yaml", "--trials", "5", "--set", "search=null", "--set", ARMS], "--trials: 5"),
     "no hours": (["small.yaml", "--max-hours", "soon"], "--max-hours"),
     "inline on a cluster": (["small.yaml", "--inline", "--address", "auto"], "--address"),
     "cards of a cluster": (["small.yaml", "--address", "auto", "--gpus", "2"], "--gpus"),
