@@ -28,6 +28,13 @@ _KEPT = ("winner",)
 """What a study found out on its way and keeps when its file is read again."""
 
 
+NO_WINNER = (
+    "no trial of the search completed: there is no best one to ablate; search on: the same command, --resume and a"
+    " larger --trials"
+)
+"""Why the ablation of a study does not start though its search has ended, and what helps."""
+
+
 def find(name: str, *, results: Place) -> Place:
     """Where a study is: a name under `results`, a path or URL, or `latest` (the newest start). Raises BadInput."""
     if name == "latest":
