@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from ablate import escape
-from ablate.errors import BadInput, full_disk
+from ablate.errors import BadInput, CannotWrite, full_disk
 from model.api import ConfigError, DataError
 
 DONE, DIFFERENT, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -15,12 +15,16 @@ DONE, DIFFERENT, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a command; bad input becomes its one line on stderr and exit code 2."""
+    """Run a command; bad input becomes its one line on stderr and exit code 2, a disk that is full in the middle of a
+    trial one and 130: the trial can be gone on with."""
     try:
         return main()
     except (BadInput, ConfigError, DataError) as error:
         print(escape.one_line(str(error), limit=2_000), file=sys.stderr)
         return BAD_INPUT
+    except CannotWrite as full:
+        print(full.line, file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -142,8 +142,10 @@ def render(run: DryRun) -> str:
         "",
         table,
         "",
-        "sampled: the search's first draws, the later ones depend on results; corner: the costliest point it may reach",
     ]
+    if any(planned.kind == "sampled" for planned in run.trials):
+        how = "the search's first draws, the later ones depend on results; corner: the costliest point it may reach"
+        lines.append(f"sampled: {how}")
     if run.ablation is not None:
         lines += [*power.lines(run.ablation), ""]
     if run.hours is not None:

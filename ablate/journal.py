@@ -25,9 +25,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ablate import draws, samplers
 from ablate.draws import Draw
+from ablate.learners import TRIAL_ID
 from ablate.ledger import Ledger, TrialRow
 from ablate.plan import SEARCH, Trial, search_trial
-from ablate.samplers import TRIAL_ID
 from ablate.spec_models import StudySpec
 from model.api import ConfigError, from_json, value_of
 
@@ -78,10 +78,14 @@ class _Replay:
         self.stopped: set[str] = set()
 
     def draw(self, draw: Draw) -> None:
-        """The next number's draw. One that teaches nothing (unknown, unfit, out of the space) keeps its number."""
+        """The next number's draw. One that teaches nothing (unknown, out of the space) keeps its number."""
+        if not draw.trial_id:
+            unfit = self._frozen(draw, state=TrialState.FAIL) if draw.params else None
+            self.study.add_trial(unfit or optuna.trial.create_trial(state=TrialState.FAIL))
+            return
         number = len(self._storage.get_all_trials(0, deepcopy=False))
         again, row = draw.trial_id in self._first, self._rows.get(draw.trial_id)
-        trial = None if row or again or not draw.trial_id else self._trial(draw)
+        trial = None if row or again else self._trial(draw)
         frozen = self._frozen(draw) if row or again or trial else None
         self.study.add_trial(frozen or optuna.trial.create_trial(state=TrialState.FAIL))
         if frozen is None:
@@ -134,11 +138,11 @@ class _Replay:
             return None
         return trial if trial.trial_id == draw.trial_id else None
 
-    def _frozen(self, draw: Draw) -> FrozenTrial | None:
-        """The draw in Optuna's terms, still running."""
+    def _frozen(self, draw: Draw, *, state: TrialState = TrialState.RUNNING) -> FrozenTrial | None:
+        """The draw in Optuna's terms, by default still running."""
         try:
             return optuna.trial.create_trial(
-                state=TrialState.RUNNING,
+                state=state,
                 params=samplers.encode(self._spec.search, draw.params),
                 distributions=self._space,
                 user_attrs={TRIAL_ID: draw.trial_id},

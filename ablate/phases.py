@@ -19,18 +19,19 @@ from ablate.tally import best_of
 from model.api import Config, from_json, value_of
 
 
-def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Callable[[str], None]) -> None:
-    """Train everything that the study asks for and the ledger does not have; returns early where `halt` says so."""
+def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Callable[[str], None]) -> bool:
+    """Train everything that the study asks for and the ledger does not have. False where something is left to train:
+    `halt` said so, or the search that the ablation starts from has no best trial."""
     if study.search:
         from ablate.search import Search  # brings Optuna
 
         runner.run(Search(study, ledger))
     if study.ablation is None or halt.reason:
-        return
+        return halt.reason is None
     base = _baseline(study, ledger, say)
     if base is None:
-        say("no trial of the search completed: there is no best one to ablate")
-        return
+        say(studies.NO_WINNER)
+        return False
 
     def train(trials: Sequence[Trial]) -> bool:
         runner.run(ArmQueue(trials, done=ledger.final_ids()))
@@ -38,16 +39,16 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
 
     calibrations = plan.calibration_trials(study, base) if study.ablation.match == "wall" else []
     if calibrations and not train(calibrations):
-        return
+        return False
     settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(calibrations, ledger))
     _complain(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
     if study.ablation.tune_each_arm is not None:
         points = tuning_points(study)
         if not train(plan.tuning_trials(study, base, points, settled)):
-            return
+            return False
         settled = tuned(study, base, settled, points=points, rows=ledger.rows())
         _complain(study, base, settled, say=say, why="none of its tuning trials completed")
-    train(plan.arm_trials(study, base, settled))
+    return train(plan.arm_trials(study, base, settled))
 
 
 def tuning_points(study: StudySpec) -> list[dict[str, Any]]:

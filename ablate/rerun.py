@@ -16,10 +16,10 @@ from ablate import cli, escape, places, provenance, studies, tracking, yaml_mark
 from ablate.errors import BadInput
 from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.live import View, outcome
-from ablate.plan import SEARCH, Trial, trial_id
+from ablate.plan import Trial, trial_id
 from ablate.runner import Event, Halt, Progress
 from ablate.spec_models import Objective, Resources, Tracking
-from ablate.tally import Tally, best_of, results
+from ablate.tally import Tally, best_of_study
 from ablate.trial import Desk, Train, run_trial
 from model.api import (
     PATH_KEYS,
@@ -155,10 +155,10 @@ def _spec(ledger: Ledger) -> _Spec:
 
 
 def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
-    """The row of a trial by its id, or of the `best`: the search's, or of all trials where nothing was searched."""
+    """The row of a trial by its id, or of the `best`."""
     rows = ledger.rows()
     if name == "best":
-        found = best_of([row for row in rows if row.arm == SEARCH] or results(rows), objective=objective)
+        found = best_of_study(rows, objective=objective)
         if found is None:
             cure = "wait for one, or name a trial by its id"
             raise BadInput(str(ledger.place), "--trial", name, "no trial has completed", cure)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from statistics import median
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.distributions import Choice, Distribution, Range
+from ablate.learners import Gp, tpe
 from ablate.spec_models import Objective, StudySpec
 from model.api import stream_seed
 
@@ -27,15 +26,7 @@ EVERY_TRIAL = 2**31
 MOST_DRAWS = 50
 """So many draws in a row may repeat earlier trials before the space counts as exhausted."""
 
-GP_TRIALS = 256
-"""The Gaussian process draws the trials below this number: a draw takes half a second by then, and grows cubically."""
-
-TRIAL_ID = "trial_id"
-"""The attribute of an Optuna trial that holds our id: its own numbers also count repeated draws."""
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-# It would tell the user of a package that makes the Gaussian process's draws faster, by a fifth of half a second.
-optuna.logging.get_logger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
 
 
 def space(search: Mapping[str, Distribution]) -> dict[str, BaseDistribution]:
@@ -69,15 +60,10 @@ def sampler(spec: StudySpec, *, seed: int) -> BaseSampler:
             then: BaseSampler = RandomSampler(seed=seed)
             return SobolFirst(known, startup=EVERY_TRIAL, seed=optimizer.seed, then=then)
         case "gp":
-            then = _Gp(seed=seed)
+            then = Gp(seed=seed)
         case "tpe":
-            then = _tpe(seed)
+            then = tpe(seed)
     return SobolFirst(known, startup=optimizer.startup, seed=optimizer.seed, then=then)
-
-
-def _tpe(seed: int) -> TPESampler:
-    # Below one ended trial it draws nothing, and Sobol's sequence goes on instead.
-    return TPESampler(n_startup_trials=1, multivariate=True, constant_liar=True, seed=seed)
 
 
 def pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
@@ -137,11 +123,6 @@ def outcome(
     return TrialState.FAIL, None
 
 
-def id_of(trial: FrozenTrial) -> str:
-    """Our id of an Optuna trial; "" where it never got one."""
-    return trial.user_attrs[TRIAL_ID] if TRIAL_ID in trial.user_attrs else ""  # noqa: SIM401
-
-
 class SobolFirst(BaseSampler):
     """Scrambled Sobol points for the first `startup` draws, then another sampler.
 
@@ -190,53 +171,6 @@ class _Sobol(QMCSampler):
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
         return self.place
-
-
-class _Gp(GPSampler):
-    """Optuna's Gaussian process with expected improvement, which also learns from pruned trials, never draws a point
-    again, and leaves the field to TPE where so many trials are known that fitting it takes long.
-
-    A pruned trial is taken to have ended where it stood, moved by the median of what completed ones still gained from
-    there. Without that its neighbourhood would stay unknown, and would be drawn again and again.
-    """
-
-    def __init__(self, *, seed: int) -> None:
-        super().__init__(n_startup_trials=1, seed=seed)
-        self._tpe = _tpe(seed)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """A point that no trial had yet; nothing below one completed trial, or where the best one was had already."""
-        if trial.number >= GP_TRIALS:
-            return self._tpe.sample_relative(study, trial, search_space)
-        drawn = super().sample_relative(study, trial, search_space)
-        known = (each.params for each in study.get_trials(deepcopy=False) if each.number != trial.number)
-        return {} if drawn in known else drawn
-
-    def _sample_relative_impl(
-        self,
-        study: optuna.Study,
-        completed_trials: list[FrozenTrial],
-        running_trials: list[FrozenTrial],
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
-        pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-        ends = [as_completed(trial, completed_trials) for trial in pruned]
-        known = [*completed_trials, *(end for end in ends if end is not None)]
-        return super()._sample_relative_impl(study, known, running_trials, search_space)
-
-
-def as_completed(pruned: FrozenTrial, completed: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """A pruned trial with the value that it might have ended with: its last one, and the median of what completed
-    trials gained from the same report to their end. None where none of them had that report."""
-    step = pruned.last_step
-    gains = [trial.value - trial.intermediate_values[step] for trial in completed
-             if step in trial.intermediate_values and trial.value is not None]  # fmt: skip
-    if step is None or not gains:
-        return None
-    value = pruned.intermediate_values[step] + median(gains)
-    return optuna.trial.create_trial(params=pruned.params, distributions=pruned.distributions, value=value)
 
 
 def _to_optuna(distribution: Distribution) -> BaseDistribution:

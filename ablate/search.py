@@ -16,11 +16,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ablate import draws, journal, samplers
+from ablate import draws, journal, learners, samplers
 from ablate.draws import Draw
+from ablate.learners import TRIAL_ID
 from ablate.ledger import Ledger, TrialRow
 from ablate.plan import Trial, search_trial
-from ablate.samplers import MOST_DRAWS, TRIAL_ID
+from ablate.samplers import MOST_DRAWS
 from ablate.spec_models import StudySpec
 from model.api import ConfigError, Verdict
 
@@ -70,11 +71,11 @@ class Search:
             return None
         for _ in range(MOST_DRAWS):
             drawn = self._study.ask(self._space)
+            params = samplers.decode(self._spec.search, drawn.params)
             try:
-                params = samplers.decode(self._spec.search, drawn.params)
                 trial = search_trial(self._spec, params)
             except ConfigError:  # between valid ends lies a value that is not
-                draws.record(Draw(drawn.number, trial_id="", params={}), store=self._ledger.store)
+                draws.record(Draw(drawn.number, "", params), store=self._ledger.store)
                 self._study.tell(drawn, state=TrialState.FAIL)
                 continue
             draws.record(Draw(drawn.number, trial.trial_id, params), store=self._ledger.store)
@@ -138,7 +139,7 @@ class Search:
 
     def _first(self, trial_id: str) -> FrozenTrial | None:
         ended = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return next((trial for trial in ended if samplers.id_of(trial) == trial_id), None)
+        return next((trial for trial in ended if learners.id_of(trial) == trial_id), None)
 
     def _tell(self, number: int, outcome: tuple[TrialState, list[float] | None]) -> None:
         state, values = outcome

@@ -17,8 +17,9 @@ from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
 from ablate.escape import last_lines, one_line
 from ablate.ledger import MEASURED, Ledger, TrialRow
+from ablate.plan import SEARCH
 from ablate.spec_models import Objective
-from ablate.tally import best_of, results
+from ablate.tally import best_of_study
 
 _FAILED, _TAIL_LINES = 5, 8
 """How many failures are shown, and how much of their logs."""
@@ -59,8 +60,9 @@ class Status:
     """A study at this moment.
 
     `states`: how many trials completed, were pruned, ..., and `running` (or `unfinished`, where no sweep is at work on
-    this machine) and `waiting`. `failed`: the last of the failures; `driver`: who is at
-    work. `left_s` is None where nothing has ended yet, or nobody is at work.
+    this machine) and `waiting`. `failed`: the last of the failures; `driver`: who is at work; `cure`: what to do about
+    trials that have not ended, "" where somebody is at work on them. `left_s` is None where nothing has ended yet, or
+    nobody is at work.
     """
 
     study: str
@@ -73,19 +75,20 @@ class Status:
     problems: tuple[str, ...]
     failed: tuple[Failed, ...] = ()
     driver: str = ""
+    cure: str = ""
 
 
 def collect(ledger: Ledger) -> Status:
     """Read a study's state from its folder. Raises BadInput where it is no study's."""
     study = ledger.read_study()
     try:
-        name, planned = str(study["study"]), studies.planned(study)
+        name, planned, finished = str(study["study"]), studies.planned(study), study["finished_at"] is not None
         objective = Objective.model_validate(study["spec"]["objectives"][0])
     except (LookupError, TypeError, ValueError) as error:
         place = str(ledger.place / "study.json")
         raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
     rows = ledger.rows()
-    best = best_of(results(rows), objective=objective)
+    found = best_of_study(rows, objective=objective)
     running = studies.is_driven(ledger)
     unfinished = ledger.started_ids() - {row.trial_id for row in rows}
     ends = Counter(row.status for row in rows)
@@ -101,12 +104,24 @@ def collect(ledger: Ledger) -> Status:
         planned=planned,
         states=states,
         failures={end: count for end, count in ends.items() if end not in MEASURED},
-        best=Best(best[0].trial_id, best[0].arm, objective.metric, best[1], best[0].params) if best else None,
+        best=Best(found[0].trial_id, found[0].arm, objective.metric, found[1], found[0].params) if found else None,
         left_s=_left_s(ledger, rows, unfinished, waiting) if running else None,
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
         driver=studies.driver(ledger) if running else "",
+        cure="" if running or not (unfinished or waiting) else _cure(study["spec"], rows, finished=finished),
     )
+
+
+def _cure(spec: Mapping[str, Any], rows: list[TrialRow], *, finished: bool) -> str:
+    """What to do about trials that have not ended, nobody being at work on them."""
+    searched = [row.status for row in rows if row.arm == SEARCH]
+    from_best = spec["ablation"] and spec["ablation"]["baseline"] == "best"
+    if from_best and len(searched) >= spec["optimizer"]["trials"] and "completed" not in searched:
+        return studies.NO_WINNER
+    if finished:
+        return "what waits is not trained: the search has no more points, or nothing that prepares an arm completed"
+    return "go on with: the sweep's command line and --resume"
 
 
 def _failed(ledger: Ledger, row: TrialRow) -> Failed:
@@ -135,8 +150,7 @@ def render(status: Status) -> str:
             lines.append(f"  {failed.trial_id} {failed.arm} {failed.status}: {why}")
             if failed.log:
                 lines += [f"    {line}" for line in failed.tail.split("\n")] + [f"    (the end of {failed.log})"]
-    if not status.running and ("unfinished" in status.states or "waiting" in status.states):
-        lines += ["", "go on with: the sweep's command line and --resume"]
+    lines += ["", status.cure] if status.cure else []
     lines += [f"unreadable, left out: {problem}" for problem in status.problems]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -27,10 +28,17 @@ _KEPT = ("winner",)
 """What a study found out on its way and keeps when its file is read again."""
 
 
+NO_WINNER = (
+    "no trial of the search completed: there is no best one to ablate; search on: the same command, --resume and a"
+    " larger --trials"
+)
+"""Why the ablation of a study does not start though its search has ended, and what helps."""
+
+
 def find(name: str, *, results: Place) -> Place:
     """Where a study is: a name under `results`, a path or URL, or `latest` (the newest start). Raises BadInput."""
     if name == "latest":
-        started = {_started_at(place): place for place in _folders(results)}
+        started = {at: place for place in _folders(results) if (at := _started_at(place))}
         if not started:
             raise BadInput(str(results), "latest", "", "no study is there yet", "run one: python -m ablate.sweep FILE")
         return started[max(started)]
@@ -235,7 +243,14 @@ def _folders(results: Place) -> list[Place]:
 
 
 def _started_at(place: Place) -> str:
-    return str(Ledger(place).read_study()["started_at"])
+    """When the study was begun; "", and a line on stderr, where its file does not say so."""
+    try:
+        return str(Ledger(place).read_study()["started_at"])
+    except BadInput as error:
+        print(f"passed over: {error}", file=sys.stderr)
+    except KeyError:
+        print(f"passed over: {place / 'study.json'}: started_at: missing", file=sys.stderr)
+    return ""
 
 
 def _now() -> str:

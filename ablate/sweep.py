@@ -18,11 +18,10 @@ from ablate.ledger import MEASURED, Ledger, TrialRow
 from ablate.limits import Limits
 from ablate.live import View, outcome
 from ablate.places import Place
-from ablate.plan import SEARCH
 from ablate.runner import Halt, Runner
 from ablate.spec import Resources, StudySpec
 from ablate.sweep_options import Options, parse
-from ablate.tally import Tally, best_of, results
+from ablate.tally import Tally, best_of_study
 from ablate.trial import Desk
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, write the report; the last lines name the best trial and the report."""
     options = parse(argv)
     study = spec.load(options.space, options.sets)
+    if options.trials is not None and not study.search:
+        raise BadInput("--trials", "", options.trials, "the study has no search", "leave it out, or set ablation.seeds")
     if options.dry_run:
         return _dry_run(study, options)
     spec.check_installed(study)
@@ -108,7 +109,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
             view.say(runner.notice)
         try:
             with writing():
-                phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
+                if phases.run(study, ledger, runner=runner, halt=halt, say=view.say):
+                    studies.mark_finished(ledger)
         except CannotWrite as full:
             halt.call_off(full.line)
     return _after(study, ledger, halt=halt, options=options)
@@ -129,7 +131,6 @@ def _runner(
 def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> int:
     """Write the report of what there is, and say how to go on where that is not all."""
     if halt.reason is None:
-        studies.mark_finished(ledger)
         return _conclude(study, ledger, options)
     why = {"signal": "interrupted", "hours": f"{options.max_hours or 0:g} hours are over", "fault": halt.fault}[
         halt.reason
@@ -148,8 +149,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     from ablate import report  # brings pandas and matplotlib
 
     rows = ledger.rows()
-    searched = [row for row in rows if row.arm == SEARCH]
-    found = best_of(searched or results(rows), objective=study.objectives[0])
+    found = best_of_study(rows, objective=study.objectives[0])
     folder = None
     try:
         report.write(ledger.place)

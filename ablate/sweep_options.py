@@ -24,11 +24,12 @@ exit codes: 0 done, 2 bad input, 3 no trial succeeded, 130 interrupted and resum
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. `sets` are the `--set` values with `--trials` among them."""
+    """What the user asked for. `sets` are the `--set` values with `trials` (None: not given) among them."""
 
     space: Path
     results: Place
     sets: tuple[str, ...]
+    trials: int | None
     resume: bool
     dry_run: bool
     json: bool
@@ -58,6 +59,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         space=given.space,
         results=given.results,
         sets=(*given.set, *([f"optimizer.trials={given.trials}"] if given.trials is not None else [])),
+        trials=given.trials,
         resume=given.resume,
         dry_run=given.dry_run,
         json=given.json,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ablate.plan import is_preparation
+from ablate.plan import SEARCH, is_preparation
 from ablate.runner import Event, Progress
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Tally:
     @property
     def best(self) -> tuple[TrialRow, float] | None:
         """The best completed trial so far with its objective; None before the first."""
-        return best_of(results(self.rows), objective=self.objective)
+        return best_of_study(self.rows, objective=self.objective)
 
     def left_s(self, *, now_s: float) -> float | None:
         """Seconds until everything planned has ended, from how long trials took so far; None while nothing is known.
@@ -94,9 +94,11 @@ class Tally:
         return max([whole, *under_way])
 
 
-def results(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The rows that are results: an ablation's tuning and calibration are not."""
-    return [row for row in rows if not is_preparation(row.arm)]
+def best_of_study(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
+    """A study's best trial with its objective: the search's, or of its arms where none of a search completed. Trials
+    that tune or calibrate are no results. None where there is none."""
+    searched = best_of([row for row in rows if row.arm == SEARCH], objective=objective)
+    return searched or best_of([row for row in rows if not is_preparation(row.arm)], objective=objective)
 
 
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:

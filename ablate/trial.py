@@ -101,15 +101,14 @@ def _run(
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
         except StaleAttempt:
             return None
-        except TryAgain as error:
-            ledger.write_log(trial.trial_id, attempt=attempt, text=told(error) + output.tail())
-            return None
         except Exception as error:  # the trial's edge: whatever it was, the row says so
             if full_disk(error):
                 raise
             ledger.write_log(trial.trial_id, attempt=attempt, text=told(error) + output.tail())
             if not alone:
                 raise
+            if isinstance(error, TryAgain):
+                return None
             row = failed_row(
                 trial, failure=failure_of(error), desk=desk, attempt=attempt, started_at=started_at, last=last
             )
@@ -165,7 +164,8 @@ def failure_of(error: BaseException) -> Failure:
 def failed_row(
     trial: Trial, *, failure: Failure, desk: Desk, attempt: int, started_at: datetime, last: Progress | None
 ) -> TrialRow:
-    """The row of a trial that did not get to its end; `last` is what it reported last, if anything."""
+    """The row of a trial that did not get to its end; `last` is what it reported last, if anything in this attempt."""
+    last = last or _reported(trial, desk.ledger)
     return TrialRow(
         status=failure.status,
         error_kind=failure.kind,
@@ -183,7 +183,8 @@ def failed_row(
 def _measured_row(
     trial: Trial, *, result: Result, desk: Desk, attempt: int, started_at: datetime, last: Progress | None
 ) -> TrialRow:
-    """The row of a trial that completed or was pruned."""
+    """The row of a trial that completed or was pruned; `last` as in `failed_row`."""
+    last = last or _reported(trial, desk.ledger)
     return TrialRow(
         status=_ENDS[result.verdict],
         error_kind=None,
@@ -196,6 +197,13 @@ def _measured_row(
         device=result.device,
         **_identity(trial, desk=desk, attempt=attempt, started_at=started_at),
     )
+
+
+def _reported(trial: Trial, ledger: Ledger) -> Progress | None:
+    """What a trial reported last in an earlier attempt, if anything: one that went on at its very end has nothing left
+    to report."""
+    reports = ledger.history(trial.trial_id, columns=["tokens_seen", "budget_tokens", "wall_s"]).to_pylist()
+    return Progress(**reports[-1], loss=None, value=None, warning="") if reports else None
 
 
 def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -> dict[str, Any]:

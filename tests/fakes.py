@@ -16,11 +16,11 @@ from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve, t
 
 Act = Literal[
     "complete", "until_told", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "deaf", "frozen", "endless",
-    "real",
+    "real", "oom_of_rank_0",
 ]  # fmt: skip
 """What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting,
 `frozen` stops altogether (SIGSTOP), `endless` reports a minute of training more at every step, `real` trains, and waits
-for the file `release` after its first report."""
+for the file `release` after its first report; with `oom_of_rank_0` one of several ranks runs out of memory, once."""
 
 STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 300.0, 10**9
 REAL_BOUND_S = 500.0
@@ -62,6 +62,8 @@ class FakeTrain:
                 raise NonFiniteLoss(step, float("nan"))
             if act == "oom":
                 raise MemoryError("the world is not enough")
+            if act == "oom_of_rank_0" and step == 1 and os.environ["RANK"] == "0":
+                raise MemoryError("one rank's world is not enough")
             if act == "cuda_oom":
                 import torch
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ablate.inline_runner import InlineRunner
-from ablate.runner import Event, Halt
-from ablate.trial import Desk, run_trial
+from ablate.runner import Event, Halt, Progress
+from ablate.trial import Desk, TryAgain, run_trial
 from model.api import Config, Report, Result, Verdict
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 
@@ -79,6 +79,34 @@ def test_an_interrupted_trial_goes_on_as_its_next_attempt(desk: Desk) -> None:
     assert row is not None
     assert (row.status, row.attempt) == ("completed", 2)
     assert desk.ledger.history()["step"].to_pylist() == list(range(1, STEPS + 1))
+
+
+def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(desk: Desk) -> None:
+    """It was killed while it was measured: nothing is left to report, neither where that works now nor where not."""
+
+    def broken(*_: object, **__: object) -> Result:
+        raise ValueError("again")
+
+    def at_the_end(progress: Progress) -> Verdict:
+        return Verdict.INTERRUPT if progress.done else Verdict.CONTINUE
+
+    train = FakeTrain({0: "complete", 1: "complete"}, folder=desk.ledger.root)
+    for seed, last in enumerate((train, broken)):
+        assert run_trial(fake_trial(seed), desk=desk, tell=at_the_end, train=train) is None
+        row = run_trial(fake_trial(seed), desk=desk, tell=at_the_end, train=last)
+        assert row is not None
+        assert (row.status, row.attempt) == ("completed" if last is train else "error", 2)
+        assert (row.tokens_seen, row.budget_tokens) == (STEPS * TOKENS_A_STEP, STEPS * TOKENS_A_STEP)
+        assert row.wall_s == pytest.approx(STEPS * 0.02)
+
+
+def test_rank_0_of_several_does_not_leave_its_peers_waiting_where_it_is_to_be_tried_again(desk: Desk) -> None:
+    def out_of_its_share(*_: object, **__: object) -> Result:
+        raise TryAgain("CUDA out of memory")
+
+    assert run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, train=out_of_its_share) is None
+    with pytest.raises(TryAgain):
+        run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, alone=False, train=out_of_its_share)
 
 
 def test_the_second_ctrl_c_is_at_once() -> None:

@@ -84,10 +84,10 @@ def go(study: StudySpec, results: Path, train: Formula, *, halt: Halt | None = N
     if state != "finished":
         desk = Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
         runner = InlineRunner(desk, halt=halt, on_event=lambda _: None, train=train)
-        phases.run(study, ledger, runner=runner, halt=halt, say=said.append)
-        if halt.reason is None:
-            studies.mark_finished(ledger)
-    return Once(ledger, said, halt.reason is None)
+        if not phases.run(study, ledger, runner=runner, halt=halt, say=said.append):
+            return Once(ledger, said, finished=False)
+        studies.mark_finished(ledger)
+    return Once(ledger, said, finished=True)
 
 
 @pytest.fixture

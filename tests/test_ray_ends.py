@@ -6,21 +6,30 @@ import dataclasses
 import os
 import signal
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
+from ray.train import WorkerGroupError
 
 from ablate import cli
+from ablate.admission import LARGER
 from ablate.ledger import Ledger
 from ablate.limits import Limits
+from ablate.output import Spool
+from ablate.packing import fit
 from ablate.placement import Node
-from ablate.ray_runner import reaper, tuner
+from ablate.ray_runner import reaper, trial, tuner
+from ablate.ray_runner.board import Board
 from ablate.ray_runner.cluster import Cluster
+from ablate.ray_runner.orders import Orders
+from ablate.ray_runner.place import Place
 from ablate.runner import Event
 from ablate.spec_models import Resources
-from ablate.trial import Desk
-from tests.fakes import TOKENS_A_STEP
+from ablate.trial import Desk, Failure
+from tests.fakes import TOKENS_A_STEP, FakeTrain, fake_trial
 from tests.study_files import SMALL
 from tests.test_ray_runner import HOW, Stage, groups
 from tests.test_sweep import command, processes_of, wait_for
@@ -28,6 +37,7 @@ from tests.test_sweep import command, processes_of, wait_for
 pytestmark = pytest.mark.timeout(600)
 WHOLE = Resources(cpu=8, gpu=1)
 """A trial takes everything: the next one starts only if it was given back."""
+STALL_S = 0.3
 WRONG = (Node.of("elsewhere", cpus=16, gpus=2),)
 """What the gate takes the cluster for, so that a second trial waits inside Ray."""
 
@@ -104,6 +114,60 @@ def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pyte
     source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE)
     assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
     assert groups() == []
+
+
+def test_a_process_whose_trial_ran_out_of_its_card_trains_no_other(stage: Stage) -> None:
+    """Such a trial writes no row by itself: whoever gave it the card decides whether it gets a larger share."""
+    source = stage.run({0: "oom", 1: "complete"}, resources=Resources(cpu=8, gpu=1, workers=0))
+    assert [row.status for row in source.rows] == ["oom", "completed"]
+    assert source.rows[0].error.startswith("the world is not enough")
+    one, other = [(stage.desk.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
+    assert one != other
+
+
+def test_peers_of_a_rank_that_ran_out_are_ended_and_the_trial_is_tried_larger(stage: Stage) -> None:
+    """They wait for it at the next report, and would to the end of its silence."""
+    stage.desk = dataclasses.replace(stage.desk, limits=Limits(stall_s=30))
+    source = stage.run({0: "oom_of_rank_0"}, resources=Resources(gpu=0.25, workers=2))
+    assert [(row.status, row.error) for row in source.rows] == [("completed", None)]
+    assert (source.rows[0].attempt, source.rows[0].gpu_fraction) == (2, 0.25 * LARGER)
+    assert groups() == []
+
+
+@dataclass
+class Group:
+    """A worker group that is lost at its first fit, and at its second sees whose time is over, for twice `STALL_S`."""
+
+    board: Board
+    ran_out: bool = False
+    fits: int = 0
+    overdue: set[str] = field(default_factory=set)
+
+    def fit(self) -> None:
+        self.fits += 1
+        name, end = fake_trial(0).trial_id, time.monotonic() + 2 * STALL_S
+        if self.fits == 1:
+            self.board.enter(name, place=Place("n", 1, "g", Spool(())))
+            if self.ran_out:
+                self.board.ran_out(name, Failure("oom", kind="OverShare", message="holds too much"))
+            raise WorkerGroupError("a node died", {0: RayActorError()})
+        while time.monotonic() < end:  # it waits for a place
+            self.overdue |= self.board.overdue().keys()
+
+
+@pytest.mark.parametrize("ran_out", [False, True])
+def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
+    ran_out: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ran out of memory is not put there again: its peers' deaths come of that."""
+    board = Board(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
+    group = Group(board, ran_out)
+    monkeypatch.setattr(trial, "_trainer", lambda *_, **__: group)
+    slots = fit(Resources(gpu=0), cpus=8, gpus=0, cuda=False)
+    orders = Orders(stage.desk, train=FakeTrain({}, stage.tmp_path), board=board, slots=slots, storage="", cuda=False)
+    failure = trial.drive(fake_trial(0), orders)
+    assert (failure and failure.status, group.fits) == (("lost", 1) if ran_out else (None, 2))
+    assert group.overdue == set()
 
 
 def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +131,20 @@ def test_an_interrupted_rerun_goes_on(study: Ledger, train: Told, capsys: pytest
     assert run(study, "--verify", train=train) == cli.DONE
     assert capsys.readouterr().out == "identical: 5 steps\n"
     assert ledger.attempt(best.trial_id) == 2
+
+
+def test_a_full_disk_is_one_line_and_the_rerun_goes_on_once_there_is_room(
+    study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]
+):
+    def full(_: Config) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert cli.guarded(lambda: run(study, train=replace(train, seen=full))) == cli.INTERRUPTED
+    said = capsys.readouterr()
+    assert (said.out, said.err.splitlines()[-1]) == (
+        "", "cannot be written (No space left on device); make room, or make it writable"
+    )  # fmt: skip
+    assert run(study, "--verify", train=train) == cli.DONE
 
 
 @pytest.mark.parametrize(

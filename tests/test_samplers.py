@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
 
 from ablate import samplers
 from tests import study_files
@@ -31,18 +29,3 @@ def test_the_audited_share_is_kept_from_the_first_trials_on(fraction: float):
 
 def test_nothing_is_audited_unless_asked():
     assert not any(samplers.audited(number, fraction=0.0, seed=0) for number in range(100))
-
-
-def test_the_gaussian_process_learns_from_pruned_trials_what_they_might_have_ended_with():
-    def ended(value: float, reports: dict[int, float], state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
-        value_at_the_end = value if state is TrialState.COMPLETE else None
-        return optuna.trial.create_trial(state=state, value=value_at_the_end, intermediate_values=reports)
-
-    completed = [ended(1.0, {100: 3.0}), ended(2.0, {100: 3.0, 200: 2.5}), ended(2.5, {100: 2.6})]
-    pruned = ended(0.0, {50: 9.0, 100: 4.0}, TrialState.PRUNED)
-    found = samplers.as_completed(pruned, completed)
-    assert found is not None
-    assert found.state is TrialState.COMPLETE
-    assert found.value == pytest.approx(4.0 - 1.0), "gains from 100 to the end: -2, -1 and -0.1"
-    assert samplers.as_completed(pruned, completed=[]) is None
-    assert samplers.as_completed(ended(0.0, {50: 9.0}, TrialState.PRUNED), completed) is None

@@ -221,6 +221,19 @@ def test_a_dead_drivers_trials_are_told_or_asked_again(study: StudySpec, ledger:
     assert all(trial.state.is_finished() for trial in told.values())
 
 
+def test_values_that_do_not_go_together_are_learnt_from_after_a_restart_too(tmp_path: Path, ledger: Ledger):
+    sets = ("search={model.knowledge_num: {int: [4_096, 6_561]}, train.lr: {loguniform: [1e-4, 1e-2]}}", NO_ASHA)
+    study = study_files.load(tmp_path, *sets)  # both ends are squares, little between them is
+    source = Search(study, ledger)
+    for _ in range(2):
+        if (trial := source.ask()) is not None:
+            end(source, ledger, trial)
+    before = [(trial.state, pytest.approx(trial.params)) for trial in journal(ledger)]
+    assert sum(state is TrialState.FAIL for state, _ in before) > 2
+    Search(study, ledger)
+    assert [(trial.state, trial.params) for trial in journal(ledger)] == before
+
+
 @pytest.mark.parametrize("harm", ["missing", "half a line", "garbage", "foreign"])
 def test_a_broken_journal_is_made_anew_from_the_ledger(harm: str, study: StudySpec, ledger: Ledger):
     source = Search(study, ledger)

@@ -114,6 +114,20 @@ def test_studies_are_found_by_name_by_path_and_latest(tmp_path: Path, results: P
         studies.find("twoo", results=results)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"study": "broken"}'])
+def test_the_latest_is_found_beside_folders_that_are_no_studies(
+    text: str, study: StudySpec, results: Path, capsys: pytest.CaptureFixture[str]
+):
+    open_study(study, results, resume=False)
+    broken = results / "broken" / "study.json"
+    broken.parent.mkdir()
+    broken.write_text(text)
+    assert studies.find("latest", results=results) == results / "tides"
+    said = capsys.readouterr().err
+    assert said.startswith(f"passed over: {broken}: ")
+    assert said.count("\n") == 1
+
+
 def test_one_sweep_drives_a_study_at_a_time(study: StudySpec, results: Path):
     ledger, _ = open_study(study, results, resume=False)
     assert not studies.is_driven(ledger)
@@ -150,6 +164,21 @@ def test_status_counts_what_ended_runs_and_waits(study: StudySpec, results: Path
     assert killed.states["unfinished"] == 1
     assert killed.left_s is None
     assert "--resume" in status.render(killed)
+
+
+def test_status_says_what_to_do_about_trials_that_wait(tmp_path: Path, results: Path):
+    """A search of two that both fail leaves an ablation without a baseline; the same command again would not help."""
+    study = study_files.load(tmp_path, "ablation.baseline=best", "optimizer.trials=2", text=ARMS)
+    ledger, _ = open_study(study, results, resume=False)
+    assert status.collect(ledger).cure == "go on with: the sweep's command line and --resume"
+    for trial in draws(study, 2):
+        ledger.claim(trial.trial_id)
+        ledger.finish(row(trial, status="nan"))
+    assert status.collect(ledger).cure == studies.NO_WINNER
+    assert studies.NO_WINNER in status.render(status.collect(ledger))
+    arms = open_study(study_files.load(tmp_path, "study=arms", text=ARMS), results, resume=False)[0]
+    mark_finished(arms)
+    assert "not trained" in status.collect(arms).cure
 
 
 def test_status_survives_a_broken_part_and_says_so(study: StudySpec, results: Path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate import cli, provenance, report, sweep
+from ablate import cli, provenance, report, status, studies, sweep
 from ablate.ledger import Ledger
 from tests.fakes import Scripted
 from tests.study_files import SMALL
@@ -26,6 +26,9 @@ ablation:
   arms:
     blind: {model.memory: blind}
 """
+
+
+ARMS = "ablation={seeds: 2, exploratory: true, arms: {blind: {model.memory: blind}}}"
 
 
 def run(space: Path, *flags: str) -> int:
@@ -93,6 +96,37 @@ def test_no_trial_succeeded(space: Path, play: Callable[..., Scripted], capsys: 
     assert "best: none, no trial completed" in capsys.readouterr().out
 
 
+def test_an_ablation_that_completed_is_a_success_whatever_became_of_the_search(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(SMALL + ABLATION.replace("best", "base"))
+    play("nan", "oom", "error", "complete")
+    assert run(space) == cli.DONE
+    best = capsys.readouterr().out.splitlines()[-2]
+    assert best.startswith("best: trial ")
+    ledger = Ledger(space.parent / "results" / "small")
+    found = status.collect(ledger).best
+    assert found is not None
+    assert found.trial_id in best
+    assert ledger.read_study()["finished_at"] is not None
+
+
+def test_an_ablation_of_a_best_that_is_not_there_waits_for_more_trials(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(SMALL + ABLATION)
+    play("nan", "oom", "error")
+    assert run(space) == cli.NO_SUCCESS
+    assert studies.NO_WINNER in capsys.readouterr().err
+    ledger = Ledger(space.parent / "results" / "small")
+    assert ledger.read_study()["finished_at"] is None
+    play()
+    assert run(space, "--resume") == cli.NO_SUCCESS, "the same again has no best either"
+    assert run(space, "--resume", "--trials", "4") == cli.DONE
+    assert [row.arm for row in ledger.rows()] == ["search"] * 4 + ["baseline", "blind"] * 2
+    assert ledger.read_study()["finished_at"] is not None
+
+
 def test_ctrl_c_is_resumable(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
     train = play("complete", "until_told")
     assert run(space) == cli.INTERRUPTED
@@ -153,6 +187,7 @@ BAD = {
     "no study file at all": ([], "command line"),
     "unknown flag": (["small.yaml", "--fast"], "--fast"),
     "no trials": (["small.yaml", "--trials", "0"], "--trials"),
+    "trials of no search": (["small.yaml", "--trials", "5", "--set", "search=null", "--set", ARMS], "--trials: 5"),
     "no hours": (["small.yaml", "--max-hours", "soon"], "--max-hours"),
     "inline on a cluster": (["small.yaml", "--inline", "--address", "auto"], "--address"),
     "cards of a cluster": (["small.yaml", "--address", "auto", "--gpus", "2"], "--gpus"),

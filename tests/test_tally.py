@@ -14,7 +14,7 @@ from ablate.live import View
 from ablate.plan import Trial
 from ablate.runner import Event, Progress
 from ablate.spec_models import Objective
-from ablate.tally import Tally, best_of
+from ablate.tally import Tally, best_of, best_of_study
 from tests import study_files
 from tests.fakes import fake_trial
 
@@ -60,6 +60,14 @@ def test_best_is_of_the_completed_ones(trials: list[Trial], mode: str, seed: int
     assert found is not None
     assert found[0].seed == seed
     assert best_of(rows[3:], objective=LOSS) is None
+
+
+def test_a_studys_best_is_the_searchs_or_else_an_arms_and_never_a_preparations() -> None:
+    arms = ("search", "baseline", "tune.baseline")
+    searched, arm, tuning = (row(fake_trial(seed, arm=name), val_loss=3.0 - seed) for seed, name in enumerate(arms))
+    assert best_of_study([searched, arm, tuning], objective=LOSS) == (searched, 3.0)
+    assert best_of_study([arm, tuning, row(fake_trial(9), status="nan")], objective=LOSS) == (arm, 2.0)
+    assert best_of_study([tuning], objective=LOSS) is None
 
 
 def test_time_left_from_the_trials_that_ended(trials: list[Trial]) -> None:

@@ -64,8 +64,9 @@ class _Board:
         self._watches.pop(trial_id, None)
         return [place.group_id for place in self._places.get(trial_id, [])]
 
-    def given_up(self, trial_id: str) -> bool:
-        return trial_id in self._given_up
+    def away(self, trial_id: str) -> bool:
+        self._watches.pop(trial_id, None)
+        return trial_id not in self._given_up and trial_id not in self._ooms
 
     def verdict(self, trial_id: str) -> Verdict:
         if self._interrupted:
@@ -113,9 +114,10 @@ class Board:
         """The trial is being ended and is not to be tried again: the placement groups it holds (hex)."""
         return ray.get(self._actor.give_up.remote(trial_id))
 
-    def given_up(self, trial_id: str) -> bool:
-        """Whether the trial's end was decided from outside."""
-        return ray.get(self._actor.given_up.remote(trial_id))
+    def away(self, trial_id: str) -> bool:
+        """The trial's worker is gone, and until another one enters its limits do not count. The answer is whether it
+        may be tried again as it is: not where its end was decided from outside, nor where it ran out of memory."""
+        return ray.get(self._actor.away.remote(trial_id))
 
     def verdict(self, trial_id: str) -> Verdict:
         """What the trial should do now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -63,10 +63,18 @@ def _naming(name: str) -> type[TrainController]:
 
 
 class ReportToTune(UserCallback):
-    """Rank 0's reports go to Tune from the controller itself, which waits until Tune has read them."""
+    """Rank 0's reports go to Tune from the controller itself, which waits until Tune has read them. `gone` is called
+    where a worker has failed: Train itself starts the group again where it was preempted, and may wait long for that.
+    """
+
+    def __init__(self, *, gone: Callable[[], object]) -> None:
+        self._gone = gone
 
     def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:  # noqa: ARG002
         tune.report(metrics[0])
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        self._gone()
 
 
 class MeetingConfig(BackendConfig):

@@ -24,13 +24,15 @@ class OverShare(MemoryError):
 
 
 class Held:
-    """A `Train` that trains as another does, within the trial's share. Remembers what the last report said it took."""
+    """A `Train` that trains as another does, within the trial's share. Remembers what the last report said it took, and
+    whether it `ran_out`."""
 
     def __init__(self, trial: Trial, *, train: Train, board: Board, card_gib: float) -> None:
         self._trial, self._train, self._board = trial, train, board
         self._share = trial.gpu_fraction or 0.0
         self._allowed_gib = self._share * card_gib if card_gib and 0 < self._share < 1 else None
         self._metrics: Mapping[str, Any] = {}
+        self.ran_out = False
 
     def taken(self) -> Taken:
         """What the trial took so far, and where."""
@@ -53,6 +55,7 @@ class Held:
         except (MemoryError, RuntimeError) as error:
             if failure_kind(error) != "oom" or not self._share:
                 raise
+            self.ran_out = True
             self._board.ran_out(self._trial.trial_id, failure_of(error))
             raise TryAgain(str(error)) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import ray.train
 from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -20,16 +22,17 @@ from model.api import Report, Verdict
 
 
 class Spoilt(Exception):
-    """The trial has failed and its row says why; raised so that Tune ends the process and trusts it with no other."""
+    """The trial has failed, its row or the board says why; raised so that Tune ends the process and trusts it with no
+    other."""
 
 
 def train_here(trial: Trial, orders: Orders) -> None:
     """Train in this process, a Tune actor that has the trial's CPUs and its share of a card, by Train's local mode.
 
     Local mode's `ray.train.report` goes nowhere, so reports go to Tune directly; they return when the search has seen
-    them. Raises Spoilt after a failure, so that the next trial gets a fresh process: what an `oom`, a `nan` or an
-    exception leaves behind is anybody's guess. Another exception is one outside of the trainer (a disk that is full);
-    why comes home with a last report.
+    them. Raises Spoilt after a failure, so that the next trial gets a fresh process, the same one tried larger too:
+    what an `oom`, a `nan` or an exception leaves behind is anybody's guess. Another exception is one outside of the
+    trainer (a disk that is full); why comes home with a last report.
     """
     from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
 
@@ -57,6 +60,8 @@ def train_here(trial: Trial, orders: Orders) -> None:
     except (OSError, RuntimeError, ValueError) as error:  # the disk's, Train's, Arrow's
         tune.report(failure_result(failure_of(error)))
         raise
+    if held.ran_out:
+        raise Spoilt("oom: out of its share")
     if row is not None and row.status not in MEASURED:
         raise Spoilt(f"{row.status}: {row.error}")
 
@@ -74,7 +79,7 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
             _trainer(trial, orders, tries=orders.desk.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
             failure = classify(error)
-            if failure.status != "lost" or tries > RETRIES or orders.board.given_up(trial.trial_id):
+            if failure.status != "lost" or tries > RETRIES or not orders.board.away(trial.trial_id):
                 return failure
         else:
             return None
@@ -113,7 +118,7 @@ def _trainer(trial: Trial, orders: Orders, *, tries: int) -> GroupTrainer:
         run_config=RunConfig(
             name=run_name(trial, tries=tries),
             storage_path=orders.storage,
-            callbacks=[ReportToTune()],
+            callbacks=[ReportToTune(gone=partial(orders.board.away, trial.trial_id))],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2, max_preemption_failures=RETRIES),
         ),
     )
