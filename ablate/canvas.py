@@ -8,6 +8,7 @@ wherever it is shown, and the same numbers give the same bytes. Matplotlib is im
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ablate",
     "figure.dpi": 100,
     "savefig.dpi": 200,
+    "text.hinting": "none",  # letters are as wide in every format as where the page is laid out
 }
 
 
@@ -142,6 +144,18 @@ def styles(count: int) -> list[tuple]:
 
 def short_name(text: str, *, limit: int = 44) -> str:
     return escape.one_line(text, limit=limit)
+
+
+def in_lines(text: str, *, width: int = 30, most: int = 4) -> str:
+    """A long name in lines, broken after a dot, else after an underscore: a factorial's cells differ anywhere."""
+    lines = [""]
+    for part in re.split(r"(?<=\.)", short_name(text, limit=width * most)):
+        for piece in [part] if len(part) <= width else re.split(r"(?<=_)", part):
+            if lines[-1] and len(lines[-1] + piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    shown = [short_name(line, limit=width) for line in lines]
+    return "\n".join(shown if len(shown) <= most else [*shown[: most - 1], "…"])
 
 
 def finish_curves(axes: Axes, *, floors: tuple[float, float] | None) -> None:

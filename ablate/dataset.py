@@ -67,6 +67,7 @@ class HypothesisFile(_Part):
     arm: str
     metric: str
     min_effect: float
+    declared_at: str | None = None  # with the study
 
 
 class AshaFile(_Part):

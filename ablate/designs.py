@@ -21,6 +21,11 @@ Design = Literal["arm", "leave_one_out", "add_one_in", "factorial", "reseed"]
 ALPHA = 0.05
 """The level at which the declared test, the paired sign-flip test with Holm's correction, rejects."""
 
+MAX_EXACT = 40
+"""Pairs of which the sign-flip test counts every sign pattern; of more it draws DRAWS of them."""
+
+DRAWS = 99_999
+
 RESEED_KEY = "train.reseed"
 
 MOST_CELLS = 1_000
@@ -65,9 +70,14 @@ def prefix(arm: Arm) -> str:
             return f"ablation.arms.{arm.name}."
 
 
+def smallest_p(seeds: int) -> float:
+    """The smallest p of the two-sided sign-flip test: 2^(1 - n), or 1 / (1 + DRAWS) where its patterns are drawn."""
+    return 1 / (1 + DRAWS) if seeds > MAX_EXACT else 2.0 ** (1 - seeds)
+
+
 def smallest_p_holm(*, seeds: int, arms: int) -> float:
-    """The smallest adjusted p that an arm can get: 2^(1 - n) of the two-sided sign-flip test, times the arms."""
-    return min(1.0, arms * 2.0 ** (1 - seeds))
+    """The smallest adjusted p that an arm can get: the test's own, times the arms."""
+    return min(1.0, arms * smallest_p(seeds))
 
 
 def family(arms: Sequence[Arm]) -> int:

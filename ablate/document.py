@@ -48,7 +48,7 @@ def notice(*spans: Span) -> Paragraph:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a reader sees, and the value behind it for machines (the CSV's, unrounded)."""
+    """What a reader sees, and the value behind it for machines (the CSV's, unrounded); of an interval both its ends."""
 
     text: str
     value: Any
@@ -61,11 +61,18 @@ def cell(text: str) -> Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """`name` heads the CSV, `header` the page. Numbers stand to the right."""
+    """`name` heads the CSV, `header` the page. Numbers stand to the right. An interval is two columns of the CSV,
+    `name`_low and `name`_high."""
 
     name: str
     header: str
     number: bool = True
+    interval: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its columns in the CSV."""
+        return (f"{self.name}_low", f"{self.name}_high") if self.interval else (self.name,)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ablate.canvas import (
     RED,
     SKY,
     finish_curves,
+    in_lines,
     legend_above,
     legend_columns,
     page,
@@ -162,7 +163,9 @@ def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
     """A forest plot: paired differences to the baseline with their 95 % intervals; filled where the interval excludes
     0; an A/A arm is a grey square."""
     with style():
-        figure, axes = page(height=0.9 + 0.34 * len(effects))
+        names = [f"{in_lines(effect.arm)} (n = {effect.n})" for effect in reversed(effects)]
+        row_height = max(0.34, 0.1 + 0.15 * max(name.count("\n") + 1 for name in names))
+        figure, axes = page(height=0.9 + row_height * len(effects))
         for row, effect in enumerate(reversed(effects)):
             difference, color = effect.difference, GREY if effect.check else BLUE
             clear = difference.above_zero or difference.below_zero
@@ -171,7 +174,6 @@ def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
             face = color if clear else "white"
             axes.plot(difference.mean, row, "s" if effect.check else "o", color=color, markerfacecolor=face)
         axes.axvline(0, color=BLACK, linewidth=0.8)
-        names = [f"{short_name(effect.arm)} (n = {effect.n})" for effect in reversed(effects)]
         axes.set_yticks(range(len(effects)), names)
         axes.set_ylim(-0.6, len(effects) - 0.4)
         axes.set_xlabel(f"difference to the baseline in {effects[0].metric}{unit}")

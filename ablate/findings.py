@@ -28,8 +28,8 @@ from ablate.analyze.slices import Slice, slice_of
 from ablate.analyze.space import show
 from ablate.analyze.stats import Interval, t_interval
 from ablate.analyze.worth import Worth, worths
-from ablate.dataset import StudyData
-from ablate.looks import Look, peeked
+from ablate.dataset import HypothesisFile, StudyData
+from ablate.looks import Look, hindsight, peeked
 from model.api import BY_NAME, METRICS, from_json, value_of
 
 CURVES = 200  # of a longer search's trials so many are drawn: more lines hide each other
@@ -110,7 +110,7 @@ class Findings:
         return frozenset(trial_id for entry in self.mixed for trial_id in entry.odd)
 
     def memory_of(self, arm: str) -> str:
-        """What stands in the memory's place in an arm whose trials have ended (`token`, `none`, ...)."""
+        """What stands in the memory's place in an arm that has a run which ended (`token`, `none`, ...)."""
         config = of_arm(self.data.trials, arm)["config_json"].iloc[0]
         return from_json(str(config)).model.memory
 
@@ -177,7 +177,17 @@ def look_of(findings: Findings, *, at: str) -> Look | None:
 
 
 def _claims(data: StudyData) -> list[Claim]:
-    return [Claim(entry.claim, entry.arm, entry.metric, entry.min_effect) for entry in data.facts.spec.hypotheses]
+    return [
+        Claim(entry.claim, entry.arm, entry.metric, entry.min_effect, _hindsight(data, entry))
+        for entry in data.facts.spec.hypotheses
+    ]
+
+
+def _hindsight(data: StudyData, entry: HypothesisFile) -> str:
+    if entry.declared_at is None:  # with the study
+        return ""
+    ended = [end.isoformat(timespec="microseconds") for end in of_arm(data.trials, entry.arm)["finished_at"]]
+    return hindsight(data.looks, arm=entry.arm, declared_at=entry.declared_at, ended=ended)
 
 
 def _exploratory(data: StudyData, arms: Sequence[str]) -> dict[str, str]:

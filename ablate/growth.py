@@ -44,8 +44,23 @@ def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *,
     if was["ablation"] and is_now["ablation"]:
         _check_same_ablation(spec, before, now, refuse=refuse)
     for hypothesis in was["hypotheses"]:
-        if hypothesis not in is_now["hypotheses"]:
+        if _undated(hypothesis) not in is_now["hypotheses"]:
             raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: one that was declared stays")
+
+
+def dated(before: Mapping[str, Any], now: Mapping[str, Any], *, at: str) -> dict[str, Any]:
+    """`now` with the time `declared_at` beside every hypothesis that came after the study's start: `at` for one that
+    `before` does not have. One without a time was declared with the study."""
+    known = [(_undated(hypothesis), hypothesis) for hypothesis in before["spec"]["hypotheses"]]
+    hypotheses = [
+        next((old for bare, old in known if bare == hypothesis), {**hypothesis, "declared_at": at})
+        for hypothesis in now["spec"]["hypotheses"]
+    ]
+    return {**now, "spec": {**now["spec"], "hypotheses": hypotheses}}
+
+
+def _undated(hypothesis: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in hypothesis.items() if key != "declared_at"}
 
 
 def asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -46,6 +46,21 @@ def peeked(looks: Sequence[Look], *, arms: Sequence[str], planned_seeds: int) ->
                 found.setdefault(
                     arm,
                     f"seeds were {change} ({look.planned_seeds} to {planned_seeds}) after its results on {seen} seeds "
-                    f"had been seen ({look.at[:16].replace('T', ' ')} UTC)",
+                    f"had been seen ({_minute(look.at)})",
                 )
     return found
+
+
+def hindsight(looks: Sequence[Look], *, arm: str, declared_at: str, ended: Sequence[str]) -> str:
+    """Why a claim of an arm that was declared then is exploratory: a report had shown the arm, or runs of it had
+    `ended`. "" where neither had. Times are those of the ledger: ISO, UTC."""
+    shown = [len(look.shown[arm]) for look in looks if look.shown.get(arm) and look.at < declared_at]
+    before = sum(end < declared_at for end in ended)
+    if not shown and not before:
+        return ""
+    after = f"its results on {max(shown)} seeds had been seen" if shown else f"{before} of the arm's runs had ended"
+    return f"declared ({_minute(declared_at)}) after {after}"
+
+
+def _minute(at: str) -> str:
+    return f"{at[:16].replace('T', ' ')} UTC"

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from ablate import dataset, designs, distributions, numbers, plan, tuning
 from ablate.analyze.frames import completed, floats, of_arm
-from ablate.analyze.stats import detectable_effect, smallest_exact_p
+from ablate.analyze.stats import detectable_effect, flip_detectable_effect
 from ablate.places import Place
 from ablate.spec import StudySpec
 from model.api import BY_NAME
@@ -22,8 +22,8 @@ from model.api import BY_NAME
 class ArmPlan:
     """An arm other than the baseline. `tokens`: its budget, None where it is not known yet (epochs, `match: wall`).
 
-    `mde`: the true difference to the baseline that is found with power 0.8, in the metric's unit, from the spread of
-    the differences over the `pairs` that an earlier run of this study has; None below two pairs.
+    `mde`: the true difference to the baseline that a t test finds with power 0.8, in the metric's unit, from the spread
+    of the differences over the `pairs` that an earlier run of this study has; None below two pairs.
     """
 
     name: str
@@ -39,7 +39,8 @@ class Power:
     """An ablation before it runs. `smallest_p`: of the sign-flip test with `seeds` pairs; `smallest_p_holm`: times the
     `family` of arms that Holm corrects for (A/A arms are none of it). `mde_sd`: minimum detectable effect in standard
     deviations of the paired differences (paired t test, power 0.8 at 0.05 / family); None with a single seed.
-    `tuning`: key -> range, of what is tuned for each arm."""
+    `mde_sd_exact`: the same of the declared test at Holm's first step; None where it cannot reject, and of more seeds
+    than are simulated. `tuning`: key -> range, of what is tuned for each arm."""
 
     baseline: str
     match: str
@@ -49,6 +50,7 @@ class Power:
     smallest_p: float
     smallest_p_holm: float
     mde_sd: float | None
+    mde_sd_exact: float | None
     family: int
     tuning: Mapping[str, Any]
     tuning_trials: int
@@ -86,9 +88,10 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
         seeds=tuple(plan.seeds(spec)),
         exploratory=ablation.exploratory,
         metric=metric,
-        smallest_p=smallest_exact_p(ablation.seeds),
+        smallest_p=designs.smallest_p(ablation.seeds),
         smallest_p_holm=designs.smallest_p_holm(seeds=ablation.seeds, arms=family),
         mde_sd=_number(detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
+        mde_sd_exact=_number(flip_detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
         family=family,
         tuning={key: distributions.as_written(found) for key, found in space.items()},
         tuning_trials=tune.trials if tune else 0,
@@ -129,19 +132,24 @@ def lines(power: Power) -> list[str]:
         "",
         tabulate(rows, headers=headers, disable_numparse=True),
         "",
-        f"smallest p of the declared test (exact sign-flip): {power.smallest_p:.3g},"
+        f"smallest p of the declared test ({_test(len(power.seeds))}): {power.smallest_p:.3g},"
         f" {power.smallest_p_holm:.3g} by Holm over {numbers.count(power.family, 'arm')}"
         f"{'' if power.can_reject else ': it cannot reject; exploratory'}",
     ]
     if power.mde_sd is not None:
         found.append(
             f"minimum detectable effect: {power.mde_sd:.3g} standard deviations of the paired differences"
-            f" (power 0.8 at 0.05 / {power.family})"
+            f" (t test, power 0.8 at 0.05 / {power.family})"
+            + ("" if power.mde_sd_exact is None else f", {power.mde_sd_exact:.3g} by the declared test")
         )
     for key, distribution in power.tuning.items():
         (kind, bounds), *_ = distribution.items()
         found.append(f"tuned before, {power.tuning_trials} trials each arm and the baseline: {key} {kind} {bounds}")
     return found
+
+
+def _test(seeds: int) -> str:
+    return f"sign-flip, {designs.DRAWS:,} patterns drawn" if seeds > designs.MAX_EXACT else "exact sign-flip"
 
 
 def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, int]:

@@ -26,7 +26,8 @@ from ablate.findings import Findings, analyse, look_of
 from ablate.ledger import Ledger
 from ablate.places import Place
 
-FORMATS = ("md", "html", "tex", "csv")
+PAGES = ("md", "html", "tex")
+FORMATS = (*PAGES, "csv")
 NAMED = 12  # trials that a complaint names
 
 
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trial_id = chosen_trial(findings, arguments.record)
         write_record(findings, trial_id, formats=formats, out=arguments.out)
         folder = arguments.out or findings.data.path / "report" / "records"
-        print(*(folder / f"{trial_id}.{suffix}" for suffix in ("md", "html", "tex") if suffix in formats), sep="\n")
+        written = [folder / f"{trial_id}.{suffix}" for suffix in PAGES if suffix in formats]
+        print(*(written or [folder / "tables"]), sep="\n")
         return cli.DONE
     write_findings(findings, formats=formats, out=arguments.out)
     print(arguments.out or findings.data.path / "report")
@@ -112,8 +114,8 @@ def write_record(
     folder = ledger.path("report", "records") if out is None else out
     _keep_look(findings)
     document = record_document(findings, trial_id, bank=bank_content(findings.data.path, trial_id))
-    drawings = {}
-    for name, content in _drawn(document, drawings):
+    drawings: dict[str, str] = {}
+    for name, content in _drawn(document, drawings) if set(PAGES) & set(formats) else ():
         parts.replace(folder / name, partial(_fill, content=content))
     for suffix, render in TABLES.items():
         for table in document.tables:
@@ -157,7 +159,7 @@ TABLES = {"md": tables.to_markdown, "tex": tables.to_latex, "csv": tables.to_csv
 def _files(findings: Findings, document: Document, *, formats: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(name in the report's folder, content). What the pages show comes before the pages."""
     drawings: dict[str, str] = {}
-    if {"md", "html", "tex"} & set(formats):
+    if set(PAGES) & set(formats):
         yield from _drawn(document, drawings)
     for suffix, render in TABLES.items():
         if suffix in formats:

@@ -68,6 +68,7 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
     with _whole(ledger):
         growth.check(spec, before, described, rows=ledger.rows())
         unfinished = before["finished_at"] is None
+        described = growth.dated(before, described, at=_now())
         more = growth.asks_for_more(before, described)
         started_at = before["started_at"]
     check_free(ledger)

@@ -75,14 +75,22 @@ def _latex_row(table: Table, index: int) -> str:
 
 def to_csv(table: Table) -> str:
     """The values behind the cells, unrounded; an empty field where there is none."""
-    return csv_text(table.columns, [[cell.value for cell in row] for row in table.rows])
+    rows = [
+        [
+            value
+            for column, cell in zip(table.columns, row, strict=True)
+            for value in ((cell.value or (None, None)) if column.interval else (cell.value,))
+        ]
+        for row in table.rows
+    ]
+    return csv_text(table.columns, rows)
 
 
 def csv_text(columns: tuple[Column, ...], rows: list[list[Any]]) -> str:
     """CSV with one header line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
+    writer.writerow([name for column in columns for name in column.names])
     writer.writerows([["" if _missing(value) else escape.csv_value(value) for value in row] for row in rows])
     return out.getvalue()
 

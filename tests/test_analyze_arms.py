@@ -11,9 +11,10 @@ from scipy import stats
 
 from ablate.analyze.best import Objective
 from ablate.analyze.frames import rows
-from ablate.analyze.memory import bank_use, gain_owner
+from ablate.analyze.memory import LEARNED, bank_use, gain_owner
 from ablate.analyze.mixing import mixed
 from ablate.analyze.paired import effects
+from model.api import BY_NAME
 
 LOSS = Objective("val_loss", "min")
 SEEDS = range(1, 7)
@@ -76,8 +77,8 @@ def test_a_failed_run_drops_its_pair_and_is_counted(trials: pd.DataFrame):
     trials.loc[(trials["arm"] == "better") & (trials["seed"] == 2), ["status", "val_loss"]] = ["nan", None]
     trials = rows(trials, ~((trials["arm"] == "baseline") & (trials["seed"] == 5)))
     better, same = effects(trials, objective=LOSS, declared=["same"])[::-1]
-    assert (better.arm, better.n, better.dropped) == ("better", 4, 2)
-    assert (same.n, same.dropped) == (5, 1)
+    assert (better.arm, better.n, better.dropped, better.pending) == ("better", 4, 1, 1), "a run to come drops nothing"
+    assert (same.n, same.dropped, same.pending) == (5, 0, 1)
     assert better.baseline_values.n == 4, "both sides are over the same seeds"
 
 
@@ -98,6 +99,11 @@ def test_the_gain_is_of_the_side_that_is_better(trials: pd.DataFrame):
     assert gain_owner(better, objective=LOSS) == "better"
     assert gain_owner(better, objective=Objective("val_loss", "max")) == "baseline"
     assert gain_owner(same, objective=LOSS) is None
+
+
+def test_what_a_bank_may_explain_is_measured():
+    assert set(BY_NAME) >= LEARNED
+    assert not {"peak_gib", "tokens_per_s", "parameters", "bank_use_nats"} & LEARNED
 
 
 def test_a_bank_is_read_only_where_its_interval_is_above_zero():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ablate import designs, dry_run, matching, phases, plan, power, tuning
-from ablate.analyze.stats import detectable_effect, holm, sign_flip_p
+from ablate.analyze.stats import detectable_effect, flip_detectable_effect, holm, sign_flip_p
 from ablate.distributions import Range
 from ablate.packing import Slots
 from ablate.spec import Ablation, StudySpec, TuneEachArm
@@ -195,12 +195,13 @@ def test_a_dry_run_says_what_the_ablation_can_show(tmp_path: Path):
     said = run.ablation
     assert (said.smallest_p, said.smallest_p_holm) == (2.0**-8, pytest.approx(7 * 2.0**-8))
     assert said.mde_sd == pytest.approx(detectable_effect(1.0, n=9, alpha=0.05 / 7))
+    assert said.mde_sd_exact == flip_detectable_effect(1.0, n=9, alpha=0.05 / 7)
     blind = next(arm for arm in said.arms if arm.name == "blind")
     assert blind.tokens == matching.tokens_for_flops(study.base, override(study.base, {"model.memory": "blind"}))
     assert blind.mde is None
     text = dry_run.render(run)
     assert "compared at equal flops" in text
-    assert "standard deviations of the paired differences" in text
+    assert f"(t test, power 0.8 at 0.05 / 7), {said.mde_sd_exact:.3g} by the declared test" in text
     answer = json.loads(dry_run.render_json(run))["ablation"]
     assert answer["seeds"] == list(range(1, 10))
     assert {arm["design"] for arm in answer["arms"]} == {"arm", "reseed", "leave_one_out", "add_one_in", "factorial"}
@@ -234,6 +235,15 @@ def test_what_prepares_the_ablation_is_planned_and_shown(tmp_path: Path):
 def test_an_exploratory_design_says_that_it_cannot_reject(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.exploratory=true", "ablation.seeds=4", text=MIXED)
     assert "it cannot reject; exploratory" in dry_run.render(dry_run.describe(study, Slots(1, 0, 1, 2), card=None))
+
+
+def test_the_smallest_p_of_many_seeds_is_that_of_the_patterns_drawn(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.seeds=45", text=MIXED)
+    said = power.describe(study, earlier=None)
+    assert said is not None
+    assert (said.smallest_p, said.mde_sd_exact) == (sign_flip_p(np.full(45, 0.1)), None)
+    assert said.smallest_p_holm == pytest.approx(7 * said.smallest_p)
+    assert "(sign-flip, 99,999 patterns drawn): 1e-05" in "\n".join(power.lines(said))
 
 
 def test_an_ablation_of_one_field_is_whole():

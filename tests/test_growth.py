@@ -123,3 +123,33 @@ def test_arms_that_were_declared_exploratory_take_another_objective(tmp_path: Pa
     assert train.configs == []
     spec = done.ledger.read_study()["spec"]
     assert (spec["objectives"][0]["metric"], spec["ablation"]["exploratory"]) == ("tokens_per_s", True)
+
+
+CLAIM = "hypotheses=[{claim: it helps, arm: none, metric: val_loss, min_effect: 0.01}]"
+TWO = CLAIM.replace("]", ", {claim: and much, arm: none, metric: val_loss, min_effect: 0.1}]")
+
+
+def test_a_hypothesis_keeps_when_it_was_declared(tmp_path: Path, results: Path):
+    """Beside the study's others in study.json, through a retelling, a resumption and an extension."""
+    ledger, _ = open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=False)
+
+    def declared() -> list[str | None]:
+        return [entry.get("declared_at") for entry in ledger.read_study()["spec"]["hypotheses"]]
+
+    assert declared() == [None], "with the study"
+    open_study(study_files.load(tmp_path, TWO, text=ARMS), results, resume=True)
+    assert declared()[0] is None
+    at = declared()[1]
+    assert at is not None
+    assert ledger.read_study()["started_at"] < at
+    go(study_files.load(tmp_path, TWO, text=ARMS), results, Formula())
+    assert ledger.read_study()["finished_at"] is not None
+    written = ledger.read_study()
+    open_study(study_files.load(tmp_path, TWO, text=ARMS), results, resume=False)
+    assert ledger.read_study() == written
+    open_study(study_files.load(tmp_path, TWO.replace("]", ", {claim: c, arm: none, metric: val_loss, min_effect: 1}]"),
+                                text=ARMS), results, resume=False)  # fmt: skip
+    assert declared()[:2] == [None, at]
+    assert at < str(declared()[2])
+    with pytest.raises(BadInput, match="one that was declared stays"):
+        open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=True)

@@ -17,11 +17,12 @@ from scipy import stats
 
 from ablate.analyze.best import Objective
 from ablate.analyze.contrasts import factorial
+from ablate.analyze.frames import rows
 from ablate.analyze.hypotheses import Claim, equivalence_p, judge, judge_all
 from ablate.analyze.paired import effects
 from ablate.analyze.robust import iqm, robust, share
 from ablate.analyze.stats import Interval, t_interval
-from ablate.looks import Look, peeked
+from ablate.looks import Look, hindsight, peeked
 from benchmarks import inference
 from tests.oracles import inference as oracle
 
@@ -84,8 +85,13 @@ def test_a_seed_without_every_cell_is_dropped_from_all_contrasts(cell_losses: di
     cell_losses["cell3"][2] = None
     found = factorial(table(cell_losses), objective=LOSS, cells=CELLS)
     assert found is not None
-    assert (found.n, found.dropped) == (5, 1)
+    assert (found.n, found.dropped, found.pending) == (5, 1, 0)
     assert {contrast.value.n for contrast in found.contrasts} == {5}
+    running = table(cell_losses)
+    running = rows(running, ~((running["arm"] == "cell1") & (running["seed"] == 6)))
+    found = factorial(running, objective=LOSS, cells=CELLS)
+    assert found is not None
+    assert (found.n, found.dropped, found.pending) == (4, 1, 1)
 
 
 def test_a_cell_that_no_arm_fills_leaves_no_contrast(cell_losses: dict[str, list[float | None]]):
@@ -198,6 +204,17 @@ def test_seeds_added_or_taken_away_after_a_look_are_told_of_the_arms_that_were_s
         "seeds were added (6 to 10) after its results on 6 seeds had been seen (2026-03-02 10:30 UTC)"
     )
     assert "taken away (6 to 4)" in peeked(looks, arms=["token"], planned_seeds=4)["token"]
+
+
+def test_a_claim_is_exploratory_after_a_look_at_its_arm_or_a_run_of_it():
+    look = Look(at="2026-03-02T10:30:00.000000+00:00", planned_seeds=6, shown={"token": (1, 2, 3), "blind": ()})
+    later, before = "2026-03-03T08:00:00.000000+00:00", "2026-03-01T08:00:00.000000+00:00"
+    seen = hindsight([look], arm="token", declared_at=later, ended=[before])
+    assert seen == "declared (2026-03-03 08:00 UTC) after its results on 3 seeds had been seen"
+    ran = hindsight([look], arm="blind", declared_at=later, ended=[before, "2026-03-04T08:00:00.000000+00:00"])
+    assert ran == "declared (2026-03-03 08:00 UTC) after 1 of the arm's runs had ended"
+    assert hindsight([look], arm="token", declared_at=before, ended=[later]) == ""
+    assert hindsight([look], arm="blind", declared_at=later, ended=[]) == ""
 
 
 # ---- the benchmark, smaller

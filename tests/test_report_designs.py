@@ -75,8 +75,23 @@ def test_hypotheses_have_their_verdicts(written: Path):
     assert found["verdict"].tolist() == ["refuted", "equivalent"]
     page = (written / "report.md").read_text()
     assert "Hypothesis “Reading a bank helps”: refuted." in page
-    assert "Arms are compared at equal numbers of trained parameters" in page
+    assert "their active parameters (trained ones, the embedding table left out) are the baseline's within 2%" in page
+    assert "With 10 pairs and 7 arms the smallest adjusted p that can be reached is 0.014." in page, (
+        "7 x 2^-9, not 2^-8"
+    )
     assert "Pairs dropped because one of the two runs gave no value: 1." in page
+
+
+def test_an_interval_is_two_unrounded_columns_of_a_csv(written: Path):
+    ends = csv(written / "ablation.csv").set_index("arm")
+    shown = csv(written / "tables/ablation.csv").set_index("arm")
+    for name in ("low", "high"):
+        assert shown[f"interval_{name}"]["no_memory"] == ends[f"delta_{name}"]["no_memory"]
+        assert np.isnan(shown[f"interval_{name}"]["baseline"])
+    for path in (written / "tables").glob("*.csv"):
+        text = path.read_text()
+        assert "−" not in text, f"{path.name}: a minus sign that no program reads"
+        assert not re.search(r"\[[+\d.%]+, ", text), f"{path.name}: an interval as text"
 
 
 def test_the_latex_document_has_all_its_parts(written: Path):

@@ -20,7 +20,15 @@ import pandas as pd
 from ablate.analyze.best import Objective
 from ablate.analyze.frames import floats
 from ablate.analyze.paired import ALPHA, by_seed
-from ablate.analyze.stats import Interval, detectable_effect, holm, paired_t_p, sign_flip_p, t_interval
+from ablate.analyze.stats import (
+    Interval,
+    detectable_effect,
+    flip_detectable_effect,
+    holm,
+    paired_t_p,
+    sign_flip_p,
+    t_interval,
+)
 
 Levels = Mapping[str, str]
 """Factor -> level, both as they are shown."""
@@ -37,6 +45,7 @@ class Contrast:
     p_exact: float
     p_holm: float
     mde: float
+    mde_exact: float
 
     @property
     def name(self) -> str:
@@ -61,7 +70,8 @@ class CellMean:
 @dataclass(frozen=True)
 class Factorial:
     """`factors`: each with its levels, the reference first. `missing`: cells of the full design that no arm fills;
-    contrasts are then not estimated. `dropped`: seeds that some cells have and others do not."""
+    contrasts are then not estimated. `dropped`: seeds on which every cell has ended and one gave no value; `pending`:
+    seeds on which some cells have not ended."""
 
     metric: str
     factors: Mapping[str, tuple[str, ...]]
@@ -70,6 +80,7 @@ class Factorial:
     missing: tuple[Levels, ...]
     n: int
     dropped: int
+    pending: int
 
 
 def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str, Levels]) -> Factorial | None:
@@ -83,8 +94,9 @@ def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str,
     factors = {key: tuple(dict.fromkeys(levels[key] for levels in cells.values())) for key in references}
     arm_of = {tuple(levels[key] for key in factors): arm for arm, levels in cells.items()}
     missing = [point for point in product(*factors.values()) if point not in arm_of]
-    table = pd.DataFrame({arm: pd.Series(by_seed(trials, arm, objective), dtype=float) for arm in cells}).sort_index()
-    whole = table.dropna()
+    runs = {arm: by_seed(trials, arm, objective) for arm in cells}
+    table = pd.DataFrame({arm: pd.Series(found, dtype=float) for arm, found in runs.items()}).sort_index()
+    ended, whole = set.intersection(*(set(found) for found in runs.values())), table.dropna()
     found: list[Contrast] = []
     if not missing:
         values_SC = whole.to_numpy(dtype=float)
@@ -102,12 +114,14 @@ def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str,
                 contrast,
                 p_holm=p_holm,
                 mde=detectable_effect(contrast.value.sd, n=contrast.value.n, alpha=ALPHA / family),
+                mde_exact=flip_detectable_effect(contrast.value.sd, n=contrast.value.n, alpha=ALPHA / family),
             )
             for contrast, p_holm in zip(found, adjusted, strict=True)
         ),
         missing=tuple(dict(zip(factors, point, strict=True)) for point in missing),
         n=len(whole),
-        dropped=len(table) - len(whole),
+        dropped=len(ended) - len(whole),
+        pending=len(table) - len(ended),
     )
 
 
@@ -139,4 +153,5 @@ def _contrast(levels: Levels, references: Levels, values_S: np.ndarray) -> Contr
         p_exact=sign_flip_p(values_S),
         p_holm=nan,
         mde=nan,
+        mde_exact=nan,
     )

@@ -20,12 +20,16 @@ Verdict = Literal["supported", "equivalent", "refuted", "inconclusive"]
 
 @dataclass(frozen=True)
 class Claim:
-    """What a study file claims: the arm is better than the baseline in the metric, by `min_effect` at least."""
+    """What a study file claims: the arm is better than the baseline in the metric, by `min_effect` at least.
+
+    `hindsight`: why it is exploratory; "" where it was declared before there were results.
+    """
 
     claim: str
     arm: str
     metric: str
     min_effect: float
+    hindsight: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def judge(gain: Interval, *, p_holm: float, p_equivalence: float, min_effect: fl
     3. `supported` where the whole 95 % interval lies at min_effect or above, and the declared test, adjusted over the
        study's hypotheses, rejects at 0.05.
     4. `refuted` where the whole 95 % interval lies below min_effect: no gain that matters, perhaps a loss.
-    5. `inconclusive` otherwise: the interval holds min_effect. A gain above 0 may be shown all the same.
+    5. `inconclusive` otherwise: the interval holds min_effect, or lies above it and the declared test does not reject.
+       A gain above 0 may be shown all the same.
     """
     if gain.n < 2:
         return "inconclusive"

@@ -1,7 +1,8 @@
 """Whether the memory is read: what its own content is worth to a trained model.
 
 bank_use_nats is val_loss with the bank's rows permuted, minus val_loss. No gain is credited to a memory unless the
-interval of its bank_use_nats lies above 0; a single trial has no interval.
+interval of its bank_use_nats lies above 0; a single trial has no interval. Only what was learned of text and facts can
+be credited: that a trial is smaller or faster is no matter of what its bank holds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ from ablate.analyze.best import Objective, ranked
 from ablate.analyze.frames import completed, floats, of_arm
 from ablate.analyze.paired import BASELINE, SEARCH, Effect, arm_names
 from ablate.analyze.stats import Interval, t_interval
+
+LEARNED = frozenset(
+    {
+        "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss",
+        *(f"fact_{kind}{of}" for kind in ("nll", "accuracy") for of in ("", "_seen", "_heldout", "_kb_only")),
+    }
+)  # fmt: skip
+"""Metrics whose gains a memory's content may explain."""
 
 
 @dataclass(frozen=True)

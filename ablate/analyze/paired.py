@@ -1,8 +1,9 @@
 """What an arm of an ablation changes: the paired difference to the baseline on the same seeds.
 
 The declared test is the exact sign-flip test, with Holm over the study's arms; the t interval and the t test's p stand
-beside it. A seed where either run has no value is dropped as a pair, and counted. An A/A arm (the baseline on other
-random streams) is a check and no claim: it is measured like an arm and is not of Holm's family.
+beside it. A seed where both runs have ended and one gave no value is dropped as a pair, and counted; where one has not
+ended, the pair is pending. An A/A arm (the baseline on other random streams) is a check and no claim: it is measured
+like an arm and is not of Holm's family.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from ablate.analyze.frames import floats, texts
 from ablate.analyze.stats import (
     Interval,
     detectable_effect,
+    flip_detectable_effect,
     holm,
     paired_t_p,
     sign_flip_p,
-    smallest_exact_p,
     t_interval,
 )
+from ablate.designs import smallest_p_holm
 
 BASELINE = "baseline"
 SEARCH = "search"
@@ -35,9 +37,11 @@ class Effect:
     """One arm against the baseline, in the objective's unit, over the seeds that both have.
 
     `arm_values` and `baseline_values`: mean, spread and t interval of either side over those seeds. `difference`: of
-    arm - baseline. `mde`: the true difference found with power 0.8 at 0.05 / arms. `dropped`: seeds that only one side
-    has. `smallest_p_holm`: what the smallest of the arms' adjusted p values could be at this n. `check`: an A/A arm,
-    whose `p_holm` and `smallest_p_holm` are NaN and whose `mde` is at 0.05.
+    arm - baseline. `mde`: the true difference that a t test finds with power 0.8 at 0.05 / arms; `mde_exact`: that the
+    declared test does, NaN where it cannot reject or was not simulated. `dropped`: seeds on which one of two ended runs
+    gave no value; `pending`: on which only one has ended. `smallest_p_holm`: what the smallest of the arms' adjusted p
+    values could be at this n. `check`: an A/A arm, whose `p_holm` and `smallest_p_holm` are NaN and whose `mde` is at
+    0.05.
     """
 
     arm: str
@@ -49,7 +53,9 @@ class Effect:
     p_exact: float
     p_holm: float
     mde: float
+    mde_exact: float
     dropped: int
+    pending: int
     smallest_p_holm: float
     check: bool = False
 
@@ -92,12 +98,14 @@ def effects(
 
 @dataclass(frozen=True)
 class Pairs:
-    """The seeds that both sides have a value on, in order, and the values; `dropped`: seeds that only one side has."""
+    """The seeds that both sides have a value on, in order, and the values; `dropped`: seeds on which both sides have
+    ended and one has none; `pending`: seeds on which one side has not ended."""
 
     seeds: tuple[int, ...]
     baseline: np.ndarray
     arm: np.ndarray
     dropped: int
+    pending: int
 
 
 def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
@@ -106,11 +114,12 @@ def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
 
 
 def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
-    """Seed by seed; NaN is no value."""
-    seeds = sorted(control.keys() | treated.keys())
-    both = [seed for seed in seeds if not np.isnan(control.get(seed, np.nan) + treated.get(seed, np.nan))]
+    """Seed by seed; NaN is the value of a run that ended without one."""
+    ended = sorted(control.keys() & treated.keys())
+    both = [seed for seed in ended if not np.isnan(control[seed] + treated[seed])]
     sides = (np.array([side[seed] for seed in both], dtype=float) for side in (control, treated))
-    return Pairs(tuple(both), *sides, dropped=len(seeds) - len(both))
+    pending = len(control.keys() ^ treated.keys())
+    return Pairs(tuple(both), *sides, dropped=len(ended) - len(both), pending=pending)
 
 
 def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> dict[int, float]:
@@ -134,6 +143,8 @@ def _effect(arm: str, objective: Objective, pairs: Pairs, *, family: int) -> Eff
         p_exact=sign_flip_p(differences),
         p_holm=np.nan,
         mde=detectable_effect(difference.sd, n=n, alpha=ALPHA / family),
+        mde_exact=flip_detectable_effect(difference.sd, n=n, alpha=ALPHA / family),
         dropped=pairs.dropped,
-        smallest_p_holm=min(1.0, family * smallest_exact_p(n)) if n else np.nan,
+        pending=pairs.pending,
+        smallest_p_holm=smallest_p_holm(seeds=n, arms=family) if n else np.nan,
     )

@@ -1,4 +1,4 @@
-"""Several objectives: the trials that no other beats in all of them."""
+"""Several objectives: the trials than which no other is as good in all of them and better in one."""
 
 from __future__ import annotations
 

@@ -11,7 +11,16 @@ from typing import cast
 import numpy as np
 from scipy import optimize, stats
 
-MAX_EXACT = 40  # pairs: sign_flip_p sorts 2^(n/2) sums, a million of them at 40
+from ablate.designs import DRAWS, MAX_EXACT
+
+MAX_POWER = 16
+"""Pairs for which flip_detectable_effect is simulated: every sample has 2^n subsets."""
+
+SEED = 0
+"""Of what is drawn: the same results give the same report."""
+
+_BLOCK = 2**22
+"""Numbers that are held at once where patterns or subsets are many."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +71,35 @@ def paired_t_p(differences: np.ndarray) -> float:
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided exact p of the paired sign-flip test: the share of all 2^n sign patterns whose |sum| reaches the
-    observed one (Fisher 1935, The Design of Experiments, section 21). NaN without pairs and above MAX_EXACT of them.
+    """Two-sided p of the paired sign-flip test: the share of all 2^n sign patterns whose |sum| reaches the observed one
+    (Fisher 1935, The Design of Experiments, section 21). NaN without pairs.
 
-    All patterns count without being listed: each half of the pairs has 2^(n/2) signed sums, and sorted sums of one half
-    tell by bisection how many of them complete a sum of the other. The smallest value there is is 2^(1 - n).
+    Up to MAX_EXACT pairs all patterns count without being listed: each half of the pairs has 2^(n/2) signed sums, and
+    sorted sums of one half tell by bisection how many of them complete a sum of the other. The smallest value there is
+    is 2^(1 - n). Of more pairs DRAWS patterns are drawn, seeded: p is (1 + those that reach) / (1 + DRAWS), valid as
+    the exact one is (Phipson and Smyth 2010, Permutation P-values Should Never Be Zero, section 3).
     """
     n = len(differences)
-    if n == 0 or n > MAX_EXACT:
+    if n == 0:
         return math.nan
     # Sums that are equal on paper differ in their last bits: count them as reaching the observed one.
     reach = abs(float(differences.sum())) - 1e-9 * float(np.abs(differences).sum())
-    left, right = _signed_sums(differences[: n // 2]), np.sort(_signed_sums(differences[n // 2 :]))
-    at_most_minus = np.searchsorted(right, -reach - left, side="right")
-    at_least_plus = len(right) - np.searchsorted(right, reach - left, side="left")
-    # Where nothing is left to reach (all differences zero) both counts hold every pattern.
-    return min(1.0, float((at_most_minus + at_least_plus).sum()) / 2**n)
+    if n > MAX_EXACT:
+        return (1 + _drawn_reaching(differences, reach)) / (1 + DRAWS)
+    left, right = (np.sort(_signed_sums(half)) for half in (differences[: n // 2], differences[n // 2 :]))
+    at_least = len(left) * len(right) - int(np.searchsorted(right, reach - left, side="left").sum())
+    # A pattern and its mirror image have opposite sums. Where nothing is left to reach, each is counted twice.
+    return min(1.0, 2 * at_least / 2**n)
+
+
+def _drawn_reaching(differences: np.ndarray, reach: float) -> int:
+    """Of DRAWS random sign patterns, those whose |sum| is at least `reach`."""
+    rng, n, hits = np.random.default_rng(SEED), len(differences), 0
+    for start in range(0, DRAWS, _BLOCK // n):
+        shape = (min(_BLOCK // n, DRAWS - start), n)
+        signs_Pn = 2.0 * rng.integers(2, size=shape, dtype=np.int8) - 1
+        hits += int((np.abs(signs_Pn @ differences) >= reach).sum())
+    return hits
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:
@@ -86,11 +108,6 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
     for value in values:
         sums = np.concatenate([sums + value, sums - value])
     return sums
-
-
-def smallest_exact_p(n: int) -> float:
-    """The smallest p that the sign-flip test can reach with n pairs."""
-    return 2.0 ** (1 - n) if n > 0 else math.nan
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -124,3 +141,29 @@ def _noncentrality(n: int, alpha: float, power: float) -> float:
     while power_short_of(high) < 0:
         high *= 2
     return cast(float, optimize.brentq(power_short_of, 0.0, high))
+
+
+def flip_detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) -> float:
+    """The same for the exact sign-flip test, of normal differences, simulated. NaN where the test cannot reject at
+    `alpha`, and above MAX_POWER pairs."""
+    return math.nan if math.isnan(sd) or n > MAX_POWER else _flip_shift(n, alpha, power) * sd
+
+
+@lru_cache
+def _flip_shift(n: int, alpha: float, power: float) -> float:
+    """In standard deviations of the differences.
+
+    Flipping a subset keeps the sum at the observed one or above where the subset's own sum is 0 or below. So the test
+    rejects a positive mean where at most alpha 2^(n - 1) subsets, the empty one among them, have a mean of 0 or below;
+    and what must be added to a sample for that is minus the so many-th smallest of its subsets' means.
+    """
+    allowed = math.floor(alpha * 2 ** (n - 1) * (1 + 1e-12)) if n else 0
+    if not allowed:
+        return math.nan
+    subsets_Mn = (np.arange(1, 2**n)[:, None] >> np.arange(n)) & 1
+    means_nM = (subsets_Mn / subsets_Mn.sum(axis=1, keepdims=True)).T
+    rng, samples, shifts = np.random.default_rng(SEED), min(10_000, 2**26 >> n), []
+    for _ in range(0, samples, block := max(1, _BLOCK >> n)):
+        found_SM = rng.standard_normal((block, n)) @ means_nM
+        shifts.append(-np.partition(found_SM, allowed - 1, axis=1)[:, allowed - 1])
+    return float(np.quantile(np.concatenate(shifts), power))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ablate import numbers
 from ablate.analyze.best import Best
-from ablate.analyze.memory import BankUse, gain_owner
+from ablate.analyze.memory import LEARNED, BankUse, gain_owner
 from ablate.analyze.paired import ALPHA, BASELINE, Effect
 from ablate.analyze.space import short
+from ablate.designs import MAX_EXACT
 from ablate.document import Code, Paragraph, Span
 from ablate.findings import Findings, PerObjective
 
+EXPLORATORY = "‡"
 NO_BANK = ("none", "blind")
 SENTENCES = 6  # arms that have a sentence each, whatever they show
 
@@ -22,8 +24,8 @@ def answer(findings: Findings) -> Paragraph:
     for per in findings.per_objective:
         parts += _search(findings, per)
     if findings.pareto:
-        on = f"{numbers.count(len(findings.pareto), 'trial')} of the search"
-        parts.append((f"No other trial beats {on} in all objectives at once (the Pareto set).",))
+        front = f"{numbers.count(len(findings.pareto), 'trial')} of the search"
+        parts.append((f"The Pareto set is {front}: no other is as good in every objective and better in one.",))
     for per in findings.per_objective:
         parts += _arms(findings, per)
     return Paragraph(tuple(_joined(parts)))
@@ -108,22 +110,24 @@ def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
 
 def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     effects = [effect for effect in per.claims if effect.n]
-    if not effects:
-        none = "No arm shares a completed seed with the baseline yet."
-        return [(none,)] if per.effects and findings.progress.final and per is findings.primary else []
     is_primary = per is findings.primary
+    if not any(effect.n for effect in per.effects):
+        none = "No arm shares a completed seed with the baseline yet."
+        return [(none,)] if per.effects and findings.progress.final and is_primary else []
     parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
-    told, silent = _worth_a_sentence(_without_cells(per, effects))
+    if not per.claims:
+        parts += [(noise_in_words(effect, per=per),) for effect in per.checks if effect.n]
+    told, silent, single = _worth_a_sentence(_without_cells(per, effects))
     for effect in told:
         owner = gain_owner(effect, objective=per.objective)
         parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
     if silent:
-        names = numbers.names([effect.arm for effect in silent])
-        what = f"For {numbers.count(len(silent), 'other arm')} ({names})"
-        parts.append(
-            (f"{what} the 95% interval of the difference in {effects[0].metric} holds 0: no effect is shown.",)
-        )
-    smallest = min(effect.smallest_p_holm for effect in effects)
+        what = f"For {_named(silent, other=bool(told))}"
+        parts.append((f"{what} the 95% interval of the difference in {silent[0].metric} holds 0: no effect is shown.",))
+    if single:
+        share = f"{_named(single, other=bool(told or silent))} {'shares' if len(single) == 1 else 'share'}"
+        parts.append((f"{share} one seed with the baseline: no interval yet.",))
+    smallest = min((effect.smallest_p_holm for effect in effects), default=0.0)
     if smallest > ALPHA:
         of = f"{numbers.count(max(effect.n for effect in effects), 'pair')} and {numbers.count(len(per.claims), 'arm')}"
         at_least = numbers.p_value(smallest)
@@ -131,6 +135,11 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     if is_primary:
         parts += _standing(findings)
     return [part for part in parts if part != ("",)]
+
+
+def _named(effects: list[Effect], *, other: bool) -> str:
+    noun = "other arm" if other else "arm"
+    return f"{numbers.count(len(effects), noun)} ({numbers.names([effect.arm for effect in effects])})"
 
 
 def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
@@ -141,12 +150,14 @@ def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
     return [effect for effect in effects if effect.arm not in cells]
 
 
-def _worth_a_sentence(effects: list[Effect]) -> tuple[list[Effect], list[Effect]]:
-    """Of few arms all; of many those whose interval excludes 0, and the others are named together."""
+def _worth_a_sentence(effects: list[Effect]) -> tuple[list[Effect], list[Effect], list[Effect]]:
+    """Of few arms all; of many those whose interval excludes 0. The others are named together: those whose interval
+    holds 0, and those of one pair, which have none."""
     if len(effects) <= SENTENCES:
-        return effects, []
+        return effects, [], []
     clear = [effect for effect in effects if effect.difference.above_zero or effect.difference.below_zero]
-    return clear, [effect for effect in effects if effect not in clear]
+    rest = [effect for effect in effects if effect not in clear]
+    return clear, [effect for effect in rest if effect.n > 1], [effect for effect in rest if effect.n == 1]
 
 
 def _standing(findings: Findings) -> list[tuple[Span, ...]]:
@@ -159,13 +170,15 @@ def _standing(findings: Findings) -> list[tuple[Span, ...]]:
         names = "; ".join(f"{contrast.name} ({_signed(contrast.value.mean, contrast.value.sd)})" for contrast in shown)
         parts.append((f"{of} the declared test rejects {len(shown)}{': ' + names if shown else ''}.",))
     for judged in findings.judged:
-        parts.append((f"Hypothesis \u201c{judged.claim.claim}\u201d: {judged.verdict}.",))
+        late = f" ({EXPLORATORY}, declared after results)" if judged.claim.hindsight else ""
+        parts.append((f"Hypothesis \u201c{judged.claim.claim}\u201d{late}: {judged.verdict}.",))
     if findings.data.tuned:
         parts.append(("All of this is conditional on one tuning of each arm.",))
-    if findings.exploratory:
-        whole = len(findings.exploratory) == len(findings.primary.claims)
-        names = "all arms" if whole else numbers.names(list(findings.exploratory))
-        parts.append((f"The p values of {names} are exploratory (‡): the ablation's tables say why.",))
+    peeked = [effect.arm for effect in findings.primary.claims if effect.arm in findings.exploratory]
+    if peeked:
+        names = "all arms" if len(peeked) == len(findings.primary.claims) else numbers.names(peeked)
+        why = f"The p values of {names} are exploratory ({EXPLORATORY}): the ablation's tables say why."
+        parts.append((why,))
     return parts
 
 
@@ -177,7 +190,8 @@ def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
     """One arm's sentence: the difference, its interval, the declared test, and what they do not show."""
     difference = effect.difference
     places = effect_places(effect)
-    tail = f"(n = {effect.n}, exact p {numbers.p_value(effect.p_exact)}, Holm {numbers.p_value(effect.p_holm)})"
+    test = "exact p" if effect.n <= MAX_EXACT else "sign-flip p"
+    tail = f"(n = {effect.n}, {test} {numbers.p_value(effect.p_exact)}, Holm {numbers.p_value(effect.p_holm)})"
     if effect.n < 2:
         value = numbers.fixed(difference.mean, places, sign=True)
         return f"{effect.arm} differs from the baseline by {value}{per.unit} on the one seed they share: no interval."
@@ -189,18 +203,45 @@ def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
             f"Against the baseline, {effect.arm} {verb} {effect.metric} by {size}{per.unit}, 95% interval {span} {tail}"
         )
         return text + ("." if effect.p_holm <= ALPHA else f"; the declared test does not reject at {ALPHA}.")
-    power = f"; a true one of {numbers.fixed(effect.mde, places)} would be found four times in five"
     value = numbers.fixed(difference.mean, places, sign=True)
     return (
         f"For {effect.arm} the difference in {effect.metric} is {value}{per.unit} and its 95% interval {span} holds 0 "
-        f"{tail}: no effect is shown{power if effect.mde > 0 else ''}."
+        f"{tail}: no effect is shown{_power(effect, per=per)}."
     )
+
+
+def _power(effect: Effect, *, per: PerObjective) -> str:
+    """What the tests would have found; "" where the declared one can find nothing."""
+    if not effect.mde > 0 or effect.smallest_p_holm > ALPHA:
+        return ""
+    size, of = numbers.fixed(effect.mde, effect_places(effect)), numbers.count(len(per.claims), "arm")
+    text = f"; a t test at {ALPHA} over {of} finds a true one of {size} four times in five"
+    if effect.mde_exact > 0:
+        text += f", the declared test one of {numbers.fixed(effect.mde_exact, effect_places(effect))}"
+    return text
+
+
+def noise_in_words(effect: Effect, *, per: PerObjective) -> str:
+    """What an A/A arm says: nothing differs there but chance."""
+    places = effect_places(effect)
+    span = numbers.interval(effect.difference.low, effect.difference.high, places, sign=True)
+    value = numbers.fixed(effect.difference.mean, places, sign=True)
+    text = f"The A/A arm {effect.arm}, which differs by nothing but its random streams, differs in {effect.metric} by "
+    text += f"{value}{per.unit}"
+    if effect.n < 2:
+        return f"{text} on the one seed they share: no interval yet."
+    if effect.difference.above_zero or effect.difference.below_zero:
+        off = "which excludes 0: one check in twenty does by chance; more often, something else differs"
+        return f"{text}, 95% interval {span}, {off}."
+    return f"{text}, 95% interval {span}: the noise."
 
 
 def credit(findings: Findings, *, effect: Effect, owner: str | None) -> str:
     """Whether a gain between two kinds of memory may be credited to the memory; "" where that is not the question."""
+    if owner is None or effect.metric not in LEARNED:
+        return ""
     kinds = {side: findings.memory_of(side) for side in (BASELINE, effect.arm)}
-    if owner is None or kinds[BASELINE] == kinds[effect.arm]:
+    if kinds[BASELINE] == kinds[effect.arm]:
         return ""
     if kinds[owner] in NO_BANK:
         return f"The better side of that comparison, {owner}, has no memory to read."

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from ablate import figures, numbers
+from ablate.analyze.contrasts import Contrast
 from ablate.analyze.frames import texts
 from ablate.analyze.memory import gain_owner
 from ablate.analyze.paired import ALPHA, BASELINE, Effect
-from ablate.chapters.answer import credit, effect_places
+from ablate.chapters.answer import EXPLORATORY, credit, effect_places, noise_in_words
 from ablate.chapters.beside import cost_blocks, robust_table
-from ablate.chapters.labels import label
+from ablate.chapters.labels import interval_cell, label
 from ablate.chapters.tuned import tuned_blocks
+from ablate.designs import DRAWS, MAX_EXACT
 from ablate.document import Block, Cell, Column, Figure, Section, Table, cell, notice, words
 from ablate.findings import Findings, PerObjective
 
@@ -29,9 +31,9 @@ MATCHES = {
     "tokens": "Arms are compared at equal training tokens.",
     "flops": "Arms are compared at equal training FLOPs (by formula, forward and backward).",
     "wall": "Arms are compared at equal wall time of training.",
-    "params": "Arms are compared at equal numbers of trained parameters, and equal training tokens.",
+    "params": "Arms are compared at equal training tokens, and their active parameters (trained ones, the embedding "
+    "table left out) are the baseline's within 2%.",
 }
-EXPLORATORY = "‡"
 MIXED = "†"
 
 # Design -> (stem of its files, what its rows are, title above it, prefix of its arms' names).
@@ -84,9 +86,6 @@ def _design(findings: Findings) -> str:
         match = ablation.match
         if ablation.baseline == "best":
             baseline = "the search's best configuration, trained again on fresh seeds"
-    claims = findings.primary.claims
-    pairs = max((effect.n for effect in claims), default=0)
-    reach = numbers.p_value(max((effect.smallest_p_holm for effect in claims if effect.n), default=float("nan")))
     tuned = findings.data.tuned
     tuning = (
         f" Every arm, the baseline too, was first tuned over {', '.join(tuned.over)} in "
@@ -97,16 +96,27 @@ def _design(findings: Findings) -> str:
     )
     return (
         f"{MATCHES.get(match, f'Arms are compared at equal {match}.')} Baseline: {baseline}. Every arm runs on the "
-        f"baseline's seeds; a difference is arm − baseline on one seed.{tuning} The declared test is the exact "
-        "sign-flip test over the pairs, adjusted by Holm over the arms; the t interval and the t test's p stand beside "
-        f"it. With {numbers.count(pairs, 'pair')} and {numbers.count(len(claims), 'arm')} the smallest adjusted p that "
-        f"can be reached is {reach}"
-        f"{', so the declared test cannot reject here' if reach != numbers.DASH and _cannot_reject(findings) else ''}."
+        f"baseline's seeds; a difference is arm − baseline on one seed.{tuning}{_declared_test(findings)}"
     )
 
 
-def _cannot_reject(findings: Findings) -> bool:
-    return all(effect.smallest_p_holm > ALPHA for effect in findings.primary.claims if effect.n)
+def _declared_test(findings: Findings) -> str:
+    """What is tested and how small its p can be; a study of A/A arms alone tests nothing."""
+    claims = findings.primary.claims
+    if not claims:
+        return ""
+    pairs = max(effect.n for effect in claims)
+    test = "exact sign-flip test" if pairs <= MAX_EXACT else "sign-flip test"
+    text = (
+        f" The declared test is the {test} over the pairs, adjusted by Holm over the arms; the t interval and the t "
+        "test's p stand beside it."
+    )
+    if not pairs:
+        return text
+    reach = min(effect.smallest_p_holm for effect in claims if effect.n)
+    of = f"{numbers.count(pairs, 'pair')} and {numbers.count(len(claims), 'arm')}"
+    text += f" With {of} the smallest adjusted p that can be reached is {numbers.p_value(reach)}"
+    return f"{text}, so the declared test cannot reject here." if reach > ALPHA else f"{text}."
 
 
 def _tables(findings: Findings, per: PerObjective) -> list[Block]:
@@ -124,26 +134,12 @@ def _tables(findings: Findings, per: PerObjective) -> list[Block]:
     return blocks
 
 
-def noise_in_words(effect: Effect, *, per: PerObjective) -> str:
-    """What an A/A arm says: nothing differs there but chance."""
-    places = effect_places(effect)
-    span = numbers.interval(effect.difference.low, effect.difference.high, places, sign=True)
-    value = numbers.fixed(effect.difference.mean, places, sign=True)
-    text = f"The A/A arm {effect.arm}, which differs by nothing but its random streams, differs in {effect.metric} by "
-    text += f"{value}{per.unit}, 95% interval {span}"
-    if _off(effect):
-        return f"{text}, which excludes 0: one check in twenty does by chance; more often, something else differs."
-    return f"{text}: the noise."
-
-
 def _off(effect: Effect) -> bool:
     return effect.difference.above_zero or effect.difference.below_zero
 
 
 def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, design: str) -> Table:
     stem, head, title, prefix = DESIGNS[design]
-    dropped = sum(effect.dropped for effect in chosen)
-    lost = f"Pairs dropped because one of the two runs gave no value: {dropped}." if dropped else "No pair was dropped."
     better = "less" if per.objective.mode == "min" else "more"
     tests = (
         "p of the paired t test and of the exact sign-flip test; mde is the true difference that a t test would find "
@@ -156,13 +152,14 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
     return Table(
         label=label(findings, per, stem),
         caption=f"{title}, against the baseline: {per.label}, {better} is better. Mean ± standard deviation over the "
-        f"paired seeds, paired difference with its 95% t interval, {tests} {lost}",
+        "paired seeds (the baseline's over all its completed runs), paired difference with its 95% t interval, "
+        f"{tests} {_lost(chosen)}",
         columns=(
             Column(head.replace(" ", "_").replace("/", ""), head, number=False),
             Column("n", "n"),
             Column("mean", "mean ± sd"),
             Column("delta", "difference"),
-            Column("interval", "95% interval"),
+            Column("interval", "95% interval", interval=True),
             Column("p", "p (t)"),
             Column("p_exact", "p exact"),
             Column("p_holm", "p Holm"),
@@ -175,8 +172,14 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
     )
 
 
+def _lost(chosen: Sequence[Effect]) -> str:
+    dropped, pending = (sum(getattr(effect, name) for effect in chosen) for name in ("dropped", "pending"))
+    text = f"Pairs dropped because one of the two runs gave no value: {dropped}." if dropped else "No pair was dropped."
+    return f"{text} Pairs of which only one run has ended: {pending}." if pending else text
+
+
 def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
-    notes = []
+    notes = [*drawn_note(effect.n for effect in chosen), *power_note([effect for effect in chosen if not effect.check])]
     why: dict[str, list[str]] = {}
     for effect in chosen:
         if effect.arm in findings.exploratory:
@@ -196,6 +199,25 @@ def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def drawn_note(pairs: Iterable[int]) -> tuple[str, ...]:
+    """Of a table whose declared test is not exact: nothing where all its patterns were counted."""
+    if max(pairs, default=0) <= MAX_EXACT:
+        return ()
+    return (
+        f"Of more than {MAX_EXACT} pairs the sign-flip test draws {DRAWS:,} sign patterns, seeded, where it counts all "
+        "of fewer: p exact is (1 + those that reach the observed sum) / (1 + those drawn).",
+    )
+
+
+def power_note(tested: Sequence[Effect | Contrast]) -> tuple[str, ...]:
+    """What the mde, a t test's, is of the declared test; nothing where that cannot reject or was not simulated."""
+    times = [entry.mde_exact / entry.mde for entry in tested if entry.mde > 0 and entry.mde_exact > 0]
+    if not times:
+        return ()
+    span = " to ".join(dict.fromkeys(numbers.fixed(value, 2) for value in (min(times), max(times))))
+    return (f"The declared test, at Holm's first step, finds {span} times the mde with that power (simulated).",)
+
+
 def _baseline_row(per: PerObjective) -> tuple[Cell, ...]:
     values = per.baseline
     blank = [Cell(numbers.DASH, None)] * 8
@@ -209,7 +231,6 @@ def _baseline_row(per: PerObjective) -> tuple[Cell, ...]:
 
 def _row(findings: Findings, per: PerObjective, effect: Effect, *, prefix: str) -> tuple[Cell, ...]:
     difference, places = effect.difference, effect_places(effect)
-    span = numbers.interval(difference.low, difference.high, places, sign=True)
     mark = MIXED if effect.arm in _odd_arms(findings) else ""
     peek = EXPLORATORY if effect.arm in findings.exploratory else ""
     return (
@@ -217,7 +238,7 @@ def _row(findings: Findings, per: PerObjective, effect: Effect, *, prefix: str) 
         Cell(str(effect.n), effect.n),
         Cell(numbers.plus_minus(effect.arm_values.mean, effect.arm_values.sd), effect.arm_values.mean),
         Cell(numbers.fixed(difference.mean, places, sign=True), difference.mean),
-        Cell(span, span),
+        interval_cell(difference.low, difference.high, places, sign=True),
         *(Cell(_marked(p, peek), p) for p in (effect.p, effect.p_exact, effect.p_holm)),
         Cell(numbers.fixed(effect.mde, places), effect.mde),
         Cell(str(effect.dropped), effect.dropped),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ablate import numbers
 from ablate.analyze.robust import Estimate
 from ablate.analyze.worth import Worth
-from ablate.chapters.labels import label
+from ablate.chapters.labels import interval_cell, label
 from ablate.document import Block, Cell, Column, Table, cell
 from ablate.findings import Findings, PerObjective
 
@@ -25,7 +25,7 @@ def robust_table(findings: Findings, per: PerObjective) -> Table:
                 *_estimate(entry.arm, places),
                 *_estimate(entry.baseline, places),
                 Cell(numbers.share(entry.better.value), entry.better.value),
-                cell(_share_span(entry.better)),
+                Cell(_share_span(entry.better), (entry.better.low, entry.better.high)),
             )
         )
     return Table(
@@ -37,19 +37,19 @@ def robust_table(findings: Findings, per: PerObjective) -> Table:
             Column("arm", "arm", number=False),
             Column("n", "n"),
             Column("iqm", "IQM"),
-            Column("iqm_interval", "95% interval"),
+            Column("iqm_interval", "95% interval", interval=True),
             Column("baseline_iqm", "baseline's IQM"),
-            Column("baseline_interval", "95% interval"),
+            Column("baseline_interval", "95% interval", interval=True),
             Column("better", "better on"),
-            Column("better_interval", "95% interval"),
+            Column("better_interval", "95% interval", interval=True),
         ),
         rows=tuple(lines),
     )
 
 
 def _estimate(estimate: Estimate, places: int) -> tuple[Cell, Cell]:
-    span = numbers.interval(estimate.low, estimate.high, places)
-    return Cell(numbers.fixed(estimate.value, places), estimate.value), Cell(span, span)
+    span = interval_cell(estimate.low, estimate.high, places)
+    return Cell(numbers.fixed(estimate.value, places), estimate.value), span
 
 
 def _share_span(estimate: Estimate) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 from ablate import figures, numbers
 from ablate.analyze.contrasts import Contrast, Factorial
-from ablate.analyze.hypotheses import Judged
+from ablate.analyze.hypotheses import Claim, Judged
 from ablate.analyze.paired import ALPHA
-from ablate.chapters.arms import EXPLORATORY
-from ablate.chapters.labels import label
+from ablate.chapters.answer import EXPLORATORY
+from ablate.chapters.arms import drawn_note, power_note
+from ablate.chapters.labels import interval_cell, label
 from ablate.document import Block, Cell, Column, Figure, Section, Table, cell, words
 from ablate.findings import Findings, PerObjective
 from model.api import BY_NAME
@@ -30,6 +32,8 @@ def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list
         return [words(f"No contrast is estimated: the design has no arm at {gaps}.")]
     dropped = numbers.count(design.dropped, "seed")
     left = f"{dropped} left out because a cell gave no value" if design.dropped else "no seed was left out"
+    if design.pending:
+        left += f"; {numbers.count(design.pending, 'seed')} of which some cells have not ended"
     seeds, count = numbers.count(design.n, "seed"), numbers.count(len(design.contrasts), "contrast")
     table = Table(
         label=label(findings, per, "contrasts"),
@@ -41,14 +45,14 @@ def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list
             Column("contrast", "contrast", number=False),
             Column("kind", "kind", number=False),
             Column("effect", "effect"),
-            Column("interval", "95% interval"),
+            Column("interval", "95% interval", interval=True),
             Column("p", "p (t)"),
             Column("p_exact", "p exact"),
             Column("p_holm", "p Holm"),
             Column("mde", "mde"),
         ),
         rows=tuple(_contrast(entry) for entry in design.contrasts),
-        notes=_peeked(findings),
+        notes=(*drawn_note([design.n]), *power_note(design.contrasts), *_peeked(findings)),
     )
     names = ", ".join(design.factors)
     drawn = Figure(
@@ -74,12 +78,11 @@ def _point(levels: object) -> str:
 
 def _contrast(entry: Contrast) -> tuple[Cell, ...]:
     places = numbers.decimals_for(entry.value.sd)
-    span = numbers.interval(entry.value.low, entry.value.high, places, sign=True)
     return (
         cell(entry.name),
         cell("interaction" if entry.interaction else "main effect"),
         Cell(numbers.fixed(entry.value.mean, places, sign=True), entry.value.mean),
-        Cell(span, span),
+        interval_cell(entry.value.low, entry.value.high, places, sign=True),
         *(Cell(numbers.p_value(p), p) for p in (entry.p, entry.p_exact, entry.p_holm)),
         Cell(numbers.fixed(entry.mde, places), entry.mde),
     )
@@ -95,14 +98,13 @@ RULES = words(
     f"one-sided t tests at {ALPHA} show that the gain is smaller than min_effect either way. Supported: the whole 95% "
     "interval of the gain lies at min_effect or above, and the exact test, adjusted by Holm over the hypotheses, "
     f"rejects at {ALPHA}. Refuted: the whole interval lies below min_effect. Inconclusive: the interval holds "
-    "min_effect, or there is none."
+    "min_effect, or lies above it and the exact test does not reject, or there is none."
 )
 
 
 def hypothesis_table(findings: Findings) -> Table:
     """A row a claim."""
-    marked = [entry for entry in findings.judged if entry.claim.arm in findings.exploratory]
-    reasons = dict.fromkeys(findings.exploratory[entry.claim.arm] for entry in marked)
+    reasons = [_reasons(findings, entry.claim) for entry in findings.judged]
     return Table(
         label="hypotheses",
         caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its 95% t "
@@ -115,21 +117,31 @@ def hypothesis_table(findings: Findings) -> Table:
             Column("min_effect", "min effect"),
             Column("n", "n"),
             Column("gain", "gain"),
-            Column("interval", "95% interval"),
+            Column("interval", "95% interval", interval=True),
             Column("p_exact", "p exact"),
             Column("p_holm", "p Holm"),
             Column("p_equivalence", "p equivalence"),
             Column("verdict", "verdict", number=False),
         ),
-        rows=tuple(_judged(entry, mark=EXPLORATORY if entry in marked else "") for entry in findings.judged),
-        notes=tuple(f"{EXPLORATORY} Exploratory: {reason}." for reason in reasons),
+        rows=tuple(
+            _judged(entry, mark=EXPLORATORY if why else "") for entry, why in zip(findings.judged, reasons, strict=True)
+        ),
+        notes=(
+            *drawn_note(entry.gain.n for entry in findings.judged),
+            *(f"{EXPLORATORY} Exploratory{reason}." for reason in dict.fromkeys(itertools.chain(*reasons))),
+        ),
     )
+
+
+def _reasons(findings: Findings, claim: Claim) -> list[str]:
+    """Why a claim is exploratory: it came after results, or the number of its arm's seeds did."""
+    late = [f", \u201c{claim.claim}\u201d: {claim.hindsight}"] if claim.hindsight else []
+    return late + ([f": {findings.exploratory[claim.arm]}"] if claim.arm in findings.exploratory else [])
 
 
 def _judged(entry: Judged, *, mark: str) -> tuple[Cell, ...]:
     claim, gain = entry.claim, entry.gain
     places = numbers.decimals_for(gain.sd)
-    span = numbers.interval(gain.low, gain.high, places, sign=True)
     unit = BY_NAME[claim.metric].unit if claim.metric in BY_NAME else ""
     return (
         cell(claim.claim),
@@ -138,7 +150,7 @@ def _judged(entry: Judged, *, mark: str) -> tuple[Cell, ...]:
         Cell(f"{claim.min_effect:g}", claim.min_effect),
         Cell(str(gain.n), gain.n),
         Cell(numbers.fixed(gain.mean, places, sign=True), gain.mean),
-        Cell(span, span),
+        interval_cell(gain.low, gain.high, places, sign=True),
         *(Cell(numbers.p_value(p), p) for p in (entry.p_exact, entry.p_holm, entry.p_equivalence)),
         Cell(entry.verdict + mark, entry.verdict),
     )

@@ -121,7 +121,8 @@ def _goal(findings: Findings, row: dict[str, Any]) -> list[Block]:
     claims = [entry.claim for entry in findings.judged if entry.claim.arm == row["arm"]]
     for claim in claims:
         amount = f"{claim.min_effect:g} {BY_NAME[claim.metric].unit}".strip()
-        blocks.append(words(f"Claimed before it was trained: {claim.claim} ({claim.metric}, by {amount} at least)."))
+        when = f"Exploratory, {claim.hindsight}" if claim.hindsight else "Claimed before it was trained"
+        blocks.append(words(f"{when}: {claim.claim} ({claim.metric}, by {amount} at least)."))
     return blocks
 
 

@@ -11,7 +11,7 @@ from ablate.analyze.frames import completed, floats, rows
 from ablate.analyze.importance import NEEDED, Importances
 from ablate.analyze.rungs import ENOUGH, Rung
 from ablate.chapters.answer import places_of
-from ablate.chapters.labels import label
+from ablate.chapters.labels import interval_cell, label
 from ablate.document import Block, Cell, Column, Figure, Section, Table, cell, words
 from ablate.findings import Findings, PerObjective
 
@@ -39,13 +39,13 @@ def _importances(findings: Findings, per: PerObjective, found: Importances) -> l
         columns=(
             Column("parameter", "parameter", number=False),
             Column("importance", "importance"),
-            Column("interval", "95% interval"),
+            Column("interval", "95% interval", interval=True),
         ),
         rows=tuple(
             (
                 cell(share.key),
                 Cell(numbers.fixed(share.value, 2), share.value),
-                cell(numbers.interval(share.low, share.high, 2)),
+                interval_cell(share.low, share.high, 2),
             )
             for share in found.shares
         ),
@@ -106,7 +106,7 @@ def early_stopping_sections(findings: Findings) -> list[Section]:
             Column("tokens", "rung (tokens)"),
             Column("n", "audited"),
             Column("spearman", "rank correlation"),
-            Column("interval", "95% interval"),
+            Column("interval", "95% interval", interval=True),
             Column("stopped", "would be stopped"),
             Column("regret", "regret"),
         ),
@@ -120,7 +120,7 @@ def _rung(rung: Rung, *, places: int) -> tuple[Cell, ...]:
         Cell(f"{rung.tokens:,.0f}", rung.tokens),
         Cell(str(rung.n), rung.n),
         Cell(numbers.fixed(rung.spearman, 2), rung.spearman),
-        cell(numbers.interval(rung.low, rung.high, 2)),
+        interval_cell(rung.low, rung.high, 2),
         Cell(str(rung.stopped), rung.stopped),
         Cell(numbers.fixed(rung.regret, places), rung.regret),
     )

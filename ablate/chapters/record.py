@@ -9,6 +9,7 @@ from ablate import numbers
 from ablate.analyze.cost import COLUMNS
 from ablate.analyze.frames import completed, texts
 from ablate.chapters.failures import failures_section
+from ablate.chapters.labels import interval_cell
 from ablate.chapters.run import sample_listings
 from ablate.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
 from ablate.escape import one_line
@@ -92,14 +93,13 @@ def _memory(findings: Findings) -> list[Block]:
     rows = []
     for entry in findings.bank_use:
         places = numbers.decimals_for(entry.use.sd if entry.use.n > 1 else abs(entry.use.mean))
-        span = numbers.interval(entry.use.low, entry.use.high, places, sign=True)
         verdict = "yes" if entry.read else "not shown" if entry.use.n > 1 else "one trial: no interval"
         rows.append(
             (
                 cell(_group(entry.group)),
                 Cell(str(entry.use.n), entry.use.n),
                 Cell(numbers.fixed(entry.use.mean, places, sign=True), entry.use.mean),
-                Cell(span, span),
+                interval_cell(entry.use.low, entry.use.high, places, sign=True),
                 Cell(numbers.fixed(entry.zeroed, places, sign=True), entry.zeroed),
                 Cell(numbers.fixed(entry.averaged, places, sign=True), entry.averaged),
                 cell(verdict),
@@ -113,7 +113,7 @@ def _memory(findings: Findings) -> list[Block]:
             GROUP,
             Column("n", "n"),
             Column("bank_use_nats", "rows permuted"),
-            Column("interval", "95% interval"),
+            Column("interval", "95% interval", interval=True),
             Column("bank_zero_nats", "read zeroed"),
             Column("bank_mean_nats", "read averaged"),
             Column("read", "is it read?", number=False),

@@ -85,7 +85,7 @@ def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
         for entry in records(reports.iloc[chosen])
     ]
     table = Table(
-        label=f"{row['trial_id']}progress",
+        label=f"{row['trial_id']}_progress",
         caption=f"Progress: {len(lines)} of its {numbers.count(len(reports), 'report')}, evenly spaced.",
         columns=(
             Column("attempt", "attempt"),
