@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ablate import numbers
+
 
 @dataclass(frozen=True)
 class Look:
@@ -42,10 +44,10 @@ def peeked(looks: Sequence[Look], *, arms: Sequence[str], planned_seeds: int) ->
         change = "added" if planned_seeds > look.planned_seeds else "taken away"
         for arm in arms:
             if look.shown.get(arm):
-                seen = len(look.shown[arm])
+                seen = numbers.count(len(look.shown[arm]), "seed")
                 found.setdefault(
                     arm,
-                    f"seeds were {change} ({look.planned_seeds} to {planned_seeds}) after its results on {seen} seeds "
+                    f"seeds were {change} ({look.planned_seeds} to {planned_seeds}) after its results on {seen} "
                     f"had been seen ({_minute(look.at)})",
                 )
     return found
@@ -58,7 +60,8 @@ def hindsight(looks: Sequence[Look], *, arm: str, declared_at: str, ended: Seque
     before = sum(end < declared_at for end in ended)
     if not shown and not before:
         return ""
-    after = f"its results on {max(shown)} seeds had been seen" if shown else f"{before} of the arm's runs had ended"
+    seen = f"its results on {numbers.count(max(shown, default=0), 'seed')} had been seen"
+    after = seen if shown else f"{before} of the arm's runs had ended"
     return f"declared ({_minute(declared_at)}) after {after}"
 
 

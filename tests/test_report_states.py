@@ -136,7 +136,9 @@ def test_an_arm_that_has_not_begun_stands_beside_one_that_has(tmp_path: Path):
     skip = [("token", 1), ("token", 2)]
     ledger = ablated(tmp_path / "half", TWO_ARMS, ran=2, skip=skip, seeds=6, differences={"blind": -0.3})
     report.write(ledger.root)
-    assert "blind lowers val_loss" in words_of(ledger.root)
+    said = words_of(ledger.root)
+    assert "blind lowers val_loss" in said
+    assert "1 other arm (token) shares no completed seed with the baseline." in said
 
 
 def test_a_pair_that_waits_for_a_run_is_not_dropped(tmp_path: Path):
@@ -180,7 +182,7 @@ def test_what_would_have_been_found_names_its_test(tmp_path: Path):
     arms = {**TWO_ARMS, "third": {"train.balance_loss_coef": 0.02}}
     said = words_of(ablated(tmp_path / "eight", arms, ran=8).root)
     assert re.search(
-        r"no effect is shown; a t test at 0\.05 over 3 arms finds a true one of 0\.\d+ four times in five, "
+        r"no effect is shown; a t test at 0\.05/3 would find a true one of 0\.\d+ four times in five, "
         r"the declared test one of 0\.\d+\.",
         said,
     )

@@ -24,8 +24,8 @@ def answer(findings: Findings) -> Paragraph:
     for per in findings.per_objective:
         parts += _search(findings, per)
     if findings.pareto:
-        front = f"{numbers.count(len(findings.pareto), 'trial')} of the search"
-        parts.append((f"The Pareto set is {front}: no other is as good in every objective and better in one.",))
+        front = f"The Pareto set is {numbers.count(len(findings.pareto), 'trial')} of the search"
+        parts.append((f"{front}: no other is at least as good as one of it in every objective and better in one.",))
     for per in findings.per_objective:
         parts += _arms(findings, per)
     return Paragraph(tuple(_joined(parts)))
@@ -127,6 +127,10 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     if single:
         share = f"{_named(single, other=bool(told or silent))} {'shares' if len(single) == 1 else 'share'}"
         parts.append((f"{share} one seed with the baseline: no interval yet.",))
+    unpaired = [effect for effect in _without_cells(per, list(per.claims)) if not effect.n]
+    if unpaired:
+        share = f"{_named(unpaired, other=bool(effects))} {'shares' if len(unpaired) == 1 else 'share'}"
+        parts.append((f"{share} no completed seed with the baseline.",))
     smallest = min((effect.smallest_p_holm for effect in effects), default=0.0)
     if smallest > ALPHA:
         of = f"{numbers.count(max(effect.n for effect in effects), 'pair')} and {numbers.count(len(per.claims), 'arm')}"
@@ -214,8 +218,9 @@ def _power(effect: Effect, *, per: PerObjective) -> str:
     """What the tests would have found; "" where the declared one can find nothing."""
     if not effect.mde > 0 or effect.smallest_p_holm > ALPHA:
         return ""
-    size, of = numbers.fixed(effect.mde, effect_places(effect)), numbers.count(len(per.claims), "arm")
-    text = f"; a t test at {ALPHA} over {of} finds a true one of {size} four times in five"
+    at = f"{ALPHA}/{len(per.claims)}" if len(per.claims) > 1 else str(ALPHA)
+    size = numbers.fixed(effect.mde, effect_places(effect))
+    text = f"; a t test at {at} would find a true one of {size} four times in five"
     if effect.mde_exact > 0:
         text += f", the declared test one of {numbers.fixed(effect.mde_exact, effect_places(effect))}"
     return text
