@@ -163,7 +163,7 @@ def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
     board = Board(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
     group = Group(board, ran_out)
     monkeypatch.setattr(trial, "_trainer", lambda *_, **__: group)
-    slots = fit(Resources(gpu=0), cpus=8, gpus=0, cuda=False)
+    slots = fit(Resources(gpu=0), nodes=[Node.of("n", cpus=8, gpus=0)], cuda=False)
     orders = Orders(stage.desk, train=FakeTrain({}, stage.tmp_path), board=board, slots=slots, storage="", cuda=False)
     failure = trial.drive(fake_trial(0), orders)
     assert (failure and failure.status, group.fits) == (("lost", 1) if ran_out else (None, 2))
