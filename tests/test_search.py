@@ -100,10 +100,8 @@ def test_the_gaussian_process_draws_no_point_twice_and_leaves_where_trials_were_
         distance = abs(math.log10(1 - float(trial.params["model.ema_decay"])) + 2)  # lowest at a decay of 0.99
         distances.append(distance)
         source.report(trial.trial_id, tokens=1_000, value=3.0 + distance)
-        if distance > 0.5:
-            end(source, ledger, trial, status="pruned", loss=3.0 + distance)
-        else:
-            end(source, ledger, trial, loss=2.0 + distance)
+        stopped = distance > 0.5
+        end(source, ledger, trial, status="pruned" if stopped else "completed", loss=2.0 + stopped + distance)
     drawn = [trial.params for trial in journal(ledger)]
     assert len({str(sorted(params.items())) for params in drawn}) == len(drawn) == 14
     assert max(distances[-6:]) < max(distances[:4])
