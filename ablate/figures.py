@@ -164,7 +164,7 @@ def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
     0; an A/A arm is a grey square."""
     with style():
         names = [f"{in_lines(effect.arm)} (n = {effect.n})" for effect in reversed(effects)]
-        row_height = max(0.34, 0.1 + 0.15 * max(name.count("\n") + 1 for name in names))
+        row_height = max(0.34, 0.16 + 0.15 * max(name.count("\n") + 1 for name in names))
         figure, axes = page(height=0.9 + row_height * len(effects))
         for row, effect in enumerate(reversed(effects)):
             difference, color = effect.difference, GREY if effect.check else BLUE

@@ -222,6 +222,19 @@ def test_gains_in_size_are_not_credited_to_a_memory(tmp_path: Path):
     assert (by_size["blind"], by_size["token"]) == ("—", "—")
 
 
+def test_a_pareto_set_is_said_to_be_what_it_is(tmp_path: Path):
+    ledger = Ledger(tmp_path / "front")
+    objectives = [{"metric": "val_loss", "mode": "min"}, {"metric": "peak_gib", "mode": "min"}]
+    ledger.write_study(study_json(name="front", space=SPACE, trials=3, objectives=objectives))
+    rng = np.random.default_rng(2)
+    for loss, size in ((3.0, 0.5), (2.8, 0.6), (3.1, 0.5)):  # the last is beaten, though not in both
+        add_trial(ledger, params=synthetic.draw(rng), measured=metrics(val_loss=loss, peak_gib=size))
+    said = words_of(ledger.root)
+    assert (
+        "The Pareto set is 2 trials of the search: none is beaten by another that is at least as good in every" in said
+    )
+
+
 # ---- claims
 
 

@@ -25,7 +25,8 @@ def answer(findings: Findings) -> Paragraph:
         parts += _search(findings, per)
     if findings.pareto:
         front = f"The Pareto set is {numbers.count(len(findings.pareto), 'trial')} of the search"
-        parts.append((f"{front}: no other is at least as good as one of it in every objective and better in one.",))
+        beaten = "none is beaten by another that is at least as good in every objective and better in one"
+        parts.append((f"{front}: {beaten}.",))
     for per in findings.per_objective:
         parts += _arms(findings, per)
     return Paragraph(tuple(_joined(parts)))

@@ -169,7 +169,8 @@ def _pareto(findings: Findings) -> list[Block]:
     pers = findings.per_objective
     table = Table(
         label="pareto",
-        caption="Pareto set: the completed trials that no other beats in all objectives at once.",
+        caption="Pareto set: the completed trials that are beaten by no other, one that is at least as good in every "
+        "objective and better in one.",
         columns=(
             Column("trial_id", "trial", number=False),
             *(Column(per.objective.metric, f"{per.label}, {per.objective.mode}") for per in pers),
