@@ -120,7 +120,7 @@ def lines(power: Power) -> list[str]:
         "overrides",
         "seeds",
         "tokens",
-        f"detectable {power.metric}" + (f", {unit}" * bool(unit)),
+        f"detectable {power.metric}" + (f", {unit}" * bool(unit)) + " (t test)",
     ]
     found = [
         f"ablation: {arms} against the baseline ({power.baseline}) on seeds {power.seeds[0]} to {power.seeds[-1]},"

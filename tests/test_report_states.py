@@ -281,7 +281,9 @@ def test_a_record_as_csv_prints_where_it_is_and_draws_nothing(tmp_path: Path, ca
     assert [path.name[12:] for path in out.rglob("*progress.csv")] == ["_progress.csv"]
 
 
-@pytest.mark.parametrize("name", ["knowledge_length-4.ema_update_freq-20", "W" * 100, "m_" * 50])
+@pytest.mark.parametrize(
+    "name", ["knowledge_length-4.ema_update_freq-20", "W" * 100, "m_" * 50], ids=["cell", "wide", "long"]
+)
 def test_the_names_of_a_forest_plot_stand_whole_on_it_and_leave_it_room(name: str):
     values = t_interval([0.1, 0.2, 0.3])
     effect = Effect(
