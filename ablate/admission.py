@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,8 @@ class Admission:
     """
 
     def __init__(self, nodes: Iterable[Node], sizes: Sizes, *, least: Config | None = None) -> None:
+        nodes = list(nodes)
+        self._idle = Gate(deepcopy(nodes))  # where nothing runs: what could have a place at all
         self._gate, self._sizes = Gate(nodes), sizes
         self._trials: dict[str, Trial] = {}
         self._tries: dict[str, int] = {}
@@ -186,14 +189,15 @@ class Admission:
 
     def try_larger(self, trial: Trial) -> bool:
         """A trial has run out of its share: let it wait again, first of all, for a larger one. False, and nothing is
-        done, where it had a whole card or was tried often enough."""
+        done, where it had a whole card, its workers would not all find a larger one, or it was tried often enough."""
         tries = self._tries.get(trial.trial_id, 0)
         held = trial.gpu_fraction or 0.0
-        if not 0 < held < 1 or tries >= RETRIES:
+        larger = _in_steps(held * LARGER)
+        need = replace(self._sizes.need(trial.config, predicted_gib=trial.predicted_peak_gib), gpu=larger)
+        if not 0 < held < 1 or tries >= RETRIES or not self._idle.has_place_for(need):
             return False
         self._tries[trial.trial_id] = tries + 1
         self._gate.end(trial.trial_id)
-        larger = _in_steps(held * LARGER)
         kind = self._class(trial)
         if kind is not None and trial.predicted_peak_gib is not None:
             wanted = larger * self._sizes.card_gib / MARGIN

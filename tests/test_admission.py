@@ -224,9 +224,9 @@ def test_tries_are_bounded():
     assert by.done
 
 
-@pytest.mark.parametrize("gpu", [0, 1, 2])
-def test_no_card_and_whole_cards_are_not_tried_again(gpu: int):
-    by = admission(sizes(gpu=gpu), gpus=2)
+@pytest.mark.parametrize(("gpu", "workers", "gpus"), [(0, 1, 2), (1, 1, 2), (2, 1, 2), (0.5, 2, 1)])
+def test_what_can_have_no_larger_share_is_not_tried_again(gpu: float, workers: int, gpus: int):
+    by = admission(sizes(gpu=gpu, workers=workers), gpus=gpus)
     (trial,) = let_in(by, ListSource([fake_trial(0)]))
     assert not by.try_larger(trial)
 
