@@ -32,7 +32,8 @@ def calibration_tokens(config: Config) -> int:
     """How long a run trains whose speed is measured."""
     train = config.train
     assert train.tokens is not None, "a study that matches time has its budget in tokens"
-    reports = CALIBRATION_REPORTS * train.report_every * train.batch_size * config.model.max_seq_len
+    between = max(train.report_every, train.accumulation_steps)  # a report comes with an update
+    reports = CALIBRATION_REPORTS * between * train.batch_size * config.model.max_seq_len
     return min(train.tokens, max(reports, math.ceil(CALIBRATION_SHARE * train.tokens)))
 
 

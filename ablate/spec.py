@@ -20,7 +20,7 @@ from ablate.spec_models import (
     TuneEachArm,
 )
 from ablate.spec_reader import Reader
-from model.api import PATH_KEYS, Config, ConfigError, check_data, check_packages, missing_files, override
+from model.api import PATH_KEYS, Config, ConfigError, check_data, check_packages, check_ranks, missing_files, override
 
 __all__ = [
     "Ablation", "Asha", "EarlyStopping", "Hypothesis", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking",
@@ -56,8 +56,8 @@ def check_files(spec: StudySpec) -> str:
 
 
 def check_installed(spec: StudySpec) -> None:
-    """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed, or ranks
-    that nobody starts."""
+    """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed, ranks that
+    nobody starts, or a batch that its ranks cannot share evenly."""
     for prefix, config in _configs(spec):
         if config.train.engine == "deepspeed" and spec.resources.workers == 0:
             place = spec.document.place(f"{prefix}train.engine")
@@ -67,6 +67,7 @@ def check_installed(spec: StudySpec) -> None:
             )
         try:
             check_packages(config)
+            check_ranks(config, ranks=spec.resources.processes)
         except ConfigError as error:
             place = spec.document.place(f"{prefix}{error.key}")
             raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
@@ -84,9 +85,9 @@ def missing_data(spec: StudySpec) -> list[BadInput]:
 
 
 def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:
-    """The configurations whose data or engine may differ, each with the prefix of its keys in the file."""
+    """The configurations whose data, engine or batch may differ, each with the prefix of its keys in the file."""
     yield "base.", spec.base
-    for key in spec.search.keys() & {*PATH_KEYS, "train.engine"}:
+    for key in spec.search.keys() & {*PATH_KEYS, "train.engine", "train.batch_size"}:
         for value in spec.search[key].ends:
             yield "search.", override(spec.base, {key: value})
     for arm in designs.expand(spec.ablation, spec.base) if spec.ablation else ():

@@ -28,7 +28,7 @@ from model.config import (
 )
 from model.estimate import Estimate, estimate
 from model.footprint import CONTEXT_GIB, Footprint, footprint
-from model.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages
+from model.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages, check_ranks
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 from model.streams import stream_seed
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
     "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report", "Result",
-    "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "estimate", "explain", "failure_kind",
-    "footprint", "from_json", "hold_to_share", "missing_files", "nearest", "override", "read_overrides", "resolve",
-    "stream_seed", "train", "value_of",
+    "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "estimate", "explain",
+    "failure_kind", "footprint", "from_json", "hold_to_share", "missing_files", "nearest", "override", "read_overrides",
+    "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 

@@ -118,6 +118,19 @@ def test_a_study_whose_trials_have_no_workers_cannot_use_it(tmp_path: Path) -> N
         spec.check_installed(study_files.load(tmp_path, "resources.workers=0", text=text))
 
 
+@pytest.mark.parametrize(("text", "line"), [
+    (GOOD, 2),
+    (GOOD.replace("search:", "search:\n  train.batch_size: {choice: [6, 8]}"), 6),
+    (GOOD + "ablation: {seeds: 6, arms: {larger: {train.batch_size: 8}}}\n", 10),
+])  # fmt: skip
+def test_workers_share_a_batch_evenly(tmp_path: Path, text: str, line: int) -> None:
+    sets = ["resources.workers=3", *(["base.train.batch_size=6"] if text is not GOOD else [])]
+    rule = rf"{line}: .*train\.batch_size: 8: not divisible by 3 ranks; try 6 or 9, or other ranks"
+    with pytest.raises(BadInput, match=rule):
+        spec.check_installed(study_files.load(tmp_path, *sets, text=text))
+    spec.check_installed(study_files.load(tmp_path, "resources.workers=2", *sets[1:], text=text))
+
+
 @pytest.mark.usefixtures("installed")
 def test_installed_it_still_needs_a_card_and_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve("tiny", DEEPSPEED)

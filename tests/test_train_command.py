@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from model.api import Config, Report, Result, Verdict
 from tests.test_training import SMALL
 
 SETS = [f"--set={key}={value}" for key, value in SMALL.items()] + ["--set=train.checkpoint_every=100"]
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """As in a terminal: tests that run in the background were born with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def signalled(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
