@@ -45,30 +45,37 @@ PANELS = 3
 
 
 def draw_curves(curves: Sequence[Curve], *, best_id: str | None, floors: tuple[float, float] | None) -> Figure:
-    """A search's learning curves: thin lines, the best bold; pruned ones dashed and ended by a cross."""
+    """A search's learning curves: thin lines, the best bold; pruned ones dashed and ended by a cross. Beside them their
+    second half on a scale of its own, where some curve has one."""
     with style():
-        figure, axes = page(height=3.2)
         looks = {"completed": ("-", "o"), "pruned": ("--", "x"), "running": (":", ">")}
+        half = max((curve.tokens[-1] for curve in curves), default=0.0) / 2
+        late = [curve for curve in curves if (curve.tokens >= half).sum() > 1]
+        figure, (axes, *beside) = pages(2 if late else 1, width=6.3, height=3.2, sharey=False)
         seen: set[str] = set()
         for curve in curves:
             line, marker = looks.get(curve.status, ("-.", "s"))
             kind = curve.status if curve.status in looks else "failed"
             is_best = curve.trial_id == best_id
-            axes.plot(
-                curve.tokens,
-                curve.values,
-                color=BLUE if is_best else GREY,
-                linestyle=line,
-                linewidth=2.2 if is_best else 0.8,
-                marker=marker,
-                markersize=4.5,
-                markevery=[-1],
-                zorder=3 if is_best else 2,
-                label=f"best ({short_name(curve.trial_id)})" if is_best else "_" if kind in seen else kind,
-            )
+            look: dict[str, Any] = {
+                "color": BLUE if is_best else GREY,
+                "linestyle": line,
+                "linewidth": 2.2 if is_best else 0.8,
+                "marker": marker,
+                "markersize": 4.5,
+                "markevery": [-1],
+                "zorder": 3 if is_best else 2,
+            }
+            name = f"best ({short_name(curve.trial_id)})" if is_best else "_" if kind in seen else kind
+            axes.plot(curve.tokens, curve.values, label=name, **look)
+            there = curve.tokens >= half
+            for panel in beside if there.any() else []:
+                panel.plot(curve.tokens[there], curve.values[there], **look)
             if not is_best:
                 seen.add(kind)
         finish_curves(axes, floors=floors)
+        for panel in beside:
+            tokens_axis(panel)
     return figure
 
 

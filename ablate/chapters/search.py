@@ -153,7 +153,8 @@ def _curves(findings: Findings) -> Figure:
     return Figure(
         label="curves_search",
         caption=f"Held-out loss over training of {_which(findings)} of the search: the best bold; pruned trials dashed "
-        "and ended by a cross; horizontal lines are the corpus's n-gram floors beside the best trial.",
+        "and ended by a cross; horizontal lines are the corpus's n-gram floors beside the best trial. "
+        "Beside it their second half, on a scale of its own.",
         alt=f"Learning curves of {len(findings.curves)} trials.",
         draw=draw,
     )
