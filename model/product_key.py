@@ -192,31 +192,21 @@ def _best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
 def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """(values, columns) of the K best, best first.
 
-    They stand in the K groups with the largest maxima, these groups in the K groups of groups with the largest, and so
-    on: on CPU, where `topk` costs by the element, it looks at the maxima of the last level, and at a few of each other.
+    They stand in the K groups with the largest maxima: on CPU, where `topk` costs by the element, it looks at the
+    maxima and at those groups only.
     """
-    sizes = _groups(scores_2cn.shape[-1], K) if scores_2cn.device.type == "cpu" else ()
-    levels = [scores_2cn]
-    for size in sizes:  # group j of G: columns j, j + G, j + 2 G, ...
-        levels.append(levels[-1].unflatten(-1, (size, -1)).amax(dim=-2))
-    values_2cK, column_2cK = levels.pop().topk(K, dim=-1, sorted=not sizes)
-    for size, level_2cm in zip(reversed(sizes), reversed(levels), strict=True):
-        first_g1 = torch.arange(0, level_2cm.shape[-1], level_2cm.shape[-1] // size)[:, None]
-        candidate_2cM = (column_2cK[..., None, :] + first_g1).flatten(-2)
-        values_2cK, at_2cK = level_2cm.gather(-1, candidate_2cM).topk(K, dim=-1, sorted=level_2cm is scores_2cn)
-        column_2cK = candidate_2cM.gather(-1, at_2cK)
-    return values_2cK, column_2cK
-
-
-def _groups(n: int, K: int) -> tuple[int, ...]:
-    """Columns of a group, level by level, of the scores first: by fours down to some 4 K columns, which was fastest."""
-    sizes = []
-    while n >= 16 * K and n % 4 == 0:
-        sizes.append(4)
-        n //= 4
-    if n >= 8 * K and n % 2 == 0:  # a level more for a two is not worth its operators
-        sizes[:1] = [2 * sizes[0] if sizes else 2]
-    return tuple(sizes)
+    n = scores_2cn.shape[-1]
+    group = 8 if n >= 64 * K else 4
+    if scores_2cn.device.type != "cpu" or n % group or n < 8 * K:
+        values_2cK, column_2cK = scores_2cn.topk(K, dim=-1)
+        return values_2cK, column_2cK
+    groups = n // group  # group j: columns j, j + groups, j + 2 groups, ...
+    scores_2cgj = scores_2cn.unflatten(-1, (group, groups))
+    group_2cK = scores_2cgj.amax(dim=-2).topk(K, dim=-1, sorted=False).indices
+    candidates_2cgK = scores_2cgj.gather(-1, group_2cK[..., None, :].expand(-1, -1, group, -1))
+    column_2cgK = group_2cK[..., None, :] + torch.arange(0, n, groups)[:, None]
+    values_2cK, at_2cK = candidates_2cgK.flatten(-2).topk(K, dim=-1)
+    return values_2cK, column_2cgK.flatten(-2).gather(-1, at_2cK)
 
 
 @torch.compiler.assume_constant_result
