@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -93,16 +93,9 @@ def count() -> Roofline:
     return Roofline(config, count_step(config), count_update(config))
 
 
-@contextmanager
-def _tiles_of_a_card() -> Iterator[None]:
-    """Work in pieces as large as on a card for a while: on the CPU they are as large as its cache, and a thousand times
-    as many kernels would be counted."""
-    kept = bags.CPU_CACHE_BYTES
-    bags.CPU_CACHE_BYTES = bags.CUDA_CACHE_BYTES
-    try:
-        yield
-    finally:
-        bags.CPU_CACHE_BYTES = kept
+def _as_on_a_card() -> AbstractContextManager[None]:
+    """The kernels that are chosen on a card, in pieces as large as there."""
+    return bags.pretending("cuda", cache=bags.CUDA_CACHE_BYTES)
 
 
 def count_step(config: Config) -> dict[str, Cost]:
@@ -110,7 +103,7 @@ def count_step(config: Config) -> dict[str, Cost]:
     shape = (config.train.batch_size, config.model.max_seq_len)
     # What the model keeps for the next call must be neither real in here nor fake afterwards.
     _cached_pairs.cache_clear()
-    with FakeTensorMode(), _tiles_of_a_card():
+    with FakeTensorMode(), _as_on_a_card():
         model = Transformer(config.model)
         optimizer = _subject.optimizer_of(model)
         x_BT = torch.zeros(shape, dtype=torch.int64)
@@ -149,6 +142,6 @@ def _count_update(config: Config, *, entries: int, selections: int) -> Cost:
     )
     K = model.num_selected
     made = _subject.scene(shape, L=model.knowledge_length, K=K, positions=selections // K, entries=entries)
-    with Counter(phase=UPDATE) as counter, torch.no_grad(), _tiles_of_a_card():
+    with Counter(phase=UPDATE) as counter, torch.no_grad(), _as_on_a_card():
         _subject.update(made)
     return counter.costs[UPDATE]

@@ -36,7 +36,7 @@ PAGE = """\
 
 **Nothing on this page was measured on a card.** It is arithmetic: `python -m benchmarks.roofline > docs/roofline.md`
 counts the model's own code, operator by operator, and divides by the card's limits. The code runs on a CPU for that,
-in pieces as large as on a card; where it chooses other kernels there (top-k, the first maximum), the CPU's are counted.
+with the operators that it chooses on a card, in pieces as large as there.
 
 | limit | | |
 |---|---|---|

@@ -37,6 +37,12 @@ def _pretends() -> tuple[str, int] | None:
     return None if torch.compiler.is_compiling() else _pretended.get()
 
 
+def device_type(device: torch.device) -> str:
+    """Of the device worked for, which may be pretended."""
+    pretended = _pretends()
+    return device.type if pretended is None else pretended[0]
+
+
 def cache_bytes(device: torch.device) -> int:
     """How much a loop should work on at once: what a core's cache holds; on a card, enough to fill it."""
     pretended = _pretends()
@@ -60,8 +66,7 @@ def grouped_sum(
     device. `longest` cuts groups into bags of so many summands at most and sums those in a second bag: a card would
     otherwise add up a frequent token (a pad) in one thread block (default: LONGEST_ON_CUDA there, no bound on CPU).
     """
-    pretended = _pretends()
-    if longest is None and (pretended[0] if pretended else row_PD.device.type) == "cuda":
+    if longest is None and device_type(row_PD.device) == "cuda":
         longest = LONGEST_ON_CUDA
     start_G = torch.searchsorted(group_S, torch.arange(groups, dtype=group_S.dtype, device=group_S.device))
     if longest is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.bags import cache_bytes
+from model.bags import cache_bytes, device_type
 from model.config import ModelConfig
 from model.estimate import CHUNK_BYTES
 
@@ -83,7 +83,7 @@ class _Tiling:
 def _tiling(device: torch.device, *, U: int, L: int, head_VD: Tensor, chunk_bytes: int) -> _Tiling:
     """The largest tiles whose products and sums stay within `chunk_bytes` and, on CPU, whose sums stay in the cache."""
     V, D = head_VD.shape
-    widest = 2048 if device.type == "cpu" else V
+    widest = 2048 if device_type(device) == "cpu" else V
     widest = max(1, min(widest, V, chunk_bytes // (8 * max(1, U)), HEADS * V * D // max(1, U)))
     even = -(-V // -(-V // widest))  # a narrow last tile multiplies slowly
     columns = min(widest, -(-even // GROUP) * GROUP)
@@ -95,7 +95,7 @@ def _first_maximum(logits_rv: Tensor, *, group: int = GROUP) -> tuple[Tensor, Te
     """(value, column) of each row's maximum, the first on ties. `max` with its index takes about three times as long on
     CPU as the maximum of every GROUP columns and then of the group that has it."""
     r, v = logits_rv.shape
-    if logits_rv.device.type != "cpu" or v % group:
+    if device_type(logits_rv.device) != "cpu" or v % group:
         value_r, column_r = logits_rv.max(dim=-1)
         return value_r, column_r
     grouped_rgc = logits_rv.view(r, v // group, group)

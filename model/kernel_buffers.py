@@ -72,10 +72,17 @@ def _attention_backward(args: tuple[Any, ...], out: Any) -> int:
     return rows * (max(32, d) + 1) if args[1].dtype == torch.bfloat16 else rows
 
 
+def _packed(args: tuple[Any, ...], out: Any) -> int:
+    """model/top_k.py: order as int32, and order and column as int64."""
+    del out
+    return 12 * args[0].numel()
+
+
 INNER: Mapping[str, Mapping[str, Inner]] = {
     "cpu": {
         "aten::_embedding_bag": _widened,
         "aten::_embedding_bag_forward_only": _widened,
+        "token_memory::largest_columns": _packed,
     },
     "cuda": {
         "aten::_embedding_bag": _bags,

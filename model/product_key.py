@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.bags import cache_bytes, grouped_sum
+from model.bags import cache_bytes, device_type, grouped_sum
+from model.top_k import top_k
 
 SCORE_CACHES = 2
 """Scores of a chunk, in caches: smaller chunks are so many more operators (docs/log.md)."""
@@ -104,30 +105,29 @@ def balance_loss(factors: Factors, scores: Scores, counts_2n: Tensor) -> Tensor:
         total_2n = torch.stack([scores_2cn.softmax(dim=-1).sum(dim=1) for scores_2cn in scores]).sum(dim=0)
         return (pull_2n * (total_2n / factors.query_BTQ.shape[:-1].numel())).sum()
     with torch.no_grad():
-        mean_2n, *slopes = _mean_and_slopes(factors, scores, pull_2n)
-        balance = (pull_2n * mean_2n).sum()
-    return cast(Tensor, _Known.apply(*factors, balance, *slopes))
+        balance_and_slopes = _balance_and_slopes(factors, scores, pull_2n)
+    return cast(Tensor, _Known.apply(*factors, *balance_and_slopes))
 
 
-def _mean_and_slopes(factors: Factors, scores: Scores, pull_2n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean share of every sub-key, [2, n], and the gradients of sum(pull * mean share) in both factors:
-    ds = p * (g - p . g), a chunk at a time."""
+def _balance_and_slopes(factors: Factors, scores: Scores, pull_2n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_i g_i mean_P(p)_i, which is mean_P(p . g), and its gradients in both factors, a chunk at a time."""
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
     pull_21n = pull_2n[:, None] / query_2Ph.shape[1]
     slopes, slope_2hn = [], torch.zeros_like(keys_2nh.mT, memory_format=torch.contiguous_format)
-    total_2n = torch.zeros_like(pull_2n)
+    balance = pull_2n.new_zeros(())
     # The same two rooms for every chunk: fresh memory is slower than the work on it.
     share_room_2cn, slope_room_2cn = torch.empty_like(scores[0]), torch.empty_like(scores[0])
     for query_2ch, scores_2cn in zip(query_2Ph.split(scores[0].shape[1], dim=1), scores, strict=True):
         c = scores_2cn.shape[1]
         share_2cn = torch.softmax(scores_2cn, dim=-1, out=share_room_2cn[:, :c])
-        total_2n += share_2cn.sum(dim=1)
         slope_2cn = torch.mul(share_2cn, pull_21n, out=slope_room_2cn[:, :c])
-        slope_2cn.addcmul_(share_2cn, slope_2cn.sum(dim=-1, keepdim=True), value=-1)
+        pulled_2c1 = slope_2cn.sum(dim=-1, keepdim=True)
+        balance += pulled_2c1.sum()
+        slope_2cn.addcmul_(share_2cn, pulled_2c1, value=-1)
         slopes.append(slope_2cn @ keys_2nh)
         slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
     slope_BTQ = torch.cat(slopes, dim=1).transpose(0, 1).reshape(factors.query_BTQ.shape)
-    return total_2n / query_2Ph.shape[1], slope_BTQ, slope_2hn.mT.contiguous()
+    return balance, slope_BTQ, slope_2hn.mT.contiguous()
 
 
 def _halves(query_BTQ: Tensor) -> Tensor:
@@ -185,28 +185,34 @@ def _best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
     """
     K = best_2PK.shape[-1]
     rank_2M = _candidate_pairs(K, best_2PK.device)
-    kept_PK, pair_PK = (best_2PK[0][:, rank_2M[0]] + best_2PK[1][:, rank_2M[1]]).topk(K, dim=-1)
+    kept_PK, pair_PK = top_k(best_2PK[0][:, rank_2M[0]] + best_2PK[1][:, rank_2M[1]], K)
     return kept_PK, rank_2M[:, pair_PK]
 
 
 def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """(values, columns) of the K best, best first.
 
-    They stand in the K groups with the largest maxima: on CPU, where `topk` costs by the element, it looks at the
+    They stand in the K groups with the largest maxima: on CPU, where the K largest cost by the element, it looks at the
     maxima and at those groups only.
     """
     n = scores_2cn.shape[-1]
-    group = 8 if n >= 64 * K else 4
-    if scores_2cn.device.type != "cpu" or n % group or n < 8 * K:
-        values_2cK, column_2cK = scores_2cn.topk(K, dim=-1)
-        return values_2cK, column_2cK
+    group = _group(n, K) if device_type(scores_2cn.device) == "cpu" else 1
+    if group == 1:
+        return top_k(scores_2cn, K)
     groups = n // group  # group j: columns j, j + groups, j + 2 groups, ...
-    scores_2cgj = scores_2cn.unflatten(-1, (group, groups))
-    group_2cK = scores_2cgj.amax(dim=-2).topk(K, dim=-1, sorted=False).indices
-    candidates_2cgK = scores_2cgj.gather(-1, group_2cK[..., None, :].expand(-1, -1, group, -1))
-    column_2cgK = group_2cK[..., None, :] + torch.arange(0, n, groups)[:, None]
-    values_2cK, at_2cK = candidates_2cgK.flatten(-2).topk(K, dim=-1)
-    return values_2cK, column_2cgK.flatten(-2).gather(-1, at_2cK)
+    _, group_2cK = top_k(scores_2cn.unflatten(-1, (group, groups)).amax(dim=-2), K)
+    candidate_2cM = (group_2cK[..., None, :] + torch.arange(0, n, groups)[:, None]).flatten(-2)
+    values_2cK, at_2cK = top_k(scores_2cn.gather(-1, candidate_2cM), K)
+    return values_2cK, candidate_2cM.gather(-1, at_2cK)
+
+
+def _group(n: int, K: int) -> int:
+    """Columns of a group. Measured with 2^6 to 2^12 columns and K of 8, 16, 32: some 128 groups are best, as long as
+    the candidates of K groups are no more than 256; rows of up to 256 are sorted without a branch."""
+    group = 1
+    while n // group > 128 and n % (2 * group) == 0 and 2 * group * K <= 256:
+        group *= 2
+    return group
 
 
 @torch.compiler.assume_constant_result

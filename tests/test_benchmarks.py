@@ -17,6 +17,7 @@ from benchmarks import _limits, _literal, _measure, _subject, orchestration, roo
 from benchmarks._bounds import render
 from benchmarks._measure import Effort, compare, peak_bytes
 from benchmarks.model import QUICK, TIE, check_tokens
+from model import bags
 from model.config import resolve
 from model.estimate import estimate
 from model.memory import MEMORIES
@@ -130,7 +131,7 @@ def test_peak_bytes_counts_what_lives_at_once_and_what_operators_take_inside() -
 def test_counted_flops_are_the_estimates() -> None:
     """Per token, without the read: attention's backward forms the scores again (a quarter of its forward and backward
     more), the estimate takes gains for matrices, and of retrieval it leaves out the kept scores' rows (both
-    gradients)."""
+    gradients; a card adds up parts of the sub-keys' first)."""
     config = resolve("tiny", {})
     model = config.model
     costs = _limits.count_step(config)
@@ -141,6 +142,8 @@ def test_counted_flops_are_the_estimates() -> None:
     gains = sum(p.numel() for p in Transformer(model).parameters() if p.dim() == 1)
     again = model.n_layers * model.max_seq_len * model.dim
     kept = model.n_layers * 4 * model.num_selected * model.knowledge_dim
+    parts = 2 * math.isqrt(model.knowledge_num) + math.ceil(2 * tokens * model.num_selected / bags.LONGEST_ON_CUDA)
+    kept += model.n_layers * parts * model.knowledge_dim / tokens
     assert counted == pytest.approx(estimate(config).flops_per_token - 6 * gains + again + kept, rel=1e-9)
     assert costs["fuse"].tensor_flops / tokens == 6 * 5 * model.dim**2 * model.n_layers
     assert costs["head and loss"].tensor_flops / tokens == 6 * model.vocab_size * model.dim
