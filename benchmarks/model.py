@@ -51,6 +51,7 @@ class Plan:
     growth: tuple[int, ...]
     effort: Effort
     update_effort: Effort
+    growth_effort: Effort
 
     def grid(self, shape: Shape) -> list[tuple[int, int]]:
         """(L, K), one of them at a time off the shape's own."""
@@ -67,6 +68,7 @@ FULL = Plan(
     growth=tuple(2**power for power in range(12, 23, 2)),
     effort=Effort(rounds=9, least=3, budget_s=8.0),
     update_effort=Effort(rounds=5, least=1, budget_s=6.0),
+    growth_effort=Effort(rounds=25, least=5, budget_s=25.0),
 )
 QUICK = Plan(
     shapes=QUICK_SHAPES,
@@ -76,6 +78,7 @@ QUICK = Plan(
     growth=(2**10, 2**12),
     effort=Effort(rounds=2, least=1, budget_s=0.5),
     update_effort=Effort(rounds=2, least=1, budget_s=0.5),
+    growth_effort=Effort(rounds=2, least=1, budget_s=0.5),
 )
 
 
@@ -108,7 +111,7 @@ def growth(shape: Shape, plan: Plan) -> list[Row]:
     rows = [Row(shape.number, "token", shape.tokens, shape.selected, first, None, 1.0)]
     for N in others:
         run = Run(_subject.configure(shape, {"model.knowledge_num": N}))
-        found = compare(run.step, smallest.step, effort=plan.effort, warm_up=2)
+        found = compare(run.step, smallest.step, effort=plan.growth_effort, warm_up=2)
         row = Row(shape.number, "token", shape.tokens, shape.selected, N, None, found.ratio)
         rows.append(_told(f"step / step at N {first:,}", row, found))
         del run

@@ -200,10 +200,11 @@ def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     if group == 1:
         return top_k(scores_2cn, K)
     groups = n // group  # group j: columns j, j + groups, j + 2 groups, ...
-    _, group_2cK = top_k(scores_2cn.unflatten(-1, (group, groups)).amax(dim=-2), K)
-    candidate_2cM = (group_2cK[..., None, :] + torch.arange(0, n, groups)[:, None]).flatten(-2)
-    values_2cK, at_2cK = top_k(scores_2cn.gather(-1, candidate_2cM), K)
-    return values_2cK, candidate_2cM.gather(-1, at_2cK)
+    scores_2cgj = scores_2cn.unflatten(-1, (group, groups))
+    _, group_2cK = top_k(scores_2cgj.amax(dim=-2), K)
+    candidate_2cgK = scores_2cgj.gather(-1, group_2cK[..., None, :].expand(-1, -1, group, -1))
+    values_2cK, at_2cK = top_k(candidate_2cgK.flatten(-2), K)
+    return values_2cK, at_2cK // K * groups + group_2cK.gather(-1, at_2cK % K)
 
 
 def _group(n: int, K: int) -> int:
