@@ -66,7 +66,8 @@ def run_trial(
     `tell` is called after every report is on the disk; its answer goes to the trainer. `alone` is False where other
     ranks train the same trial: an exception is then not recorded but raised, since only who sees all ranks knows which
     fell first. Returns the final row, or None where there is none: interrupted, to be tried again, or replaced by a
-    newer attempt. Raises CannotWrite where the disk is full: that is no failure of the trial's, which has no row then.
+    newer attempt (StaleAttempt, where not `alone`). Raises CannotWrite where the disk is full: that is no failure of
+    the trial's, which has no row then.
     """
     with writing():
         return _run(trial, desk=desk, tell=tell, alone=alone, train=train)
@@ -100,6 +101,8 @@ def _run(
             result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
         except StaleAttempt:
+            if not alone:  # peers wait for this rank, and only their group's end frees them
+                raise
             return None
         except Exception as error:  # the trial's edge: whatever it was, the row says so
             if full_disk(error):

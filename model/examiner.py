@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model import checkpoint, ngrams
 from model.batches import fixed_rows
@@ -95,7 +96,7 @@ class Examiner:
                 batch_size=8 * batch_size,
                 seq_len=seq_len,
             )
-            reloaded = self._reload(saved, device=model.table.weight.device)
+            reloaded = self._reload(saved, like=model.table.weight)
             nats = continuation_nats(reloaded, self.prompts, batch_size=batch_size, seq_len=seq_len)
             metrics["inference_loss"] = nats.sum().item() / sum(len(rest) for _, rest in self.prompts)
             continuations = self._write(reloaded)
@@ -137,10 +138,10 @@ class Examiner:
         text_bytes = sum(len(text.encode()) for text in self.documents.val[: self.rows.documents_used])
         return nats / math.log(2) / text_bytes
 
-    def _reload(self, saved: Path, *, device: torch.device) -> Transformer:
-        model = Transformer(self.config.model)
+    def _reload(self, saved: Path, *, like: Tensor) -> Transformer:
+        model = Transformer(self.config.model).to(like)
         checkpoint.load_model(saved, model)
-        return model.to(device)
+        return model
 
     def _write(self, model: Transformer) -> list[list[int]]:
         generator = torch.Generator().manual_seed(stream_seed(self.config.train.seed, "samples"))

@@ -134,6 +134,23 @@ def test_peers_of_a_rank_that_ran_out_are_ended_and_the_trial_is_tried_larger(st
     assert groups() == []
 
 
+def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
+    """A newer attempt, another driver's, takes over: rank 0 learns of it at its next report, where the others wait."""
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported" and stage.desk.ledger.attempt(event.trial.trial_id) == 1:
+            stage.desk.ledger.claim(event.trial.trial_id)
+
+    stage.watch = watch
+    stage.desk = dataclasses.replace(stage.desk, limits=Limits(stall_s=60))
+    began = time.monotonic()
+    source = stage.run({0: "until_told"}, resources=Resources(gpu=0, workers=2))
+    assert source.rows == []
+    assert stage.desk.ledger.rows() == [], "the trial's end is the newer attempt's to record"
+    assert time.monotonic() - began < 60
+    assert groups() == []
+
+
 @dataclass
 class Group:
     """A worker group that is lost at its first fit, and at its second sees whose time is over, for twice `STALL_S`."""

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from ablate import canvas, cli, figures, report
+from ablate import canvas, cli, figures, report, studies
 from ablate.analyze.paired import Effect
 from ablate.analyze.stats import t_interval
 from ablate.chapters.answer import answer
@@ -107,6 +107,19 @@ def test_a_killed_study_says_what_is_missing(tmp_path: Path):
     assert "1 file could not be read" in page
     assert "aaaaaaaaaaaa.parquet" in page
     assert "unfinished" in page
+
+
+def test_a_search_without_a_winner_says_why_its_ablation_has_not_begun(tmp_path: Path):
+    ledger = Ledger(tmp_path / "lost")
+    ledger.write_study(study_json(name="lost", space=SPACE, trials=2, arms=TWO_ARMS, ablation={"baseline": "best"}))
+    rng = np.random.default_rng(9)
+    add_trial(ledger, params=synthetic.draw(rng), status="nan")
+    page = (report.write(ledger.root, formats=["md"]) / "report.md").read_text()
+    assert "its arms wait for the search to end" in page
+    add_trial(ledger, params=synthetic.draw(rng), status="nan")
+    page = (report.write(ledger.root, formats=["md"]) / "report.md").read_text()
+    assert f"The ablation has not begun: {studies.NO_WINNER}." in page
+    assert "its arms wait" not in page
 
 
 # ---- arms that have not begun

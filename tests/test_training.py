@@ -234,3 +234,18 @@ def test_schedules_warm_up_and_end(schedule: str) -> None:
     if schedule == "wsd":
         assert rates[79] == pytest.approx(config.lr)
         assert rates[90] == pytest.approx(config.lr / 2)
+
+
+def test_what_is_reloaded_has_the_precision_that_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its continuations' loss would be another's otherwise, by the rounding of every weight."""
+    seen: list[Transformer] = []
+
+    def watching(examiner: Examiner, *args: Any, **keys: Any) -> Transformer:
+        seen.append(reload(examiner, *args, **keys))
+        return seen[-1]
+
+    reload = Examiner._reload  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(Examiner, "_reload", watching)
+    result = train(small(train__precision="fp64", train__tokens=128 * 4), Listener(), checkpoint_dir=tmp_path)
+    assert {tensor.dtype for tensor in seen[0].parameters()} == {torch.float64}
+    assert isinstance(result.metrics["inference_loss"], float)

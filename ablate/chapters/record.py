@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ablate import numbers
+from ablate import numbers, studies
 from ablate.analyze.cost import COLUMNS
 from ablate.analyze.frames import completed, texts
+from ablate.analyze.paired import SEARCH
 from ablate.chapters.failures import failures_section
 from ablate.chapters.labels import interval_cell
 from ablate.chapters.run import sample_listings
@@ -38,6 +39,7 @@ def missing_sections(findings: Findings) -> list[Section]:
     if progress.whole:
         return [Section("What is missing", tuple(blocks))]
     study = findings.data.facts.study
+    blocks += [words(why) for why in _not_begun(findings)]
     blocks.append(
         words(
             "Where no process works on it any more, the sweep's command goes on from here with ",
@@ -48,6 +50,17 @@ def missing_sections(findings: Findings) -> list[Section]:
         )
     )
     return [Section("What is missing", tuple(blocks))]
+
+
+def _not_begun(findings: Findings) -> list[str]:
+    """Why the arms of an ablation that starts from a search's best trial have no runs yet."""
+    spec = findings.data.facts.spec
+    begun = set(texts(findings.data.every_trial, "arm")) - {SEARCH}
+    if spec.ablation is None or spec.ablation.baseline != "best" or begun:
+        return []
+    if len(findings.search) < spec.optimizer.trials:
+        return ["The ablation starts from the search's best trial: its arms wait for the search to end."]
+    return [f"The ablation has not begun: {studies.NO_WINNER}."] if findings.primary.best is None else []
 
 
 def _unfinished(findings: Findings) -> Table:

@@ -9,7 +9,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 
-from ablate.ledger import MEASURED, TrialRow
+from ablate.ledger import MEASURED, StaleAttempt, TrialRow
 from ablate.plan import Trial
 from ablate.ray_runner.group import GroupTrainer, MeetingConfig, ReportToTune, join
 from ablate.ray_runner.orders import RETRIES, Orders, run_name
@@ -79,6 +79,8 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
             _trainer(trial, orders, tries=orders.desk.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
             failure = classify(error)
+            if failure.kind == StaleAttempt.__name__:
+                return None  # a newer attempt runs: the end of the trial is its to record
             if failure.status != "lost" or tries > RETRIES or not orders.board.away(trial.trial_id):
                 return failure
         else:
