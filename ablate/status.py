@@ -116,8 +116,8 @@ def collect(ledger: Ledger) -> Status:
 def _cure(spec: Mapping[str, Any], rows: list[TrialRow], *, finished: bool) -> str:
     """What to do about trials that have not ended, nobody being at work on them."""
     searched = [row.status for row in rows if row.arm == SEARCH]
-    from_best = spec["ablation"] and spec["ablation"]["baseline"] == "best"
-    if from_best and len(searched) >= spec["optimizer"]["trials"] and "completed" not in searched:
+    baseline = spec["ablation"]["baseline"] if spec["ablation"] else None
+    if studies.lacks_winner(baseline=baseline, trials=spec["optimizer"]["trials"], searched=searched):
         return studies.NO_WINNER
     if finished:
         return "what waits is not trained: the search has no more points, or nothing that prepares an arm completed"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -33,6 +33,11 @@ NO_WINNER = (
     " larger --trials"
 )
 """Why the ablation of a study does not start though its search has ended, and what helps."""
+
+
+def lacks_winner(*, baseline: str | None, trials: int, searched: Sequence[str]) -> bool:
+    """Whether the search that an ablation starts from has ended, by the statuses of its trials, and none completed."""
+    return baseline == "best" and len(searched) >= trials and "completed" not in searched
 
 
 def find(name: str, *, results: Place) -> Place:

@@ -3,7 +3,6 @@ arms alone; and of claims that came after results."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -13,11 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imread
 
-from ablate import canvas, cli, figures, report, studies
-from ablate.analyze.paired import Effect
-from ablate.analyze.stats import t_interval
+from ablate import report, studies
 from ablate.chapters.answer import answer
 from ablate.chapters.designs import RULES
 from ablate.dataset import read
@@ -280,30 +276,3 @@ def test_the_rules_of_the_page_are_those_of_the_verdicts(tmp_path: Path):
     assert judged.gain.low > claim["min_effect"]
     assert judged.verdict == "inconclusive"
     assert "or lies above it and the exact test does not reject" in RULES.plain
-
-
-# ---- files
-
-
-def test_a_record_as_csv_prints_where_it_is_and_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    ledger = ablated(tmp_path / "small", TWO_ARMS, ran=1, ablation={"exploratory": True})
-    out = tmp_path / "out"
-    assert report.main([str(ledger.root), "--record", "best", "--format", "csv", "--out", str(out)]) == cli.DONE
-    assert capsys.readouterr().out == f"{out / 'tables'}\n"
-    assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".csv"}
-    assert [path.name[12:] for path in out.rglob("*progress.csv")] == ["_progress.csv"]
-
-
-@pytest.mark.parametrize(
-    "name", ["knowledge_length-4.ema_update_freq-20", "W" * 100, "m_" * 50], ids=["cell", "wide", "long"]
-)
-def test_the_names_of_a_forest_plot_stand_whole_on_it_and_leave_it_room(name: str):
-    values = t_interval([0.1, 0.2, 0.3])
-    effect = Effect(
-        arm=name, metric="val_loss", arm_values=values, baseline_values=values, difference=values, p=0.1, p_exact=0.1,
-        p_holm=0.1, mde=0.1, mde_exact=0.1, dropped=0, pending=0, smallest_p_holm=0.01,
-    )  # fmt: skip
-    figure = figures.draw_effects([effect], unit="")
-    pixels = imread(io.BytesIO(canvas.to_png(figure)))[..., :3]
-    assert pixels[:, :3].min() > 0.6, "no ink at the left edge"
-    assert figure.axes[0].get_position().width > 0.3

@@ -58,9 +58,12 @@ def _not_begun(findings: Findings) -> list[str]:
     begun = set(texts(findings.data.every_trial, "arm")) - {SEARCH}
     if spec.ablation is None or spec.ablation.baseline != "best" or begun:
         return []
-    if len(findings.search) < spec.optimizer.trials:
+    searched, trials = texts(findings.search, "status"), spec.optimizer.trials
+    if studies.lacks_winner(baseline=spec.ablation.baseline, trials=trials, searched=searched):
+        return [f"The ablation has not begun: {studies.NO_WINNER}."]
+    if len(searched) < trials:
         return ["The ablation starts from the search's best trial: its arms wait for the search to end."]
-    return [f"The ablation has not begun: {studies.NO_WINNER}."] if findings.primary.best is None else []
+    return []
 
 
 def _unfinished(findings: Findings) -> Table:
