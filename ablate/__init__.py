@@ -14,14 +14,15 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ablate.dataset import StudyData
+    from ablate.study.dataset import StudyData
 
 __all__ = ["load"]
 
 
 def load(name_or_path: str | PathLike[str], results: str | PathLike[str] = "results") -> StudyData:
     """The trials and histories of a study, also while it runs. Raises BadInput for a study that is not there."""
-    from ablate import places, studies  # pandas and pyarrow load only for who asks: workers import this package too
-    from ablate.dataset import read
+    from ablate.records import locations  # pandas and pyarrow load only for who asks: workers import this package too
+    from ablate.study import lifecycle
+    from ablate.study.dataset import read
 
-    return read(studies.find(str(name_or_path), results=places.parse(str(results))))
+    return read(lifecycle.find(str(name_or_path), results=locations.parse(str(results))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ablate.schema import HISTORY_COLUMNS, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, TRIAL_COLUMNS, Column
+from ablate.records.schema import HISTORY_COLUMNS, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, TRIAL_COLUMNS, Column
 
 _BETTER = {"min": "less", "max": "more", "": ""}
 

@@ -12,15 +12,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ablate import cli, escape, places, provenance, studies, tracking, yaml_marks
+from ablate import cli, escape
 from ablate.errors import BadInput
-from ablate.ledger import MEASURED, Ledger, TrialRow
-from ablate.live import View, outcome
-from ablate.plan import Trial, trial_id
-from ablate.runner import Event, Halt, Progress
-from ablate.spec_models import Objective, Resources, Tracking
-from ablate.tally import Tally, best_of_study
-from ablate.trial import Desk, Train, run_trial
+from ablate.records import locations, provenance
+from ablate.records.ledger import MEASURED, Ledger, TrialRow
+from ablate.running import tracking
+from ablate.running.live import View, outcome
+from ablate.running.progress import Tally, best_of_study
+from ablate.running.runner import Event, Halt, Progress
+from ablate.running.trial import Desk, Train, run_trial
+from ablate.spec import yaml_marks
+from ablate.spec.models import Objective, Resources, Tracking
+from ablate.study import lifecycle
+from ablate.trials.plan import Trial, trial_id
 from model.api import (
     PATH_KEYS,
     Config,
@@ -75,14 +79,14 @@ def main(argv: Sequence[str] | None = None, *, train: Train = model_train) -> in
     if given.verify and given.set:
         rule = "a changed configuration cannot be the same run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
-    before = Ledger(studies.find(given.study, results=given.results))
+    before = Ledger(lifecycle.find(given.study, results=given.results))
     spec = _spec(before)
     row = _chosen(before, given.trial, objective=spec.objectives[0])
     trial = _trial(row, given.set)
     _check(row, trial, ledger=before, verify=given.verify)
     # Where the search stopped a trial its proof stops too; a rerun for its own sake trains to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
-    with studies.driving(Ledger(before.place / "reruns")):
+    with lifecycle.driving(Ledger(before.place / "reruns")):
         ledger = Ledger(before.place / "reruns" / trial.trial_id)
         if trial.trial_id in ledger.final_ids():
             ledger.store.remove("")  # it would go on from its last checkpoint, and train nothing
@@ -256,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
-    parser.add_argument("--results", metavar="DIR", type=places.parse, default="results", help=places.HELP)
+    parser.add_argument("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
     parser.add_argument("--trial", metavar="best|ID", default="best", help="default: best")
     parser.add_argument("--verify", action="store_true", help="compare every step's loss with the trial's, bit for bit")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value; repeatable")

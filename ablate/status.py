@@ -12,14 +12,16 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ablate import escape, numbers, places, studies
+from ablate import escape, formatting
 from ablate.cli import DONE, guarded
 from ablate.errors import BadInput
 from ablate.escape import last_lines, one_line
-from ablate.ledger import MEASURED, Ledger, TrialRow
-from ablate.plan import SEARCH
-from ablate.spec_models import Objective
-from ablate.tally import best_of_study
+from ablate.records import locations
+from ablate.records.ledger import MEASURED, Ledger, TrialRow
+from ablate.running.progress import best_of_study
+from ablate.spec.models import Objective
+from ablate.study import lifecycle
+from ablate.trials.plan import SEARCH
 
 _FAILED, _TAIL_LINES = 5, 8
 """How many failures are shown, and how much of their logs."""
@@ -82,14 +84,14 @@ def collect(ledger: Ledger) -> Status:
     """Read a study's state from its folder. Raises BadInput where it is no study's."""
     study = ledger.read_study()
     try:
-        name, planned, finished = str(study["study"]), studies.planned(study), study["finished_at"] is not None
+        name, planned, finished = str(study["study"]), lifecycle.planned(study), study["finished_at"] is not None
         objective = Objective.model_validate(study["spec"]["objectives"][0])
     except (LookupError, TypeError, ValueError) as error:
         place = str(ledger.place / "study.json")
         raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
     rows = ledger.rows()
     found = best_of_study(rows, objective=objective)
-    running = studies.is_driven(ledger)
+    running = lifecycle.is_driven(ledger)
     unfinished = ledger.started_ids() - {row.trial_id for row in rows}
     ends = Counter(row.status for row in rows)
     states = {end: ends[end] for end in ENDS if ends[end]}
@@ -108,7 +110,7 @@ def collect(ledger: Ledger) -> Status:
         left_s=_left_s(ledger, rows, unfinished, waiting) if running else None,
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
-        driver=studies.driver(ledger) if running else "",
+        driver=lifecycle.driver(ledger) if running else "",
         cure="" if running or not (unfinished or waiting) else _cure(study["spec"], rows, finished=finished),
     )
 
@@ -117,8 +119,8 @@ def _cure(spec: Mapping[str, Any], rows: list[TrialRow], *, finished: bool) -> s
     """What to do about trials that have not ended, nobody being at work on them."""
     searched = [row.status for row in rows if row.arm == SEARCH]
     baseline = spec["ablation"]["baseline"] if spec["ablation"] else None
-    if studies.lacks_winner(baseline=baseline, trials=spec["optimizer"]["trials"], searched=searched):
-        return studies.NO_WINNER
+    if lifecycle.lacks_winner(baseline=baseline, trials=spec["optimizer"]["trials"], searched=searched):
+        return lifecycle.NO_WINNER
     if finished:
         return "what waits is not trained: the search has no more points, or nothing that prepares an arm completed"
     return "go on with: the sweep's command line and --resume"
@@ -138,11 +140,11 @@ def render(status: Status) -> str:
     lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {at_work}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
     if status.best:
-        params = numbers.parameters(status.best.params)
+        params = formatting.parameters(status.best.params)
         lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
     if status.left_s is not None:
-        lines += ["", f"time left: about {numbers.duration(status.left_s)}"]
+        lines += ["", f"time left: about {formatting.duration(status.left_s)}"]
     if status.failures:
         lines += ["", "failures: " + ", ".join(f"{kind} {count}" for kind, count in status.failures.items())]
         for failed in status.failed:
@@ -164,10 +166,10 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
-    parser.add_argument("--results", type=places.parse, default="results", metavar="DIR", help=places.HELP)
+    parser.add_argument("--results", type=locations.parse, default="results", metavar="DIR", help=locations.HELP)
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    status = collect(Ledger(studies.find(arguments.study, results=arguments.results)))
+    status = collect(Ledger(lifecycle.find(arguments.study, results=arguments.results)))
     print(json.dumps(asdict(status), indent=1) if arguments.json else escape.printable(render(status)))
     return DONE
 

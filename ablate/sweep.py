@@ -12,31 +12,36 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ablate import cli, escape, numbers, phases, plan, preflight, provenance, spec, studies, tracking
+from ablate import cli, escape, formatting
 from ablate.errors import BadInput, CannotWrite, writing
-from ablate.ledger import MEASURED, Ledger, TrialRow
-from ablate.limits import Limits
-from ablate.live import View, outcome
-from ablate.places import Place
-from ablate.runner import Halt, Runner
-from ablate.spec import Resources, StudySpec
+from ablate.records import provenance
+from ablate.records.ledger import MEASURED, Ledger, TrialRow
+from ablate.records.locations import Place
+from ablate.running import tracking
+from ablate.running.limits import Limits
+from ablate.running.live import View, outcome
+from ablate.running.progress import Tally, best_of_study
+from ablate.running.runner import Halt, Runner
+from ablate.running.trial import Desk
+from ablate.spec import study_file
+from ablate.spec.study_file import Resources, StudySpec
+from ablate.study import lifecycle, phases, preflight
 from ablate.sweep_options import Options, parse
-from ablate.tally import Tally, best_of_study
-from ablate.trial import Desk
+from ablate.trials import plan
 
 if TYPE_CHECKING:
-    from ablate.dry_run import DryRun
+    from ablate.study.dry_run import DryRun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, write the report; the last lines name the best trial and the report."""
     options = parse(argv)
-    study = spec.load(options.space, options.sets)
+    study = study_file.load(options.space, options.sets)
     if options.trials is not None and not study.search:
         raise BadInput("--trials", "", options.trials, "the study has no search", "leave it out, or set ablation.seeds")
     if options.dry_run:
         return _dry_run(study, options)
-    spec.check_installed(study)
+    study_file.check_installed(study)
     if options.address is None and not options.inline:
         # Fail before anything is written, not when Ray is up.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dry_run(study: StudySpec, options: Options) -> int:
-    from ablate import dry_run
+    from ablate.study import dry_run
 
     run = _plan(study, options)
     print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
@@ -55,7 +60,7 @@ def _dry_run(study: StudySpec, options: Options) -> int:
 
 
 def _plan(study: StudySpec, options: Options) -> DryRun:
-    from ablate import dry_run  # brings Optuna, for the search's first draws
+    from ablate.study import dry_run  # brings Optuna, for the search's first draws
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
@@ -69,7 +74,7 @@ def _within_budget(study: StudySpec, options: Options) -> Options:
     """The options, with the hours bounded by what this machine's cards have left of `resources.max_gpu_hours`. Raises
     BadInput where what is left to train takes more."""
     cards, ledger = preflight.machine(gpus=options.gpus, card=None), Ledger(options.results / study.study)
-    if cards.card is None or not cards.gpus or studies.is_finished(study, ledger):
+    if cards.card is None or not cards.gpus or lifecycle.is_finished(study, ledger):
         return options  # no hours of cards are spent
     left_h = _plan(study, options).left_gpu_hours
     if left_h is None or options.address is not None:
@@ -91,14 +96,14 @@ def _sweep(study: StudySpec, options: Options) -> int:
     with contextlib.ExitStack() as stack:
         view = View(tally)
         starting = _runner(study, desk, halt=halt, view=view, options=options)
-        studies.check_free(desk.ledger)  # a runner makes room for itself in the study's folder
+        lifecycle.check_free(desk.ledger)  # a runner makes room for itself in the study's folder
         # Somebody else's cluster may not be there or be too small: joined before anything is written.
         runner = stack.enter_context(starting) if options.address else None
-        ledger, state = studies.open_study(study, options.results, resume=options.resume)
+        ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
         if state == "finished":
             view.say(f"study {study.study} is finished already: writing its report again")
             return _conclude(study, ledger, options)
-        stack.enter_context(studies.driving(ledger))
+        stack.enter_context(lifecycle.driving(ledger))
         tally.rows += ledger.rows()
         stack.enter_context(halt)
         stack.enter_context(view)
@@ -110,7 +115,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
         try:
             with writing():
                 if phases.run(study, ledger, runner=runner, halt=halt, say=view.say):
-                    studies.mark_finished(ledger)
+                    lifecycle.mark_finished(ledger)
         except CannotWrite as full:
             halt.call_off(full.line)
     return _after(study, ledger, halt=halt, options=options)
@@ -120,10 +125,10 @@ def _runner(
     study: StudySpec, desk: Desk, *, halt: Halt, view: View, options: Options
 ) -> AbstractContextManager[Runner]:
     if options.inline:
-        from ablate import inline_runner
+        from ablate.running import inline
 
-        return inline_runner.start(desk, halt=halt, on_event=view.on_event)
-    from ablate.ray_runner import tuner  # seconds of imports, which bad input need not wait for
+        return inline.start(desk, halt=halt, on_event=view.on_event)
+    from ablate.running.ray import tuner  # seconds of imports, which bad input need not wait for
 
     return tuner.start(study, desk, halt=halt, on_event=view.on_event, address=options.address, gpus=options.gpus)
 
@@ -146,13 +151,13 @@ def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) ->
 
 def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     """Write the report, print what became of the trials, the best of them, and where the report is."""
-    from ablate import report  # brings pandas and matplotlib
+    from ablate.report import writer  # brings pandas and matplotlib
 
     rows = ledger.rows()
     found = best_of_study(rows, objective=study.objectives[0])
     folder = None
     try:
-        report.write(ledger.place)
+        writer.write(ledger.place)
         folder = ledger.place / "report"
     except BadInput as error:  # trials of two commits, say: the study is done all the same
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
@@ -176,15 +181,15 @@ def _lines(
 ) -> list[str]:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    lines = [f"{numbers.count(len(rows), 'trial')}: {said}"]
+    lines = [f"{formatting.count(len(rows), 'trial')}: {said}"]
     lines += [f"  {row.trial_id} {outcome(row, metric='')}" for row in rows if row.status not in MEASURED]
     metric = study.objectives[0].metric
     if best is None:
         lines.append("best: none, no trial completed")
     else:
         row, value = best
-        reached = f"{metric} {numbers.significant(value, digits=5)}"
-        lines.append(f"best: trial {row.trial_id} {reached} {numbers.parameters(row.params)}")
+        reached = f"{metric} {formatting.significant(value, digits=5)}"
+        lines.append(f"best: trial {row.trial_id} {reached} {formatting.parameters(row.params)}")
     lines.append(f"report: {report / 'report.md' if report else 'none, see above'}")
     return lines
 

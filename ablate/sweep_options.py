@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ablate import places
 from ablate.errors import BadInput
-from ablate.places import Place
+from ablate.records import locations
+from ablate.records.locations import Place
 
 _EPILOG = """examples:
   python -m ablate.sweep search_spaces/ema.yaml
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("space", metavar="SPACE.yaml", type=Path, help="the study file")
-    add("--results", metavar="DIR", type=places.parse, default="results", help=places.HELP)
+    add("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="set a value of the study file; repeatable")
     add("--trials", metavar="N", type=_at_least(1), help="trials of the search: --set optimizer.trials=N")
     add("--resume", action="store_true", help="go on with a study that was not finished")

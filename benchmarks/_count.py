@@ -106,7 +106,7 @@ def _phase_of_the_stack() -> str | None:
     frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.parent == _MODEL:
+        if _MODEL in path.parents:
             for file, name, phase in _RULES:
                 if path.name == file and frame.f_code.co_qualname.startswith(name):
                     return phase

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import _subject
 from benchmarks._count import PHASES, Cost, Counter
-from model import bags
-from model.config import Config, resolve
-from model.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
+from model.bank import segment_sum
+from model.bank.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
+from model.config.resolve import Config, resolve
 from model.transformer import Transformer
 
 TENSOR_FLOPS, VECTOR_FLOPS, BYTES_PER_S = 165.2e12, 82.6e12, 1_008e9
@@ -95,7 +95,7 @@ def count() -> Roofline:
 
 def _as_on_a_card() -> AbstractContextManager[None]:
     """The kernels that are chosen on a card, in pieces as large as there."""
-    return bags.pretending("cuda", cache=bags.CUDA_CACHE_BYTES)
+    return segment_sum.pretending("cuda", cache=segment_sum.CUDA_CACHE_BYTES)
 
 
 def count_step(config: Config) -> dict[str, Cost]:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks._count import Counter
-from model import ema
-from model.config import Config, ModelConfig, resolve
-from model.decode import decode
-from model.memory import MEMORIES, Read
-from model.memory_bank import MemoryBank
-from model.product_key import Selection
+from model.bank import ema
+from model.bank.bank_read import decode
+from model.bank.memory import MEMORIES, Read
+from model.bank.memory_bank import MemoryBank
+from model.bank.product_key import Selection
+from model.config.resolve import Config, ModelConfig, resolve
 from model.trainer import Trainer, _Window
 from model.transformer import Transformer
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg, optimize
 
-from ablate.distributions import Choice, Distribution
+from ablate.spec.distributions import Choice, Distribution
 
 RUNS = Path(__file__).parent / "data" / "surrogate_runs.csv"
 
@@ -77,7 +77,7 @@ def _unit(distribution: Distribution, value: float) -> float:
 
 def export(study: Path, *, metric: str = "val_loss", path: Path = RUNS) -> int:
     """Write the completed runs of a study as `read` reads them; how many they are. No host and no path goes with it."""
-    from ablate.dataset import read as read_study
+    from ablate.study.dataset import read as read_study
 
     data = read_study(study)
     done = [row for row in data.trials_arrow.to_pylist() if row["status"] == "completed" and row["arm"] == "search"]

@@ -146,7 +146,7 @@ class Run:
 
     def _pause(self, driver: subprocess.Popen[str]) -> None:
         """A random while, or a random number of reports if they come sooner; shorter where the driver ends."""
-        from ablate.ledger import Ledger
+        from ablate.records.ledger import Ledger
 
         def reports() -> int:
             return Ledger(self.folder).history(columns=["step"], repeats=True).num_rows
@@ -196,12 +196,12 @@ def attack(run: Run, *, kills: int) -> dict[str, Any]:
 
 def verdict(run: Run) -> dict[str, Any]:
     """What the study's folder says after the last life."""
-    from ablate import studies
-    from ablate.ledger import Ledger
+    from ablate.records.ledger import Ledger
+    from ablate.study import lifecycle
 
     ledger = Ledger(run.folder)
     rows = ledger.rows()
-    planned = studies.planned(ledger.read_study())
+    planned = lifecycle.planned(ledger.read_study())
     changed = [path.name for path, content in run.final.items() if not path.exists() or path.read_bytes() != content]
     ends = Counter(row.status for row in rows)
     return {

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.best import Objective
-from ablate.analyze.paired import ALPHA, BASELINE, effects
+from ablate.analyze.arms.paired import ALPHA, BASELINE, effects
+from ablate.analyze.search.best import Objective
 from ablate.analyze.stats import detectable_effect
 
 LOSS = Objective("val_loss", "min")
@@ -170,7 +170,7 @@ def real_residuals(path: Path) -> np.ndarray | None:
     """Rows: arms, columns: seeds; each arm's losses without its mean. A study's folder, or a CSV with columns arm,
     seed, val_loss. None where there is none, or fewer than ARMS + 1 arms share seeds."""
     if (path / "study.json").is_file():
-        from ablate.dataset import read
+        from ablate.study.dataset import read
 
         trials = read(path, whole=False).trials
         trials = trials[(trials["status"] == "completed") & (trials["arm"] != "search")]

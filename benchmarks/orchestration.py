@@ -22,17 +22,17 @@ from typing import Any
 from ray import tune
 from tabulate import tabulate
 
-from ablate.admission import Admission, Sizes
-from ablate.ledger import Ledger
-from ablate.packing import fit
-from ablate.plan import ArmQueue, Trial, trial_id
-from ablate.ray_runner.board import Board
-from ablate.ray_runner.cluster import Cluster, connect
-from ablate.ray_runner.orders import Orders
-from ablate.ray_runner.tuner import RayRunner
-from ablate.runner import Halt
-from ablate.spec_models import Resources
-from ablate.trial import Desk
+from ablate.records.ledger import Ledger
+from ablate.running.ray.cluster import Cluster, connect
+from ablate.running.ray.coordinator import Board
+from ablate.running.ray.run_context import Orders
+from ablate.running.ray.tuner import RayRunner
+from ablate.running.runner import Halt
+from ablate.running.trial import Desk
+from ablate.scheduling.admission import Admission, Sizes
+from ablate.scheduling.packing import fit
+from ablate.spec.models import Resources
+from ablate.trials.plan import ArmQueue, Trial, trial_id
 from model.api import Config, Report, Result, Verdict, resolve
 
 STUDY = "orchestration"

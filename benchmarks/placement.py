@@ -36,11 +36,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ablate import spec
-from ablate.admission import Admission, Sizes, Taken
-from ablate.placement import TURN, Node
-from ablate.plan import Trial, trial_id
-from ablate.spec_models import Resources
+from ablate.scheduling.admission import Admission, Sizes, Taken
+from ablate.scheduling.placement import TURN, Node
+from ablate.spec import study_file
+from ablate.spec.models import Resources
+from ablate.trials.plan import Trial, trial_id
 from model.api import Config, Verdict, footprint, override
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "ema_4090.yaml"
@@ -124,7 +124,7 @@ def predicted_gib(config: Config) -> float:
 @cache
 def _predicted_gib(batch_size: int, knowledge_length: int) -> float:
     """Of the file's base with these: a prediction takes seconds, and there are nine."""
-    base = spec.load(SPACE).base
+    base = study_file.load(SPACE).base
     config = override(base, {"train.batch_size": batch_size, "model.knowledge_length": knowledge_length})
     return footprint(config).peak_gib
 
@@ -132,7 +132,7 @@ def _predicted_gib(batch_size: int, knowledge_length: int) -> float:
 @cache
 def day(seed: int) -> list[Job]:
     """The day's jobs."""
-    study, draw = spec.load(SPACE), random.Random(seed)
+    study, draw = study_file.load(SPACE), random.Random(seed)
     lengths = study.search["model.knowledge_length"].ends
     jobs = []
     for number in range(TRIALS):

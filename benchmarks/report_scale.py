@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, trial_schema
+from ablate.records.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, trial_schema
 from model.api import resolve
 
 LIMITS = {"parts_s": 90.0, "compact_s": 15.0, "peak_gb": 1.5}

@@ -35,12 +35,12 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from ablate import spec
-from ablate.ledger import Ledger, TrialRow
-from ablate.plan import Trial
-from ablate.search import Search
-from ablate.spec import Asha, EarlyStopping, Optimizer, StudySpec
-from ablate.spec_models import Sampler
+from ablate.records.ledger import Ledger, TrialRow
+from ablate.search.source import Search
+from ablate.spec import study_file
+from ablate.spec.models import Sampler
+from ablate.spec.study_file import Asha, EarlyStopping, Optimizer, StudySpec
+from ablate.trials.plan import Trial
 from benchmarks import _surface
 from benchmarks._surface import Surface
 from model.api import Verdict
@@ -163,7 +163,7 @@ def _line(setting: Setting, noise: Noise, found_S2: np.ndarray) -> Line:
 @cache
 def surface() -> tuple[Surface, StudySpec]:
     """The surface and the study whose space it is over; once a process."""
-    study = spec.load(SPACE)
+    study = study_file.load(SPACE)
     return Surface.of(_surface.read(), study.search), study
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.config import (
+from model.config.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages, check_ranks
+from model.config.resolve import (
     KEYS,
     PATH_KEYS,
     PRESETS,
@@ -26,15 +27,14 @@ from model.config import (
     resolve,
     value_of,
 )
-from model.estimate import Estimate, estimate
-from model.footprint import CONTEXT_GIB, Footprint, footprint
-from model.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages, check_ranks
+from model.config.seeding import stream_seed
+from model.cost.estimate import Estimate, estimate
+from model.cost.footprint import CONTEXT_GIB, Footprint, footprint
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
-from model.streams import stream_seed
 
 if TYPE_CHECKING:
-    from model.bank import Entry as BankEntry
+    from model.bank.inspect import Entry as BankEntry
 
 __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
@@ -69,7 +69,7 @@ def check_data(config: Config) -> str:
 
     Raises DataError with file and line for a line that is not JSON or has no text. Imports no torch.
     """
-    from model.corpus import content_hash
+    from model.data.corpus import content_hash
 
     return content_hash(config)
 
@@ -80,7 +80,7 @@ def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
     Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError for a data file that is
     needed to make the bank at the start again and is broken.
     """
-    from model.bank import read, select  # torch again
+    from model.bank.inspect import read, select  # torch again
 
     return select(read(checkpoint_dir), find=None, top=top)[0]
 

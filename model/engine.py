@@ -14,8 +14,8 @@ from accelerate.utils import DeepSpeedPlugin, GradientAccumulationPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config import Config, ConfigError
-from model.launch import check_packages, check_ranks, deepspeed_config
+from model.config.launch import check_packages, check_ranks, deepspeed_config
+from model.config.resolve import Config, ConfigError
 from model.meters import reset_peaks
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.batches import IGNORED
+from model.data.batches import IGNORED
 
 CHUNK_BYTES = 2**25
 """Bound on the fp32 logits that exist at once; their gradient takes their place."""

@@ -18,8 +18,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.config import PATH_KEYS, Config, ConfigError, missing_files, resolve
-from model.launch import check_packages, check_processes
+from model.config.launch import check_packages, check_processes
+from model.config.resolve import PATH_KEYS, Config, ConfigError, missing_files, resolve
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 # Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.

@@ -13,19 +13,21 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from model import checkpoint, corpus, ema, engine
-from model.batches import IGNORED, Batches
-from model.config import Config
-from model.examiner import Examiner
-from model.feed import Feed, ahead_on, on_host
-from model.memory import sum_over_ranks
+from model import checkpoint, engine
+from model.bank import ema
+from model.bank.bank_updater import Upkeep, fill_bank
+from model.bank.memory import sum_over_ranks
+from model.config.resolve import Config
+from model.config.seeding import reseeded
+from model.data import corpus
+from model.data.batches import IGNORED, Batches
+from model.data.tokenizer import load_or_train
+from model.evaluate.evaluator import Examiner
 from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
+from model.prefetch import Feed, ahead_on, on_host
 from model.schedule import learning_rate, report_due, reports_by
-from model.streams import reseeded
-from model.tokenizer import load_or_train
 from model.transformer import Transformer, initialise
-from model.upkeep import Upkeep, fill_bank
 
 Metrics = dict[str, float | int | list[float]]
 Listener = Callable[[Report], Verdict]

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.config import Memory, ModelConfig
+from model.bank.memory import MEMORIES, NORM_EPS, Read
+from model.bank.memory_bank import MemoryBank
+from model.config.resolve import Memory, ModelConfig
+from model.config.seeding import stream_seed
 from model.layers import Attention, rotary_table
 from model.loss import summed_nats
-from model.memory import MEMORIES, NORM_EPS, Read
-from model.memory_bank import MemoryBank
-from model.streams import stream_seed
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ablate import inline_runner
-from ablate.ledger import Ledger
-from ablate.places import Url
-from ablate.runner import Halt, Listener
-from ablate.trial import Desk
-from tests import s3
+from ablate.records.ledger import Ledger
+from ablate.records.locations import Url
+from ablate.running import inline
+from ablate.running.runner import Halt, Listener
+from ablate.running.trial import Desk
 from tests.fakes import Act, Scripted
+from tests.records import s3
 from tests.study_files import SMALL
 
 if TYPE_CHECKING:
-    from ablate.ray_runner.cluster import Cluster
+    from ablate.running.ray.cluster import Cluster
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def ray_cluster() -> Iterator[Cluster]:
     # Imported here, so that tests without Ray do not wait for it.
     import ray.cloudpickle
 
-    from ablate.ray_runner.cluster import connect
+    from ablate.running.ray.cluster import connect
     from tests import fakes
 
     ray.cloudpickle.register_pickle_by_value(fakes)  # workers need not find tests/
@@ -73,9 +73,9 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scrip
 
         @contextmanager
         def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[Any]:
-            yield inline_runner.InlineRunner(desk, halt=halt, on_event=on_event, train=train)
+            yield inline.InlineRunner(desk, halt=halt, on_event=on_event, train=train)
 
-        monkeypatch.setattr(inline_runner, "start", start)
+        monkeypatch.setattr(inline, "start", start)
         return train
 
     return script

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablate import spec
-from ablate.ledger import Status, TrialRow
-from ablate.plan import Trial
-from ablate.spec import StudySpec
+from ablate.records.ledger import Status, TrialRow
+from ablate.spec import study_file
+from ablate.spec.study_file import StudySpec
+from ablate.trials.plan import Trial
 from model.api import Report
 
 GOOD = """\
@@ -47,7 +47,7 @@ def write(folder: Path, text: str = GOOD) -> Path:
 
 def load(folder: Path, *sets: str, text: str = GOOD) -> StudySpec:
     """The study of `text`, with `sets` over it."""
-    return spec.load(write(folder, text), sets)
+    return study_file.load(write(folder, text), sets)
 
 
 def row(

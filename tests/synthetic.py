@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.ledger import Ledger, Status, TrialRow
-from ablate.plan import trial_id
+from ablate.records.ledger import Ledger, Status, TrialRow
+from ablate.trials.plan import trial_id
 from model.api import Report, resolve
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.best import Objective, ranked
+from ablate.analyze.arms.paired import BASELINE, SEARCH, arm_names
 from ablate.analyze.frames import completed, floats, of_arm
-from ablate.analyze.paired import BASELINE, SEARCH, arm_names
+from ablate.analyze.search.best import Objective, ranked
 
 
 @dataclass(frozen=True)

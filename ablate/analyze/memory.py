@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablate.analyze.best import Objective, ranked
+from ablate.analyze.arms.paired import BASELINE, SEARCH, Effect, arm_names
 from ablate.analyze.frames import completed, floats, of_arm
-from ablate.analyze.paired import BASELINE, SEARCH, Effect, arm_names
+from ablate.analyze.search.best import Objective, ranked
 from ablate.analyze.stats import Interval, t_interval
 
 LEARNED = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model.facts import Fact
+from model.data.facts import Fact
 
 
 def cells(facts: Sequence[Fact], *, n: int) -> list[int]:

@@ -1,0 +1,76 @@
+"""What an arm's difference costs: time and FLOPs of a run, and the difference for each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ablate.analyze.arms.paired import BASELINE, Effect
+from ablate.analyze.frames import completed, floats, of_arm
+from model.api import estimate, from_json
+
+PFLOP = 1e15
+
+
+@dataclass(frozen=True)
+class Worth:
+    """One group's completed runs. `hours` and `pflop`: means over its runs; an arm's `*_ratio`: over the baseline's.
+
+    `per_hour` and `per_pflop`: the arm's difference to the baseline over what one of its runs costs (NaN for the
+    baseline). FLOPs are `model.api.estimate`'s, forward and backward, times the tokens that were seen.
+    """
+
+    group: str
+    n: int
+    hours: float
+    pflop: float
+    hours_ratio: float
+    pflop_ratio: float
+    per_hour: float
+    per_pflop: float
+
+
+def worths(trials: pd.DataFrame, *, effects: Sequence[Effect]) -> list[Worth]:
+    """The baseline, then every arm that has a pair."""
+    control = _costs(trials, BASELINE)
+    found = [_worth(BASELINE, control, control, difference=math.nan)]
+    for effect in effects:
+        if effect.n:
+            found.append(_worth(effect.arm, _costs(trials, effect.arm), control, difference=effect.difference.mean))
+    return [entry for entry in found if entry.n]
+
+
+def _costs(trials: pd.DataFrame, group: str) -> tuple[int, float, float]:
+    """(runs, hours, PFLOP) of a group's completed runs, means."""
+    runs = completed(of_arm(trials, group))
+    if runs.empty:
+        return 0, math.nan, math.nan
+    # A group's runs differ by their seed alone, so one configuration speaks for all of them.
+    per_token = estimate(from_json(str(runs["config_json"].iloc[0]))).flops_per_token
+    return (
+        len(runs),
+        float(np.mean(floats(runs, "wall_s"))) / 3600,
+        per_token * float(np.mean(floats(runs, "tokens_seen"))) / PFLOP,
+    )
+
+
+def _worth(group: str, own: tuple[int, float, float], control: tuple[int, float, float], *, difference: float) -> Worth:
+    n, hours, pflop = own
+    return Worth(
+        group=group,
+        n=n,
+        hours=hours,
+        pflop=pflop,
+        hours_ratio=_over(hours, control[1]),
+        pflop_ratio=_over(pflop, control[2]),
+        per_hour=_over(difference, hours),
+        per_pflop=_over(difference, pflop),
+    )
+
+
+def _over(value: float, by: float) -> float:
+    return value / by if by > 0 else math.nan

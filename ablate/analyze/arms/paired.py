@@ -1,0 +1,150 @@
+"""What an arm of an ablation changes: the paired difference to the baseline on the same seeds.
+
+The declared test is the exact sign-flip test, with Holm over the study's arms; the t interval and the t test's p stand
+beside it. A seed where both runs have ended and one gave no value is dropped as a pair, and counted; where one has not
+ended, the pair is pending. An A/A arm (the baseline on other random streams) is a check and no claim: it is measured
+like an arm and is not of Holm's family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ablate.analyze.frames import floats, texts
+from ablate.analyze.search.best import Objective
+from ablate.analyze.stats import (
+    Interval,
+    detectable_effect,
+    flip_detectable_effect,
+    holm,
+    paired_t_p,
+    sign_flip_p,
+    t_interval,
+)
+from ablate.spec.designs import smallest_p_holm
+
+BASELINE = "baseline"
+SEARCH = "search"
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One arm against the baseline, in the objective's unit, over the seeds that both have.
+
+    `arm_values` and `baseline_values`: mean, spread and t interval of either side over those seeds. `difference`: of
+    arm - baseline. `mde`: the true difference that a t test finds with power 0.8 at 0.05 / arms; `mde_exact`: that the
+    declared test does, NaN where it cannot reject or was not simulated. `dropped`: seeds on which one of two ended runs
+    gave no value; `pending`: on which only one has ended. `smallest_p_holm`: what the smallest of the arms' adjusted p
+    values could be at this n. `check`: an A/A arm, whose `p_holm` and `smallest_p_holm` are NaN and whose `mde` is at
+    0.05.
+    """
+
+    arm: str
+    metric: str
+    arm_values: Interval
+    baseline_values: Interval
+    difference: Interval
+    p: float
+    p_exact: float
+    p_holm: float
+    mde: float
+    mde_exact: float
+    dropped: int
+    pending: int
+    smallest_p_holm: float
+    check: bool = False
+
+    @property
+    def n(self) -> int:
+        """Pairs."""
+        return self.difference.n
+
+
+def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str]:
+    """The arms other than the baseline: the declared ones in their order, then any that only the results have."""
+    found = [arm for arm in dict.fromkeys(texts(trials, "arm")) if arm not in (BASELINE, SEARCH)]
+    return list(dict.fromkeys([*declared, *found]))
+
+
+def effects(
+    trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), checks: Collection[str] = ()
+) -> list[Effect]:
+    """Every arm's effect on one objective, p values adjusted over all of them, arms without a pair included.
+
+    `checks`: the A/A arms, which stand outside of the family.
+    """
+    names = arm_names(trials, declared=declared)
+    family = sum(name not in checks for name in names)
+    control = by_seed(trials, BASELINE, objective)
+    raw = [
+        _effect(
+            name, objective, align(control, by_seed(trials, name, objective)), family=1 if name in checks else family
+        )
+        for name in names
+    ]
+    claims = iter(holm([effect.p_exact for effect in raw if effect.arm not in checks]))
+    return [
+        replace(effect, check=True, smallest_p_holm=np.nan)
+        if effect.arm in checks
+        else replace(effect, p_holm=next(claims))
+        for effect in raw
+    ]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The seeds that both sides have a value on, in order, and the values; `dropped`: seeds on which both sides have
+    ended and one has none; `pending`: seeds on which one side has not ended."""
+
+    seeds: tuple[int, ...]
+    baseline: np.ndarray
+    arm: np.ndarray
+    dropped: int
+    pending: int
+
+
+def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
+    """An arm's runs beside the baseline's."""
+    return align(by_seed(trials, BASELINE, objective), by_seed(trials, arm, objective))
+
+
+def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
+    """Seed by seed; NaN is the value of a run that ended without one."""
+    ended = sorted(control.keys() & treated.keys())
+    both = [seed for seed in ended if not np.isnan(control[seed] + treated[seed])]
+    sides = (np.array([side[seed] for seed in both], dtype=float) for side in (control, treated))
+    pending = len(control.keys() ^ treated.keys())
+    return Pairs(tuple(both), *sides, dropped=len(ended) - len(both), pending=pending)
+
+
+def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> dict[int, float]:
+    """The objective of an arm's ended runs, seed -> value; NaN for a run that did not complete."""
+    own = np.asarray(trials["arm"] == arm, dtype=bool)
+    seeds, values = floats(trials, "seed")[own], floats(trials, objective.metric)[own]
+    ended = np.asarray(trials["status"] == "completed", dtype=bool)[own]
+    return dict(zip(seeds.astype(int).tolist(), np.where(ended, values, np.nan).tolist(), strict=True))
+
+
+def _effect(arm: str, objective: Objective, pairs: Pairs, *, family: int) -> Effect:
+    differences = pairs.arm - pairs.baseline
+    difference, n = t_interval(differences), len(differences)
+    return Effect(
+        arm=arm,
+        metric=objective.metric,
+        arm_values=t_interval(pairs.arm),
+        baseline_values=t_interval(pairs.baseline),
+        difference=difference,
+        p=paired_t_p(differences),
+        p_exact=sign_flip_p(differences),
+        p_holm=np.nan,
+        mde=detectable_effect(difference.sd, n=n, alpha=ALPHA / family),
+        mde_exact=flip_detectable_effect(difference.sd, n=n, alpha=ALPHA / family),
+        dropped=pairs.dropped,
+        pending=pairs.pending,
+        smallest_p_holm=smallest_p_holm(seeds=n, arms=family) if n else np.nan,
+    )

@@ -1,0 +1,68 @@
+"""Whether trials that are compared may be: same commit, same budget, same data, same versions of torch and Ray.
+
+A search's trials are compared with each other; an arm's run with the baseline's run on the same seed. (Seeds may differ
+in data and budget: the seed draws the world of `facts`.) A difference that the study itself asks for is no accident: a
+searched batch size changes the budget a little, an arm may be about the data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablate.analyze.arms.paired import SEARCH
+from ablate.analyze.frames import of_arm, rows, texts
+
+# What makes budget_tokens and data_hash what they are; a study that varies one of these varies them on purpose.
+DATA_KEYS = ("data.", "train.seed", "model.vocab_size")
+BUDGET_KEYS = (
+    *DATA_KEYS, "train.tokens", "train.epochs", "train.batch_size", "train.accumulation_steps", "model.max_seq_len",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Trials of one comparison that differ from its majority. `odd`: trial id -> its own value."""
+
+    comparison: str
+    column: str
+    usual: str
+    odd: dict[str, str]
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{trial_id} ({value})" for trial_id, value in self.odd.items())
+        return f"{self.column} is not the same throughout {self.comparison}: {self.usual} but for {listed}"
+
+
+def mixed(trials: pd.DataFrame, *, varied: Iterable[str]) -> list[Mixed]:
+    """What must not be mixed and is, among trials whose numbers are compared (completed and pruned ones).
+
+    `varied`: every key that the study searches or that an arm overrides.
+    """
+    keys = tuple(varied)
+    compared = rows(trials, trials["status"].isin(["completed", "pruned"]))
+    search, ablation = of_arm(compared, SEARCH), rows(compared, compared["arm"] != SEARCH)
+    found = [
+        _odd(runs, comparison, column)
+        for column in ("git_commit", "versions")
+        for runs, comparison in ((search, "the search"), (ablation, "the ablation"))
+        if column == "git_commit" or any(map(pd.notna, runs[column]))  # an older ledger does not tell versions
+    ]
+    for column, by_design in (("budget_tokens", BUDGET_KEYS), ("data_hash", DATA_KEYS)):
+        if not any(key.startswith(by_design) for key in keys):
+            found.append(_odd(search, "the search", column))
+            found += [_odd(runs, f"seed {seed} of the ablation", column) for seed, runs in ablation.groupby("seed")]
+    return [entry for entry in found if entry is not None]
+
+
+def _odd(runs: pd.DataFrame, comparison: str, column: str) -> Mixed | None:
+    """The trials that do not have the value of most (at a tie: of the first), or None where all agree."""
+    values = ["unknown" if pd.isna(value) or value == "" else str(value) for value in runs[column]]
+    if len(set(values)) < 2:
+        return None
+    usual = Counter(values).most_common(1)[0][0]
+    odd = {trial_id: value for trial_id, value in zip(texts(runs, "trial_id"), values, strict=True) if value != usual}
+    return Mixed(comparison=comparison, column=column, usual=usual, odd=odd)

@@ -1,0 +1,280 @@
+"""The only reader and writer of results/STUDY: the record of truth, made of parquet parts that are whole or absent.
+Where they are kept, a folder or a bucket, is the store's (`ablate.store`).
+
+One writer a trial at a time: an attempt is claimed by creating its history part, and whoever held an older attempt is
+refused from then on (a killed worker lives on for a second and goes on writing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ablate.errors import BadInput
+from ablate.records import atomic_files, store, study_reader
+from ablate.records.interim_looks import Look
+from ablate.records.locations import Place
+from ablate.records.rows import MEASURED, Status, TrialRow
+from ablate.records.schema import HISTORY_SCHEMA, METRIC_COLUMNS, trial_schema
+from ablate.records.store import Store
+from ablate.records.study_reader import Contents
+from model.api import Report
+
+__all__ = ["MEASURED", "Ledger", "StaleAttempt", "Status", "TrialRow"]
+
+
+class StaleAttempt(RuntimeError):
+    """A writer whose attempt is no longer the trial's current one, or whose trial is final, was refused."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """results/STUDY. Holds nothing but its place, so it travels to workers as it is."""
+
+    place: Place
+
+    # ---- where things are
+
+    @property
+    def store(self) -> Store:
+        """What keeps the files. Raises BadInput where a bucket cannot be reached."""
+        return store.at(self.place)
+
+    @property
+    def root(self) -> Path:
+        """The study's folder; of a study in a bucket, the folder of copies on this machine."""
+        return self.store.folder
+
+    def path(self, *parts: str) -> Path:
+        """A file or folder of the study on this machine: `ledger.path("swanlab")`."""
+        return self.root.joinpath(*parts)
+
+    def exists(self) -> bool:
+        """Whether a study is there."""
+        return self.store.exists("study.json")
+
+    def checkpoint_dir(self, trial_id: str, *, own: bool = False) -> Path:
+        """Where a trial keeps what it goes on from. `own`: for those who train it, who must all find the same: what is
+        kept, and nothing that is only here."""
+        self.store.pull(f"checkpoints/{trial_id}", mirror=own)
+        return self.path("checkpoints", trial_id)
+
+    def keep_checkpoint(self, trial_id: str, *, attempt: int) -> None:
+        """Keep what was written to `checkpoint_dir`, unless a newer attempt goes on."""
+        if self.attempt(trial_id) == attempt:
+            self.store.push(f"checkpoints/{trial_id}", mirror=True)
+
+    def log_place(self, trial_id: str, attempt: int) -> Place:
+        """Where the log of an attempt that failed is, if it has one."""
+        return self.place / _log(trial_id, attempt)
+
+    # ---- writing a trial
+
+    def claim(self, trial_id: str) -> int:
+        """Begin the trial's next attempt, 1 for its first, and fence every older one off."""
+        attempt = self.attempt(trial_id) + 1
+        while True:
+            try:
+                self.store.create(
+                    _history(trial_id, attempt), lambda tmp: pq.write_table(HISTORY_SCHEMA.empty_table(), tmp)
+                )
+            except FileExistsError:
+                attempt += 1  # somebody else claimed at the same moment
+            else:
+                return attempt
+
+    def append_report(self, trial_id: str, *, attempt: int, report: Report) -> None:
+        """Add a row to the attempt's history, and keep the checkpoint that was written before. Raises StaleAttempt."""
+        self._refuse_stale(trial_id, attempt)
+        name = _history(trial_id, attempt)
+        row = {
+            "trial_id": trial_id,
+            "attempt": attempt,
+            "step": report.step,
+            "tokens_seen": report.tokens_seen,
+            "budget_tokens": report.budget_tokens,
+            "wall_s": report.wall_s,
+            "lr": report.lr,
+            "losses": report.losses,
+            "time": datetime.now(UTC),
+            **report.metrics,
+        }
+        table = pa.concat_tables([atomic_files.table(self.store.fetch(name)), _one_row(row, HISTORY_SCHEMA)])
+        self.store.replace(name, lambda tmp: pq.write_table(table, tmp))
+        self.store.push(f"checkpoints/{trial_id}", mirror=True)
+
+    def finish(self, row: TrialRow) -> None:
+        """Record a trial's end, once. Raises StaleAttempt where it is final already or a newer attempt runs."""
+        self._refuse_stale(row.trial_id, row.attempt)
+        table = _one_row(row.cells(), trial_schema(row.params))
+        try:
+            self.store.create(_final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
+        except FileExistsError:
+            raise StaleAttempt(f"trial {row.trial_id} is final already") from None
+
+    def write_log(self, trial_id: str, *, attempt: int, text: str) -> None:
+        """Keep the traceback and the last output of an attempt that failed; what stands there already stays."""
+        with contextlib.suppress(FileExistsError):
+            self.store.create(_log(trial_id, attempt), lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+    def log(self, trial_id: str, *, attempt: int) -> str:
+        """What `write_log` kept; "" where nothing was."""
+        try:
+            return self.store.fetch(_log(trial_id, attempt)).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def write_samples(self, trial_id: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what a trial wrote."""
+        self._write_json(f"samples/{trial_id}.json", samples)
+
+    def samples(self, trial_id: str) -> list[dict[str, Any]]:
+        """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
+        path = self.store.fetch(f"samples/{trial_id}.json")
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+    def _refuse_stale(self, trial_id: str, attempt: int) -> None:
+        current = self.attempt(trial_id)
+        if attempt != current:
+            raise StaleAttempt(f"attempt {attempt} of trial {trial_id} was replaced by attempt {current}")
+        if self.store.exists(_final(trial_id)):
+            raise StaleAttempt(f"trial {trial_id} is final already")
+
+    # ---- the study's own file
+
+    def write_study(self, study: Mapping[str, Any]) -> None:
+        """Write study.json whole."""
+        self._write_json("study.json", study)
+
+    def read_study(self) -> dict[str, Any]:
+        """study.json. Raises BadInput where it is missing or is not a JSON object."""
+        path, shown = self.store.fetch("study.json"), str(self.place / "study.json")
+        try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(shown, "", "", f"cannot be read ({error})", "is this a study's folder?") from None
+        if not isinstance(study, dict):
+            raise BadInput(shown, "", "", "not a JSON object", "restore the file, or run the sweep again")
+        return study
+
+    # ---- reading
+
+    def attempt(self, trial_id: str) -> int:
+        """The trial's current attempt; 0 where it was never started."""
+        return max((attempt for name, attempt in self._attempts() if name == trial_id), default=0)
+
+    def final_ids(self) -> set[str]:
+        """Trials that have ended, however."""
+        return {name[: -len(".parquet")] for name in self.store.names("trials") if name.endswith(".parquet")}
+
+    def started_ids(self) -> set[str]:
+        """Trials that were ever started, ended or not."""
+        return {trial_id for trial_id, _ in self._attempts()}
+
+    def row(self, trial_id: str) -> TrialRow | None:
+        """A trial's final row; None where it has not ended, or where its part cannot be read."""
+        self.store.pull("trials", prefix=f"{trial_id}.")
+        table, _ = study_reader.trials(self.root, trial_id=trial_id)
+        return next((TrialRow.of(cells) for cells in table.to_pylist()), None)
+
+    def rows(self) -> list[TrialRow]:
+        """`trials()` as rows."""
+        return [TrialRow.of(cells) for cells in self.trials().to_pylist()]
+
+    def trials(self) -> pa.Table:
+        """A row for every trial that has ended, in the order of their ends; unreadable parts are left out."""
+        self.store.pull("trials")
+        return study_reader.trials(self.root)[0]
+
+    def history(
+        self, trial_id: str | None = None, *, columns: Sequence[str] | None = None, repeats: bool = False
+    ) -> pa.Table:
+        """A row for every report, of one trial or of all, by step; unreadable parts are left out.
+
+        An attempt that went on from a checkpoint continues its forerunners' rows; rows past the checkpoint, which it
+        trained again, are the newer attempt's. `repeats`: the older attempts' stay too. `columns`: these alone.
+        """
+        self.store.pull("history", prefix="" if trial_id is None else f"{trial_id}-")
+        return study_reader.history(self.root, trial_id=trial_id, columns=columns, repeats=repeats)[0]
+
+    def contents(self, *, columns: Sequence[str] | None = None) -> Contents:
+        """Trials, history (with these columns alone) and problems, by way of the compacted copy where it is current."""
+        self._pull()
+        found = study_reader.read(self.root, columns=columns)
+        return replace(found, problems=tuple(map(self._shown, found.problems)))
+
+    def compact(self) -> bool:
+        """Make the compacted copy of a large study anew where it is not current; see `contents.compact`."""
+        self._pull()
+        return study_reader.compact(self.root)
+
+    def problems(self) -> list[str]:
+        """`path: reason` for every part that cannot be read and was therefore left out."""
+        self._pull()
+        return [self._shown(one) for one in study_reader.trials(self.root)[1] + study_reader.history(self.root)[1]]
+
+    # ---- looks at an ablation's results
+
+    def record_look(self, look: Look) -> None:
+        """Keep that results were shown. Raises OSError where results/ cannot be written."""
+        name = f"{datetime.fromisoformat(look.at):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
+        self._write_json(f"looks/{name}", asdict(look))
+
+    def looks(self) -> tuple[list[Look], list[str]]:
+        """Every look, the oldest first, and `path: reason` for files that are none."""
+        self.store.pull("looks")
+        found, problems = [], []
+        for path in sorted(self.path("looks").glob("*.json")):
+            try:
+                found.append(Look.read(json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError) as error:
+                problems.append(self._shown(f"{path}: not readable as a look ({error})"))
+        return sorted(found, key=lambda look: look.at), problems
+
+    # ---- shared by the above
+
+    def _attempts(self) -> list[tuple[str, int]]:
+        return study_reader.named_attempts(self.store.names("history"))
+
+    def _pull(self) -> None:
+        self.store.pull("trials")
+        self.store.pull("history")
+
+    def _shown(self, problem: str) -> str:
+        """With the place of a part, not of its copy."""
+        return problem.replace(str(self.root), str(self.place), 1)
+
+    def _write_json(self, name: str, value: object) -> None:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        self.store.replace(name, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+
+def _final(trial_id: str) -> str:
+    return f"trials/{trial_id}.parquet"
+
+
+def _history(trial_id: str, attempt: int) -> str:
+    return f"history/{trial_id}-{attempt}.parquet"
+
+
+def _log(trial_id: str, attempt: int) -> str:
+    return f"logs/{trial_id}-{attempt}.txt"
+
+
+def _one_row(cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """One row; a cell that was not given is null, and one that the schema does not know is a programmer's error."""
+    unknown = sorted(cells.keys() - set(schema.names))
+    assert not unknown, f"no such columns: {unknown}"
+    known = {column.name for column in METRIC_COLUMNS}
+    missing = set(schema.names) - cells.keys() - known
+    assert not missing, f"columns without a value: {sorted(missing)}"
+    return pa.Table.from_pylist([dict(cells)], schema=schema)

@@ -1,0 +1,64 @@
+"""A trial's end, as the ledger keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal
+
+from ablate.records.schema import METRIC_COLUMNS, PARAM, SCHEMA_VERSION
+
+Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
+MEASURED: tuple[Status, ...] = ("completed", "pruned")
+"""The two ends that leave metrics; every other is a failure and leaves nulls."""
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial's end, as it is recorded. `metrics` of a failed trial are written as nulls whatever stands here."""
+
+    study: str
+    trial_id: str
+    arm: str
+    seed: int
+    status: Status
+    error_kind: str | None
+    error: str | None
+    config_json: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    tokens_seen: int
+    budget_tokens: int
+    wall_s: float
+    attempt: int
+    started_at: datetime
+    finished_at: datetime
+    git_commit: str | None
+    data_hash: str | None
+    host: str
+    device: str
+    audited: bool | None = None
+    predicted_peak_gib: float | None = None
+    gpu_fraction: float | None = None
+    schema_version: int = SCHEMA_VERSION
+    versions: str | None = None
+
+    def cells(self) -> dict[str, Any]:
+        """By column; a failed trial's metrics are left out."""
+        cells = {field.name: getattr(self, field.name) for field in fields(self)}
+        params, metrics = cells.pop("params"), cells.pop("metrics")
+        measured = metrics if self.status in MEASURED else {}
+        return {**cells, **measured, **{PARAM + key: value for key, value in params.items()}}
+
+    @classmethod
+    def of(cls, cells: Mapping[str, Any]) -> TrialRow:
+        """What `cells` gave, without the columns that hold nothing."""
+        own = {field.name: cells[field.name] for field in fields(cls) if field.name not in ("params", "metrics")}
+        params = {
+            name.removeprefix(PARAM): value
+            for name, value in cells.items()
+            if name.startswith(PARAM) and value is not None
+        }
+        metrics = {column.name: cells[column.name] for column in METRIC_COLUMNS if cells[column.name] is not None}
+        return cls(**own, params=params, metrics=metrics)

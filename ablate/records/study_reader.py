@@ -1,0 +1,237 @@
+"""Reading results/STUDY whole: its parquet parts, or the compacted copy of them where that is current.
+
+The copy (compact/trials.parquet, compact/history.parquet) only speeds readers up. It carries a stamp of the parts that
+it was made of (name, size, time, inode of each); where the parts' stamp is another, it is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ablate.records import atomic_files
+from ablate.records.schema import HISTORY_SCHEMA, SCHEMA_VERSION, trial_schema
+
+COMPACT_FROM = 1_000  # parts: fewer are read in a second or two
+_CHUNK = 256  # trials whose histories are in memory at once while a copy is made
+_STAMP = b"stamp"
+_ORDER = [("trial_id", "ascending"), ("step", "ascending")]
+_TRIAL_ORDER = [("finished_at", "ascending"), ("trial_id", "ascending")]
+_TRIAL_NEEDS = ("trial_id", "status")
+_HISTORY_NEEDS = ("trial_id", "step", "losses")
+"""Columns without which a part is not of this ledger; whatever else an older version lacks is null."""
+
+_HISTORY_NAME = re.compile(r"(?P<trial_id>.+)-(?P<attempt>\d+)\.parquet")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A study's tables as `trials` and `history` give them, and the parts that could not be read."""
+
+    trials: pa.Table
+    history: pa.Table
+    problems: tuple[str, ...]
+
+
+def read(root: Path, *, columns: Sequence[str] | None = None) -> Contents:
+    """Everything, the history with these columns alone (None: all of them), by way of the copy where it is current."""
+    kept_trials, kept_history = _kept(root, "trials"), _kept(root, "history", columns=columns)
+    if kept_trials is not None and kept_history is not None:
+        return Contents(kept_trials, kept_history, problems=())
+    ended, lost = trials(root)
+    reports, unread = history(root, columns=columns)
+    return Contents(ended, reports, problems=(*lost, *unread))
+
+
+def trials(root: Path, *, trial_id: str | None = None) -> tuple[pa.Table, list[str]]:
+    """A row for every trial that has ended (or this one), in the order of their ends; and the problems."""
+    pattern = "*.parquet" if trial_id is None else f"{trial_id}.parquet"
+    paths, schema = sorted((root / "trials").glob(pattern)), trial_schema({})
+    chunks: dict[Path, pa.Table] = {}
+    problems: list[str] = []
+    for start in range(0, len(paths), _CHUNK):  # ten thousand one-row tables take hundreds of megabytes
+        tables, unread = _read_all(paths[start : start + _CHUNK], needs=_TRIAL_NEEDS)
+        table, misfits = atomic_files.unify(tables, schema)
+        chunks[root / "trials" / str(start)] = table.combine_chunks()
+        problems += unread + misfits
+    table, torn = atomic_files.unify(chunks, schema)
+    if torn:  # chunks that do not fit each other: part by part, so that only the misfits are left out
+        tables, problems = _read_all(paths, needs=_TRIAL_NEEDS)
+        table, misfits = atomic_files.unify(tables, schema)
+        problems += misfits
+    return table.combine_chunks().sort_by(_TRIAL_ORDER), problems
+
+
+def history(
+    root: Path, *, trial_id: str | None = None, columns: Sequence[str] | None = None, repeats: bool = False
+) -> tuple[pa.Table, list[str]]:
+    """A row for every report of all trials or of one, by trial and step; and the problems. See `Ledger.history`."""
+    chosen = [(name, attempt) for name, attempt in attempts(root) if trial_id in (None, name)]
+    tables: dict[Path, pa.Table] = {}
+    problems: list[str] = []
+    needed = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _ in _ORDER)]))
+    for more, unread in _chunks(root, chosen, columns=needed, repeats=repeats):
+        tables |= more
+        problems += unread
+    table, misfits = atomic_files.unify(tables, _narrow(needed))
+    return _only(table.combine_chunks().sort_by(_ORDER), columns), problems + misfits
+
+
+def attempts(root: Path) -> list[tuple[str, int]]:
+    """(trial, attempt) of every history part, sorted."""
+    return named_attempts(path.name for path in (root / "history").glob("*.parquet"))
+
+
+def named_attempts(names: Iterable[str]) -> list[tuple[str, int]]:
+    """(trial, attempt) of the files that are named as history parts are, sorted."""
+    found = (_HISTORY_NAME.fullmatch(name) for name in names)
+    return sorted((name["trial_id"], int(name["attempt"])) for name in found if name)
+
+
+def compact(root: Path, *, at_least: int = COMPACT_FROM) -> bool:
+    """Make the copy anew where the study has `at_least` so many parts and the copy is not current.
+
+    Says whether a current copy is there. None is made of a study with parts that cannot be read: a reader has to be
+    told of them. Raises OSError where results/ cannot be written.
+    """
+    stamps = {kind: _stamp(root / kind) for kind in ("trials", "history")}
+    if sum(len(os.listdir(root / kind)) for kind in stamps if (root / kind).is_dir()) < at_least:  # noqa: PTH208
+        return False
+    if all(_stamp_of(root, kind) == stamp for kind, stamp in stamps.items()):
+        return True
+    ended, problems = trials(root)
+    if problems or not _write_history(root, stamp=stamps["history"]):
+        return False
+    stamped = ended.replace_schema_metadata({_STAMP: stamps["trials"]})
+    atomic_files.replace(_copy(root, "trials"), lambda tmp: pq.write_table(stamped, tmp))
+    return True
+
+
+def _write_history(root: Path, *, stamp: bytes) -> bool:
+    """Chunk after chunk, so that a long history need not fit in memory. False where a part does not fit the others."""
+    done = True
+
+    def write(tmp: Path) -> None:
+        nonlocal done
+        schema = HISTORY_SCHEMA.with_metadata({_STAMP: stamp})
+        with pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
+            for tables, problems in _chunks(root, attempts(root), columns=None):
+                table, misfits = atomic_files.unify(tables, HISTORY_SCHEMA)
+                done = done and not problems and not misfits and table.schema.equals(HISTORY_SCHEMA)
+                if not done:
+                    return
+                writer.write_table(table.combine_chunks().sort_by(_ORDER).cast(schema))
+
+    atomic_files.replace(_copy(root, "history"), write)
+    if not done:
+        _copy(root, "history").unlink()
+    return done
+
+
+def _kept(root: Path, kind: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """The copy of this kind; None where there is none, or it is not of the parts that are there now."""
+    if _stamp_of(root, kind) != _stamp(root / kind):
+        return None
+    try:
+        return atomic_files.table(_copy(root, kind), columns=columns).replace_schema_metadata()
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _stamp(folder: Path) -> bytes:
+    """Of the parts in a folder: equal as long as none was added, taken away or replaced."""
+    digest = hashlib.sha256()
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.endswith(".parquet"):
+                    stat = entry.stat()
+                    digest.update(f"{entry.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n".encode())
+    return digest.hexdigest().encode()
+
+
+def _stamp_of(root: Path, kind: str) -> bytes | None:
+    """What the copy says that it was made of; None where there is no copy to be read."""
+    try:
+        return (pq.read_schema(_copy(root, kind)).metadata or {}).get(_STAMP)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _copy(root: Path, kind: str) -> Path:
+    return root / "compact" / f"{kind}.parquet"
+
+
+def _chunks(
+    root: Path, chosen: Sequence[tuple[str, int]], *, columns: Sequence[str] | None, repeats: bool = False
+) -> Iterator[tuple[dict[Path, pa.Table], list[str]]]:
+    """The history parts of a chunk of trials after the other, older attempts cut where a newer one trained again
+    (unless `repeats` are wanted)."""
+    by_trial = ((name, [number for _, number in group]) for name, group in groupby(chosen, key=lambda pair: pair[0]))
+    while chunk := list(islice(by_trial, _CHUNK)):
+        paths = {(name, number): _part(root, name, number) for name, numbers in chunk for number in numbers}
+        several = {name for name, numbers in chunk if len(numbers) > 1 and not repeats}
+        once = [path for (name, _), path in paths.items() if name not in several]
+        more = [path for (name, _), path in paths.items() if name in several]
+        tables, problems = _read_all(once, needs=_HISTORY_NEEDS, columns=columns)
+        # Where to cut is seen from a report's losses: these are read whole, whatever columns are wanted.
+        whole, unread = _read_all(more, needs=_HISTORY_NEEDS)
+        for name, numbers in chunk:
+            for newer in numbers[1:]:
+                if paths[name, newer] in whole:
+                    older = [paths[name, number] for number in numbers if number < newer]
+                    _cut_forerunners(whole, older, whole[paths[name, newer]])
+        tables |= {path: _only(table, columns) for path, table in whole.items()}
+        yield {path: tables[path] for path in paths.values() if path in tables}, problems + unread
+
+
+def _cut_forerunners(tables: dict[Path, pa.Table], older: Sequence[Path], newer: pa.Table) -> None:
+    """Drop from older attempts the steps that a newer one trained again: those after the checkpoint it read."""
+    if not newer.num_rows:
+        return
+    first = newer.slice(0, 1).to_pylist()[0]
+    went_on_from = first["step"] - len(first["losses"])
+    for path in older:
+        if path in tables:
+            tables[path] = tables[path].filter(pc.field("step") <= went_on_from)
+
+
+def _part(root: Path, trial_id: str, attempt: int) -> Path:
+    return root / "history" / f"{trial_id}-{attempt}.parquet"
+
+
+def _only(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    return table if columns is None else table.select([name for name in columns if name in table.column_names])
+
+
+def _narrow(columns: Sequence[str] | None) -> pa.Schema:
+    """The history's schema with these columns alone."""
+    return HISTORY_SCHEMA if columns is None else pa.schema([HISTORY_SCHEMA.field(name) for name in columns])
+
+
+def _read_all(
+    paths: Sequence[Path], *, needs: tuple[str, ...], columns: Sequence[str] | None = None
+) -> tuple[dict[Path, pa.Table], list[str]]:
+    def read_one(path: Path) -> pa.Table | str:
+        try:
+            part = atomic_files.read(path, needs=needs, version=SCHEMA_VERSION, columns=columns)
+            if needs is _TRIAL_NEEDS and part.column("trial_id").to_pylist() != [path.stem]:
+                return f"{path}: its row is not the one of the trial that its name says"
+            return part
+        except atomic_files.Unreadable as error:
+            return f"{path}: {error}"
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        read = dict(zip(paths, pool.map(read_one, paths), strict=True))
+    problems = [part for part in read.values() if isinstance(part, str)]
+    return {path: part for path, part in read.items() if not isinstance(part, str)}, problems

@@ -1,0 +1,236 @@
+"""What all figures share: the look, the formats, pages, legends and the scales of parameters.
+
+Matplotlib's object interface: no display, no global state. Okabe and Ito's colours, which survive colour blindness;
+markers and line styles say the same again in greyscale. Text is drawn as outlines, so that a figure looks the same
+wherever it is shown, and the same numbers give the same bytes. Matplotlib is imported by what draws.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablate import escape, formatting
+from ablate.analyze.search.space import Dimension, Value, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#8a8a8a"
+
+_ARM_STYLES = [
+    (BLACK, "-", "o"),
+    (BLUE, "--", "s"),
+    (RED, "-.", "^"),
+    (GREEN, ":", "D"),
+    (PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
+    (ORANGE, (0, (8, 2)), "P"),
+    (SKY, (0, (1, 1)), "X"),
+]
+
+_STYLE: dict[Any, Any] = {
+    "font.family": ["STIXGeneral", "DejaVu Serif", "DejaVu Sans"],
+    "mathtext.fontset": "stix",
+    "text.parse_math": False,  # a user's `$` is a dollar
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.4,
+    "axes.unicode_minus": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ablate",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "text.hinting": "none",  # letters are as wide in every format as where the page is laid out
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The report's look, and nobody else's setting; a script that no font here has is drawn as boxes, silently."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, for all its formats: it is the larger part of what drawing costs."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def to_svg(figure: Figure) -> str:
+    """One `<svg>` element without the XML prologue, to stand alone or in a page. Same figure, same bytes."""
+    out = io.StringIO()
+    with style():
+        _settle(figure)
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure at 200 dots an inch."""
+    out = io.BytesIO()
+    with style():
+        _settle(figure)
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """For LaTeX: vectors, text as outlines of the font. Same figure, same bytes."""
+    out = io.BytesIO()
+    with style():
+        _settle(figure)
+        figure.savefig(out, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return out.getvalue()
+
+
+def page(*, width: float = 6.3, height: float) -> tuple[Figure, Axes]:
+    """Inches; 6.3 is a page's text width."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def pages(count: int, *, width: float, height: float, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """Panels side by side; `sharey`: on one scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, count, sharey=sharey)))
+
+
+def shifts(count: int) -> list[float]:
+    """Lines of one place stand side by side, so that their bars do not hide each other."""
+    return [0.06 * (index - (count - 1) / 2) for index in range(count)]
+
+
+def styles(count: int) -> list[tuple]:
+    size = len(_ARM_STYLES)
+    return [
+        (
+            _ARM_STYLES[index % size][0],
+            _ARM_STYLES[(index + index // size) % size][1],  # beyond the colours, the same one with another line
+            _ARM_STYLES[(index + 2 * (index // size)) % size][2],
+        )
+        for index in range(count)
+    ]
+
+
+def short_name(text: str, *, limit: int = 44) -> str:
+    return escape.one_line(text, limit=limit)
+
+
+def in_lines(text: str, *, width: int = 30, most: int = 4) -> str:
+    """A long name in lines, broken after a dot, else after an underscore: a factorial's cells differ anywhere."""
+    lines = [""]
+    for part in re.split(r"(?<=\.)", short_name(text, limit=width * most)):
+        for piece in [part] if len(part) <= width else re.split(r"(?<=_)", part):
+            if lines[-1] and len(lines[-1] + piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    shown = [short_name(line, limit=width) for line in lines]
+    return "\n".join(shown if len(shown) <= most else [*shown[: most - 1], "…"])
+
+
+def finish_curves(axes: Axes, *, floors: tuple[float, float] | None) -> None:
+    """The corpus's floors as lines, the axes' names, and the legend over the whole page."""
+    for value, line, name in zip(floors or (), ((0, (1, 2)), (0, (4, 2, 1, 2))), ("unigram", "bigram"), strict=False):
+        axes.axhline(value, color=ORANGE, linestyle=line, linewidth=1.2, zorder=1, label=f"{name} floor")
+    tokens_axis(axes)
+    axes.set_xlim(left=0)
+    axes.set_ylabel("val_loss (nats/token)")
+    legend_above(axes, columns=4, whole_page=True)
+
+
+def tokens_axis(axes: Axes) -> None:
+    """Training along the x axis: 50k, 100k, ..."""
+    from matplotlib.ticker import FuncFormatter
+
+    axes.set_xlabel("tokens seen")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.tokens(value)))
+
+
+LINE = 92  # characters of a legend's line on a page of full width
+
+
+def legend_columns(labels: Sequence[str], *, most: int = 4) -> int:
+    """As many as stand beside each other: a legend wider than the page would leave the axes no room."""
+    widest = max((len(label) for label in labels), default=1) + 7  # the line's sample and the gap
+    return max(1, min(most, LINE // widest))
+
+
+def legend_above(axes: Axes, *, columns: int, whole_page: bool = False) -> None:
+    """Over the axes, or over all of the page's panels, where no line can run through it."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = legend_columns(labels, most=columns)
+    if labels and whole_page:
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.4)
+    elif labels:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.4)
+
+
+def place_of(dimension: Dimension, value: Value) -> float:
+    """Where a value stands on the axis: at its number, or at a choice's rank."""
+    if dimension.kind == "choice":
+        return float(dimension.choices.index(value)) if value in dimension.choices else float(len(dimension.choices))
+    return float(value)  # pyright: ignore[reportArgumentType]  (a number: see Dimension.read)
+
+
+def scale_axis(axes: Axes, dimension: Dimension, *, axis: str = "x") -> None:
+    """The axis as the parameter was drawn: its own scale, its whole range."""
+    from matplotlib.ticker import NullFormatter
+
+    set_ticks, set_limits, set_scale, ruler = (
+        (axes.set_xticks, axes.set_xlim, axes.set_xscale, axes.xaxis)
+        if axis == "x"
+        else (axes.set_yticks, axes.set_ylim, axes.set_yscale, axes.yaxis)
+    )
+    if dimension.kind == "choice":
+        set_ticks(range(len(dimension.choices)), [short_name(show(value), limit=14) for value in dimension.choices])
+        set_limits(-0.5, len(dimension.choices) - 0.5)
+        return
+    if dimension.kind in ("loguniform", "logint"):
+        set_scale("log")
+    elif dimension.kind == "one_minus_loguniform" and dimension.high < 1:
+        set_scale("function", functions=(lambda x: -np.log(np.maximum(1 - x, 1e-12)), lambda y: 1 - np.exp(-y)))
+    positions = (0.0, 0.25, 0.5, 0.75, 1.0)
+    ticks = sorted({_round_tick(dimension, dimension.at(position)) for position in positions})
+    set_ticks(ticks, [f"{tick:.4g}" for tick in ticks])
+    ruler.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    set_limits(dimension.at(-0.04), dimension.at(1.04))
+
+
+def _round_tick(dimension: Dimension, value: float) -> float:
+    """A tick to two digits of what varies: of the value, or of its distance to 1."""
+    if dimension.whole:
+        return float(round(value))
+    if dimension.kind == "one_minus_loguniform":
+        return 1 - float(f"{1 - value:.2g}")
+    return float(f"{value:.2g}")

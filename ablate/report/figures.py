@@ -1,0 +1,274 @@
+"""The report's figures, each drawn from what an analysis found; the look is canvas.py's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablate.analyze.arms.contrasts import Factorial
+from ablate.analyze.arms.paired import BASELINE, Effect
+from ablate.analyze.curves import Band, Curve
+from ablate.analyze.frames import floats
+from ablate.analyze.search.importance import Importances
+from ablate.analyze.search.space import Dimension, Value
+from ablate.report.canvas import (  # fmt: skip
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    SKY,
+    finish_curves,
+    in_lines,
+    legend_above,
+    legend_columns,
+    page,
+    pages,
+    place_of,
+    scale_axis,
+    shifts,
+    short_name,
+    style,
+    styles,
+    tokens_axis,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+MANY = 1_000  # points: more of them are drawn as pixels, also in SVG and PDF
+PANELS = 3
+
+
+def draw_curves(curves: Sequence[Curve], *, best_id: str | None, floors: tuple[float, float] | None) -> Figure:
+    """A search's learning curves: thin lines, the best bold; pruned ones dashed and ended by a cross. Beside them their
+    second half on a scale of its own, where some curve has one."""
+    with style():
+        looks = {"completed": ("-", "o"), "pruned": ("--", "x"), "running": (":", ">")}
+        half = max((curve.tokens[-1] for curve in curves), default=0.0) / 2
+        late = [curve for curve in curves if (curve.tokens >= half).sum() > 1]
+        figure, (axes, *beside) = pages(2 if late else 1, width=6.3, height=3.2, sharey=False)
+        seen: set[str] = set()
+        for curve in curves:
+            line, marker = looks.get(curve.status, ("-.", "s"))
+            kind = curve.status if curve.status in looks else "failed"
+            is_best = curve.trial_id == best_id
+            look: dict[str, Any] = {
+                "color": BLUE if is_best else GREY,
+                "linestyle": line,
+                "linewidth": 2.2 if is_best else 0.8,
+                "marker": marker,
+                "markersize": 4.5,
+                "markevery": [-1],
+                "zorder": 3 if is_best else 2,
+            }
+            name = f"best ({short_name(curve.trial_id)})" if is_best else "_" if kind in seen else kind
+            axes.plot(curve.tokens, curve.values, label=name, **look)
+            there = curve.tokens >= half
+            for panel in beside if there.any() else []:
+                panel.plot(curve.tokens[there], curve.values[there], **look)
+            if not is_best:
+                seen.add(kind)
+        finish_curves(axes, floors=floors)
+        for panel in beside:
+            tokens_axis(panel)
+    return figure
+
+
+def draw_bands(bands: Sequence[Band], *, floors: tuple[float, float] | None) -> Figure:
+    """The arms' learning curves: the mean over the seeds, and the range between the lowest and the highest of them.
+
+    Beside it, where the first band is the baseline's: the means of the others minus its own, over the second half of
+    the run. Curves that fell from a unigram's loss lie on one another there.
+    """
+    with style():
+        names = [f"{short_name(band.arm)} (n = {band.n})" for band in bands]
+        legend_rows = math.ceil((len(names) + 2) / legend_columns(names))
+        baseline, late = bands[0], bands[0].tokens >= bands[0].tokens[-1] / 2
+        compared = baseline.arm == BASELINE and len(bands) > 1 and late.sum() > 1
+        figure, (axes, *beside) = pages(2 if compared else 1, width=6.3, height=2.8 + 0.2 * legend_rows, sharey=False)
+        for name, band, (color, line, marker) in zip(names, bands, styles(len(bands)), strict=True):
+            look: dict[str, Any] = {"color": color, "linestyle": line, "marker": marker, "markersize": 4}
+            axes.fill_between(band.tokens, band.low, band.high, color=color, alpha=0.13, linewidth=0)
+            axes.plot(band.tokens, band.mean, markevery=max(1, len(band.tokens) // 6), label=name, **look)
+            for panel in beside:
+                tokens = baseline.tokens[late]
+                means = np.interp(tokens, band.tokens, band.mean)
+                panel.plot(tokens, means - baseline.mean[late], markevery=max(1, len(tokens) // 6), **look)
+        finish_curves(axes, floors=floors)
+        for panel in beside:
+            tokens_axis(panel)
+            panel.set_ylabel("mean minus the baseline's")
+    return figure
+
+
+def draw_run(reports: pd.DataFrame, *, floors: tuple[float, float]) -> Figure:
+    """One trial: the loss of every step, its mean over each report, and the held-out loss where it was measured."""
+    with style():
+        figure, axes = page(height=3.2)
+        tokens = floats(reports, "tokens_seen")
+        starts = np.concatenate([[0.0], tokens[:-1]])
+        losses = [np.asarray(values if values is not None else [], dtype=float) for values in reports["losses"]]
+        steps = [
+            np.linspace(start, end, len(part) + 1)[1:] for start, end, part in zip(starts, tokens, losses, strict=True)
+        ]
+        every = np.concatenate(losses)
+        axes.plot(
+            np.concatenate(steps), every, color=GREY, linewidth=0.5, label="each step", rasterized=len(every) > MANY
+        )
+        means = [float(np.mean(part)) if len(part) else math.nan for part in losses]
+        axes.plot(tokens, means, color=ORANGE, linestyle="--", label="training, mean a report")
+        measured = np.isfinite(floats(reports, "val_loss"))
+        axes.plot(
+            tokens[measured], floats(reports, "val_loss")[measured], "o-", color=BLUE, markersize=4, label="held out"
+        )
+        finish_curves(axes, floors=floors if all(map(math.isfinite, floors)) else None)
+        axes.set_ylabel("loss (nats/token)")
+    return figure
+
+
+def draw_slice(dimension: Dimension, *, points: dict[str, tuple[list[Value], list[float]]], label: str) -> Figure:
+    """One parameter against the objective. `points`: status -> (values as in the study file, objective)."""
+    with style():
+        figure, axes = page(width=3.1, height=2.4)
+        looks = {"completed": ("o", BLUE, BLUE), "pruned": ("D", "none", RED)}
+        for status, (values, objective) in points.items():
+            places = [place_of(dimension, value) for value in values]
+            marker, face, edge = looks[status]
+            axes.scatter(
+                places, objective, s=26, marker=marker, facecolor=face, edgecolor=edge, label=status, zorder=3,
+                rasterized=len(places) > MANY,
+            )  # fmt: skip
+        scale_axis(axes, dimension)
+        axes.set_xlabel(dimension.key)
+        axes.set_ylabel(label)
+        axes.margins(y=0.12)
+        if len(points) > 1:
+            legend_above(axes, columns=2)
+    return figure
+
+
+def draw_importances(importances: Importances) -> Figure:
+    """A bar a parameter, largest on top."""
+    with style():
+        shares = importances.shares[::-1]
+        places = list(range(len(shares)))
+        figure, axes = page(height=0.7 + 0.32 * len(shares))
+        axes.barh(places, [share.value for share in shares], color=SKY, edgecolor=BLUE, height=0.6)
+        axes.hlines(places, [s.low for s in shares], [s.high for s in shares], color=BLACK, linewidth=1.2)
+        axes.set_yticks(places, [short_name(share.key) for share in shares])
+        axes.set_xlabel("importance (PED-ANOVA, shares of 1), 95% bootstrap intervals")
+        axes.set_xlim(0, max(share.high for share in shares) * 1.05 or 1)
+    return figure
+
+
+def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
+    """A forest plot: paired differences to the baseline with their 95 % intervals; filled where the interval excludes
+    0; an A/A arm is a grey square."""
+    with style():
+        names = [f"{in_lines(effect.arm)} (n = {effect.n})" for effect in reversed(effects)]
+        row_height = max(0.34, 0.16 + 0.15 * max(name.count("\n") + 1 for name in names))
+        figure, axes = page(height=0.9 + row_height * len(effects))
+        for row, effect in enumerate(reversed(effects)):
+            difference, color = effect.difference, GREY if effect.check else BLUE
+            clear = difference.above_zero or difference.below_zero
+            if math.isfinite(difference.low):
+                axes.plot([difference.low, difference.high], [row, row], color=color, linewidth=1.6)
+            face = color if clear else "white"
+            axes.plot(difference.mean, row, "s" if effect.check else "o", color=color, markerfacecolor=face)
+        axes.axvline(0, color=BLACK, linewidth=0.8)
+        axes.set_yticks(range(len(effects)), names)
+        axes.set_ylim(-0.6, len(effects) - 0.4)
+        axes.set_xlabel(f"difference to the baseline in {effects[0].metric}{unit}")
+    return figure
+
+
+def draw_interactions(design: Factorial, *, label: str) -> Figure:
+    """A panel for each pair of factors (the first three): the first along the axis, a line a level of the second; a
+    point is the mean over the cells that share both levels, its bar the mean of their intervals' halves."""
+    from itertools import combinations
+
+    with style():
+        pairs = list(combinations(design.factors, 2))[:PANELS] or [(next(iter(design.factors)),) * 2]
+        figure, axes_N = pages(len(pairs), width=min(6.3, 2.1 + 2.1 * len(pairs)), height=3.0)
+        for axes, (along, across) in zip(axes_N, pairs, strict=True):
+            lines = design.factors[across] if along != across else ("",)
+            for level, (color, line, marker), shift in zip(lines, styles(len(lines)), shifts(len(lines)), strict=True):
+                means, halves = [], []
+                for place in design.factors[along]:
+                    cells = [
+                        cell.value
+                        for cell in design.cells
+                        if cell.levels[along] == place and (not level or cell.levels[across] == level)
+                    ]
+                    means.append(float(np.mean([value.mean for value in cells])))
+                    halves.append(float(np.mean([value.high - value.mean for value in cells])))
+                places = np.arange(len(means)) + shift
+                axes.errorbar(
+                    places, means, yerr=halves, color=color, linestyle=line, marker=marker, markersize=5, capsize=3,
+                    label=f"{short_name(across)} = {short_name(level, limit=14)}" if level else None,
+                )  # fmt: skip
+            axes.set_xticks(range(len(design.factors[along])), [short_name(v, limit=14) for v in design.factors[along]])
+            axes.set_xlim(-0.4, len(design.factors[along]) - 0.6)
+            axes.set_xlabel(along)
+            axes.set_ylabel(label if axes is axes_N[0] else "")
+            legend_above(axes, columns=1)
+    return figure
+
+
+def draw_pair(
+    dimensions: tuple[Dimension, Dimension],
+    *,
+    points: tuple[Sequence[Value], Sequence[Value]],
+    values: Sequence[float],
+    label: str,
+    sign: float,
+) -> Figure:
+    """Trials over two parameters, the darker the better. `sign`: 1 where less is better, -1 where more is."""
+    with style():
+        figure, axes = page(width=4.9, height=3.6)
+        x, y = (
+            [place_of(dimension, value) for value in column]
+            for dimension, column in zip(dimensions, points, strict=True)
+        )
+        # Half of the colours for the better half of the trials: a few bad ones would take all of them.
+        low, middle, high = np.quantile(values, [0, 0.5, 1.0])
+        limits = (low, 2 * middle - low) if sign > 0 else (2 * middle - high, high)
+        drawn = axes.scatter(
+            x, y, c=values, s=30, cmap="cividis" if sign > 0 else "cividis_r", vmin=limits[0], vmax=limits[1] or None,
+            edgecolor=BLACK, linewidth=0.4, rasterized=len(x) > MANY,
+        )  # fmt: skip
+        best = int(np.argmin(sign * np.asarray(values)))
+        axes.plot(x[best], y[best], "*", color="white", markeredgecolor=BLACK, markersize=13)
+        for axis, dimension in zip("xy", dimensions, strict=True):
+            scale_axis(axes, dimension, axis=axis)
+        axes.set_xlabel(dimensions[0].key)
+        axes.set_ylabel(dimensions[1].key)
+        figure.colorbar(drawn, ax=axes, label=label, extend="max" if sign > 0 else "min")
+    return figure
+
+
+def draw_pareto(points: Sequence[tuple[float, float]], *, front: Sequence[bool], labels: tuple[str, str]) -> Figure:
+    """Two objectives against each other; the front filled, and joined where it is more than a point."""
+    with style():
+        figure, axes = page(width=4.4, height=3.2)
+        on = sorted(point for point, chosen in zip(points, front, strict=True) if chosen)
+        off = [point for point, chosen in zip(points, front, strict=True) if not chosen]
+        if off:
+            axes.scatter(
+                *zip(*off, strict=True),
+                s=26,
+                facecolor="none",
+                edgecolor=GREY,
+                label="beaten",
+                rasterized=len(off) > MANY,
+            )
+        axes.plot(*zip(*on, strict=True), "o-", color=BLUE, linewidth=1.0, markersize=5.5, label="Pareto set")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        legend_above(axes, columns=2)
+    return figure

@@ -1,0 +1,253 @@
+"""Everything a report says, computed once from a study's tables, before a word of it is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablate.analyze.arms.contrasts import Factorial, factorial
+from ablate.analyze.arms.cost_effectiveness import Worth, worths
+from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all
+from ablate.analyze.arms.paired import BASELINE, SEARCH, Effect, effects, pairs_of
+from ablate.analyze.arms.robust import Robust, robust
+from ablate.analyze.comparability import Mixed, mixed
+from ablate.analyze.cost import Cost, costs
+from ablate.analyze.curves import Band, Curve, bands, curves
+from ablate.analyze.failures import Failure, failures
+from ablate.analyze.floors import Floors, floors
+from ablate.analyze.frames import completed, floats, of_arm, texts
+from ablate.analyze.memory import BankUse, bank_use
+from ablate.analyze.progress import Progress, progress
+from ablate.analyze.search.best import Best, Objective, best
+from ablate.analyze.search.importance import Importances, importances
+from ablate.analyze.search.pareto import pareto_ids
+from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
+from ablate.analyze.search.slices import Slice, slice_of
+from ablate.analyze.search.space import show
+from ablate.analyze.stats import Interval, t_interval
+from ablate.records.interim_looks import Look, hindsight, peeked
+from ablate.study.dataset import HypothesisFile, StudyData
+from model.api import BY_NAME, METRICS, from_json, value_of
+
+CURVES = 200  # of a longer search's trials so many are drawn: more lines hide each other
+
+
+@dataclass(frozen=True)
+class PerObjective:
+    """What one objective gives: the search's side (`best` is None where nothing completed) and the ablation's.
+
+    `slices` follow the order of the study's space; `baseline` is over all of the baseline's completed runs; `common` is
+    None where the history does not have the objective; `factorial` where the study has no such design.
+    """
+
+    objective: Objective
+    best: Best | None
+    slices: tuple[Slice, ...]
+    importances: Importances
+    effects: tuple[Effect, ...]
+    baseline: Interval
+    robust: tuple[Robust, ...]
+    factorial: Factorial | None
+    common: AtBudget | None
+
+    @property
+    def claims(self) -> tuple[Effect, ...]:
+        """The effects that are of Holm's family."""
+        return tuple(effect for effect in self.effects if not effect.check)
+
+    @property
+    def checks(self) -> tuple[Effect, ...]:
+        """The A/A arms' differences: the noise."""
+        return tuple(effect for effect in self.effects if effect.check)
+
+    @property
+    def unit(self) -> str:
+        """Of the metric, with a space before it: ` nats/token`, or nothing."""
+        unit = BY_NAME[self.objective.metric].unit
+        return f" {unit}" if unit else ""
+
+    @property
+    def label(self) -> str:
+        """The metric with its unit, for an axis or a column."""
+        return f"{self.objective.metric} ({self.unit.strip()})" if self.unit else self.objective.metric
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study's analysis. `search` are the search's ended trials; `pareto` is empty for a single objective.
+
+    `exploratory`: arm -> why its p values are (nothing for an arm whose test was fixed before anybody looked).
+    """
+
+    data: StudyData
+    search: pd.DataFrame
+    progress: Progress
+    per_objective: tuple[PerObjective, ...]
+    pareto: tuple[str, ...]
+    bank_use: tuple[BankUse, ...]
+    floors: tuple[Floors, ...]
+    failures: tuple[Failure, ...]
+    costs: tuple[Cost, ...]
+    curves: tuple[Curve, ...]
+    bands: tuple[Band, ...]
+    mixed: tuple[Mixed, ...]
+    worths: tuple[Worth, ...]
+    judged: tuple[Judged, ...]
+    rungs: tuple[Rung, ...]
+    exploratory: Mapping[str, str]
+
+    @property
+    def primary(self) -> PerObjective:
+        """The first objective: the one that decides which trial is best."""
+        return self.per_objective[0]
+
+    @property
+    def odd_ids(self) -> frozenset[str]:
+        """Trials that differ from the majority of their comparison: marked wherever they are named."""
+        return frozenset(trial_id for entry in self.mixed for trial_id in entry.odd)
+
+    def memory_of(self, arm: str) -> str:
+        """What stands in the memory's place in an arm that has a run which ended (`token`, `none`, ...)."""
+        config = of_arm(self.data.trials, arm)["config_json"].iloc[0]
+        return from_json(str(config)).model.memory
+
+    def bank_of(self, group: str) -> BankUse | None:
+        """The bank's use in an arm, or in the `best` trial."""
+        return next((entry for entry in self.bank_use if entry.group == group), None)
+
+    def floors_of(self, group: str) -> Floors | None:
+        """The floors beside an arm, or beside the `best` trial."""
+        return next((entry for entry in self.floors if entry.group == group), None)
+
+
+def analyse(data: StudyData) -> Findings:
+    """Every analysis of a study. Pure: the same tables give the same findings."""
+    trials, history, arms = data.trials, data.history, tuple(data.arms)
+    search = of_arm(trials, SEARCH)
+    primary = data.objectives[0]
+    stopping = data.facts.spec.early_stopping
+    per_objective = tuple(_per_objective(data, search, objective) for objective in data.objectives)
+    effects_shown = per_objective[0].effects
+    return Findings(
+        data=data,
+        search=search,
+        progress=progress(data.every_trial, history, planned=data.planned, started=data.started),
+        per_objective=per_objective,
+        pareto=pareto_ids(search, objectives=data.objectives) if len(data.objectives) > 1 else (),
+        bank_use=tuple(bank_use(trials, objective=primary, declared=arms)),
+        floors=tuple(floors(trials, objective=primary, declared=arms)),
+        failures=tuple(failures(data.every_trial)),
+        costs=tuple(costs(trials, declared=arms)),
+        curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective))),
+        bands=tuple(bands(history, trials, declared=arms)),
+        mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys])),
+        worths=tuple(worths(trials, effects=effects_shown)),
+        judged=tuple(judge_all(trials, claims=_claims(data), maximised=MAXIMISED)),
+        rungs=tuple(
+            audit(
+                search,
+                history,
+                objective=primary,
+                min_tokens=stopping.asha.min_tokens,
+                reduction=stopping.asha.reduction,
+            )
+            if stopping
+            else ()
+        ),
+        exploratory=_exploratory(data, [effect.arm for effect in effects_shown]),
+    )
+
+
+MAXIMISED = frozenset(metric.name for metric in METRICS if metric.better == "max")
+
+
+def look_of(findings: Findings, *, at: str) -> Look | None:
+    """What a report of these findings shows of the ablation, to be kept in the ledger; None where it shows nothing."""
+    ablation = findings.data.facts.spec.ablation
+    primary = findings.data.objectives[0]
+    shown = {
+        effect.arm: pairs_of(findings.data.trials, effect.arm, objective=primary).seeds
+        for effect in findings.primary.effects
+        if effect.n
+    }
+    return Look(at=at, planned_seeds=ablation.seeds, shown=shown) if ablation and shown else None
+
+
+def _claims(data: StudyData) -> list[Claim]:
+    return [
+        Claim(entry.claim, entry.arm, entry.metric, entry.min_effect, _hindsight(data, entry))
+        for entry in data.facts.spec.hypotheses
+    ]
+
+
+def _hindsight(data: StudyData, entry: HypothesisFile) -> str:
+    if entry.declared_at is None:  # with the study
+        return ""
+    ended = [end.isoformat(timespec="microseconds") for end in of_arm(data.trials, entry.arm)["finished_at"]]
+    return hindsight(data.looks, arm=entry.arm, declared_at=entry.declared_at, ended=ended)
+
+
+def _exploratory(data: StudyData, arms: Sequence[str]) -> dict[str, str]:
+    ablation = data.facts.spec.ablation
+    if ablation is None:
+        return {}
+    declared = dict.fromkeys(arms, "the study file declares it so (exploratory: true)") if ablation.exploratory else {}
+    return declared | peeked(data.looks, arms=arms, planned_seeds=ablation.seeds)
+
+
+def _cells(data: StudyData) -> dict[str, dict[str, str]]:
+    """The cells of the study's factorial design, arm -> levels, the baseline first where it is one of them."""
+    found = {arm.name: arm.levels for arm in data.arms.values() if arm.design == "factorial"}
+    if not found:
+        return {}
+    factors = list(next(iter(found.values())))
+    own = {key: value_of(data.baseline, key) for key in factors}
+    # A baseline outside of the design (another memory, say) is compared with, but is no cell of it.
+    levels = {key: [level[key] for level in found.values()] for key in factors}
+    inside = all(own[key] in levels[key] for key in factors) and own not in [dict(level) for level in found.values()]
+    cells = ({BASELINE: own} if inside else {}) | found
+    return {name: {key: show(value) for key, value in level.items()} for name, level in cells.items()}
+
+
+def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) -> PerObjective:
+    trials, arms = data.trials, tuple(data.arms)
+    baseline = completed(of_arm(trials, BASELINE))
+    common = at_common_budget(search, data.history, objective=objective) if data.space else None
+    early = common.values if common else {}
+    checks = [arm.name for arm in data.arms.values() if arm.design == "reseed"]
+    return PerObjective(
+        objective=objective,
+        best=best(search, objective=objective, space=data.space),
+        slices=tuple(
+            slice_of(search, dimension=dimension, objective=objective, early=early) for dimension in data.space
+        ),
+        importances=importances(search, space=data.space, objective=objective),
+        effects=tuple(effects(trials, objective=objective, declared=arms, checks=checks)),
+        baseline=t_interval(floats(baseline, objective.metric)),
+        robust=tuple(robust(trials, objective=objective, declared=arms)),
+        factorial=factorial(trials, objective=objective, cells=_cells(data)),
+        common=common,
+    )
+
+
+def _search_statuses(data: StudyData, search: pd.DataFrame, pers: Sequence[PerObjective]) -> Mapping[str, str]:
+    """Search trials, ended ones (of a long search CURVES of them, the best included) and those under way. The history
+    of a trial without a row does not say its arm; while a search is unfinished, its trials are the ones that run: arms
+    start after it."""
+    ended = dict(zip(texts(search, "trial_id"), texts(search, "status"), strict=True))
+    final = set(texts(data.every_trial, "trial_id"))
+    optimizer = data.facts.spec.optimizer
+    still_open = [trial_id for trial_id in data.started if trial_id not in final]
+    under_way = still_open if data.facts.space and len(ended) < optimizer.trials else []
+    if len(ended) > CURVES:
+        best_id = {per.best.trial_id for per in pers if per.best}
+        every = math.ceil(len(ended) / CURVES)
+        ended = {name: end for rank, (name, end) in enumerate(ended.items()) if rank % every == 0 or name in best_id}
+    return {**ended, **dict.fromkeys(under_way, "running")}
+
+
+def _varied(data: StudyData) -> list[str]:
+    return [*(entry.key for entry in data.space), *(key for arm in data.arms.values() for key in arm.overrides)]

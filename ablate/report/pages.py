@@ -1,0 +1,158 @@
+"""A document as one page: Markdown or LaTeX beside its figures, or HTML in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from markupsafe import escape as markup_escape
+
+from ablate import escape
+from ablate.report import tables
+from ablate.report.document import Block, Code, Document, Figure, Listing, Paragraph, Section, Table
+
+
+def to_markdown(document: Document) -> str:
+    """report.md: figures are links to figures/LABEL.svg."""
+    numbers = _numbers(document)
+    lines = [f"# {escape.markdown(document.title)}", ""]
+    if document.question:
+        lines += [f"*{escape.markdown(document.question)}*", ""]
+    lines += [escape.markdown(document.byline), "", f"**Answer.** {_markdown_spans(document.answer)}", ""]
+    for section in document.sections:
+        lines += [f"{'###' if section.sub else '##'} {escape.markdown(section.title)}", ""]
+        for block in section.blocks:
+            lines += [*_markdown_block(block, numbers), ""]
+    return "\n".join(lines)
+
+
+PREAMBLE = r"""\documentclass[11pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[margin=25mm]{geometry}
+\usepackage{array,booktabs,graphicx,textcomp,float}
+\floatplacement{table}{H}
+\floatplacement{figure}{H}
+\setlength{\parindent}{0pt}
+\setlength{\parskip}{6pt}
+\emergencystretch=3em
+"""
+
+
+def to_latex(document: Document) -> str:
+    """report.tex: tables are tables/LABEL.tex, figures figures/LABEL.pdf, so it compiles in the report's folder."""
+    lines = [PREAMBLE, rf"\title{{{escape.latex(document.title)}}}", rf"\author{{{escape.latex(document.byline)}}}"]
+    lines += [r"\date{}", r"\begin{document}", r"\maketitle"]
+    if document.question:
+        lines.append(rf"\begin{{center}}\itshape {escape.latex(document.question)}\end{{center}}")
+    lines.append(rf"\begin{{abstract}}\noindent {_latex_spans(document.answer)}\end{{abstract}}")
+    for section in document.sections:
+        lines += ["", rf"\{'sub' if section.sub else ''}section{{{escape.latex(section.title)}}}"]
+        for block in section.blocks:
+            lines += ["", _latex_block(block)]
+    return "\n".join([*lines, r"\end{document}", ""])
+
+
+def _latex_block(block: Block) -> str:
+    match block:
+        case Paragraph(notice=True):
+            return rf"\begin{{quote}}\bfseries {_latex_spans(block)}\end{{quote}}"
+        case Paragraph():
+            return _latex_spans(block)
+        case Table(rows=()):
+            return rf"{escape.latex(block.caption)} {escape.latex(block.empty)}"
+        case Table():
+            return rf"\input{{tables/{block.label}.tex}}"
+        case Figure():
+            size = r"width=\linewidth,height=0.4\textheight,keepaspectratio"
+            picture = rf"\includegraphics[{size}]{{figures/{block.label}.pdf}}"
+            caption = escape.latex(block.caption)
+            return "\n".join([r"\begin{figure}", r"\centering", picture, rf"\caption{{{caption}}}", r"\end{figure}"])
+        case Listing():
+            lines = r"\\ ".join(escape.latex(line) or r"\mbox{}" for line in block.text.splitlines())
+            return rf"\textbf{{{escape.latex(block.title)}.}} {{\ttfamily\small\raggedright {lines}\par}}"
+
+
+def _latex_spans(paragraph: Paragraph) -> str:
+    def one(span: str | Code) -> str:
+        if isinstance(span, Code):  # a long command may break after a sign
+            return rf"\texttt{{{escape.latex(span.text)}}}"
+        edges = (" " if span[:1].isspace() else "", " " if span[-1:].isspace() else "")
+        return f"{edges[0]}{escape.latex(span)}{edges[1] if span.strip() else ''}"
+
+    return "".join(one(span) for span in paragraph.spans)
+
+
+def _markdown_block(block: Block, numbers: Mapping[int, int]) -> list[str]:
+    match block:
+        case Paragraph(notice=True):
+            return [f"> {_markdown_spans(block)}"]
+        case Paragraph():
+            return [_markdown_spans(block)]
+        case Table():
+            body = tables.to_markdown(block).rstrip() if block.rows else escape.markdown(block.empty)
+            return [f"**Table {numbers[id(block)]}.** {escape.markdown(block.caption)}", "", body]
+        case Figure():
+            picture = f"![{escape.markdown(block.alt)}](figures/{block.label}.svg)"
+            return [picture, "", f"**Figure {numbers[id(block)]}.** {escape.markdown(block.caption)}"]
+        case Listing():
+            return [f"**{escape.markdown(block.title)}.** {escape.markdown(block.text)}"]
+
+
+def _markdown_spans(paragraph: Paragraph) -> str:
+    return "".join(
+        escape.markdown_code(span.text) if isinstance(span, Code) else escape.markdown_span(span)
+        for span in paragraph.spans
+    )
+
+
+def to_html(document: Document, *, drawings: Mapping[str, str]) -> str:
+    """report.html, whole. `drawings`: figure label -> its `<svg>`, which stands in the page."""
+    numbers = _numbers(document)
+    chapters = [section for section in document.sections if not section.sub]
+    section_numbers = {id(section): index for index, section in enumerate(chapters, start=1)}
+
+    def number(block: Table | Figure) -> int:
+        return numbers[id(block)]
+
+    def section_number(section: Section) -> int:
+        return section_numbers[id(section)]
+
+    def svg(figure: Figure) -> Markup:
+        name = f"figure{number(figure)}"
+        return Markup(_in_page(drawings[figure.label], name=name, alt=figure.alt))
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: escape.cut(value) if type(value) is str else value,  # Markup is ours: it stays
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"number": number, "section_number": section_number, "svg": svg}
+    environment.globals |= {"kind": lambda block: type(block).__name__, "breakable": _breakable}
+    environment.globals |= {"dense": tables.DENSE, "sentence": tables.SENTENCE}
+    page = environment.get_template("page.html.j2")
+    return page.render(document=document)
+
+
+def _breakable(name: str) -> Markup:
+    """A key as a column's head: it may break after a dot or an underscore."""
+    return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(markup_escape(name))))
+
+
+def _in_page(svg: str, *, name: str, alt: str) -> str:
+    """An `<svg>` that shares a page with others: its ids made its own, its purpose said to who cannot see it."""
+    own = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    own = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{name}-\2"', own)
+    own = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", own)
+    return own.replace("<svg", f'<svg role="img" aria-label="{markup_escape(escape.one_line(alt, limit=1_000))}"', 1)
+
+
+def _numbers(document: Document) -> dict[int, int]:
+    """id() of a table or figure -> its number, tables and figures counted apart."""
+    counted = (enumerate(kind, start=1) for kind in (document.tables, document.figures))
+    return {id(block): number for kind in counted for number, block in kind}

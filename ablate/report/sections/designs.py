@@ -1,0 +1,157 @@
+"""The factorial design, and the study's hypotheses with their verdicts."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+from ablate import formatting
+from ablate.analyze.arms.contrasts import Contrast, Factorial
+from ablate.analyze.arms.hypotheses import Claim, Judged
+from ablate.analyze.arms.paired import ALPHA
+from ablate.report import figures
+from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, words
+from ablate.report.findings import Findings, PerObjective
+from ablate.report.sections.arms import drawn_note, power_note
+from ablate.report.sections.labels import interval_cell, label
+from ablate.report.sections.summary import EXPLORATORY
+from model.api import BY_NAME
+
+
+def factorial_sections(findings: Findings) -> list[Section]:
+    """Main effects and interactions; nothing for a study without a factorial design."""
+    blocks: list[Block] = []
+    for per in findings.per_objective:
+        if per.factorial is not None:
+            blocks += _factorial(findings, per, per.factorial)
+    return [Section("Main effects and interactions", tuple(blocks))] if blocks else []
+
+
+def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list[Block]:
+    if design.missing:
+        gaps = "; ".join(", ".join(f"{key} = {level}" for key, level in point.items()) for point in design.missing)
+        return [words(f"No contrast is estimated: the design has no arm at {gaps}.")]
+    dropped = formatting.count(design.dropped, "seed")
+    left = f"{dropped} left out because a cell gave no value" if design.dropped else "no seed was left out"
+    if design.pending:
+        left += f"; {formatting.count(design.pending, 'seed')} of which some cells have not ended"
+    seeds, count = formatting.count(design.n, "seed"), formatting.count(len(design.contrasts), "contrast")
+    table = Table(
+        label=label(findings, per, "contrasts"),
+        caption=f"Contrasts in {per.label}, each taken within a seed over all the cells ({seeds}; {left}). A main "
+        "effect is a level against the factor's reference, mean over the cells of the other factors; an interaction is "
+        "what one level changes where the other is on, minus what it changes at the reference. 95% t interval, p of "
+        f"the t test and of the exact sign-flip test, adjusted by Holm over {count}; mde as for the arms.",
+        columns=(
+            Column("contrast", "contrast", number=False),
+            Column("kind", "kind", number=False),
+            Column("effect", "effect"),
+            Column("interval", "95% interval", interval=True),
+            Column("p", "p (t)"),
+            Column("p_exact", "p exact"),
+            Column("p_holm", "p Holm"),
+            Column("mde", "mde"),
+        ),
+        rows=tuple(_contrast(entry) for entry in design.contrasts),
+        notes=(*drawn_note([design.n]), *power_note(design.contrasts), *_peeked(findings)),
+    )
+    names = ", ".join(design.factors)
+    drawn = Figure(
+        label=label(findings, per, "interactions"),
+        caption=f"{per.label} over the levels of {names}: mean over the seeds with 95% t intervals. Lines that are not "
+        "parallel are what an interaction looks like; the intervals hold the seeds' spread, which contrasts do not.",
+        alt="Means: "
+        + "; ".join(f"{_point(entry.levels)} {formatting.significant(entry.value.mean)}" for entry in design.cells),
+        draw=partial(figures.draw_interactions, design, label=per.label),
+    )
+    return [table, drawn]
+
+
+def _peeked(findings: Findings) -> tuple[str, ...]:
+    cells = [arm.name for arm in findings.data.arms.values() if arm.design == "factorial"]
+    reasons = dict.fromkeys(findings.exploratory[name] for name in cells if name in findings.exploratory)
+    return tuple(f"{EXPLORATORY} Exploratory, every p value here: {reason}." for reason in reasons)
+
+
+def _point(levels: object) -> str:
+    return ", ".join(f"{key} = {level}" for key, level in dict(levels).items())  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _contrast(entry: Contrast) -> tuple[Cell, ...]:
+    places = formatting.decimals_for(entry.value.sd)
+    return (
+        cell(entry.name),
+        cell("interaction" if entry.interaction else "main effect"),
+        Cell(formatting.fixed(entry.value.mean, places, sign=True), entry.value.mean),
+        interval_cell(entry.value.low, entry.value.high, places, sign=True),
+        *(Cell(formatting.p_value(p), p) for p in (entry.p, entry.p_exact, entry.p_holm)),
+        Cell(formatting.fixed(entry.mde, places), entry.mde),
+    )
+
+
+def hypothesis_sections(findings: Findings) -> list[Section]:
+    """The study's claims with their verdicts; nothing for a study that claims nothing."""
+    return [Section("Hypotheses", (RULES, hypothesis_table(findings)))] if findings.judged else []
+
+
+RULES = words(
+    "A hypothesis claims that an arm is better than the baseline in a metric, by min_effect at least. Equivalent: two "
+    f"one-sided t tests at {ALPHA} show that the gain is smaller than min_effect either way. Supported: the whole 95% "
+    "interval of the gain lies at min_effect or above, and the exact test, adjusted by Holm over the hypotheses, "
+    f"rejects at {ALPHA}. Refuted: the whole interval lies below min_effect. Inconclusive: the interval holds "
+    "min_effect, or lies above it and the exact test does not reject, or there is none."
+)
+
+
+def hypothesis_table(findings: Findings) -> Table:
+    """A row a claim."""
+    reasons = [_reasons(findings, entry.claim) for entry in findings.judged]
+    return Table(
+        label="hypotheses",
+        caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its 95% t "
+        "interval, p of the exact sign-flip test, the same adjusted by Holm over the hypotheses, and p of equivalence "
+        "within min_effect.",
+        columns=(
+            Column("claim", "claim", number=False),
+            Column("arm", "arm", number=False),
+            Column("metric", "metric", number=False),
+            Column("min_effect", "min effect"),
+            Column("n", "n"),
+            Column("gain", "gain"),
+            Column("interval", "95% interval", interval=True),
+            Column("p_exact", "p exact"),
+            Column("p_holm", "p Holm"),
+            Column("p_equivalence", "p equivalence"),
+            Column("verdict", "verdict", number=False),
+        ),
+        rows=tuple(
+            _judged(entry, mark=EXPLORATORY if why else "") for entry, why in zip(findings.judged, reasons, strict=True)
+        ),
+        notes=(
+            *drawn_note(entry.gain.n for entry in findings.judged),
+            *(f"{EXPLORATORY} Exploratory{reason}." for reason in dict.fromkeys(itertools.chain(*reasons))),
+        ),
+    )
+
+
+def _reasons(findings: Findings, claim: Claim) -> list[str]:
+    """Why a claim is exploratory: it came after results, or the number of its arm's seeds did."""
+    late = [f", \u201c{claim.claim}\u201d: {claim.hindsight}"] if claim.hindsight else []
+    return late + ([f": {findings.exploratory[claim.arm]}"] if claim.arm in findings.exploratory else [])
+
+
+def _judged(entry: Judged, *, mark: str) -> tuple[Cell, ...]:
+    claim, gain = entry.claim, entry.gain
+    places = formatting.decimals_for(gain.sd)
+    unit = BY_NAME[claim.metric].unit if claim.metric in BY_NAME else ""
+    return (
+        cell(claim.claim),
+        cell(claim.arm),
+        Cell(f"{claim.metric} ({unit})" if unit else claim.metric, claim.metric),
+        Cell(f"{claim.min_effect:g}", claim.min_effect),
+        Cell(str(gain.n), gain.n),
+        Cell(formatting.fixed(gain.mean, places, sign=True), gain.mean),
+        interval_cell(gain.low, gain.high, places, sign=True),
+        *(Cell(formatting.p_value(p), p) for p in (entry.p_exact, entry.p_holm, entry.p_equivalence)),
+        Cell(entry.verdict + mark, entry.verdict),
+    )

@@ -1,0 +1,278 @@
+"""The rest of the record: memory, floors, failures, cost, samples, where it all comes from, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ablate import formatting
+from ablate.analyze.arms.paired import SEARCH
+from ablate.analyze.cost import COLUMNS
+from ablate.analyze.frames import completed, texts
+from ablate.escape import one_line
+from ablate.report.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
+from ablate.report.findings import Findings
+from ablate.report.sections.failures import failures_section
+from ablate.report.sections.labels import interval_cell
+from ablate.report.sections.run import sample_listings
+from ablate.study import lifecycle
+
+SAMPLES = 4
+GROUP = Column("group", "trials", number=False)
+
+
+def missing_sections(findings: Findings) -> list[Section]:
+    """What a study that runs, or was killed, still owes; nothing for a whole one."""
+    progress = findings.progress
+    problems = findings.data.problems
+    if progress.whole and not problems:
+        return []
+    counts = (
+        f"{formatting.count(progress.final, 'trial')} of {progress.planned} ended; "
+        f"{len(progress.unfinished)} started and did not end; {progress.not_started} did not start."
+    )
+    blocks: list[Block] = [notice(counts)]
+    if problems:
+        blocks.append(
+            notice(f"{formatting.count(len(problems), 'file')} could not be read and are not in what follows:")
+        )
+        blocks += [words(Code(one_line(problem, limit=400))) for problem in problems]
+    if progress.unfinished:
+        blocks.append(_unfinished(findings))
+    if progress.whole:
+        return [Section("What is missing", tuple(blocks))]
+    study = findings.data.facts.study
+    blocks += [words(why) for why in _not_begun(findings)]
+    blocks.append(
+        words(
+            "Where no process works on it any more, the sweep's command goes on from here with ",
+            Code("--resume"),
+            "; ",
+            Code(f"python -m ablate.status {study}"),
+            " tells how far it is.",
+        )
+    )
+    return [Section("What is missing", tuple(blocks))]
+
+
+def _not_begun(findings: Findings) -> list[str]:
+    """Why the arms of an ablation that starts from a search's best trial have no runs yet."""
+    spec = findings.data.facts.spec
+    begun = set(texts(findings.data.every_trial, "arm")) - {SEARCH}
+    if spec.ablation is None or spec.ablation.baseline != "best" or begun:
+        return []
+    searched, trials = texts(findings.search, "status"), spec.optimizer.trials
+    if lifecycle.lacks_winner(baseline=spec.ablation.baseline, trials=trials, searched=searched):
+        return [f"The ablation has not begun: {lifecycle.NO_WINNER}."]
+    if len(searched) < trials:
+        return ["The ablation starts from the search's best trial: its arms wait for the search to end."]
+    return []
+
+
+def _unfinished(findings: Findings) -> Table:
+    rows = [
+        (
+            cell(entry.trial_id),
+            Cell(f"{entry.tokens:,}", entry.tokens),
+            Cell(f"{entry.budget:,}" if entry.budget else formatting.DASH, entry.budget or None),
+            cell(entry.last_report or "none yet"),
+        )
+        for entry in findings.progress.unfinished
+    ]
+    return Table(
+        label="unfinished",
+        caption="Trials that started and have no final row: they run, or their process was killed.",
+        columns=(
+            Column("trial_id", "trial", number=False),
+            Column("tokens_seen", "tokens seen"),
+            Column("budget_tokens", "budget"),
+            Column("last_report", "last report", number=False),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def record_sections(findings: Findings) -> list[Section]:
+    """The chapters that every study has, each when it has something to tell."""
+    sections = []
+    if findings.progress.completed:
+        sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
+    if findings.progress.final:
+        sections += [failures_section(findings), _cost(findings)]
+    return [*sections, *_samples(findings), Section("Provenance", (provenance_table(findings),))]
+
+
+def _memory(findings: Findings) -> list[Block]:
+    rule = (
+        "bank_use_nats is val_loss with the bank's rows permuted, minus val_loss: what the bank's content is worth. "
+        "A gain is credited to the memory only where its 95% interval lies above 0."
+    )
+    if not findings.bank_use:
+        return [words(rule + " No completed trial has a bank to permute.")]
+    rows = []
+    for entry in findings.bank_use:
+        places = formatting.decimals_for(entry.use.sd if entry.use.n > 1 else abs(entry.use.mean))
+        verdict = "yes" if entry.read else "not shown" if entry.use.n > 1 else "one trial: no interval"
+        rows.append(
+            (
+                cell(_group(entry.group)),
+                Cell(str(entry.use.n), entry.use.n),
+                Cell(formatting.fixed(entry.use.mean, places, sign=True), entry.use.mean),
+                interval_cell(entry.use.low, entry.use.high, places, sign=True),
+                Cell(formatting.fixed(entry.zeroed, places, sign=True), entry.zeroed),
+                Cell(formatting.fixed(entry.averaged, places, sign=True), entry.averaged),
+                cell(verdict),
+            )
+        )
+    table = Table(
+        label="bank_use",
+        caption="What the memory's content is worth, nats a token: val_loss with the bank's rows permuted "
+        "(bank_use_nats), with the read set to zero, and with the read replaced by its mean, each minus val_loss.",
+        columns=(
+            GROUP,
+            Column("n", "n"),
+            Column("bank_use_nats", "rows permuted"),
+            Column("interval", "95% interval", interval=True),
+            Column("bank_zero_nats", "read zeroed"),
+            Column("bank_mean_nats", "read averaged"),
+            Column("read", "is it read?", number=False),
+        ),
+        rows=tuple(rows),
+    )
+    return [words(rule), table]
+
+
+def _floors(findings: Findings) -> Section:
+    rows = [
+        (
+            cell(_group(entry.group)),
+            Cell(str(entry.n), entry.n),
+            *(
+                Cell(formatting.fixed(value, 3), value)
+                for value in (entry.val_loss, entry.unigram, entry.below_unigram, entry.bigram, entry.below_bigram)
+            ),
+        )
+        for entry in findings.floors
+    ]
+    table = Table(
+        label="floors",
+        caption="Held-out loss beside what token frequencies (unigram) and token pairs (interpolated bigram) reach on "
+        "the same text, nats a token. Below counts downwards from the floor: negative is worse than the floor.",
+        columns=(
+            GROUP,
+            Column("n", "n"),
+            Column("val_loss", "val_loss"),
+            Column("unigram_floor", "unigram floor"),
+            Column("below_unigram", "below it"),
+            Column("bigram_floor", "bigram floor"),
+            Column("below_bigram", "below it"),
+        ),
+        rows=tuple(rows),
+        empty="No completed trial has floors.",
+    )
+    return Section("Against the corpus's n-gram floors", (table,))
+
+
+def _cost(findings: Findings) -> Section:
+    headers = {
+        "tokens_per_s": "tokens/s",
+        "step_ms": "step (ms)",
+        "ema_ms": "EMA update (ms)",
+        "peak_gib": "peak memory (GiB)",
+        "wall_s": "wall time",
+    }
+    rows = []
+    for entry in findings.costs:
+        shown = [formatting.significant(entry.medians[name], digits=3) for name in COLUMNS if name != "wall_s"]
+        shown.append(formatting.duration(entry.medians["wall_s"]))
+        rows.append(
+            (
+                cell(_group(entry.group)),
+                Cell(str(entry.n), entry.n),
+                *(Cell(text, entry.medians[name]) for text, name in zip(shown, COLUMNS, strict=True)),
+                Cell(formatting.duration(entry.total_wall_s), entry.total_wall_s),
+            )
+        )
+    table = Table(
+        label="cost",
+        caption="Cost: medians over the completed trials, and the wall time of all the group's trials together.",
+        columns=(
+            GROUP,
+            Column("n", "n"),
+            *(Column(name, headers[name]) for name in COLUMNS),
+            Column("total_wall_s", "all trials"),
+        ),
+        rows=tuple(rows),
+    )
+    return Section("Cost", (table,))
+
+
+def _samples(findings: Findings) -> list[Section]:
+    """What the search's best trial wrote; of a study without a search, the baseline's first completed run."""
+    best = findings.primary.best
+    trials = findings.data.trials
+    done = texts(completed(trials), "trial_id")
+    trial_id = best.trial_id if best else done[0] if done else None
+    kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
+    if trial_id is None or not kept:
+        return []
+    intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
+    return [Section("What it writes", (intro, *sample_listings(kept)))]
+
+
+def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
+    """Command, commit, data, machine, versions, and what the study asks for."""
+    facts = findings.data.facts
+    source = facts.provenance
+    commit = (source.git_commit or "not in a git repository") + (
+        ", with uncommitted changes" if source.git_dirty else ""
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in source.versions.items() if version)
+    spec = facts.spec
+    lines: list[tuple[str, Any]] = [
+        ("study", facts.study),
+        ("command", facts.command),
+        ("started", facts.started_at),
+        ("finished", facts.finished_at or "not finished"),
+        ("commit", commit),
+        ("data", source.data_hash),
+        ("device", source.device),
+        ("machine", f"{source.host}, {source.platform}, Python {source.python}"),
+        ("versions", versions),
+        ("base", ", ".join(f"{key} = {spec.base[key]}" for key in ("preset", "data.corpus") if key in spec.base)),
+    ]
+    if facts.space:
+        stop = (
+            ", stopped early by " + _inline(spec.early_stopping.model_dump())
+            if spec.early_stopping
+            else ", no early stopping"
+        )
+        lines.append(
+            ("search", f"{spec.optimizer.sampler}, {spec.optimizer.trials} trials, seed {spec.optimizer.seed}{stop}")
+        )
+    if spec.ablation:
+        lines.append(
+            (
+                "ablation",
+                f"{formatting.count(len(findings.data.arms), 'arm')} and the baseline,"
+                f" {spec.ablation.seeds} seeds each",
+            )
+        )
+    lines += [("mixed", str(entry)) for entry in findings.mixed]
+    return Table(
+        label=label,
+        caption="Where these numbers come from.",
+        columns=(Column("what", "what", number=False), Column("value", "value", number=False)),
+        rows=tuple((cell(what), Cell(one_line(str(value), limit=400), str(value))) for what, value in lines),
+    )
+
+
+def _inline(tree: Mapping[str, Any]) -> str:
+    """`asha (min_tokens 50000, reduction 3)`."""
+    return ", ".join(
+        f"{key} ({_inline(value)})" if isinstance(value, Mapping) else f"{key} {value}" for key, value in tree.items()
+    )
+
+
+def _group(group: str) -> str:
+    return "best trial of the search" if group == "best" else group

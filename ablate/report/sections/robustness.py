@@ -1,0 +1,118 @@
+"""What stands beside the declared test: interquartile means, how often an arm is better, what a difference costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ablate import formatting
+from ablate.analyze.arms.cost_effectiveness import Worth
+from ablate.analyze.arms.robust import Estimate
+from ablate.report.document import Block, Cell, Column, Table, cell
+from ablate.report.findings import Findings, PerObjective
+from ablate.report.sections.labels import interval_cell, label
+
+
+def robust_table(findings: Findings, per: PerObjective) -> Table:
+    """Interquartile means and the probability of improvement of every arm with a pair."""
+    lines = []
+    for entry in per.robust:
+        widths = [estimate.high - estimate.low for estimate in (entry.arm, entry.baseline)]
+        places = formatting.decimals_for(min(widths) / 4)
+        lines.append(
+            (
+                cell(entry.name),
+                Cell(str(entry.n), entry.n),
+                *_estimate(entry.arm, places),
+                *_estimate(entry.baseline, places),
+                Cell(formatting.share(entry.better.value), entry.better.value),
+                Cell(_share_span(entry.better), (entry.better.low, entry.better.high)),
+            )
+        )
+    return Table(
+        label=label(findings, per, "robust"),
+        caption=f"Interquartile means of {per.label} (without the lowest and the highest quarter of the seeds) with "
+        "95% percentile bootstrap intervals, which are too narrow at few seeds; and the share of the seeds on which "
+        "the arm is better than the baseline, with its exact binomial interval.",
+        columns=(
+            Column("arm", "arm", number=False),
+            Column("n", "n"),
+            Column("iqm", "IQM"),
+            Column("iqm_interval", "95% interval", interval=True),
+            Column("baseline_iqm", "baseline's IQM"),
+            Column("baseline_interval", "95% interval", interval=True),
+            Column("better", "better on"),
+            Column("better_interval", "95% interval", interval=True),
+        ),
+        rows=tuple(lines),
+    )
+
+
+def _estimate(estimate: Estimate, places: int) -> tuple[Cell, Cell]:
+    span = interval_cell(estimate.low, estimate.high, places)
+    return Cell(formatting.fixed(estimate.value, places), estimate.value), span
+
+
+def _share_span(estimate: Estimate) -> str:
+    return f"[{formatting.share(estimate.low)}, {formatting.share(estimate.high)}]"
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A unit that is shown for one of the analysis: `of_one` of it make one hour, or one PFLOP."""
+
+    name: str
+    of_one: float
+
+
+_TIMES = (_Unit("h", 1.0), _Unit("min", 60.0), _Unit("s", 3600.0))
+_WORKS = (_Unit("PFLOP", 1.0), _Unit("TFLOP", 1e3), _Unit("GFLOP", 1e6))
+
+
+def _unit_for(value: float, units: tuple[_Unit, ...]) -> _Unit:
+    """The largest unit of which `value` is at least half a one, else the smallest."""
+    return next((unit for unit in units if value * unit.of_one >= 0.5), units[-1])
+
+
+def cost_blocks(findings: Findings) -> list[Block]:
+    """The cost of a run of each arm, and the difference for each unit of it."""
+    if len(findings.worths) < 2:
+        return []
+    per = findings.primary
+    unit = per.unit.strip() or per.objective.metric
+    control = findings.worths[0]
+    time, work = _unit_for(control.hours, _TIMES), _unit_for(control.pflop, _WORKS)
+    return [
+        Table(
+            label="worth",
+            caption="What a run costs, mean over an arm's completed runs, over the baseline's in brackets, and the "
+            f"difference to the baseline in {per.label} for each {time.name} and each {work.name} of a run of the arm. "
+            "FLOPs are of the formula, forward and backward; time is of this study's machine and share of its card. "
+            "The csv has hours and PFLOP (10^15).",
+            columns=(
+                Column("arm", "arm", number=False),
+                Column("n", "n"),
+                Column("hours", f"{time.name} a run"),
+                Column("pflop", f"{work.name} a run"),
+                Column("per_hour", f"{unit} / {time.name}"),
+                Column("per_pflop", f"{unit} / {work.name}"),
+            ),
+            rows=tuple(_worth(entry, time=time, work=work) for entry in findings.worths),
+        )
+    ]
+
+
+def _worth(entry: Worth, *, time: _Unit, work: _Unit) -> tuple[Cell, ...]:
+    def cost(value: float, ratio: float, unit: _Unit) -> Cell:
+        return Cell(f"{formatting.significant(value * unit.of_one, digits=3)} ({formatting.fixed(ratio, 2)})", value)
+
+    def gain(value: float, unit: _Unit) -> Cell:
+        return Cell(formatting.significant(value / unit.of_one, digits=3), value)
+
+    return (
+        cell(entry.group),
+        Cell(str(entry.n), entry.n),
+        cost(entry.hours, entry.hours_ratio, time),
+        cost(entry.pflop, entry.pflop_ratio, work),
+        gain(entry.per_hour, time),
+        gain(entry.per_pflop, work),
+    )

@@ -1,0 +1,230 @@
+"""One trial's run: its configuration, its progress, its metrics against targets, its bank, its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablate import formatting
+from ablate.analyze.frames import floats, records
+from ablate.analyze.search.best import Objective
+from ablate.analyze.search.space import show
+from ablate.escape import one_line
+from ablate.report import figures
+from ablate.report.document import Block, Cell, Code, Column, Figure, Listing, Section, Table, cell, words
+from ablate.report.findings import Findings
+from model.api import BY_NAME, METRICS, from_json, read_overrides, resolve
+
+MILESTONES = 10  # lines of the table of progress
+SECTIONS = {"model": "Model", "train": "Training", "data": "Data", "eval": "Evaluation"}
+BANK = (
+    "bank_", "coverage", "effective_entries", "read_entropy", "token_flip", "self_encode", "distinct_tokens",
+    "ema_scale", "entries_updated", "objects_kept",
+)  # fmt: skip
+HEADLINES = (
+    "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
+    "tokens_per_s", "peak_gib",
+)  # fmt: skip
+
+
+def configuration(findings: Findings, row: dict[str, Any]) -> list[Section]:
+    """A table a section of the configuration; what differs from the study's base is in bold."""
+    config = from_json(str(row["config_json"]))
+    values = read_overrides(config)
+    base = dict(findings.data.facts.spec.base)
+    ours = read_overrides(resolve(base.pop("preset"), base))
+    sections = [Section("Configuration", (words("Preset ", Code(config.preset), ". In bold: not the study's base."),))]
+    for prefix, title in SECTIONS.items():
+        keys = [key for key in values if key.startswith(f"{prefix}.")]
+        differs = [values[key] != ours[key] for key in keys]
+        table = Table(
+            label=f"{row['trial_id']}_config_{prefix}",
+            caption=f"{title}: every key, its value, and the study's base where that is another.",
+            columns=(
+                Column("parameter", "parameter", number=False),
+                Column("value", "value", number=False),
+                Column("base", "base", number=False),
+            ),
+            rows=tuple(
+                (
+                    cell(key.removeprefix(f"{prefix}.")),
+                    Cell(show(values[key]), values[key]),
+                    cell(show(ours[key]) if other else ""),
+                )
+                for key, other in zip(keys, differs, strict=True)
+            ),
+            bold=frozenset(index for index, other in enumerate(differs) if other),
+        )
+        sections.append(Section(title, (table,), sub=True))
+    return sections
+
+
+def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
+    took = formatting.duration(float(row["wall_s"]))
+    start, end = (f"{pd.Timestamp(row[name]):%Y-%m-%d %H:%M:%S}" for name in ("started_at", "finished_at"))
+    times = f"Attempt {int(row['attempt'])} ran from {start} to {end} UTC; all its attempts trained for {took}."
+    if reports.empty:
+        return [words(times), words("It reported nothing.")]
+    chosen = np.unique(np.linspace(0, len(reports) - 1, min(MILESTONES, len(reports))).round().astype(int))
+    lines = [
+        (
+            Cell(str(int(entry["attempt"])), int(entry["attempt"])),
+            Cell(f"{int(entry['step']):,}", int(entry["step"])),
+            Cell(f"{int(entry['tokens_seen']):,}", int(entry["tokens_seen"])),
+            Cell(formatting.duration(float(entry["wall_s"])), float(entry["wall_s"])),
+            Cell(formatting.significant(float(entry["lr"]), digits=3), float(entry["lr"])),
+            *(
+                Cell(formatting.significant(number(entry, name)), number(entry, name))
+                for name in ("ce_loss", "val_loss", "tokens_per_s")
+            ),
+        )
+        for entry in records(reports.iloc[chosen])
+    ]
+    table = Table(
+        label=f"{row['trial_id']}_progress",
+        caption=f"Progress: {len(lines)} of its {formatting.count(len(reports), 'report')}, evenly spaced.",
+        columns=(
+            Column("attempt", "attempt"),
+            Column("step", "step"),
+            Column("tokens_seen", "tokens seen"),
+            Column("wall_s", "time"),
+            Column("lr", "lr"),
+            Column("ce_loss", "ce_loss"),
+            Column("val_loss", "val_loss"),
+            Column("tokens_per_s", "tokens/s"),
+        ),
+        rows=tuple(lines),
+    )
+    curve = Figure(
+        label=f"{row['trial_id']}_curve",
+        caption="Loss of every training step (thin), its mean over each report, and the held-out loss; horizontal "
+        "lines are the corpus's n-gram floors.",
+        alt="Learning curve of the trial.",
+        draw=partial(figures.draw_run, reports, floors=(number(row, "unigram_floor"), number(row, "bigram_floor"))),
+    )
+    return [words(times), table, curve]
+
+
+def results(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
+    """Final and best value, where it was reached, and the target; then everything else that was measured."""
+    targets = findings.data.facts.spec.targets
+    wanted = [*targets, *(entry.metric for entry in findings.data.objectives), *HEADLINES]
+    names = [name for name in dict.fromkeys(wanted) if math.isfinite(number(row, name)) or name in targets]
+    table = Table(
+        label=f"{row['trial_id']}_targets",
+        caption="Metrics against the study's targets. Best: over the reports and the end, where the metric has a "
+        "better side.",
+        columns=(
+            Column("metric", "metric", number=False),
+            Column("final", "final"),
+            Column("best", "best"),
+            Column("at", "at step"),
+            Column("target", "target"),
+            Column("reached", "reached", number=False),
+        ),
+        rows=tuple(_result(row, reports, name, targets.get(name, math.nan)) for name in names),
+        empty="The trial measured nothing.",
+    )
+    rest = [metric for metric in METRICS if metric.kind != "floats" and math.isfinite(number(row, metric.name))]
+    everything = Table(
+        label=f"{row['trial_id']}_metrics",
+        caption="Everything that was measured at its end.",
+        columns=(
+            Column("metric", "metric", number=False),
+            Column("value", "value"),
+            Column("unit", "unit", number=False),
+            Column("about", "what it is", number=False),
+        ),
+        rows=tuple(
+            (
+                cell(metric.name),
+                Cell(formatting.significant(number(row, metric.name)), number(row, metric.name)),
+                cell(metric.unit),
+                cell(metric.about),
+            )
+            for metric in rest
+        ),
+        empty="The trial measured nothing.",
+    )
+    return [table, everything]
+
+
+def _result(row: dict[str, Any], reports: pd.DataFrame, name: str, target: float) -> tuple[Cell, ...]:
+    metric, final = BY_NAME[name], number(row, name)
+    best, step = final, math.nan
+    if metric.better and name in reports:
+        seen = Objective(name, metric.better).sign * floats(reports, name)
+        if np.isfinite(seen).any():
+            index = int(np.nanargmin(seen))
+            best, step = float(floats(reports, name)[index]), float(floats(reports, "step")[index])
+            if math.isfinite(final) and Objective(name, metric.better).sign * (final - best) < 0:
+                best, step = final, math.nan
+    bound = ("≤ " if metric.better == "min" else "≥ " if metric.better == "max" else "") + f"{target:g}"
+    said = "" if math.isnan(target) else "yes" if reached(row, name, target) else "no"
+    return (
+        Cell(f"{name} ({metric.unit})" if metric.unit else name, name),
+        Cell(formatting.significant(final), final),
+        Cell(formatting.significant(best) if metric.better else formatting.DASH, best if metric.better else math.nan),
+        Cell(f"{step:,.0f}" if math.isfinite(step) else "end" if math.isfinite(final) else formatting.DASH, step),
+        Cell(bound if math.isfinite(target) else "", target),
+        cell(said),
+    )
+
+
+def reached(row: dict[str, Any], name: str, target: float) -> bool:
+    """A metric without a better side is at its target where it equals it."""
+    value, better = number(row, name), BY_NAME[name].better
+    return value <= target if better == "min" else value >= target if better == "max" else value == target
+
+
+def bank_use(row: dict[str, Any]) -> list[Block]:
+    """What is known of the bank's content and use; one trial has no interval, so nothing is credited here."""
+    memory = from_json(str(row["config_json"])).model.memory
+    names = [
+        metric
+        for metric in METRICS
+        if metric.name.startswith(BANK) and metric.kind != "floats" and math.isfinite(number(row, metric.name))
+    ]
+    if not names:
+        return [words(f"Memory: {memory}. It has no bank that was measured.")]
+    table = Table(
+        label=f"{row['trial_id']}_bank",
+        caption="The bank's content and how it is read. One trial has no interval: nothing is credited to the memory "
+        "here.",
+        columns=(
+            Column("metric", "metric", number=False),
+            Column("value", "value"),
+            Column("about", "what it is", number=False),
+        ),
+        rows=tuple(
+            (
+                cell(f"{metric.name} ({metric.unit})" if metric.unit else metric.name),
+                Cell(formatting.significant(number(row, metric.name)), number(row, metric.name)),
+                cell(metric.about),
+            )
+            for metric in names
+        ),
+    )
+    return [words(f"Memory: {memory}."), table]
+
+
+def number(row: dict[str, Any], name: str) -> float:
+    """A cell as a number; NaN where it is empty or there is no such column."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float | np.number) else math.nan
+
+
+def sample_listings(kept: Sequence[Mapping[str, Any]]) -> list[Listing]:
+    """Prompts with what was written after them."""
+    return [
+        Listing(
+            title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),
+            text=f"{one_line(sample['prompt'], limit=1_000)} ▸ {one_line(sample['continuation'], limit=2_000)}",
+        )
+        for index, sample in enumerate(kept, start=1)
+    ]

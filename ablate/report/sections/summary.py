@@ -1,0 +1,285 @@
+"""The answer in words, made from the numbers by rules: no adjective that the numbers do not carry."""
+
+from __future__ import annotations
+
+from ablate import formatting
+from ablate.analyze.arms.paired import ALPHA, BASELINE, Effect
+from ablate.analyze.memory import LEARNED, BankUse, gain_owner
+from ablate.analyze.search.best import Best
+from ablate.analyze.search.space import short
+from ablate.report.document import Code, Paragraph, Span
+from ablate.report.findings import Findings, PerObjective
+from ablate.spec.designs import MAX_EXACT
+
+EXPLORATORY = "‡"
+NO_BANK = ("none", "blind")
+SENTENCES = 6  # arms that have a sentence each, whatever they show
+
+
+def answer(findings: Findings) -> Paragraph:
+    """The report's first paragraph."""
+    parts = [_ended(findings)]
+    if findings.mixed:
+        parts.append(("Trials of different commits, budgets, data or versions are compared here (marked †).",))
+    for per in findings.per_objective:
+        parts += _search(findings, per)
+    if findings.pareto:
+        front = f"The Pareto set is {formatting.count(len(findings.pareto), 'trial')} of the search"
+        beaten = "none is beaten by another that is at least as good in every objective and better in one"
+        parts.append((f"{front}: {beaten}.",))
+    for per in findings.per_objective:
+        parts += _arms(findings, per)
+    return Paragraph(tuple(_joined(parts)))
+
+
+def _joined(parts: list[tuple[Span, ...]]) -> list[Span]:
+    spans: list[Span] = []
+    for part in parts:
+        spans += [" ", *part] if spans else part
+    return spans
+
+
+def _ended(findings: Findings) -> tuple[Span, ...]:
+    progress = findings.progress
+    planned = formatting.count(progress.planned, "planned trial")
+    if not progress.final:
+        return (f"No trial has ended yet: 0 of {planned}.",)
+    how = ", ".join(f"{count} {status}" for status, count in progress.ended.items())
+    text = f"{progress.final} of {planned} {'has' if progress.planned == 1 else 'have'} ended ({how})."
+    if not progress.completed:
+        text += " No trial succeeded, so there is nothing to compare."
+    elif not progress.whole:
+        text += " The study is unfinished: what follows is of the trials so far."
+    return (text,)
+
+
+def _search(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
+    if not findings.data.space or not findings.progress.final:
+        return []
+    if per.best is None:
+        return [(f"No trial of the search completed with a {per.objective.metric}.",)] if len(findings.search) else []
+    parts = [_best(per, per.best), *_edges(per.best)]
+    if per is findings.primary:
+        parts += _floors(findings, group="best", whose="Its") + _single_bank(findings)
+    return parts
+
+
+def _best(per: PerObjective, best: Best) -> tuple[Span, ...]:
+    lowest = "lowest" if per.objective.mode == "min" else "highest"
+    places = places_of(per)
+    value = formatting.fixed(best.value, places)
+    others = f"the median of the {best.completed} completed is {formatting.fixed(best.median, places)}"
+    rest = others if best.completed > 1 else "no other trial completed"
+    spans: list[Span] = [f"The {lowest} {per.objective.metric} of the search is {value}{per.unit} (trial "]
+    spans += [Code(best.trial_id), f"; {rest}), at "]
+    for index, (key, chosen) in enumerate(best.params.items()):
+        spans += [", " if index else "", Code(f"{key} = {short(chosen)}")]
+    return (*spans, ".")
+
+
+def _edges(best: Best) -> list[tuple[Span, ...]]:
+    if not best.edges:
+        return []
+    named = ", ".join(f"{key} ({edge})" for key, edge in best.edges.items())
+    verb = "sits at an edge of its range" if len(best.edges) == 1 else "sit at edges of their ranges"
+    return [(f"{named} {verb}: better values may lie outside what was searched.",)]
+
+
+def _floors(findings: Findings, *, group: str, whose: str) -> list[tuple[Span, ...]]:
+    floors = findings.floors_of(group)
+    if floors is None:
+        return []
+    gaps = ((floors.below_unigram, floors.unigram, "unigram"), (floors.below_bigram, floors.bigram, "bigram"))
+    against = [
+        f"{formatting.fixed(abs(gap), 3)} nats {'below' if gap > 0 else 'above'} the {name} floor"
+        f" ({formatting.fixed(at, 3)})"
+        for gap, at, name in gaps
+    ]
+    text = f"{whose} val_loss is {' and '.join(against)}."
+    if floors.below_unigram <= 0:
+        text += " Nothing was learned there beyond token frequencies: comparisons made here say little."
+    return [(text,)]
+
+
+def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
+    bank = findings.bank_of("best")
+    if bank is None:
+        return []
+    value = formatting.fixed(bank.use.mean, formatting.decimals_for(abs(bank.use.mean)), sign=True)
+    text = f"Permuting its bank's rows changes val_loss by {value} nats (bank_use_nats); one trial has no interval, "
+    return [(text + "so nothing is credited to the memory on its account.",)]
+
+
+def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
+    effects = [effect for effect in per.claims if effect.n]
+    is_primary = per is findings.primary
+    if not any(effect.n for effect in per.effects):
+        none = "No arm shares a completed seed with the baseline yet."
+        return [(none,)] if per.effects and findings.progress.final and is_primary else []
+    parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
+    if not per.claims:
+        parts += [(noise_in_words(effect, per=per),) for effect in per.checks if effect.n]
+    told, silent, single = _worth_a_sentence(_without_cells(per, effects))
+    for effect in told:
+        owner = gain_owner(effect, objective=per.objective)
+        parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
+    if silent:
+        what = f"For {_named(silent, other=bool(told))}"
+        parts.append((f"{what} the 95% interval of the difference in {silent[0].metric} holds 0: no effect is shown.",))
+    if single:
+        share = f"{_named(single, other=bool(told or silent))} {'shares' if len(single) == 1 else 'share'}"
+        parts.append((f"{share} one seed with the baseline: no interval yet.",))
+    unpaired = [effect for effect in _without_cells(per, list(per.claims)) if not effect.n]
+    if unpaired:
+        share = f"{_named(unpaired, other=bool(effects))} {'shares' if len(unpaired) == 1 else 'share'}"
+        parts.append((f"{share} no completed seed with the baseline.",))
+    smallest = min((effect.smallest_p_holm for effect in effects), default=0.0)
+    if smallest > ALPHA:
+        pairs = formatting.count(max(effect.n for effect in effects), "pair")
+        of = f"{pairs} and {formatting.count(len(per.claims), 'arm')}"
+        at_least = formatting.p_value(smallest)
+        parts.append((f"With {of} no adjusted p can be smaller than {at_least}: the test cannot reject at {ALPHA}.",))
+    if is_primary:
+        parts += _standing(findings)
+    return [part for part in parts if part != ("",)]
+
+
+def _named(effects: list[Effect], *, other: bool) -> str:
+    noun = "other arm" if other else "arm"
+    return f"{formatting.count(len(effects), noun)} ({formatting.names([effect.arm for effect in effects])})"
+
+
+def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
+    """A factorial speaks through its contrasts, where it has them, and not cell by cell."""
+    if per.factorial is None or not per.factorial.contrasts:
+        return effects
+    cells = {cell.arm for cell in per.factorial.cells}
+    return [effect for effect in effects if effect.arm not in cells]
+
+
+def _worth_a_sentence(effects: list[Effect]) -> tuple[list[Effect], list[Effect], list[Effect]]:
+    """Of few arms all; of many those whose interval excludes 0. The others are named together: those whose interval
+    holds 0, and those of one pair, which have none."""
+    if len(effects) <= SENTENCES:
+        return effects, [], []
+    clear = [effect for effect in effects if effect.difference.above_zero or effect.difference.below_zero]
+    rest = [effect for effect in effects if effect not in clear]
+    return clear, [effect for effect in rest if effect.n > 1], [effect for effect in rest if effect.n == 1]
+
+
+def _standing(findings: Findings) -> list[tuple[Span, ...]]:
+    """What stands about the ablation as a whole: contrasts, claims, and what its p values hang on."""
+    parts: list[tuple[Span, ...]] = []
+    design = findings.primary.factorial
+    if design is not None and design.contrasts:
+        shown = [contrast for contrast in design.contrasts if contrast.p_holm <= ALPHA]
+        of = f"Of {formatting.count(len(design.contrasts), 'contrast')} of the factorial design"
+        names = "; ".join(f"{contrast.name} ({_signed(contrast.value.mean, contrast.value.sd)})" for contrast in shown)
+        parts.append((f"{of} the declared test rejects {len(shown)}{': ' + names if shown else ''}.",))
+    for judged in findings.judged:
+        late = f" ({EXPLORATORY}, declared after results)" if judged.claim.hindsight else ""
+        parts.append((f"Hypothesis \u201c{judged.claim.claim}\u201d{late}: {judged.verdict}.",))
+    if findings.data.tuned:
+        parts.append(("All of this is conditional on one tuning of each arm.",))
+    peeked = [effect.arm for effect in findings.primary.claims if effect.arm in findings.exploratory]
+    if peeked:
+        names = "all arms" if len(peeked) == len(findings.primary.claims) else formatting.names(peeked)
+        why = f"The p values of {names} are exploratory ({EXPLORATORY}): the ablation's tables say why."
+        parts.append((why,))
+    return parts
+
+
+def _signed(value: float, spread: float) -> str:
+    return formatting.fixed(value, formatting.decimals_for(spread), sign=True)
+
+
+def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
+    """One arm's sentence: the difference, its interval, the declared test, and what they do not show."""
+    difference = effect.difference
+    places = effect_places(effect)
+    test = "exact p" if effect.n <= MAX_EXACT else "sign-flip p"
+    tail = f"(n = {effect.n}, {test} {formatting.p_value(effect.p_exact)}, Holm {formatting.p_value(effect.p_holm)})"
+    if effect.n < 2:
+        value = formatting.fixed(difference.mean, places, sign=True)
+        return f"{effect.arm} differs from the baseline by {value}{per.unit} on the one seed they share: no interval."
+    span = formatting.interval(difference.low, difference.high, places, sign=True)
+    if difference.above_zero or difference.below_zero:
+        verb = "raises" if difference.above_zero else "lowers"
+        size = formatting.fixed(abs(difference.mean), places)
+        text = (
+            f"Against the baseline, {effect.arm} {verb} {effect.metric} by {size}{per.unit}, 95% interval {span} {tail}"
+        )
+        return text + ("." if effect.p_holm <= ALPHA else f"; the declared test does not reject at {ALPHA}.")
+    value = formatting.fixed(difference.mean, places, sign=True)
+    return (
+        f"For {effect.arm} the difference in {effect.metric} is {value}{per.unit} and its 95% interval {span} holds 0 "
+        f"{tail}: no effect is shown{_power(effect, per=per)}."
+    )
+
+
+def _power(effect: Effect, *, per: PerObjective) -> str:
+    """What the tests would have found; "" where the declared one can find nothing."""
+    if not effect.mde > 0 or effect.smallest_p_holm > ALPHA:
+        return ""
+    at = f"{ALPHA}/{len(per.claims)}" if len(per.claims) > 1 else str(ALPHA)
+    size = formatting.fixed(effect.mde, effect_places(effect))
+    text = f"; a t test at {at} would find a true one of {size} four times in five"
+    if effect.mde_exact > 0:
+        text += f", the declared test one of {formatting.fixed(effect.mde_exact, effect_places(effect))}"
+    return text
+
+
+def noise_in_words(effect: Effect, *, per: PerObjective) -> str:
+    """What an A/A arm says: nothing differs there but chance."""
+    places = effect_places(effect)
+    span = formatting.interval(effect.difference.low, effect.difference.high, places, sign=True)
+    value = formatting.fixed(effect.difference.mean, places, sign=True)
+    text = f"The A/A arm {effect.arm}, which differs by nothing but its random streams, differs in {effect.metric} by "
+    text += f"{value}{per.unit}"
+    if effect.n < 2:
+        return f"{text} on the one seed they share: no interval yet."
+    if effect.difference.above_zero or effect.difference.below_zero:
+        off = "which excludes 0: one check in twenty does by chance; more often, something else differs"
+        return f"{text}, 95% interval {span}, {off}."
+    return f"{text}, 95% interval {span}: the noise."
+
+
+def credit(findings: Findings, *, effect: Effect, owner: str | None) -> str:
+    """Whether a gain between two kinds of memory may be credited to the memory; "" where that is not the question."""
+    if owner is None or effect.metric not in LEARNED:
+        return ""
+    kinds = {side: findings.memory_of(side) for side in (BASELINE, effect.arm)}
+    if kinds[BASELINE] == kinds[effect.arm]:
+        return ""
+    if kinds[owner] in NO_BANK:
+        return f"The better side of that comparison, {owner}, has no memory to read."
+    gain = f"The gain of {owner}" if effect.p_holm <= ALPHA else f"The gain of {owner}, if it is one,"
+    bank = findings.bank_of(owner)
+    if bank is None:
+        return f"{gain} is not credited to its memory: bank_use_nats was not measured."
+    held = _bank_interval(bank)
+    if bank.read:
+        return f"{gain} may be credited to its memory: bank_use_nats is {held}, above 0."
+    return f"{gain} is not credited to its memory: bank_use_nats is {held}, not above 0."
+
+
+def _bank_interval(bank: BankUse) -> str:
+    places = formatting.decimals_for(bank.use.sd)
+    mean = formatting.fixed(bank.use.mean, places, sign=True)
+    if bank.use.n < 2:
+        return f"{mean} without an interval (one trial)"
+    return f"{mean} {formatting.interval(bank.use.low, bank.use.high, places, sign=True)}"
+
+
+def places_of(per: PerObjective) -> int:
+    """Decimal places at which the search's trials are told apart."""
+    if per.best is None:
+        return 3
+    return max(
+        formatting.decimals_for(abs(per.best.worst - per.best.value), digits=3), 2 if abs(per.best.value) < 100 else 0
+    )
+
+
+def effect_places(effect: Effect) -> int:
+    """Decimal places at which a difference and its interval are told apart."""
+    return formatting.decimals_for(effect.difference.sd)

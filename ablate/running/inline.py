@@ -1,0 +1,100 @@
+"""The runner without Ray: one trial after the other, in this process. For debugging, and for machines without Ray."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ablate.errors import CannotWrite
+from ablate.running.limits import Overdue, Watch
+from ablate.running.runner import Event, Halt, Listener, Progress
+from ablate.running.trial import Desk, Train, failed_row, record, run_trial, timeout
+from ablate.running.watchdog import Unanswered, Watchdog
+from ablate.trials.plan import Trial, TrialSource
+from model.api import Config, Report, Result, Verdict
+from model.api import train as model_train
+
+
+@dataclass(frozen=True)
+class InlineRunner:
+    """Implements `Runner`. `hard_s`: seconds after which a trial that hangs outside Python takes the process along."""
+
+    desk: Desk
+    halt: Halt
+    on_event: Listener
+    train: Train = model_train
+    hard_s: float = 10.0
+
+    @property
+    def notice(self) -> str:
+        """Nothing to watch but the table."""
+        return ""
+
+    def run(self, source: TrialSource) -> None:
+        """Train every trial of `source`, in its order."""
+        while self.halt.reason is None and (trial := source.ask()) is not None:
+            self._run_one(trial, source)
+
+    def _run_one(self, trial: Trial, source: TrialSource) -> None:
+        last: Progress | None = None
+        started_at = datetime.now(UTC)
+        watch = Watch(self.desk.limits, now_s=time.monotonic())
+
+        def tell(progress: Progress) -> Verdict:
+            nonlocal last
+            last = progress
+            watch.hear(wall_s=progress.wall_s, done=progress.done, now_s=time.monotonic())
+            self.on_event(Event(trial, "reported", progress=progress))
+            verdict = source.report(trial.trial_id, tokens=progress.tokens_seen, value=progress.value)
+            return Verdict.INTERRUPT if self.halt.reason else verdict
+
+        def give_up(overdue: Overdue | None) -> None:
+            """Called from the watchdog's thread, the trial hanging in this one."""
+            if overdue is None:
+                print(f"interrupted: trial {trial.trial_id} does not answer", file=sys.__stderr__)
+                return
+            attempt = self.desk.ledger.attempt(trial.trial_id)
+            failure = timeout(overdue)
+            record(
+                failed_row(trial, failure=failure, desk=self.desk, attempt=attempt, started_at=started_at, last=last),
+                ledger=self.desk.ledger,
+            )
+            print(
+                f"trial {trial.trial_id} {failure.status}: {failure.kind}: {failure.message}; it hangs outside Python"
+                " and takes this process along: go on with the same command and --resume",
+                file=sys.__stderr__,
+            )
+
+        watchdog = Watchdog(watch, halt=self.halt, give_up=give_up, hard_s=self.hard_s)
+        self.on_event(Event(trial, "started"))
+        row = None
+        try:
+            row = run_trial(trial, desk=self.desk, tell=tell, train=_watched(self.train, watchdog))
+        except Unanswered:
+            pass  # as an interrupted trial: it is gone on with from its last checkpoint
+        except CannotWrite as full:
+            self.halt.call_off(full.line)
+        if row is not None:
+            source.tell(row)
+        self.on_event(Event(trial, "ended", row=row))
+
+
+def _watched(train: Train, watchdog: Watchdog) -> Train:
+    """The trainer, watched while it trains and not while its end is written down."""
+
+    def watched(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        with watchdog.watching():
+            return train(config, report, checkpoint_dir=checkpoint_dir)
+
+    return watched
+
+
+@contextmanager
+def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[InlineRunner]:
+    """An inline runner, ready to run. There is nothing to clean up; the context is the shape that runners share."""
+    yield InlineRunner(desk, halt=halt, on_event=on_event)

@@ -1,0 +1,79 @@
+"""How long a trial may take, and how long it may say nothing. Pure: whoever asks brings the time of a monotonic clock.
+
+A trial looks at its own limit at every report and stops by itself; whoever watches it from outside gives it a little
+longer, and ends it where it does not answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ablate import formatting
+
+_LENIENCE, _MOST_LENIENCE_S = 0.1, 60.0
+"""What a trial gets beyond its limit before it is ended from outside: it may be about to report."""
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """Why a trial's time is over: `TimeLimit`, or `Stalled` where it has not reported."""
+
+    kind: Literal["TimeLimit", "Stalled"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_s`: seconds of training over all attempts; `stall_s`: seconds without a report. None: no limit."""
+
+    max_s: float | None = None
+    stall_s: float | None = None
+
+    def spent(self, wall_s: float) -> Overdue | None:
+        """Whether a trial that has trained for `wall_s` has used its time: what it asks itself at a report."""
+        if self.max_s is None or wall_s <= self.max_s:
+            return None
+        cure = "raise resources.max_hours, or give it a smaller budget"
+        return Overdue(
+            "TimeLimit", f"it trained for {_time(wall_s)}, resources.max_hours is {_time(self.max_s)}; {cure}"
+        )
+
+
+class OutOfTime(Exception):
+    """Raised in a trial that is ended where it stands."""
+
+    def __init__(self, overdue: Overdue) -> None:
+        super().__init__(overdue)
+        self.overdue = overdue
+
+    def __str__(self) -> str:
+        """Why."""
+        return self.overdue.message
+
+
+class Watch:
+    """The clock of one trial, from the start of its process on. `now_s` is any clock that never jumps."""
+
+    def __init__(self, limits: Limits, *, now_s: float) -> None:
+        self._limits, self._heard_s = limits, now_s
+        self._reported, self._measures, self._wall_s = False, False, 0.0
+
+    def hear(self, *, wall_s: float, done: bool, now_s: float) -> None:
+        """A report: the trial has trained for `wall_s`; `done`: it has used its budget and is being measured."""
+        self._heard_s, self._reported, self._measures, self._wall_s = now_s, True, done, wall_s
+
+    def overdue(self, *, now_s: float) -> Overdue | None:
+        """Whether the trial must be ended, it having failed to end itself."""
+        silent_s, limits = now_s - self._heard_s, self._limits
+        if limits.stall_s is not None and silent_s > limits.stall_s:
+            since = "its last report" if self._reported else "its start"
+            rule = f"no report for {_time(silent_s)} since {since}, resources.stall_minutes is {_time(limits.stall_s)}"
+            return Overdue("Stalled", f"{rule}; where it stood is in its log")
+        if limits.max_s is None or self._measures:
+            return None
+        return limits.spent(self._wall_s + silent_s - min(_LENIENCE * limits.max_s, _MOST_LENIENCE_S))
+
+
+def _time(seconds: float) -> str:
+    return formatting.duration(seconds)

@@ -1,0 +1,134 @@
+"""What a person sees while a study runs, on stderr: a live table in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ablate import escape, formatting
+from ablate.running.progress import Running, Tally
+from ablate.running.runner import Event
+
+if TYPE_CHECKING:
+    from ablate.records.ledger import TrialRow
+
+_LAST_ENDED = 8
+"""Ended trials that the live table still shows."""
+
+_PLAIN_EVERY_S = 60.0
+"""Seconds between two lines of progress in a log."""
+
+
+class View:
+    """Shows a tally. Use it as a context, pass it every event, and let it say what else is to be said."""
+
+    def __init__(self, tally: Tally, *, console: Console | None = None) -> None:
+        # The console keeps the stream it is made with: what is redirected later does not take it along.
+        self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._tally = tally
+        self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """One line, above the table where there is one."""
+        self._console.print(escape.cut(line), markup=False)
+
+    def on_event(self, event: Event) -> None:
+        """Take an event in; an ended trial and a tracker's warning get a line."""
+        now = time.monotonic()
+        self._tally.add(event, now_s=now)
+        if event.progress is not None and event.progress.warning:
+            self.say(event.progress.warning)
+        if event.row is not None:
+            self.say(self._ended_line(event.row))
+        elif not self._console.is_terminal and now - self._said_at > _PLAIN_EVERY_S:
+            self._said_at = now
+            self.say(self.summary())
+
+    def summary(self) -> str:
+        """`12 planned: 3 completed, 1 pruned, 2 running, 6 to come · best val_loss 3.21 (0123abcd…) · 4 min left`."""
+        tally = self._tally
+        counts = [f"{count} {status}" for status, count in sorted(tally.ended.items())]
+        counts += [f"{len(tally.running)} running"] if tally.running else []
+        counts += [f"{tally.left} to come"] if tally.left else []
+        parts = [f"{tally.planned} planned: {', '.join(counts)}"]
+        if tally.best is not None:
+            row, value = tally.best
+            parts.append(f"best {tally.objective.metric} {formatting.significant(value)} ({row.trial_id})")
+        left_s = tally.left_s(now_s=time.monotonic())
+        if left_s is not None:
+            parts.append(f"about {formatting.duration(left_s)} left")
+        return " · ".join(parts)
+
+    def _ended_line(self, row: TrialRow) -> str:
+        tally = self._tally
+        return f"[{len(tally.rows)}/{tally.planned}] {row.trial_id} {outcome(row, metric=tally.objective.metric)}"
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for header in ("trial", "arm", "seed", "state", "loss", self._tally.objective.metric, "parameters"):
+            table.add_column(header, no_wrap=True, overflow="ellipsis")
+        for row in self._tally.rows[-_LAST_ENDED:]:
+            loss, value = row.metrics.get("ce_loss"), row.metrics.get(self._tally.objective.metric)
+            cells = (
+                row.trial_id,
+                row.arm,
+                str(row.seed),
+                row.status,
+                _cell(loss),
+                _cell(value),
+                formatting.parameters(row.params),
+            )
+            table.add_row(*map(_text, cells), style="" if row.status in ("completed", "pruned") else "red")
+        for running in self._tally.running.values():
+            table.add_row(*map(_text, _running_cells(running)), style="cyan")
+        return Group(table, Text(self.summary(), style="bold"))
+
+
+def outcome(row: TrialRow, *, metric: str) -> str:
+    """A trial's end in a few words: what it reached of `metric`, or why it did not."""
+    what = f"{row.arm} seed {row.seed} {row.status}"
+    if row.error:
+        return f"{what}: {row.error_kind}: {row.error}"
+    reached = f" {metric} {formatting.significant(float(row.metrics[metric]))}" if metric in row.metrics else ""
+    return f"{what}{reached} after {row.tokens_seen:,} tokens, {formatting.duration(row.wall_s)}"
+
+
+def _running_cells(running: Running) -> tuple[str, ...]:
+    trial, progress = running.trial, running.progress
+    state = "starting" if progress is None else f"{formatting.share(running.share)} of budget"
+    loss, value = (None, None) if progress is None else (progress.loss, progress.value)
+    return (
+        trial.trial_id,
+        trial.arm,
+        str(trial.seed),
+        state,
+        _cell(loss),
+        _cell(value),
+        formatting.parameters(trial.params),
+    )
+
+
+def _text(cell: str) -> Text:
+    return Text(escape.one_line(cell))
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else formatting.significant(value)

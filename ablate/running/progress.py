@@ -1,0 +1,112 @@
+"""How a running study stands, counted from its events: no clock of its own, no terminal, no files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ablate.running.runner import Event, Progress
+from ablate.trials.plan import SEARCH, is_preparation
+
+if TYPE_CHECKING:
+    from ablate.records.ledger import TrialRow
+    from ablate.spec.models import Objective
+    from ablate.trials.plan import Trial
+
+_ENOUGH = 0.05
+"""Share of a budget from which on the rest is extrapolated."""
+
+
+@dataclass
+class Running:
+    """A trial under way, since `since` (seconds on the caller's clock)."""
+
+    trial: Trial
+    since: float
+    progress: Progress | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that is used, 0 to 1."""
+        if self.progress is None or not self.progress.budget_tokens:
+            return 0.0
+        return min(1.0, self.progress.tokens_seen / self.progress.budget_tokens)
+
+
+@dataclass
+class Tally:
+    """Feed it every event. `planned` counts all trials of the study, `rows` those that ended before this run."""
+
+    objective: Objective
+    planned: int
+    rows: list[TrialRow] = field(default_factory=list)
+    running: dict[str, Running] = field(default_factory=dict)
+    _took_s: list[float] = field(default_factory=list)
+    _most_at_once: int = 1
+
+    def add(self, event: Event, *, now_s: float) -> None:
+        """Take an event in, at `now_s` on the caller's clock."""
+        name = event.trial.trial_id
+        if event.kind == "started":
+            self.running[name] = Running(event.trial, since=now_s)
+            self._most_at_once = max(self._most_at_once, len(self.running))
+        elif event.kind == "reported":
+            self.running[name].progress = event.progress
+        else:
+            ended = self.running.pop(name)
+            if event.row is not None:
+                self.rows.append(event.row)
+                self._took_s.append(now_s - ended.since)
+
+    @property
+    def ended(self) -> Counter[str]:
+        """How many trials have ended in which way."""
+        return Counter(row.status for row in self.rows)
+
+    @property
+    def left(self) -> int:
+        """Trials that have neither ended nor started."""
+        return max(0, self.planned - len(self.rows) - len(self.running))
+
+    @property
+    def best(self) -> tuple[TrialRow, float] | None:
+        """The best completed trial so far with its objective; None before the first."""
+        return best_of_study(self.rows, objective=self.objective)
+
+    def left_s(self, *, now_s: float) -> float | None:
+        """Seconds until everything planned has ended, from how long trials took so far; None while nothing is known.
+
+        Assumes that as many go on at once as there were, each as long as the mean of those that ended; before the first
+        end, the furthest of those under way is extrapolated, once it is far enough for that.
+        """
+        if self._took_s:
+            each = sum(self._took_s) / len(self._took_s)
+        else:
+            ahead = max(self.running.values(), key=lambda one: one.share, default=None)
+            if ahead is None or ahead.progress is None or ahead.share < _ENOUGH:
+                return None
+            trained_s = ahead.progress.wall_s
+            each = (now_s - ahead.since - trained_s) + trained_s / ahead.share
+        under_way = [max(0.0, each - (now_s - one.since)) for one in self.running.values()]
+        whole = (sum(under_way) + self.left * each) / self._most_at_once
+        return max([whole, *under_way])
+
+
+def best_of_study(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
+    """A study's best trial with its objective: the search's, or of its arms where none of a search completed. Trials
+    that tune or calibrate are no results. None where there is none."""
+    searched = best_of([row for row in rows if row.arm == SEARCH], objective=objective)
+    return searched or best_of([row for row in rows if not is_preparation(row.arm)], objective=objective)
+
+
+def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
+    """The best of the completed trials among `rows` with its objective; None where there is none."""
+    measured = [
+        (row, float(row.metrics[objective.metric]))
+        for row in rows
+        if row.status == "completed" and objective.metric in row.metrics
+    ]
+    sign = 1 if objective.mode == "min" else -1
+    return min(measured, key=lambda pair: (sign * pair[1], pair[0].trial_id), default=None)

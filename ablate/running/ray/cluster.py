@@ -1,0 +1,287 @@
+"""Starting a Ray of our own, or joining one, quietly; and leaving nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.job_config import JobConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ablate.errors import BadInput
+from ablate.running.ray import orphans
+from ablate.scheduling import mps
+from ablate.scheduling.placement import Node
+from model.api import ALLOCATOR_VARIABLES, EXPANDABLE
+
+_OBJECT_STORE_BYTES = 100 * 2**20
+"""Trials exchange numbers, not tensors; Ray would take a third of the memory."""
+
+_LOOPBACK = "127.0.0.1"
+"""What the servers of a private Ray bind to: no other machine reaches it, token or not."""
+
+_REACH_S = 5.0
+_LOOK_S = 60.0
+_IS_IT_UP = "is the head node up (`ray status`), and is its token here (`ray get-auth-token` there)?"
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # Train runs in the dashboard's API
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also how soon an end is noticed
+    # A trial waits for its turn: on a cluster that others use too for as long as theirs take, and that is no failure.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "31536000",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints goes where the rest of its output goes
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a trial; a preempted trial is a lost one
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables go to stdout
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells the trials first
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # with a searcher Tune would start one at a time; the gate says how many
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor whose last trial's thread is slow to end is waited for
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""As on those systems by default: a node's address is the loopback's, and its servers bind to that alone. (Given as
+`_node_ip_address`, 127.0.0.1 is replaced by the host's outer address, and at any other one they bind to all.)"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that this process is connected to. `dashboard` is None where there is none; `card_gib` is the memory of the
+    smallest card, 0 without one; `mps`: on every machine with cards an MPS daemon runs."""
+
+    dashboard: str | None
+    cuda: bool
+    nodes: tuple[Node, ...]
+    card_gib: float = 0.0
+    mps: bool = False
+
+
+@contextmanager
+def connect(
+    study: str,
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    use_mps: Literal["auto", "off"] = "auto",
+    note: Path | None = None,
+) -> Iterator[Cluster]:
+    """Start a private Ray on this machine, or join the one at `address`, and leave it in the end, whatever happens.
+
+    `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from
+    an MPS daemon. `note`: the file by which `remains.end` finds a private one whose driver was killed. What Ray prints
+    goes to a file while the context lasts: stdout is for answers. Raises BadInput where `address` cannot be joined.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=orphans.PREFIX))
+    with contextlib.ExitStack() as stack:
+        stack.push(_Logs(folder).tidy)
+        stack.enter_context(_quiet(folder / "ray.log"))
+        own = _trials_environment(use_mps)
+        stack.enter_context(_environment(own))  # inherited by every process of a private Ray
+        if address is None:
+            if note is not None:
+                orphans.Session.ours(folder).write(note)
+            info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
+        else:
+            info = stack.enter_context(_joined(study, address=address, own=own))
+        cards = _look_at_cards()
+        yield Cluster(
+            dashboard=f"http://{info.dashboard_url}" if info.dashboard_url else None,
+            cuda=any(card.cuda for card in cards),
+            nodes=tuple(_node(row) for row in ray.nodes() if row["Alive"]),
+            card_gib=min((card.gib for card in cards if card.cuda), default=0.0),
+            mps=bool(cards) and all(card.mps for card in cards),
+        )
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """The folder that holds Ray's session and what it said; kept where it may explain something."""
+
+    folder: Path
+
+    def tidy(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:  # noqa: ARG002
+        if error is None or isinstance(error, (KeyboardInterrupt, BadInput)):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            error.add_note(f"Ray's logs are in {self.folder}")
+
+
+@contextmanager
+def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) -> Iterator[Any]:
+    # Pinned before the start, so that every process of this Ray inherits it: with a second Ray on the host those that
+    # look for "the" Ray (the State API, and with it Train's clean-up) would find two and give up.
+    port = _free_port()
+    pinned = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
+    with _environment({**_ENVIRONMENT, **_ALONE, **pinned}), _alone():
+        try:
+            yield ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=True,
+                dashboard_host=_LOOPBACK,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                namespace=study,
+                job_config=_job(study, {}),
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(folder),
+            )
+        finally:
+            ray.shutdown()
+            orphans.end_processes(folder)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise BadInput unless something listens at HOST:PORT: Ray itself would try for minutes, and complain in C++."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadInput("--address", "", address, f"cannot be reached ({error})", _IS_IT_UP) from None
+
+
+@contextmanager
+def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any]:
+    if address != "auto":
+        _check_reachable(address)
+    environment = {**_ENVIRONMENT, "RAY_ADDRESS": address}
+    # A head node asks for a token by default, and Ray shows the one that is here only to a head it has found itself.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with _environment(environment):
+        try:
+            try:
+                info = ray.init(
+                    address=address,
+                    namespace=study,
+                    job_config=_job(study, {**environment, **own}),
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise BadInput("--address", "", address, f"cannot be joined ({error})", _IS_IT_UP) from None
+            yield info
+        finally:
+            ray.shutdown()
+
+
+def _job(study: str, environment: Mapping[str, str]) -> JobConfig:
+    """The job as the dashboard lists it."""
+    runtime_env = {"env_vars": dict(environment)} if environment else {}
+    return JobConfig(metadata={"job_name": f"ablate: {study}", "study": study}, runtime_env=runtime_env)
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What a worker sees of a machine's cards: whether torch can use one, its memory, whether MPS serves it."""
+
+    cuda: bool
+    gib: float
+    mps: bool
+
+
+def _look_at_cards() -> list[_Card]:
+    """A look from a worker on every machine with cards, since Ray hides cards from everybody else.
+
+    A machine whose cards somebody else holds is not waited for, as long as another answers.
+    """
+
+    @ray.remote(num_cpus=0, num_gpus=0.001)
+    def look() -> _Card:
+        import torch
+
+        if not torch.cuda.is_available():
+            return _Card(cuda=False, gib=0.0, mps=False)
+        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return _Card(cuda=True, gib=gib, mps=mps.is_up(os.environ))
+
+    names = [row["NodeID"] for row in ray.nodes() if row["Alive"] and row["Resources"].get("GPU", 0)]
+    strategies = [NodeAffinitySchedulingStrategy(name, soft=False) for name in names]
+    looks = [look.options(scheduling_strategy=strategy).remote() for strategy in strategies]
+    if not looks:
+        return []
+    seen, _ = ray.wait(looks, num_returns=len(looks), timeout=_LOOK_S)
+    return ray.get(seen or looks[:1])
+
+
+def _node(row: Mapping[str, Any]) -> Node:
+    """A machine of the cluster, from its row of `ray.nodes()`."""
+    has = row["Resources"]
+    return Node.of(
+        row["NodeID"],
+        cpus=has.get("CPU", 0.0),
+        gpus=int(has.get("GPU", 0.0)),
+        host_gib=has.get("memory", 0.0) / 2**30,
+    )
+
+
+def _trials_environment(choice: Literal["auto", "off"]) -> dict[str, str]:
+    """What processes that share a card need in their environment before CUDA starts, unless the user has set it."""
+    own = {} if any(name in os.environ for name in ALLOCATOR_VARIABLES) else dict(EXPANDABLE)
+    return own | (mps.OFF if choice == "off" else {})
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((_LOOPBACK, 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """What _ALONE does for processes that start later, for this one, which has read the variable long ago."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for as long as the context lasts."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update({name: before[name] for name in values if name in before})
+
+
+@contextmanager
+def _quiet(path: Path) -> Iterator[None]:
+    """Send what Ray logs and prints in this process to a file: stdout is for answers and stderr for the live table.
+
+    Whoever wants to be seen keeps the stream of before.
+    """
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
+    with path.open("w", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        kept = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+        for logger in loggers:
+            logger.handlers, logger.propagate = [handler], False
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            for logger, handlers, propagate in kept:
+                logger.handlers, logger.propagate = handlers, propagate

@@ -1,0 +1,202 @@
+"""Between Tune and a source of trials: Tune's calls go in, the source's answers come out, and every end is a row."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from ablate.errors import CannotWrite, writing
+from ablate.records.ledger import TrialRow
+from ablate.running.ray.coordinator import Left
+from ablate.running.ray.reaper import reap
+from ablate.running.ray.run_context import RETRIES, Orders
+from ablate.running.ray.worker_place import last_words
+from ablate.running.runner import Event, Halt, Listener, Progress
+from ablate.running.trial import Failure, failed_row, record
+from ablate.scheduling.admission import Admission, Taken
+from ablate.trials.plan import Trial, TrialSource
+from model.api import Verdict
+
+TRIAL = "trial"
+"""Key of Tune's configuration under which the whole trial stands."""
+
+_DIED = "the process that Tune started for the trial died"
+"""Where trials have workers it drove them, where they have none it trained itself."""
+
+_STATUS, _KIND, _MESSAGE = "failure_status", "failure_kind", "failure_message"
+
+
+def failure_result(failure: Failure | None) -> dict[str, Any]:
+    """A driver's last result, by which a failure that the workers could not record themselves comes home."""
+    if failure is None:
+        return {}
+    return {_STATUS: failure.status, _KIND: failure.kind, _MESSAGE: failure.message}
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    started_at: datetime
+    last: Progress | None = None
+    failure: Failure | None = None
+    tries: int = 1
+
+
+class SourceSearcher(Searcher):
+    """A Tune searcher that asks a TrialSource. Tune's ids are its own; the source knows only the study's."""
+
+    def __init__(
+        self, source: TrialSource, *, orders: Orders, halt: Halt, on_event: Listener, admission: Admission
+    ) -> None:
+        super().__init__()
+        self._admission = admission
+        self._source, self._halt, self._on_event = source, halt, on_event
+        self._desk, self._board = orders.desk, orders.board
+        self._running: dict[str, _Running] = {}
+        self._lost: deque[_Running] = deque()
+        self._memory_kill: Failure | None = None
+        self._condemned: dict[str, tuple[Failure, str]] = {}
+
+    def condemn(self, trial_id: str, failure: Failure, log: str) -> None:
+        """The trial (by the study's id) is being ended from outside: what for, and what it wrote last."""
+        self._condemned[trial_id] = failure, log
+
+    @property
+    def busy(self) -> bool:
+        """Whether a trial under way has reported, and so has something to write down before it returns."""
+        return any(running.last is not None for running in self._running.values())
+
+    def killed_for_memory(self, error: Exception) -> None:
+        """The process of the trial that Tune will call failed next was ended by Ray's memory monitor."""
+        text = " ".join(str(error).split())[:500]
+        self._memory_kill = Failure("oom", kind=type(error).__name__, message=text)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial, None where none can start now, or Tune's word for no more."""
+        running = None
+        with self._kept():
+            running = self._next()
+        if running is None:
+            return Searcher.FINISHED if self._halt.reason or self._admission.done else None
+        self._running[trial_id] = running
+        if running.tries == 1:
+            self._on_event(Event(running.trial, "started"))
+        return {TRIAL: running.trial}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A report has arrived: pass it on, and tell the trial to stop where the source has seen enough."""
+        running = self._running[trial_id]
+        if _STATUS in result:
+            running.failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
+            return
+        progress = Progress.from_flat(result)
+        running.last = progress
+        if taken := Taken.from_flat(result):
+            self._admission.reported(running.trial, taken)
+        self._on_event(Event(running.trial, "reported", progress=progress))
+        name = running.trial.trial_id
+        with self._kept():
+            if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
+                self._board.stop(name)
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,  # noqa: ARG002 - it came as a result before
+        error: bool = False,
+    ) -> None:
+        """A trial has ended, in whatever way: free what it held and tell the source its row.
+
+        The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
+        """
+        running = self._running.pop(trial_id)
+        name, log = running.trial.trial_id, ""
+        left = self._board.leave(name)
+        reap(left.groups)
+        if error and self._memory_kill:
+            running.failure, self._memory_kill = self._memory_kill, None
+        condemned = name in self._condemned
+        if condemned:
+            running.failure, log = self._condemned.pop(name)
+        row = None
+        with self._kept():
+            row = self._desk.ledger.row(name)
+            if row is None and not condemned and self._again(running, left, error=error):
+                return
+            row = row or self._failed(running, left, log=log)
+            if row is not None:
+                self._source.tell(row)
+        self._admission.ended(running.trial, row)
+        self._on_event(Event(running.trial, "ended", row=row))
+
+    def _again(self, running: _Running, left: Left, *, error: bool) -> bool:
+        """Whether a trial without a row waits to be tried again; where it does not, `running` knows why it failed."""
+        if left.oom is not None:
+            running.failure = left.oom
+            if not self._halt.reason and self._admission.try_larger(running.trial):
+                self._on_event(Event(running.trial, "ended"))
+                return True
+        if error and running.failure is None:
+            if running.tries <= RETRIES and self._halt.reason is None:
+                self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
+                return True
+            running.failure = Failure("lost", kind="DriverDied", message=_DIED)
+        return False
+
+    def _next(self) -> _Running | None:
+        if self._halt.reason:
+            return None
+        if self._lost:
+            return self._lost.popleft()
+        trial = self._admission.next(self._source)
+        return None if trial is None else _Running(trial, datetime.now(UTC))
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Inside, a full disk calls the study off: Tune would turn it into an error of its own."""
+        try:
+            with writing():
+                yield
+        except CannotWrite as full:
+            self._halt.call_off(full.line)
+
+    def _failed(self, running: _Running, left: Left, *, log: str) -> TrialRow | None:
+        """Record that a trial failed, with `log` or the last words of where it ran; None where it may go on later."""
+        failure = running.failure
+        if self._halt.reason:
+            return None
+        if failure is None:
+            return None  # its attempt was replaced by somebody else's, who will write the row
+        if failure.kind == CannotWrite.__name__:
+            raise CannotWrite(failure.message)
+        ledger, name = self._desk.ledger, running.trial.trial_id
+        attempt = ledger.attempt(name) or ledger.claim(name)
+        if not log and left.places:
+            log = last_words(left.places[-1], stack=False)
+        ledger.write_log(name, attempt=attempt, text=f"{failure.kind}: {failure.message}\n\n{log}")
+        row = failed_row(
+            running.trial,
+            failure=failure,
+            desk=self._desk,
+            attempt=attempt,
+            started_at=running.started_at,
+            last=running.last,
+        )
+        # A worker that is slow to die may have written its own end in the meantime: that one counts.
+        return record(row, ledger=ledger) or ledger.row(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its whole set-up for a restore that never happens, and a listener may hold a lock."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the truth, and Tune's snapshots are never restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""

@@ -1,0 +1,67 @@
+"""Holds a trial to its share of a card, from inside its process: a limit for the allocator, and a look at every report.
+
+A trial that wants more fails by itself, before its neighbours do. It has not ended then: the driver decides whether it
+is tried again with a larger share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ablate.running.ray.coordinator import Board
+from ablate.running.trial import Train, TryAgain, failure_of
+from ablate.scheduling.admission import Taken
+from ablate.trials.plan import Trial
+from model.api import Config, Report, Result, Verdict, failure_kind, hold_to_share
+
+
+class OverShare(MemoryError):
+    """The process holds more of its card than it was given."""
+
+
+class Held:
+    """A `Train` that trains as another does, within the trial's share. Remembers what the last report said it took, and
+    whether it `ran_out`."""
+
+    def __init__(self, trial: Trial, *, train: Train, board: Board, card_gib: float) -> None:
+        self._trial, self._train, self._board = trial, train, board
+        self._share = trial.gpu_fraction or 0.0
+        self._allowed_gib = self._share * card_gib if card_gib and 0 < self._share < 1 else None
+        self._metrics: Mapping[str, Any] = {}
+        self.ran_out = False
+
+    def taken(self) -> Taken:
+        """What the trial took so far, and where."""
+        context = ray.get_runtime_context()
+        cards = context.get_accelerator_ids()["GPU"]
+        return Taken.of(self._metrics, node=context.get_node_id(), card=cards[0] if len(cards) == 1 else None)
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        """See `model.api.train`; raises TryAgain where it ran out of a share of a card."""
+
+        def look(now: Report) -> Verdict:
+            self._metrics = now.metrics
+            self._check()
+            return report(now)
+
+        if 0 < self._share < 1:
+            hold_to_share(self._share)
+        try:
+            return self._train(config, look, checkpoint_dir=checkpoint_dir)
+        except (MemoryError, RuntimeError) as error:
+            if failure_kind(error) != "oom" or not self._share:
+                raise
+            self.ran_out = True
+            self._board.ran_out(self._trial.trial_id, failure_of(error))
+            raise TryAgain(str(error)) from error
+
+    def _check(self) -> None:
+        if self._allowed_gib is None or "nvml_used_gib" not in self._metrics:
+            return
+        used_gib = self._metrics["nvml_used_gib"]
+        if used_gib > self._allowed_gib:
+            raise OverShare(f"holds {used_gib:.2f} GiB of a share of {self._allowed_gib:.2f}")

@@ -1,0 +1,35 @@
+"""Looks after the trials from the sweep's own process: ends those whose time is over, and reaps what nobody holds.
+
+Removing a worker's placement group kills the worker's process, on whatever node, and gives back what it held.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ablate.running.ray.coordinator import Board
+from ablate.running.ray.reaper import reap, reap_orphans
+from ablate.running.ray.worker_place import last_words
+from ablate.running.trial import Failure, timeout
+
+_LOOK_EVERY_S = 1.0
+
+
+class Watchman:
+    """`condemn` takes the id of a trial that is being ended, why, and what it wrote last."""
+
+    def __init__(self, board: Board, *, condemn: Callable[[str, Failure, str], None]) -> None:
+        self._board, self._condemn = board, condemn
+        self._looked_s = time.monotonic()
+
+    def look(self) -> None:
+        """Look around, once a second at most; call it as often as you like."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        for trial_id, (overdue, place) in self._board.overdue().items():
+            self._condemn(trial_id, timeout(overdue), last_words(place, stack=True))
+            reap(self._board.give_up(trial_id))
+        reap_orphans()

@@ -1,0 +1,160 @@
+"""A trial as Ray sees it: in Tune's own process, or in the Train workers of a driver that holds next to nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import ray.train
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+
+from ablate.records.ledger import MEASURED, StaleAttempt, TrialRow
+from ablate.running.ray.group import GroupTrainer, MeetingConfig, ReportToTune, join
+from ablate.running.ray.run_context import RETRIES, Orders, run_name
+from ablate.running.ray.searcher import failure_result
+from ablate.running.ray.share import Held
+from ablate.running.ray.worker_place import Place
+from ablate.running.runner import Progress
+from ablate.running.trial import Failure, TryAgain, failure_of, follow_trial, run_trial
+from ablate.trials.plan import Trial
+from model.api import Report, Verdict
+
+
+class Spoilt(Exception):
+    """The trial has failed, its row or the board says why; raised so that Tune ends the process and trusts it with no
+    other."""
+
+
+def train_here(trial: Trial, orders: Orders) -> None:
+    """Train in this process, a Tune actor that has the trial's CPUs and its share of a card, by Train's local mode.
+
+    Local mode's `ray.train.report` goes nowhere, so reports go to Tune directly; they return when the search has seen
+    them. Raises Spoilt after a failure, so that the next trial gets a fresh process, the same one tried larger too:
+    what an `oom`, a `nan` or an exception leaves behind is anybody's guess. Another exception is one outside of the
+    trainer (a disk that is full); why comes home with a last report.
+    """
+    from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
+
+    board = orders.board
+    if board.enter(trial.trial_id, place=Place.here(kept=True)) is Verdict.INTERRUPT:
+        return  # asked to stop before it began
+
+    held = Held(trial, train=orders.train, board=board, card_gib=orders.card_gib)
+
+    def tell(progress: Progress) -> Verdict:
+        tune.report(progress.flat() | held.taken().flat())
+        try:
+            return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+        except RayActorError as error:  # the sweep is dead, and this process about to be
+            raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
+
+    def work() -> TrialRow | None:
+        return run_trial(trial, desk=orders.desk, tell=tell, train=held)
+
+    try:
+        trainer = TorchTrainer(
+            work, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig(name=run_name(trial))
+        )
+        row: TrialRow | None = trainer.fit().return_value
+    except (OSError, RuntimeError, ValueError) as error:  # the disk's, Train's, Arrow's
+        tune.report(failure_result(failure_of(error)))
+        raise
+    if held.ran_out:
+        raise Spoilt("oom: out of its share")
+    if row is not None and row.status not in MEASURED:
+        raise Spoilt(f"{row.status}: {row.error}")
+
+
+def drive(trial: Trial, orders: Orders) -> Failure | None:
+    """Run the trial's workers to an end, again where they were lost; what ended them if they did not themselves.
+
+    Runs in a Tune actor. Ray's own retries are off: they count every error alike, and only a lost trial is worth the
+    same again.
+    """
+    for tries in range(1, RETRIES + 2):
+        try:
+            # Train goes on from its notes where a run has the name of an earlier one; attempts count those as well
+            # that a driver before this one has made.
+            _trainer(trial, orders, tries=orders.desk.ledger.attempt(trial.trial_id) + 1).fit()
+        except TrainingFailedError as error:
+            failure = classify(error)
+            if failure.kind == StaleAttempt.__name__:
+                return None  # a newer attempt runs: the end of the trial is its to record
+            if failure.status != "lost" or tries > RETRIES or not orders.board.away(trial.trial_id):
+                return failure
+        else:
+            return None
+    raise AssertionError("the last try returns")
+
+
+def classify(error: TrainingFailedError) -> Failure:
+    """What ended a worker group that did not end itself: a dead process or node is `lost`, whatever its peers say.
+
+    Workers whose peer has died fail too (a reset connection), so a death outweighs any exception. An exception, which
+    only a group of several lets through, is what it would be in a group of one.
+    """
+    if not isinstance(error, WorkerGroupError):
+        return Failure("lost", kind=type(error).__name__, message=_first_line(error))
+    failures = list(error.worker_failures.values())
+    # A dead worker's failure is told in Ray's words: a health check that failed, and why.
+    told_by_ray = [one for one in failures if type(one).__module__.startswith("ray.")]
+    deaths = [getattr(one, "health_check_failure", one) for one in told_by_ray]
+    for death in deaths:
+        if isinstance(death, OutOfMemoryError):  # Ray's memory monitor; the same again would be killed again
+            return Failure("oom", kind=type(death).__name__, message=_first_line(death))
+    if failures and not deaths:
+        return failure_of(failures[0])
+    cause = deaths[0] if deaths else error
+    return Failure("lost", kind=type(cause).__name__, message=_first_line(cause))
+
+
+def _trainer(trial: Trial, orders: Orders, *, tries: int) -> GroupTrainer:
+    slots, gpu = orders.slots, trial.gpu_fraction or 0.0
+    resources = {"CPU": slots.cpu_per_worker, **({"GPU": gpu} if gpu else {})}
+    return GroupTrainer(
+        lambda config: _work(trial, orders),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
+        train_loop_config={"study": trial.study, "trial": trial.trial_id, "arm": trial.arm, **trial.params},
+        backend_config=MeetingConfig(),
+        scaling_config=ScalingConfig(num_workers=slots.workers, use_gpu=gpu > 0, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=run_name(trial, tries=tries),
+            storage_path=orders.storage,
+            callbacks=[ReportToTune(gone=partial(orders.board.away, trial.trial_id))],
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=2, max_preemption_failures=RETRIES),
+        ),
+    )
+
+
+def _work(trial: Trial, orders: Orders) -> None:
+    """A Train worker: the trial's own process. One worker alone needs no process group, unless it is DeepSpeed's."""
+    rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+    if ranks > 1 or trial.config.train.engine == "deepspeed":
+        join(cuda=orders.cuda)
+    held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
+    if rank > 0:
+        follow_trial(trial, desk=orders.desk, tell=_tell_along, train=held)
+        return
+    board = orders.board
+    if board.enter(trial.trial_id, place=Place.here()) is Verdict.INTERRUPT and ranks == 1:
+        return  # asked to stop before it began
+
+    def tell(progress: Progress) -> Verdict:
+        try:
+            ray.train.report(progress.flat() | held.taken().flat())
+            return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+        except RayActorError as error:  # the sweep is dead, and this process about to be
+            raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
+
+    run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=held)
+
+
+def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - rank 0's counts
+    """Other ranks' part of a report: Train waits for all of them, and takes rank 0's numbers and verdict."""
+    ray.train.report({})
+    return Verdict.CONTINUE
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:500] if lines else type(error).__name__

@@ -1,0 +1,205 @@
+"""The runner on Ray: one Tune experiment a phase, as many trials at once as fit and are worth having together."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune import Stopper
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.trainable import wrap_function
+
+from ablate.running.ray import orphans
+from ablate.running.ray.cluster import connect
+from ablate.running.ray.coordinator import Board
+from ablate.running.ray.memory_kills import as_deaths
+from ablate.running.ray.reaper import reap_all, reap_orphans
+from ablate.running.ray.run_context import Orders, run_name
+from ablate.running.ray.searcher import TRIAL, SourceSearcher, failure_result
+from ablate.running.ray.timeout_monitor import Watchman
+from ablate.running.ray.trial import drive, train_here
+from ablate.running.runner import GRACE_S, Halt, Listener
+from ablate.running.trial import Desk
+from ablate.scheduling.admission import Admission, Sizes, least
+from ablate.scheduling.packing import Slots, fit
+from ablate.trials.plan import TrialSource
+from model.api import Config, footprint, train
+
+if TYPE_CHECKING:
+    from ablate.spec.study_file import StudySpec
+
+_DRIVER = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+"""A driver only waits, and must hold nothing that its worker needs: even 0.01 CPU each would leave no room for two
+workers of one CPU on two. Tune refuses to hold nothing, so a driver holds a mark that every head node has."""
+
+_RAY = Path(sys.executable).with_name("ray")
+"""Ray's own command, of this environment."""
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """Implements `Runner` on a cluster that is up."""
+
+    study: str
+    orders: Orders
+    halt: Halt
+    on_event: Listener
+    admission: Admission
+    dashboard: str | None = None
+
+    @property
+    def notice(self) -> str:
+        """Where Ray's dashboard is, and how to get in."""
+        if self.dashboard is None:
+            return ""
+        return f"dashboard: {self.dashboard} (it asks for a token: {_RAY} get-auth-token)"
+
+    def run(self, source: TrialSource) -> None:
+        """Train the trials of `source`, as many at once as are admitted; see `Runner`."""
+        self.admission.begin(self.orders.desk.ledger.rows())
+        searcher = SourceSearcher(
+            source, orders=self.orders, halt=self.halt, on_event=self.on_event, admission=self.admission
+        )
+        try:
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable(self.study, self.orders), partial(_needs, self.orders.slots)),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    reuse_actors=self.orders.reuse,
+                    num_samples=-1,  # the source says when there are no more
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=f"{self.study}-{time.time_ns():x}",
+                    storage_path=self.orders.storage,
+                    stop=_Brake(self.halt, board=self.orders.board, searcher=searcher),
+                    verbose=0,
+                ),
+            )
+            with as_deaths(searcher.killed_for_memory):
+                tuner.fit()
+        except _Overdue:
+            pass  # what still runs goes down with Ray, and is gone on from
+        finally:
+            reap_all()
+
+
+@contextmanager
+def start(
+    spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
+) -> Iterator[RayRunner]:
+    """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
+    # All nodes of a cluster see results/, and perhaps nothing else.
+    storage = desk.ledger.store.scratch(".ray", shared=address is not None)
+    note = desk.ledger.path(".ray", "session.json")
+    orphans.end(note)
+    with suppress(OSError):
+        desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
+    asked = spec.resources
+    with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps, note=note) as cluster:
+        halt.renew()  # Ray takes SIGTERM for itself
+        reap_orphans()
+        card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
+        sizes = Sizes(asked, card_gib=card_gib, predict=_peaks(asked.processes), turns=not cluster.mps)
+        orders = Orders(
+            desk,
+            train=train,
+            board=Board(f"{spec.study}-board", limits=desk.limits),
+            slots=fit(spec.resources, nodes=cluster.nodes, cuda=cluster.cuda),
+            storage=storage,
+            cuda=cluster.cuda,
+            card_gib=card_gib,
+        )
+        admission = Admission(cluster.nodes, sizes, least=least(spec) if asked.gpu == "auto" else None)
+        try:
+            yield RayRunner(
+                spec.study,
+                orders=orders,
+                halt=halt,
+                on_event=on_event,
+                admission=admission,
+                dashboard=cluster.dashboard,
+            )
+        finally:
+            with suppress(OSError):
+                desk.ledger.store.remove(".ray")
+
+
+def _peaks(ranks: int) -> Callable[[Config], float]:
+    """The predictor of a worker's peak on a card, in GiB, of a trial of so many workers."""
+
+    def peak_gib(config: Config) -> float:
+        return footprint(config, ranks=ranks).peak_gib
+
+    return peak_gib
+
+
+class _Overdue(KeyboardInterrupt):
+    """Leaves Tune's loop at once: an orderly stop of trials that do not answer takes Tune half a minute."""
+
+
+class _Brake(Stopper):
+    """Passes an interruption on to the trials, and waits for those that have something to write down.
+
+    Tune asks it several times a second; there is no other place in its loop to look at the halt.
+    """
+
+    def __init__(self, halt: Halt, *, board: Board, searcher: SourceSearcher) -> None:
+        self._halt, self._board, self._searcher = halt, board, searcher
+        self._since: float | None = None
+        self._watchman = Watchman(board, condemn=searcher.condemn)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as with the searcher."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - the signature of a stopper
+        return False
+
+    def stop_all(self) -> bool:
+        if self._halt.reason is None:
+            self._watchman.look()
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+            self._board.interrupt()
+        if not self._searcher.busy or time.monotonic() - self._since > GRACE_S:
+            raise _Overdue
+        return False
+
+
+def _trainable(study: str, orders: Orders) -> type[tune.Trainable]:
+    """What Tune runs a trial with: its driver, or the trial itself where it has no workers. One actor serves trial
+    after trial until one fails, so the dashboard lists it under the study's name."""
+
+    def run(config: dict[str, Any]) -> dict[str, Any]:
+        if orders.slots.workers == 0:
+            train_here(config[TRIAL], orders)
+            return {}
+        return failure_result(drive(config[TRIAL], orders))
+
+    class TrialProcess(wrap_function(run)):
+        def __repr__(self) -> str:
+            return f"{study} trials"
+
+    return TrialProcess
+
+
+def _needs(slots: Slots, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Tune's actor for a trial holds: what the trial takes where the actor trains it, else next to nothing."""
+    if slots.workers > 0:
+        return _DRIVER
+    share = config[TRIAL].gpu_fraction
+    return tune.PlacementGroupFactory([{"CPU": slots.cpu_per_worker, **({"GPU": share} if share else {})}])
+
+
+def _name(trial: TuneTrial) -> str:
+    return run_name(trial.config[TRIAL])

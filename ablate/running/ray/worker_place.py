@@ -1,0 +1,63 @@
+"""Where a trial's worker runs, and what it wrote last: read from outside, when it can no longer say so itself."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ablate.running.output import Spool
+
+_DUMP = signal.SIGUSR1
+_DUMP_S = 0.5
+"""Seconds for a stack to be written. It is written in C, whatever holds the interpreter up."""
+_FETCH_S = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs: node (hex), process, its output, and the placement group (hex). `kept`: process and group
+    are Tune's own, and serve other trials after it."""
+
+    node_id: str
+    pid: int
+    group_id: str
+    spool: Spool
+    kept: bool = False
+
+    @classmethod
+    def here(cls, *, kept: bool = False) -> Place:
+        """This process's. From now on it writes its stack to its output when it is asked to by SIGUSR1."""
+        group = get_current_placement_group()
+        assert group is not None, "Train and Tune place their processes in groups"
+        faulthandler.register(_DUMP, file=2, all_threads=True)
+        return cls(ray.get_runtime_context().get_node_id(), os.getpid(), group.id.hex(), Spool.here(), kept=kept)
+
+
+def last_words(place: Place, *, stack: bool) -> str:
+    """The tail of a worker's output; with `stack` the worker, which must live, writes where it stands first."""
+    if place.node_id == ray.get_runtime_context().get_node_id():
+        return _read(place, stack)
+    there = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
+    try:
+        return ray.get(
+            ray.remote(num_cpus=0)(_read).options(scheduling_strategy=there).remote(place, stack), timeout=_FETCH_S
+        )
+    except (GetTimeoutError, RayError) as error:
+        return f"(the output is on node {place.node_id}, which does not answer: {type(error).__name__})\n"
+
+
+def _read(place: Place, stack: bool) -> str:
+    if stack:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(place.pid, _DUMP)
+            time.sleep(_DUMP_S)
+    return place.spool.tail()

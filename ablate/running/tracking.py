@@ -1,0 +1,119 @@
+"""SwanLab: one run a trial, grouped by study. It only watches: what breaks in it is said once, and the trial goes on.
+
+SwanLab is never the record (a killed process loses its last seconds); the ledger is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from ablate.records.ledger import TrialRow
+    from ablate.trials.plan import Trial
+    from model.api import Report
+
+Mode = Literal["offline", "local", "online", "disabled"]
+"""`offline`: kept on disk, `swanlab sync` uploads it; `local`: kept for `swanlab watch`; `online`: sent to the host."""
+
+
+def check(mode: Mode) -> tuple[Mode, str]:
+    """The mode that can be had, and a line that says why where it is not the one wanted."""
+    if mode == "online" and not os.environ.get("SWANLAB_API_KEY"):
+        return "disabled", (
+            "tracking: swanlab: online: no SWANLAB_API_KEY in the environment, so nothing is tracked; export it"
+            " (and SWANLAB_API_HOST for a host of your own), or use offline"
+        )
+    return mode, ""
+
+
+class Tracker:
+    """The SwanLab run of one trial, as a context. `folder` takes its files. No method ever raises."""
+
+    def __init__(self, trial: Trial, *, mode: Mode, folder: Path) -> None:
+        self._trial, self._folder = trial, folder
+        self._mode: Mode = mode
+        self._run: Any = None
+        self._end: tuple[Literal["success", "crashed", "aborted"], str | None] = ("aborted", None)
+        self._warning = ""
+
+    def __enter__(self) -> Self:
+        if self._mode != "disabled":
+            with self._harmless():
+                self._run = _start(self._trial, mode=self._mode, folder=self._folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._run is not None:
+            state, message = self._end
+            with self._harmless():
+                self._run.finish(state=state, error=message)
+
+    def log(self, report: Report) -> None:
+        """Log the finite numbers of a report at its step; everything else would be an error there."""
+        if self._run is None:
+            return
+        numbers: dict[str, float | int | list[float]] = {
+            **report.metrics,
+            "lr": report.lr,
+            "tokens_seen": report.tokens_seen,
+            "loss": sum(report.losses) / max(len(report.losses), 1),
+        }
+        finite = {
+            name: value for name, value in numbers.items() if isinstance(value, (int, float)) and math.isfinite(value)
+        }
+        with self._harmless():
+            self._run.log(finite, step=report.step)
+
+    def end(self, row: TrialRow) -> None:
+        """What the run is to be closed with; without it the run is marked as aborted."""
+        self._end = ("crashed", row.error) if row.error else ("success", None)
+
+    def take_warning(self) -> str:
+        """What went wrong, once; "" where nothing did."""
+        warning, self._warning = self._warning, ""
+        return warning
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """The tracker's edge: an exception turns tracking off for this trial and leaves a line that says so."""
+        try:
+            # SwanLab greets on stdout, which is for answers.
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                yield
+        except Exception as error:  # noqa: BLE001 - tracking must never fail a trial; the warning is the record
+            self._run = None
+            self._warning = (
+                f"tracking: trial {self._trial.trial_id} is not tracked further: {type(error).__name__}: {error}"
+            )
+            with contextlib.suppress(OSError), self._folder.joinpath("warnings.txt").open("a", encoding="utf-8") as log:
+                log.write(self._warning + "\n")
+
+
+def _start(trial: Trial, *, mode: Mode, folder: Path) -> Any:
+    import swanlab  # half a second, and not needed where tracking is disabled
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return swanlab.init(
+        mode=mode,
+        log_dir=str(folder),
+        project=trial.study,
+        group=trial.study,
+        name=f"{trial.arm}-{trial.trial_id}",
+        tags=[trial.arm, f"seed-{trial.seed}"],
+        config={**trial.params, "seed": trial.seed, "trial_id": trial.trial_id},
+        # The defaults spawn git, pip and lscpu and take the terminal over: 0.8 s a trial against 0.04 s.
+        settings=swanlab.Settings(
+            probe=swanlab.Settings.Probe(monitor=False, requirements=False, git=False, hardware=False),
+            terminal=swanlab.Settings.Terminal(proxy_type="none"),
+            interactive=False,
+        ),
+    )

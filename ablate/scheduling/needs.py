@@ -1,0 +1,185 @@
+"""What a study takes of cards: their memory and speed by name, a trial's share of one, how many run at once, GPU-hours.
+
+A share is `admission.share_of` the predicted peak, as at run time: 5% more than that, of the card's memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
+
+from ablate.errors import BadInput
+from ablate.records import draws
+from ablate.records.ledger import Ledger
+from ablate.scheduling.admission import MARGIN, Sizes
+from ablate.scheduling.placement import Gate, Node
+from ablate.spec.models import Resources, StudySpec
+from model.api import Config, ConfigError, estimate, footprint, override
+
+UTILISATION = 0.055
+"""Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
+
+MOST_AT_ONCE = 1_000
+"""More trials at once than these nobody counts."""
+
+_FURTHEST = ("wall_s", "tokens_seen", "budget_tokens")
+"""Columns of a report that say how far its trial is."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """`gib` of memory; dense bf16 FLOP/s with sums in fp32; both from the vendor's data sheet."""
+
+    gib: float
+    flops: float
+
+
+CARDS: Mapping[str, Card] = {
+    "RTX 3090": Card(24, 7.1e13),
+    "RTX 4080": Card(16, 9.75e13),
+    "RTX 4090": Card(24, 1.65e14),
+    "RTX 5090": Card(32, 2.1e14),
+    "RTX A6000": Card(48, 1.55e14),
+    "A10": Card(24, 1.25e14),
+    "A100": Card(40, 3.12e14),
+    "A100 40GB": Card(40, 3.12e14),
+    "A100 80GB": Card(80, 3.12e14),
+    "H100": Card(80, 9.89e14),
+    "H200": Card(141, 9.89e14),
+    "L4": Card(24, 1.21e14),
+    "L40S": Card(48, 3.62e14),
+}
+"""By the words that its name has; where several fit, the one with most words."""
+
+
+def card_named(name: str) -> Card | None:
+    """The card of that name, in NVIDIA's words or a user's: `NVIDIA GeForce RTX 4090`, `4090`, `A100-SXM4-80GB`."""
+    words = _words(name)
+    fitting = [known for known in CARDS if _words(known) <= words | {"rtx"} and _words(known) & words - {"rtx"}]
+    return CARDS[max(fitting, key=lambda known: len(_words(known)))] if fitting else None
+
+
+def card_for(resources: Resources, name: str) -> Card:
+    """The card of that name, with the memory that the study gives it, if it does. Raises BadInput where neither is
+    known."""
+    known, gib = card_named(name), resources.gpu_memory_gib
+    if known is None and gib is None:
+        cure = f"set resources.gpu_memory_gib, or name one of {', '.join(CARDS)}"
+        raise BadInput("--gpu", "", name, "a card whose memory is not known", cure)
+    return Card(gib or (known.gib if known else 0.0), known.flops if known else CARDS["RTX 4090"].flops)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Predicted peaks and shares of a card; without one, peaks by formula and no shares."""
+
+    resources: Resources
+    card: Card | None
+
+    def peak_gib(self, config: Config) -> float:
+        """Of one worker's process."""
+        if self.card is None:
+            return estimate(config).peak_gib
+        return footprint(config, ranks=self.resources.processes).peak_gib
+
+    def gpu(self, config: Config) -> float:
+        """What each worker is given of a card; of one that is too small the whole."""
+        return self._sizes.need(config, predicted_gib=self._sizes.predicted_gib(config)).gpu
+
+    def fits(self, config: Config) -> bool:
+        """Whether the card, or what the study gives of it, holds the predicted peak with its margin."""
+        if self.card is None:
+            return True
+        asked = self.resources.gpu
+        share = 1.0 if asked == "auto" else min(1.0, float(asked))
+        return self.peak_gib(config) * MARGIN <= share * self.card.gib
+
+    def concurrent(self, configs: Sequence[Config], *, cpus: float, gpus: int, turns: bool) -> int:
+        """How many of these run at once on one machine, started in their order by the gate that starts them for real.
+        `turns`: as long as a card gets more done by it, else as long as its memory lasts. Of host memory there is taken
+        to be enough."""
+        gate, sizes = Gate([Node.of("here", cpus=cpus, gpus=gpus)]), replace(self._sizes, turns=turns)
+        for number, config in enumerate(configs[:MOST_AT_ONCE]):
+            gate.offer(str(number), sizes.need(config, predicted_gib=sizes.predicted_gib(config)))
+        while gate.start() is not None:
+            pass
+        return gate.running
+
+    @property
+    def _sizes(self) -> Sizes:
+        return Sizes(self.resources, card_gib=self.card.gib if self.card else 0.0, predict=self.peak_gib)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What a study has behind it: GPU-hours, how many trials of each arm have ended, and what those that have begun and
+    not ended have trained of their budgets, in whole trials."""
+
+    gpu_hours: float = 0.0
+    ended: Mapping[str, int] = field(default_factory=dict)
+    begun: float = 0.0
+
+
+def behind(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Mapping[str, float]) -> Behind:
+    """What the ledger tells of that. A row without a share held a whole card. `planned`: the share of every trial that
+    the plan names; one that has begun and that neither plan nor draws name (of a winner's arm) held their mean."""
+    drawn = {draw.trial_id: draw.params for draw in draws.recorded(ledger.store)}
+
+    def share(trial_id: str) -> float:
+        if trial_id in planned:
+            return planned[trial_id]
+        if trial_id in drawn:
+            with suppress(ConfigError):  # this version of the model may understand the values otherwise
+                return shares.gpu(override(spec.base, drawn[trial_id]))
+        return fmean(planned.values())
+
+    rows = ledger.rows()
+    ended = {row.trial_id for row in rows}
+    reports = ledger.history(columns=["trial_id", *_FURTHEST], repeats=True)
+    furthest = reports.group_by("trial_id").aggregate([(name, "max") for name in _FURTHEST]).to_pylist()
+    under_way = [trial for trial in furthest if trial["trial_id"] not in ended]
+    held_s = [row.wall_s * (1.0 if row.gpu_fraction is None else row.gpu_fraction) for row in rows]
+    held_s += [trial["wall_s_max"] * share(trial["trial_id"]) for trial in under_way]
+    begun = sum(trial["tokens_seen_max"] / trial["budget_tokens_max"] for trial in under_way)
+    return Behind(sum(held_s) * spec.resources.processes / 3600, Counter(row.arm for row in rows), begun)
+
+
+def left_of_budget(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *, past: Behind) -> float | None:
+    """GPU-hours that are left of `resources.max_gpu_hours`; None where nothing is left to train.
+
+    `hours`: arm and GPU-hours of every trial of the plan, None where they are not known. Raises BadInput where the
+    trials that have not ended take more than is left.
+    """
+    most, ended = spec.resources.max_gpu_hours, Counter(past.ended)
+    assert most is not None, "there is a budget"
+    rest: list[float | None] = []
+    for arm, each in hours:
+        if ended[arm] > 0:
+            ended[arm] -= 1
+        else:
+            rest.append(each)
+    if not rest:
+        return None
+    # Those that have begun are some of the rest, whichever: what they have trained is taken off as of a mean one.
+    takes = sum(each for each in rest if each is not None) * max(0.0, 1.0 - past.begun / len(rest))
+    if past.gpu_hours < most and past.gpu_hours + takes <= most:
+        return most - past.gpu_hours
+    rule, cure = f"the plan takes {takes:.3g} GPU-hours", "lower optimizer.trials, seeds or train.tokens, or raise it"
+    if past.gpu_hours:
+        rule, cure = f"{past.gpu_hours:.3g} GPU-hours are spent", "raise it, or lower optimizer.trials or seeds"
+        rule += f", and the rest of the plan takes {takes:.3g}" if takes else ""
+    place = spec.document.place("resources.max_gpu_hours")
+    raise BadInput(place, "resources.max_gpu_hours", most, rule, cure)
+
+
+def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:
+    """FLOP/s that trials of a study reached (configuration, tokens a second); the median, None where there is none."""
+    return median(estimate(config).flops_per_token * speed for config, speed in speeds) if speeds else None
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower().replace("rtx", "rtx ")))

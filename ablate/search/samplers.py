@@ -1,0 +1,204 @@
+"""From a study's search to Optuna's terms: distributions, samplers, the pruner. All else of Optuna is in search.py."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from ablate.search.learners import Gp, tpe
+from ablate.spec.distributions import Choice, Distribution, Range
+from ablate.spec.models import Objective, StudySpec
+from model.api import stream_seed
+
+EVERY_TRIAL = 2**31
+"""More trials than a study has: Sobol's points to the end."""
+
+MOST_DRAWS = 50
+"""So many draws in a row may repeat earlier trials before the space counts as exhausted."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def space(search: Mapping[str, Distribution]) -> dict[str, BaseDistribution]:
+    """Optuna's distributions by Optuna's names."""
+    return {name(key, distribution): _to_optuna(distribution) for key, distribution in search.items()}
+
+
+def name(key: str, distribution: Distribution) -> str:
+    """A parameter's name in Optuna's storage: of `one_minus_loguniform` it stores 1 - x, and says so."""
+    return f"1-{key}" if distribution.kind == "one_minus_loguniform" else key
+
+
+def decode(search: Mapping[str, Distribution], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a draw stands for, by their dotted keys."""
+    return {key: _decode(distribution, drawn[name(key, distribution)]) for key, distribution in search.items()}
+
+
+def encode(search: Mapping[str, Distribution], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The draw that stands for these parameters: what `decode` undoes."""
+    return {name(key, distribution): _encode(distribution, params[key]) for key, distribution in search.items()}
+
+
+def sampler(spec: StudySpec, *, seed: int) -> BaseSampler:
+    """The study's sampler. `seed` draws what is random; Sobol's sequence keeps the study's own seed over restarts."""
+    known = space(spec.search)
+    optimizer = spec.optimizer
+    match optimizer.sampler:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "sobol":
+            then: BaseSampler = RandomSampler(seed=seed)
+            return SobolFirst(known, startup=EVERY_TRIAL, seed=optimizer.seed, then=then)
+        case "gp":
+            then = Gp(seed=seed)
+        case "tpe":
+            then = tpe(seed)
+    return SobolFirst(known, startup=optimizer.startup, seed=optimizer.seed, then=then)
+
+
+def pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
+    """ASHA with tokens for its resource, or none: an asynchronous successive halving never waits for a rung to fill."""
+    if spec.early_stopping is None:
+        return optuna.pruners.NopPruner()
+    asha = spec.early_stopping.asha
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=asha.min_tokens, reduction_factor=asha.reduction)
+
+
+def audited(number: int, *, fraction: float, seed: int) -> bool:
+    """Whether the search's trial of this number (from 0) is left alone by early stopping.
+
+    Of every 1 / fraction trials in a row one is, drawn by the stream `audit/K` of the K-th such row: the share is kept
+    from the first trials on, and the draw is not in step with Sobol's points. The same after a restart.
+    """
+    if not fraction:
+        return False
+    share = Fraction(fraction).limit_denominator(10_000)
+    block = math.floor(number * share)
+    first, end = (math.ceil(edge / share) for edge in (block, block + 1))
+    return number == first + random.Random(stream_seed(seed, f"audit/{block}")).randrange(end - first)
+
+
+def sobol_points(search: Mapping[str, Distribution], *, count: int, seed: int) -> list[dict[str, Any]]:
+    """So many different points of the space, Sobol's first; fewer where it has no more. The same for the same seed."""
+    known = space(search)
+    study = optuna.create_study(
+        sampler=SobolFirst(known, startup=EVERY_TRIAL, seed=seed, then=RandomSampler(seed=seed))
+    )
+    found: list[dict[str, Any]] = []
+    for _ in range(count * MOST_DRAWS):
+        if len(found) == count:
+            break
+        point = decode(search, study.ask(known).params)
+        if point not in found:
+            found.append(point)
+    return found
+
+
+def directions(spec: StudySpec) -> list[Literal["minimize", "maximize"]]:
+    """Which way is good, objective by objective."""
+    return ["minimize" if objective.mode == "min" else "maximize" for objective in spec.objectives]
+
+
+def outcome(
+    status: str, metrics: Mapping[str, Any], objectives: Sequence[Objective]
+) -> tuple[TrialState, list[float] | None]:
+    """What Optuna is told: COMPLETE only with every objective measured, PRUNED (it has the values), or FAIL."""
+    if status == "pruned":
+        return TrialState.PRUNED, None
+    if status == "completed":
+        names = [objective.metric for objective in objectives]
+        values = [float(metrics[name]) for name in names if name in metrics and metrics[name] is not None]
+        if len(values) == len(names) and all(math.isfinite(value) for value in values):
+            return TrialState.COMPLETE, values
+    return TrialState.FAIL, None
+
+
+class SobolFirst(BaseSampler):
+    """Scrambled Sobol points for the first `startup` draws, then another sampler.
+
+    Random start-up points leave holes, and ten of them are most of a small search. The space is known from the study
+    file, so that the first draw is of the sequence too (Optuna's own sampler learns the space from that draw).
+    """
+
+    def __init__(self, known: Mapping[str, BaseDistribution], *, startup: int, seed: int, then: BaseSampler) -> None:
+        self._space, self._startup, self._then = dict(known), startup, then
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # its interface may change: constraints.txt pins it
+            self._sobol = _Sobol(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """All of it, always."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A whole point of the space."""
+        self._sobol.place = trial.number
+        if trial.number < self._startup:
+            return self._sobol.sample_relative(study, trial, search_space)
+        drawn = self._then.sample_relative(study, trial, search_space)
+        return drawn or self._sobol.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Not needed: every parameter is part of the relative space."""
+        return self._then.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Let the other sampler see how it ended."""
+        self._then.after_trial(study, trial, state, values)
+
+
+class _Sobol(QMCSampler):
+    """Sobol's sequence from which `place` says the point. Optuna counts points in its storage, and a study that is
+    made anew would begin again with the first, fifty repeats of which look like a space without new points."""
+
+    place = 0
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
+        return self.place
+
+
+def _to_optuna(distribution: Distribution) -> BaseDistribution:
+    if isinstance(distribution, Choice):
+        return CategoricalDistribution(distribution.choices)
+    if distribution.kind == "one_minus_loguniform":
+        low, high = _one_minus(distribution)
+        return FloatDistribution(low, high, log=True)
+    if distribution.whole:
+        return IntDistribution(int(distribution.low), int(distribution.high), log=distribution.log)
+    return FloatDistribution(distribution.low, distribution.high, log=distribution.log)
+
+
+def _decode(distribution: Distribution, drawn: Any) -> Any:
+    if distribution.kind == "one_minus_loguniform":
+        assert isinstance(distribution, Range)
+        return min(max(1 - drawn, distribution.low), distribution.high)  # 1 - (1 - x) may miss a bound by a hair
+    return drawn
+
+
+def _encode(distribution: Distribution, value: Any) -> Any:
+    if distribution.kind == "one_minus_loguniform":
+        assert isinstance(distribution, Range)
+        low, high = _one_minus(distribution)
+        return min(max(1 - value, low), high)
+    return value
+
+
+def _one_minus(distribution: Range) -> tuple[float, float]:
+    """The bounds of 1 - x."""
+    return 1 - distribution.high, 1 - distribution.low

@@ -1,0 +1,276 @@
+"""The `ablation` and `hypotheses` sections of a study file: designs, fair tuning, matching, what is claimed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ablate.errors import BadInput
+from ablate.spec import designs, feasibility, matching, tuning
+from ablate.spec.designs import Arm
+from ablate.spec.models import Ablation, Hypothesis, Objective
+from ablate.spec.tree import NAME, NAME_CURE, Tree
+from ablate.trials import plan
+from model.api import BY_NAME, Config, ConfigError, check_key, nearest, override
+
+_FIXED = {
+    "train.seed": ("every arm has the same seeds", "remove it"),
+    "train.reseed": ("only the A/A arm has other random streams", "write an arm that is {reseed: true}"),
+    "train.tokens": ("the budget of every arm follows from ablation.match", "remove it, or set it in base"),
+    "train.epochs": ("the budget of every arm follows from ablation.match", "remove it, or set it in base"),
+}
+"""Keys that no arm may override, why, and what to do."""
+
+_NO_ARMS = "name at least one: `arms: {no_memory: {model.memory: none}}`"
+
+
+def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Sequence[Objective]) -> Ablation:
+    """The section `ablation`, every arm of it valid. Raises BadInput."""
+    written = tree.mapping("ablation")
+    tree.known("ablation", written, tuple(Ablation.model_fields))
+    sections = {
+        "arms": {name: _named(tree, name, arm) for name, arm in _mapping(tree, written, "arms").items()},
+        "leave_one_out": _components(tree, written, "leave_one_out"),
+        "add_one_in": _components(tree, written, "add_one_in"),
+        "factorial": _factorial(tree, _mapping(tree, written, "factorial")),
+    }
+    if not any(sections.values()):
+        raise tree.bad("ablation.arms", "missing" if "arms" not in written else "empty", "no arms", _NO_ARMS)
+    ablation = tree.model("ablation", Ablation, {**written, **sections, **_tune(tree, written)})
+    _check_best(tree, ablation, search, objectives)
+    with tree.at("ablation.factorial."):
+        arms = designs.expand(ablation, base)
+    _check_arms(tree, arms, base, search=search if ablation.baseline == "best" else {})
+    _check_match(tree, ablation, arms, base=base, search=search)
+    _check_tuning(tree, ablation, arms, base=base, search=search)
+    if not arms:
+        raise tree.bad("ablation.factorial", "one cell", "every cell is the baseline", "give a factor another level")
+    _check_power(tree, ablation, designs.family(arms))
+    return ablation
+
+
+def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hypothesis, ...]:
+    """The list `hypotheses`: what is claimed of arms that the study has, on metrics that it measures."""
+    written = tree.value("hypotheses")
+    if written is None:
+        return ()
+    example = "write a list of {claim: ..., arm: ..., metric: val_loss, min_effect: 0.01}"
+    if not isinstance(written, list) or not all(isinstance(entry, dict) for entry in written):
+        raise tree.bad("hypotheses", written, "not a list of mappings", example)
+    if ablation is None:
+        raise tree.bad("hypotheses", "given", "a study without arms can test none", "add an ablation")
+    arms = tuple(arm.name for arm in designs.expand(ablation, base))
+    found: list[Hypothesis] = []
+    for index, entry in enumerate(written):
+        key = f"hypotheses.{index}"
+        if "metric" in entry and not BY_NAME[tree.metric(f"{key}.metric", entry["metric"])].better:
+            rule = "neither more nor less of it is better, so nothing can be claimed of it"
+            raise tree.bad(f"{key}.metric", entry["metric"], rule, "claim something of val_loss, say")
+        hypothesis = tree.model(key, Hypothesis, _real(entry, "min_effect"))
+        if hypothesis.arm not in arms:
+            raise tree.bad(f"{key}.arm", hypothesis.arm, "no arm of this study", nearest(hypothesis.arm, arms))
+        found.append(hypothesis)
+    return tuple(found)
+
+
+def targets(tree: Tree) -> dict[str, float]:
+    """The mapping `targets`: metric -> the value that the user hopes to reach."""
+    found: dict[str, float] = {}
+    for name, value in tree.optional("targets").items():
+        key = f"targets.{name}"
+        tree.metric(key, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise tree.bad(key, value, "not a finite number", "write it like val_loss: 2.5")
+        found[name] = float(value)
+    return found
+
+
+# ---- the designs as they are written
+
+
+def _mapping(tree: Tree, written: dict[str, Any], name: str) -> dict[str, Any]:
+    found = tree.value(name, written)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise tree.bad(f"ablation.{name}", found, "not a mapping", "write `name: {model.memory: none}` lines under it")
+    return found
+
+
+def _named(tree: Tree, name: str, written: object) -> dict[str, Any]:
+    key = f"ablation.arms.{name}"
+    if name in (plan.SEARCH, plan.BASELINE) or plan.is_preparation(name):
+        raise tree.bad(key, "arm", "a reserved name: the study's own arms are called so", "choose another name")
+    if isinstance(written, dict) and "reseed" in written:
+        if written != {"reseed": True}:
+            rule = "an A/A arm is the baseline on other random streams and nothing else"
+            raise tree.bad(f"{key}.reseed", written["reseed"], rule, "write {reseed: true} alone")
+        return written
+    return _overrides(tree, key, name, written)
+
+
+def _components(tree: Tree, written: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    components = _mapping(tree, written, name)
+    return {
+        component: _overrides(tree, f"ablation.{name}.{component}", component, overrides)
+        for component, overrides in components.items()
+    }
+
+
+def _overrides(tree: Tree, key: str, name: str, written: object) -> dict[str, Any]:
+    if not NAME.fullmatch(name):
+        raise tree.bad(key, "arm", "not an arm's name", NAME_CURE)
+    if not isinstance(written, dict):
+        raise tree.bad(key, written, "not a mapping", "write {model.memory: none}")
+    overrides = tree.overrides(f"{key}.", written)
+    with tree.at(f"{key}."):
+        for parameter, value in overrides.items():
+            _may_override(parameter, value)
+    return overrides
+
+
+def _may_override(parameter: str, value: object) -> None:
+    check_key(parameter)
+    if parameter in _FIXED:
+        raise ConfigError(parameter, value, *_FIXED[parameter])
+
+
+def _factorial(tree: Tree, written: dict[str, Any]) -> dict[str, list[Any]]:
+    cells = 1
+    for factor, levels in written.items():
+        key = f"ablation.factorial.{factor}"
+        cure = "write it like model.knowledge_length: [4, 8]"
+        if not isinstance(levels, list) or len(levels) < 2:
+            raise tree.bad(key, levels, "not a list of two levels or more", cure)
+        with tree.at("ablation.factorial."):
+            _may_override(factor, levels)
+        for level in levels:
+            if isinstance(level, (list, dict)) or not NAME.fullmatch(designs.cell_name({factor: level})):
+                rule = "a level that cannot stand in an arm's name"
+                raise tree.bad(key, level, rule, "make it a named arm: `arms: {NAME: {KEY: VALUE}}`")
+        if len(set(map(str, levels))) < len(levels):
+            raise tree.bad(key, levels, "a level twice", "remove one of them")
+        cells *= len(levels)
+    if cells > designs.MOST_CELLS:
+        raise tree.bad("ablation.factorial", f"{cells:,} cells", f"more than {designs.MOST_CELLS}", "use a search")
+    return written
+
+
+def _tune(tree: Tree, written: dict[str, Any]) -> dict[str, Any]:
+    tune = tree.value("tune_each_arm", written)
+    if not isinstance(tune, dict) or not isinstance(tree.value("over", tune), list):
+        return {}
+    over = tune["over"]
+    if not over or len(set(map(str, over))) < len(over):
+        raise tree.bad("ablation.tune_each_arm.over", over, "not a list of different keys", "write over: [train.lr]")
+    return {"tune_each_arm": {**tune, "over": tuple(over)}}  # pydantic, being strict, takes no list for a tuple
+
+
+def _real(entry: dict[str, Any], name: str) -> dict[str, Any]:
+    """A whole number where a real one is meant, as a real one."""
+    value = entry[name] if name in entry else None  # noqa: SIM401 - the model says what is missing
+    return {**entry, name: float(value)} if type(value) is int else entry
+
+
+# ---- whether they go together
+
+
+def _check_best(tree: Tree, ablation: Ablation, search: feasibility.Search, objectives: Sequence[Objective]) -> None:
+    several = len(objectives) > 1
+    if ablation.tune_each_arm is not None and several:
+        key = "ablation.tune_each_arm"
+        raise tree.bad(key, "given", "several objectives have no one best trial", "give one objective")
+    if ablation.baseline != "best":
+        return
+    if not search:
+        raise tree.bad("ablation.baseline", "best", "there is no search to be best of", "use base, or add one")
+    if several:
+        raise tree.bad("ablation.baseline", "best", "several objectives have no one best trial", "use base")
+    for factor in ablation.factorial:
+        if factor in search:
+            rule = "searched, so which cell is the baseline is not known before the search has ended"
+            raise tree.bad(f"ablation.factorial.{factor}", "a factor", rule, "use baseline: base, or do not search it")
+
+
+def _check_arms(tree: Tree, arms: Sequence[Arm], base: Config, *, search: feasibility.Search) -> None:
+    places: dict[str, str] = {}
+    for arm in arms:
+        place = designs.prefix(arm).removesuffix(".")
+        if arm.name in places:
+            raise tree.bad(
+                place, "arm", f"{arm.name} is an arm already", f"rename it, or the one at {places[arm.name]}"
+            )
+        places[arm.name] = place
+        if not NAME.fullmatch(arm.name):
+            raise tree.bad(place, arm.name, "not an arm's name", f"{NAME_CURE}; 100 of them at most")
+        with tree.at(f"{place}."):
+            feasibility.check_arm(base, arm.overrides, search=search)
+    try:
+        feasibility.check_different(base, {arm.name: arm.overrides for arm in arms}, search=search)
+    except ConfigError as error:
+        place = tree.document.place(places[error.key])
+        raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+
+
+def _check_match(
+    tree: Tree, ablation: Ablation, arms: Sequence[Arm], *, base: Config, search: feasibility.Search
+) -> None:
+    key, match = "ablation.match", ablation.match
+    searched = ablation.baseline == "best" and "train.epochs" in search
+    if match in ("flops", "wall") and (base.train.tokens is None or searched):
+        rule = "needs a budget in tokens: how many an epoch has is not known before the corpus is read"
+        raise tree.bad(key, match, rule, "give train.tokens in base, or match tokens")
+    if match != "params":
+        return
+    for corner in feasibility.corners(search) if ablation.baseline == "best" else iter([{}]):
+        baseline = override(base, corner)
+        for arm in arms:
+            config = override(baseline, arm.overrides)
+            if not matching.as_large(baseline, config):
+                own, control = matching.active_parameters(config), matching.active_parameters(baseline)
+                rule = f"match: params, and the baseline has {control:,}: more than 2% apart"
+                place = tree.document.place(designs.prefix(arm).removesuffix("."))
+                cure = "change its size, or match tokens or flops"
+                raise BadInput(place, arm.name, f"{own:,} active parameters", rule, cure)
+
+
+def _check_tuning(
+    tree: Tree, ablation: Ablation, arms: Sequence[Arm], *, base: Config, search: feasibility.Search
+) -> None:
+    if ablation.tune_each_arm is None:
+        return
+    key = "ablation.tune_each_arm.over"
+    try:
+        space = tuning.space(ablation.tune_each_arm, base, search)
+    except ConfigError as error:
+        raise BadInput(tree.document.place(key), error.key, error.value, error.rule, error.cure) from None
+    points = math.prod(tuning.size(distribution) for distribution in space.values())
+    if points < ablation.tune_each_arm.trials:
+        trials = f"{key.rpartition('.')[0]}.trials"
+        rule = f"more than the {points:.0f} different points of its space"
+        raise tree.bad(trials, ablation.tune_each_arm.trials, rule, f"give {points:.0f}, or a wider range in `search`")
+    known: Mapping[str, Any] = {**(search if ablation.baseline == "best" else {}), **space}
+    for arm in arms:
+        for parameter in arm.overrides:
+            if parameter in space:
+                place = designs.prefix(arm) + parameter
+                rule = f"arm {arm.name} fixes it, and it is tuned for each arm"
+                raise tree.bad(place, arm.overrides[parameter], rule, f"remove it, or take {parameter} out of over")
+        try:
+            feasibility.check_arm(base, arm.overrides, search=known)
+        except ConfigError as error:
+            rule = f"not valid for arm {arm.name}: {error.rule} ({error.cure})"
+            cure = f"give the range of {error.key} in `search`"
+            raise BadInput(tree.document.place(key), error.key, error.value, rule, cure) from None
+
+
+def _check_power(tree: Tree, ablation: Ablation, arms: int) -> None:
+    smallest = designs.smallest_p_holm(seeds=ablation.seeds, arms=arms)
+    if smallest > designs.ALPHA and not ablation.exploratory:
+        rule = (
+            f"the declared test cannot reject: the smallest p_holm with {arms} {'arm' if arms == 1 else 'arms'}"
+            f" is {smallest:.3g}"
+        )
+        cure = f"give {designs.seeds_needed(arms)} seeds, or say `exploratory: true`"
+        raise tree.bad("ablation.seeds", ablation.seeds, rule, cure)

@@ -1,0 +1,112 @@
+"""From an ablation's designs to its arms: named arms, leave-one-out, add-one-in, factorial cells, the A/A arm.
+
+Pure, and without torch: a plan, a report and a dry run all ask here what the arms are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from model.api import Config, override, value_of
+
+if TYPE_CHECKING:
+    from ablate.spec.models import Ablation
+
+Design = Literal["arm", "leave_one_out", "add_one_in", "factorial", "reseed"]
+
+ALPHA = 0.05
+"""The level at which the declared test, the paired sign-flip test with Holm's correction, rejects."""
+
+MAX_EXACT = 40
+"""Pairs of which the sign-flip test counts every sign pattern; of more it draws DRAWS of them."""
+
+DRAWS = 99_999
+
+RESEED_KEY = "train.reseed"
+
+MOST_CELLS = 1_000
+"""Cells of a factorial; more of them were meant for a search."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm changes: `overrides` of the baseline under dotted keys. `levels`: the level of every factor of a
+    factorial's cell, as the configuration holds it; empty for the other designs."""
+
+    name: str
+    overrides: Mapping[str, Any]
+    design: Design
+    levels: Mapping[str, Any]
+
+
+def expand(ablation: Ablation, base: Config) -> tuple[Arm, ...]:
+    """All arms but the baseline: named ones, leave-one-out, add-one-in, factorial, each in the file's order.
+
+    `base` is what the arms deviate from. The factorial's cell that equals it is the baseline and no arm. Raises
+    ConfigError, keyed by the factor, where a level is not valid.
+    """
+    return (
+        *(_named(name, written, base) for name, written in ablation.arms.items()),
+        *(Arm(f"without_{name}", out, "leave_one_out", {}) for name, out in ablation.leave_one_out.items()),
+        *(Arm(f"with_{name}", put_in, "add_one_in", {}) for name, put_in in ablation.add_one_in.items()),
+        *_cells(ablation.factorial, base),
+    )
+
+
+def prefix(arm: Arm) -> str:
+    """Where the study file has an arm's keys: `ablation.leave_one_out.ema.`."""
+    match arm.design:
+        case "leave_one_out":
+            return f"ablation.leave_one_out.{arm.name.removeprefix('without_')}."
+        case "add_one_in":
+            return f"ablation.add_one_in.{arm.name.removeprefix('with_')}."
+        case "factorial":
+            return "ablation.factorial."
+        case "arm" | "reseed":
+            return f"ablation.arms.{arm.name}."
+
+
+def smallest_p(seeds: int) -> float:
+    """The smallest p of the two-sided sign-flip test: 2^(1 - n), or 1 / (1 + DRAWS) where its patterns are drawn."""
+    return 1 / (1 + DRAWS) if seeds > MAX_EXACT else 2.0 ** (1 - seeds)
+
+
+def smallest_p_holm(*, seeds: int, arms: int) -> float:
+    """The smallest adjusted p that an arm can get: the test's own, times the arms."""
+    return min(1.0, arms * smallest_p(seeds))
+
+
+def family(arms: Sequence[Arm]) -> int:
+    """How many arms Holm corrects for: the A/A arm is a check and claims nothing. 1 where there is nothing else."""
+    return max(1, sum(arm.design != "reseed" for arm in arms))
+
+
+def seeds_needed(arms: int) -> int:
+    """The fewest seeds with which the declared test can reject for one of so many arms."""
+    return 1 + math.ceil(math.log2(arms / ALPHA))
+
+
+def _named(name: str, written: Mapping[str, Any], base: Config) -> Arm:
+    if "reseed" in written:
+        return Arm(name, {RESEED_KEY: base.train.reseed + 1}, "reseed", {})
+    return Arm(name, written, "arm", {})
+
+
+def _cells(factorial: Mapping[str, list[Any]], base: Config) -> Iterator[Arm]:
+    if not factorial:
+        return
+    for values in itertools.product(*factorial.values()):
+        cell = dict(zip(factorial, values, strict=True))
+        config = override(base, cell)
+        if config != base:
+            levels = {key: value_of(config, key) for key in factorial}
+            yield Arm(cell_name(cell), cell, "factorial", levels)
+
+
+def cell_name(cell: Mapping[str, Any]) -> str:
+    """`knowledge_length-4.ema_state-sparse_cache`."""
+    return ".".join(f"{key.rpartition('.')[2]}-{level}" for key, level in cell.items())

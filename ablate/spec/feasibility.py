@@ -1,0 +1,114 @@
+"""Whether everything a study can ask for is a valid configuration: the ends of every range, every choice, every arm.
+
+Found out before anything starts: a sweep that fails in its ninth hour on a value that its file held is a defect.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ablate.spec.distributions import Choice, Distribution, Range
+from model.api import Config, ConfigError, override, value_of
+
+Search = Mapping[str, Distribution]
+
+MOST_CORNERS = 2_000
+"""Up to so many corners a space is checked whole; a larger one pair by pair (every rule ties at most two values)."""
+
+MOST_WHOLE = 1_024
+"""Up to so many values a range of whole numbers is checked value by value."""
+
+
+def check_search(base: Config, search: Search) -> None:
+    """Raise ConfigError, keyed by the searched parameter at fault, unless whatever may be drawn is valid."""
+    for key in search:
+        if key in ("train.seed", "train.reseed"):
+            raise ConfigError(key, "searched", "a seed is luck, not a parameter", "use ablation.seeds to repeat")
+    for corner in corners(search):
+        _try(base, corner, search)
+    first = next(corners(search), {})
+    for key, distribution in search.items():
+        if isinstance(distribution, Choice):
+            _check_choice(base, first, key, distribution)
+        else:
+            _check_range(base, first, key, distribution, search)
+
+
+def corners(search: Search) -> Iterator[dict[str, Any]]:
+    """The extreme points of a space: every combination of ends and choices, or of each two parameters' if too many."""
+    keys = list(search)
+    ends = [search[key].ends for key in keys]
+    if math.prod(map(len, ends)) <= MOST_CORNERS:
+        for values in itertools.product(*ends):
+            yield dict(zip(keys, values, strict=True))
+        return
+    reference = {key: search[key].ends[0] for key in keys}
+    for one, other in itertools.combinations(keys, 2):
+        for pair in itertools.product(search[one].ends, search[other].ends):
+            yield {**reference, one: pair[0], other: pair[1]}
+
+
+def check_arm(base: Config, overrides: Mapping[str, Any], *, search: Search) -> None:
+    """Raise ConfigError unless the arm is valid on the base and on whatever the search may find best."""
+    for corner in corners(search):
+        override(base, {**corner, **overrides})
+
+
+def check_different(base: Config, arms: Mapping[str, Mapping[str, Any]], *, search: Search) -> None:
+    """Raise ConfigError, keyed by the arm, where two valid arms are the same configuration or one is the baseline.
+
+    `search` is what the baseline leaves open: empty for `baseline: base`, the searched space for `baseline: best`.
+    """
+    known: dict[tuple[str, frozenset[str]], str] = {(base.model_dump_json(), frozenset()): "the baseline"}
+    for name, overrides in arms.items():
+        # Of the winner only the searched values are unknown: an arm that fixes one of them differs from what it equals
+        # here. So arms are the same only if they fix the same open values.
+        same = (override(base, overrides).model_dump_json(), frozenset(overrides) & frozenset(search))
+        if same in known:
+            raise ConfigError(name, "arm", f"the same configuration as {known[same]}", "change a value, or remove it")
+        known[same] = f"arm {name}"
+
+
+def _try(base: Config, values: Mapping[str, Any], search: Search) -> Config:
+    """The configuration; its ConfigError names the searched parameter without which it would be valid."""
+    try:
+        return override(base, values)
+    except ConfigError as error:
+        if error.key in search:
+            raise
+        culprit = next((key for key in values if _valid(base, {k: v for k, v in values.items() if k != key})), None)
+        if culprit is None:
+            raise
+        rule = f"{error.key} = {error.value} is {error.rule}"
+        raise ConfigError(culprit, values[culprit], rule, error.cure) from None
+
+
+def _valid(base: Config, values: Mapping[str, Any]) -> bool:
+    try:
+        override(base, values)
+    except ConfigError:
+        return False
+    return True
+
+
+def _check_choice(base: Config, first: Mapping[str, Any], key: str, distribution: Choice) -> None:
+    seen: list[Any] = []
+    for value in distribution.choices:
+        held = value_of(override(base, {**first, key: value}), key)  # 1 and 1.0 are the same number to a configuration
+        if held in seen:
+            raise ConfigError(key, value, "twice in the choice", "remove one of them")
+        seen.append(held)
+
+
+def _check_range(base: Config, first: Mapping[str, Any], key: str, distribution: Range, search: Search) -> None:
+    low, high = distribution.ends
+    if distribution.whole:
+        if high - low <= MOST_WHOLE:
+            for value in range(int(low), int(high) + 1):
+                _try(base, {**first, key: value}, search)
+    elif isinstance(value_of(override(base, {**first, key: low}), key), int):
+        cure = "use logint" if distribution.log else "use int"
+        raise ConfigError(key, f"{distribution.kind} [{low}, {high}]", "this parameter is a whole number", cure)

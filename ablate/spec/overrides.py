@@ -1,0 +1,77 @@
+"""`--set KEY=VALUE`: one value of a study file, given on the command line.
+
+KEY is the dotted path of the file's tree (`optimizer.trials`, `base.data.corpus`, `search.model.ema_decay`), VALUE is
+read as the file would read it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from ablate.errors import BadInput
+from ablate.spec import yaml_marks
+from ablate.spec.yaml_marks import Document
+
+PLACE = "--set"
+
+DOTTED = ("base", "search")
+"""Sections whose own keys have dots: `base: {model.dim: 64}`."""
+
+
+def apply(document: Document, sets: Sequence[str]) -> Document:
+    """The document with every `KEY=VALUE` put in, later ones over earlier ones. Raises BadInput at `--set`."""
+    tree, places = copy.deepcopy(document.tree), dict(document.places)
+    for text in sets:
+        key, equals, written = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise BadInput(PLACE, text, "", "not KEY=VALUE", "write it like --set optimizer.trials=4")
+        if key.count(".") > yaml_marks.DEPTH:
+            raise BadInput(PLACE, key, "", "nested too deeply", "write it like --set optimizer.trials=4")
+        value = yaml_marks.value(written, place=PLACE)
+        section, _, rest = key.partition(".")
+        if rest and section in DOTTED:
+            _put_dotted(tree, section, rest, value)
+        else:
+            _put(tree, key, value)
+        places = {known: place for known, place in places.items() if not _within(known, key)} | {key: PLACE}
+    return Document(document.name, tree, places)
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings as dotted keys: `{data: {corpus: facts}}` is `{data.corpus: facts}`; a later key wins."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flatten(value) if isinstance(value, dict) else {}
+        flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if inner else {key: value}
+    return flat
+
+
+def _put_dotted(tree: dict[str, Any], section: str, key: str, value: Any) -> None:
+    """Set a key of `base` or `search`, however the file nests it there."""
+    written = tree.setdefault(section, {})
+    if not isinstance(written, dict):
+        return  # the file is at fault there, and is told so
+    flat = flatten({key: value}) if section == "base" else {key: value}
+    known = flatten(written) if section == "base" else written
+    tree[section] = {**known, **flat}
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key anywhere else: go down as far as the tree's keys are the key's beginning; names may have dots."""
+    if key not in tree:
+        for known in sorted(tree, key=len, reverse=True):
+            if key.startswith(f"{known}.") and isinstance(tree[known], dict):
+                return _put(tree[known], key[len(known) + 1 :], value)
+        head, _, rest = key.partition(".")
+        if rest and (head not in tree or tree[head] is None):
+            tree[head] = {}
+            return _put(tree[head], rest, value)
+    tree[key] = value
+    return None
+
+
+def _within(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")

@@ -1,0 +1,138 @@
+"""What may change under a study's name: whatever leaves its results comparable. More trials, seeds and arms, wider
+ranges and another objective are answered from what is there as far as it goes; anything else is refused, with why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ablate.errors import BadInput
+from ablate.records.ledger import TrialRow
+from ablate.spec import designs, distributions
+from ablate.spec.study_file import StudySpec
+from ablate.trials.plan import TUNE, is_preparation
+
+_OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
+
+_RETOLD = ("search", "objectives", "hypotheses", "targets")
+"""What a finished study may still be told; it changes the report and trains nothing."""
+
+Refuse = Callable[[str, str], BadInput]
+
+
+def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *, rows: Sequence[TrialRow]) -> None:
+    """Raise BadInput, at the first key that differs, where `rows` and what `now` asks for cannot be compared.
+
+    `before` and `now` are study.json of then and of now. Raises KeyError where `before` is none.
+    """
+
+    def refuse(key: str, what: str) -> BadInput:
+        rule = f"study {spec.study} exists with another {what}"
+        return BadInput(spec.document.place(key), key, "changed", rule, _OTHER_NAME)
+
+    was, is_now = before["spec"], now["spec"]
+    if before["identity"] != now["identity"]:
+        for key in _different(was["base"], is_now["base"]):
+            raise refuse(f"base.{key}", "base")
+        raise refuse("base.data", "content of its data files")
+    if was["search"]:  # a study of arms alone may get its search later
+        for key in {**was["search"], **is_now["search"]}:
+            _check_wider(key, was["search"], is_now["search"], refuse=refuse)
+    if was["objectives"] != is_now["objectives"]:
+        _check_objective(before, is_now, rows=rows, refuse=refuse)
+    if was["ablation"] and is_now["ablation"]:
+        _check_same_ablation(spec, before, now, refuse=refuse)
+    for hypothesis in was["hypotheses"]:
+        if _undated(hypothesis) not in is_now["hypotheses"]:
+            raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: one that was declared stays")
+
+
+def dated(before: Mapping[str, Any], now: Mapping[str, Any], *, at: str) -> dict[str, Any]:
+    """`now` with the time `declared_at` beside every hypothesis that came after the study's start: `at` for one that
+    `before` does not have. One without a time was declared with the study."""
+    known = [(_undated(hypothesis), hypothesis) for hypothesis in before["spec"]["hypotheses"]]
+    hypotheses = [
+        next((old for bare, old in known if bare == hypothesis), {**hypothesis, "declared_at": at})
+        for hypothesis in now["spec"]["hypotheses"]
+    ]
+    return {**now, "spec": {**now["spec"], "hypotheses": hypotheses}}
+
+
+def _undated(hypothesis: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in hypothesis.items() if key != "declared_at"}
+
+
+def asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether `now` plans trials that `before` did not."""
+    was, is_now = before["spec"], now["spec"]
+    if {arm["name"] for arm in now["arms"]} - {arm["name"] for arm in before["arms"]}:
+        return True
+    if is_now["search"] and (not was["search"] or is_now["optimizer"]["trials"] > was["optimizer"]["trials"]):
+        return True
+    if not is_now["ablation"]:
+        return False
+    return not was["ablation"] or is_now["ablation"]["seeds"] > was["ablation"]["seeds"]
+
+
+def retold(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """study.json of a finished study that is asked for nothing more, with what its file says otherwise by now."""
+    spec = {**before["spec"], **{key: now["spec"][key] for key in _RETOLD}}
+    if spec["ablation"] and now["spec"]["ablation"]:
+        spec["ablation"] = {**spec["ablation"], "exploratory": now["spec"]["ablation"]["exploratory"]}
+    return {**before, "spec": spec, "space": now["space"]}
+
+
+def _check_wider(key: str, was: Mapping[str, Any], is_now: Mapping[str, Any], *, refuse: Refuse) -> None:
+    """A range may grow, on the same scale, and a choice may get more values: every old trial is still one of it."""
+    if key not in is_now:
+        raise refuse(f"search.{key}", "search space: this key was searched")
+    if key not in was:
+        raise refuse(f"search.{key}", "search space: this key was not searched")
+    old, new = (distributions.parse(key, space[key]) for space in (was, is_now))
+    if not distributions.covers(new, old):
+        written = distributions.shown(old)
+        raise refuse(
+            f"search.{key}", f"search space: it was {written}, and may only grow, since trials are all over it"
+        )
+
+
+def _check_objective(
+    before: Mapping[str, Any], is_now: Mapping[str, Any], *, rows: Sequence[TrialRow], refuse: Refuse
+) -> None:
+    """Another objective is fine over results that did not depend on the old one."""
+    ends = Counter(row.status for row in rows)
+    if ends["pruned"]:
+        raise refuse("objective", f"objective, by which {ends['pruned']} trials were stopped early")
+    if "winner" in before:
+        raise refuse("objective", f"objective, by which its ablation starts from trial {before['winner']}")
+    if any(row.arm.startswith(TUNE) for row in rows):
+        raise refuse("objective", "objective, by which its arms were tuned")
+    ablation = is_now["ablation"]
+    results = [row for row in rows if row.arm != "search" and not is_preparation(row.arm)]
+    if results and not (ablation and ablation["exploratory"]):
+        raise refuse(
+            "objective", "objective, and its arms' results may have been looked at (exploratory: true allows it)"
+        )
+
+
+def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *, refuse: Refuse) -> None:
+    was, is_now = before["spec"]["ablation"], now["spec"]["ablation"]
+    for key in ("baseline", "match"):
+        if was[key] != is_now[key]:
+            raise refuse(f"ablation.{key}", key)
+    for key in ("tune_each_arm", "tuning_space"):
+        if was[key] != is_now[key]:
+            raise refuse("ablation.tune_each_arm", "tuning of its arms")
+    if was["exploratory"] and not is_now["exploratory"]:
+        raise refuse("ablation.exploratory", "claim: it was declared exploratory, and results may have been looked at")
+    old = {arm["name"]: arm["overrides"] for arm in before["arms"]}
+    assert spec.ablation is not None
+    for arm in designs.expand(spec.ablation, spec.base):
+        if arm.name in old and old[arm.name] != dict(arm.overrides):
+            raise refuse(designs.prefix(arm).removesuffix("."), "arm of this name")
+
+
+def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys that are new, gone, or have another value."""
+    return [key for key in {**was, **now} if key not in was or key not in now or was[key] != now[key]]

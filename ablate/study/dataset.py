@@ -1,0 +1,271 @@
+"""A study's results in memory: study.json typed, trials and histories as tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ablate import escape
+from ablate.analyze.frames import of_arm, rows, texts
+from ablate.analyze.search.best import Objective
+from ablate.analyze.search.space import Dimension, Value
+from ablate.errors import BadInput
+from ablate.records.interim_looks import Look
+from ablate.records.ledger import Ledger
+from ablate.records.locations import Place
+from ablate.records.schema import HISTORY_SCHEMA
+from ablate.spec.designs import Arm, expand
+from ablate.spec.models import Ablation
+from ablate.study.lifecycle import planned
+from ablate.trials.plan import BASELINE, CALIBRATE, TUNE
+from model.api import Config, from_json, resolve, value_of
+
+
+class _Part(BaseModel):
+    """A part of study.json. Keys that a later version adds are none of this one's business."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ObjectiveFile(_Part):
+    metric: str
+    mode: str
+
+
+class OptimizerFile(_Part):
+    trials: int
+    sampler: str
+    seed: int
+
+
+class TuningFile(_Part):
+    trials: int
+    over: tuple[str, ...]
+
+
+class AblationFile(_Part):
+    """What a study of an earlier version does not say has the value that it had then."""
+
+    baseline: str
+    seeds: int
+    arms: dict[str, dict[str, Any]] = {}
+    leave_one_out: dict[str, dict[str, Any]] = {}
+    add_one_in: dict[str, dict[str, Any]] = {}
+    factorial: dict[str, list[Any]] = {}
+    tune_each_arm: TuningFile | None = None
+    match: str = "tokens"
+    exploratory: bool = False
+
+
+class HypothesisFile(_Part):
+    claim: str
+    arm: str
+    metric: str
+    min_effect: float
+    declared_at: str | None = None  # with the study
+
+
+class AshaFile(_Part):
+    min_tokens: int
+    reduction: int
+
+
+class StoppingFile(_Part):
+    asha: AshaFile
+    audit_fraction: float = 0.0
+
+
+class SpecFile(_Part):
+    base: dict[str, Any]
+    objectives: tuple[ObjectiveFile, ...]
+    optimizer: OptimizerFile
+    early_stopping: StoppingFile | None = None
+    ablation: AblationFile | None = None
+    hypotheses: tuple[HypothesisFile, ...] = ()
+    targets: dict[str, float] = {}
+
+
+class SpaceFile(_Part):
+    key: str
+    kind: str
+    low: float | None = None
+    high: float | None = None
+    choices: list[Value] | None = None
+
+
+class ProvenanceFile(_Part):
+    git_commit: str | None
+    git_dirty: bool | None
+    python: str
+    platform: str
+    host: str
+    device: str
+    versions: dict[str, str | None]
+    data_hash: str
+
+
+class StudyFile(_Part):
+    """study.json."""
+
+    study: str
+    question: str
+    spec: SpecFile
+    space: tuple[SpaceFile, ...]
+    started_at: str
+    finished_at: str | None
+    command: str
+    provenance: ProvenanceFile
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study as it was read. `trials` has a row for every trial that ended, `history` a row for every report of every
+    trial's current attempt; `started` are the ids of trials that have a history, ended or not;
+    `problems` says, as `path: reason`, which files could not be read and are not in the tables."""
+
+    path: Place
+    study: dict[str, Any]
+    facts: StudyFile
+    trials_arrow: pa.Table
+    history_arrow: pa.Table
+    started: tuple[str, ...]
+    looks: tuple[Look, ...]
+    problems: tuple[str, ...]
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """A row for every trial that ended, with a column for every searched parameter; without those that only
+        prepared the ablation (see `preparation`)."""
+        return rows(self.every_trial, ~self._prepares)
+
+    @property
+    def preparation(self) -> pd.DataFrame:
+        """The trials that tuned the arms (`tune.ARM`) or measured their speed (`calibrate.ARM`): no results of them."""
+        return rows(self.every_trial, self._prepares)
+
+    @cached_property
+    def every_trial(self) -> pd.DataFrame:
+        """`trials` and `preparation` together."""
+        trials = self.trials_arrow.to_pandas()
+        columns = [dimension.column for dimension in self.space if dimension.column not in trials]
+        return trials.assign(**dict.fromkeys(columns, float("nan")))
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row for every report."""
+        return self.history_arrow.to_pandas()
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the study optimises; the first is the primary one."""
+        return tuple(Objective(entry.metric, entry.mode) for entry in self.facts.spec.objectives)
+
+    @property
+    def space(self) -> tuple[Dimension, ...]:
+        """The searched parameters."""
+        return tuple(_dimension(entry) for entry in self.facts.space)
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The study's arms by their names, without the baseline; empty where it has no ablation."""
+        ablation = self.facts.spec.ablation
+        if ablation is None:
+            return {}
+        designs = {name: getattr(ablation, name) for name in ("arms", "leave_one_out", "add_one_in", "factorial")}
+        return {arm.name: arm for arm in expand(Ablation.model_construct(**designs), self.baseline)}
+
+    @cached_property
+    def baseline(self) -> Config:
+        """What the arms deviate from: the configuration that the baseline ran, or the study's base before it did."""
+        ran = texts(of_arm(self.trials, BASELINE), "config_json")
+        if ran:
+            return from_json(ran[0])
+        base = dict(self.facts.spec.base)
+        return resolve(base.pop("preset"), base)
+
+    @property
+    def tuned(self) -> TuningFile | None:
+        """How every arm was tuned before its seeds, the baseline too; None where none was."""
+        ablation = self.facts.spec.ablation
+        return ablation.tune_each_arm if ablation else None
+
+    @property
+    def tuned_values(self) -> dict[str, dict[str, Any]]:
+        """Arm (the baseline among them) -> the values that were tuned for it and that all its runs have; empty where
+        arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
+        over = self.tuned.over if self.tuned else ()
+        runs = {arm: texts(of_arm(self.trials, arm), "config_json") for arm in (BASELINE, *self.arms)} if over else {}
+        configs = {arm: from_json(found[0]) for arm, found in runs.items() if found}
+        return {arm: {key: value_of(config, key) for key in over} for arm, config in configs.items()}
+
+    @property
+    def settled_keys(self) -> tuple[str, ...]:
+        """Keys in which arms differ though none overrides them: those tuned for each, the budget it is matched by."""
+        ablation = self.facts.spec.ablation
+        matched = ("train.tokens",) if ablation and ablation.match in ("flops", "wall") else ()
+        return (*(self.tuned.over if self.tuned else ()), *matched)
+
+    @property
+    def planned(self) -> int:
+        """How many trials the study is to have: its search's, and for every arm and the baseline its seeds and what
+        prepares it."""
+        return planned(self.study)
+
+    @property
+    def _prepares(self) -> Any:
+        return self.every_trial["arm"].astype(str).str.startswith((TUNE, CALIBRATE))
+
+    def reports(self, trial_id: str) -> pd.DataFrame:
+        """Every report of one trial with every column, whatever of the history was read."""
+        return Ledger(self.path).history(trial_id).to_pandas()
+
+    def log(self, trial_id: str, *, attempt: int) -> str:
+        """The traceback and the last output of an attempt that failed; "" where none was kept."""
+        return Ledger(self.path).log(trial_id, attempt=attempt)
+
+    def samples(self, trial_id: str) -> list[dict[str, Any]]:
+        """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
+        return Ledger(self.path).samples(escape.file_name(trial_id))
+
+
+REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")
+"""Columns of the history that a report reads, beside the objectives and val_loss: a long study has all in gigabytes."""
+
+
+def read(study_dir: Place, *, whole: bool = True) -> StudyData:
+    """Read results/STUDY. Raises BadInput where study.json is missing or is no study's.
+
+    `whole=False`: of the history only what a report needs.
+    """
+    ledger = Ledger(study_dir)
+    study = ledger.read_study()
+    try:
+        facts = StudyFile.model_validate(study)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        cure = "restore the file, or run the sweep again under another name"
+        raise BadInput(str(study_dir / "study.json"), key, first["input"], first["msg"], cure) from None
+    asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
+    columns = None if whole else [name for name in asked if name in HISTORY_SCHEMA.names]
+    found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()
+    return StudyData(
+        path=study_dir,
+        study=study,
+        facts=facts,
+        trials_arrow=found.trials,
+        history_arrow=found.history,
+        started=tuple(sorted(ledger.started_ids())),
+        looks=tuple(looks),
+        problems=(*found.problems, *unread),
+    )
+
+
+def _dimension(entry: SpaceFile) -> Dimension:
+    low, high = (float("nan") if bound is None else bound for bound in (entry.low, entry.high))
+    return Dimension(key=entry.key, kind=entry.kind, low=low, high=high, choices=tuple(entry.choices or ()))

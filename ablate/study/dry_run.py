@@ -1,0 +1,299 @@
+"""What a study would do and cost, said before anything is trained. Writes nothing and starts no Ray; for a card, torch
+predicts what is in no cache yet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tabulate import tabulate
+
+from ablate import formatting
+from ablate.records.ledger import Ledger
+from ablate.records.locations import Place
+from ablate.scheduling import needs
+from ablate.scheduling.needs import UTILISATION, Behind, Card, Shares
+from ablate.scheduling.packing import Slots
+from ablate.search import source
+from ablate.spec import feasibility
+from ablate.spec.study_file import StudySpec, missing_data
+from ablate.study import dataset, phases, power
+from ablate.study.power import Power
+from ablate.trials import plan
+from ablate.trials.plan import SEARCH, Trial
+from model.api import Config, Estimate, estimate, from_json, override
+
+CPU_FLOPS = 2.8e10
+"""FLOP/s of one CPU core in fp32: what a `tiny` trial reached on one, evaluation included. Another may be far off."""
+
+CORNERS = 4
+"""Corners of a space whose peak is predicted."""
+
+Kind = Literal["sampled", "corner", "calibration", "tuning", "arm"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial that would run (`sampled`, of the search's first draws; `calibration` and `tuning` of an arm; `arm`), or
+    the costliest that may (`corner`)."""
+
+    trial: Trial
+    kind: Kind
+    predicted_peak_gib: float
+    gpu_fraction: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan. `tokens` is None where the budget is in epochs of a corpus that was not read; so are the hours.
+    `by_memory`: how many trials at once the cards' memory would hold, were their time not shared as well.
+    `left_gpu_hours`: of `resources.max_gpu_hours`, where there is one and something is left to train on cards."""
+
+    study: str
+    trials: tuple[Planned, ...]
+    total: int
+    concurrent: int
+    by_memory: int
+    tokens: int | None
+    hours: float | None
+    gpu_hours: float | None
+    left_gpu_hours: float | None
+    cost_model: str
+    ablation: Power | None
+    warnings: tuple[str, ...]
+
+
+def describe(
+    spec: StudySpec,
+    slots: Slots,
+    *,
+    card: str | None,
+    earlier: Place | None = None,
+    gpus: int = 1,
+    cpus: float = math.inf,
+) -> DryRun:
+    """Plan `spec` on `slots`, of a machine with so many CPUs and cards. `card` is the name of the GPU that trials run
+    on (part of it: `RTX 4090`), if any; `earlier` the folder of this study where it was begun already: its results say
+    how far seeds differ, how fast trials are, and which are left.
+
+    Raises BadInput where the card is not known, or what is left to train is over `resources.max_gpu_hours`.
+    """
+    used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
+    shares = Shares(spec.resources, used)
+    sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
+    corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
+    arms = [_planned(trial, slots, kind, shares) for kind, trials in _ablation(spec) for trial in trials]
+    searched = spec.optimizer.trials if spec.search else 0
+    costs = [_cost(spec.base)] * searched + [_cost(each.trial.config) for each in arms]
+    tokens = _sum([tokens for tokens, _ in costs])
+    flops = _sum([flops for _, flops in costs])
+    planned = [*sampled, *corner, *arms]
+    concurrent = by_memory = min(slots.concurrent, len(costs))
+    if used is not None:
+        draws = [sampled[number % len(sampled)].trial.config for number in range(searched)]
+        configs = draws + [planned.trial.config for planned in arms]
+        concurrent = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=True)
+        by_memory = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=False)
+    speed, cost_model = _speed(slots, used, card=card, earlier=earlier, sharing=max(1.0, concurrent / max(1, gpus)))
+    unit_hours = None if flops is None else flops / speed / 3600  # of a card, or of a trial where there is none
+    gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
+    left = None
+    if used is not None and spec.resources.max_gpu_hours is not None:
+        hours = [None if flops is None else flops / speed / 3600 for _, flops in costs]
+        own = [SEARCH] * searched + [each.trial.arm for each in arms]
+        held = {each.trial.trial_id: each.gpu_fraction for each in planned}
+        past = needs.behind(spec, Ledger(earlier), shares=shares, planned=held) if earlier else Behind()
+        left = needs.left_of_budget(spec, list(zip(own, hours, strict=True)), past=past)
+    lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.processes))
+    return DryRun(
+        study=spec.study,
+        trials=tuple(planned),
+        total=searched + len(arms),
+        concurrent=concurrent,
+        by_memory=by_memory,
+        tokens=None if tokens is None else int(tokens),
+        hours=None if unit_hours is None else unit_hours / lanes,
+        gpu_hours=gpu_hours,
+        left_gpu_hours=left,
+        cost_model=cost_model,
+        ablation=power.describe(spec, earlier=earlier),
+        warnings=tuple(_warnings(spec, planned, shares)),
+    )
+
+
+def render(run: DryRun) -> str:
+    """The plan as text for a terminal."""
+    rows = [
+        [
+            p.trial.trial_id,
+            p.kind,
+            p.trial.arm,
+            p.trial.seed,
+            _params(p.trial.params),
+            p.predicted_peak_gib,
+            p.gpu_fraction,
+        ]
+        for p in run.trials
+    ]
+    headers = ["trial", "kind", "arm", "seed", "parameters", "peak GiB", "GPU"]
+    table = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])
+    tokens = "a budget in epochs (the corpus is not read here)" if run.tokens is None else f"{run.tokens:,} tokens"
+    held = f" (the cards' memory would hold {run.by_memory})" if run.by_memory > run.concurrent else ""
+    lines = [
+        f"study {run.study}: {run.total} trials, {run.concurrent} at once{held}; {tokens}",
+        "",
+        table,
+        "",
+    ]
+    if any(planned.kind == "sampled" for planned in run.trials):
+        how = "the search's first draws, the later ones depend on results; corner: the costliest point it may reach"
+        lines.append(f"sampled: {how}")
+    if run.ablation is not None:
+        lines += [*power.lines(run.ablation), ""]
+    if run.hours is not None:
+        on_cards = f", {run.gpu_hours:.2g} GPU-hours" if run.gpu_hours else ""
+        lines += [f"about {formatting.duration(3600 * run.hours)}{on_cards}", f"  ({run.cost_model})"]
+    lines += [f"warning: {warning}" for warning in run.warnings]
+    return "\n".join(lines)
+
+
+def render_json(run: DryRun) -> str:
+    """The plan as JSON."""
+    trials = [
+        {
+            "id": planned.trial.trial_id,
+            "kind": planned.kind,
+            "arm": planned.trial.arm,
+            "seed": planned.trial.seed,
+            "params": dict(planned.trial.params),
+            "predicted_peak_gib": planned.predicted_peak_gib,
+            "gpu_fraction": planned.gpu_fraction,
+        }
+        for planned in run.trials
+    ]
+    answer = {
+        "study": run.study,
+        "trials": trials,
+        "total": run.total,
+        "concurrent": run.concurrent,
+        "concurrent_by_memory": run.by_memory,
+        "tokens": run.tokens,
+        "hours": run.hours,
+        "gpu_hours": run.gpu_hours,
+        "cost_model": run.cost_model,
+        "ablation": asdict(run.ablation) if run.ablation else None,
+        "warnings": list(run.warnings),
+    }
+    return json.dumps(answer, indent=1)
+
+
+def _first_draws(spec: StudySpec) -> list[Trial]:
+    """The draws that no result can change: TPE's start-up points, or as many of a sampler that never learns."""
+    return source.preview(spec, count=min(spec.optimizer.startup, spec.optimizer.trials)) if spec.search else []
+
+
+def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
+    """The ablation's trials from the study's own base, which stands in for a winner that is not known yet. Matched by
+    time, all arms cost what the baseline costs: they are shown with its tokens."""
+    if spec.ablation is None:
+        return []
+    budgets = plan.budgets(spec, spec.base, tokens_per_s=dict.fromkeys(plan.arms(spec, spec.base), 1.0))
+    found: list[tuple[Kind, list[Trial]]] = []
+    if spec.ablation.match == "wall":
+        found.append(("calibration", plan.calibration_trials(spec, spec.base)))
+    if spec.ablation.tune_each_arm is not None:
+        found.append(("tuning", plan.tuning_trials(spec, spec.base, phases.tuning_points(spec), budgets)))
+    return [*found, ("arm", plan.arm_trials(spec, spec.base, budgets))]
+
+
+def _costliest(spec: StudySpec, shares: Shares) -> Trial:
+    """The corner of the space with the highest predicted peak, parameters and all: of those that a formula ranks first,
+    since to predict them all takes minutes."""
+
+    def formula(corner: Mapping[str, Any]) -> float:
+        return estimate(override(spec.base, corner)).peak_gib
+
+    highest = sorted(feasibility.corners(spec.search), key=formula, reverse=True)[:CORNERS]
+    return plan.search_trial(spec, max(highest, key=lambda corner: shares.peak_gib(override(spec.base, corner))))
+
+
+def _planned(trial: Trial, slots: Slots, kind: Kind, shares: Shares) -> Planned:
+    share = slots.gpu_per_worker if shares.card is None else shares.gpu(trial.config)
+    return Planned(trial, kind, round(shares.peak_gib(trial.config), 3), share)
+
+
+def _cost(config: Config) -> tuple[float | None, float | None]:
+    """Tokens and FLOPs of one whole trial; nothing is taken off for pruning, nor added for evaluation."""
+    found: Estimate = estimate(config)
+    if found.budget_tokens is None:
+        return None, None
+    return found.budget_tokens, found.budget_tokens * found.flops_per_token
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _speed(
+    slots: Slots, used: Card | None, *, card: str | None, earlier: Place | None, sharing: float
+) -> tuple[float, str]:
+    """FLOP/s of a card, or without one of a trial, and where they are from in words. `sharing`: trials on a card."""
+    unsaid = "nothing off for pruning, nothing added for evaluation and start-up"
+    speeds = _measured(earlier, card if used else None)
+    reached = needs.measured_flops_per_s(speeds)
+    if reached is not None:
+        return reached * sharing, f"tokens/s of {len(speeds)} trials of this study, {unsaid}"
+    if used is None:
+        speed = CPU_FLOPS * slots.cpu_per_worker * slots.processes
+        return speed, f"6 FLOPs a parameter and token at {CPU_FLOPS:.2g} FLOP/s a core, {unsaid}"
+    model = f"6 FLOPs a parameter and token at {UTILISATION:.1%} of the {card}'s {used.flops:.3g}"
+    return used.flops * UTILISATION, f"{model}, what 1.4.6 reached on a 4090; {unsaid}"
+
+
+def _measured(earlier: Place | None, card: str | None) -> list[tuple[Config, float]]:
+    """(configuration, tokens a second) of this study's completed trials on such a card (None: on a CPU)."""
+    if earlier is None:
+        return []
+    trials = dataset.read(earlier, whole=False).trials
+    if "tokens_per_s" not in trials:
+        return []
+    done = trials[(trials["status"] == "completed") & trials["tokens_per_s"].notna()]
+    rows = zip(done["config_json"], done["tokens_per_s"], done["device"], strict=True)
+    return [(from_json(str(text)), float(speed)) for text, speed, device in rows if _same(str(device), card)]
+
+
+def _same(device: str, card: str | None) -> bool:
+    if card is None:
+        return device == "cpu"
+    known = needs.card_named(card)
+    return device == card or (known is not None and needs.card_named(device) == known)
+
+
+def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> list[str]:
+    found = [str(complaint) for complaint in missing_data(spec)]
+    asha, budget = spec.early_stopping and spec.early_stopping.asha, spec.base.train.tokens
+    if asha and spec.search and budget is not None and asha.min_tokens >= budget:
+        place = spec.document.place("early_stopping.asha.min_tokens")
+        found.append(f"{place}: min_tokens {asha.min_tokens} is the whole budget of {budget}: nothing is ever stopped")
+    if shares.card is not None:
+        large = [each for each in planned if not shares.fits(each.trial.config)]
+        if large:
+            peak = max(each.predicted_peak_gib for each in large)
+            cure = "lower train.batch_size or use gradient_checkpointing"
+            if spec.resources.gpu != "auto" and spec.resources.gpu < 1:
+                cure = "raise gpu or use gpu: auto"
+            found.append(f"a trial may need {peak:.1f} GiB of {shares.card.gib:g}, more than its share: {cure}")
+    return found
+
+
+def _params(params: Mapping[str, Any]) -> str:
+    short = (f"{key.split('.', 1)[1]}={_short(value)}" for key, value in params.items())
+    return ", ".join(short)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

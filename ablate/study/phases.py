@@ -1,0 +1,125 @@
+"""A study's phases, one after the other: the search, what prepares the ablation, the ablation on its seeds.
+
+Each phase is a source of trials that knows from the ledger what is done, so an interrupted study goes on in the phase
+it was in, and what a later phase takes from an earlier one (the winner, speeds, tuned values) is read, never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ablate.errors import BadInput
+from ablate.records.ledger import Ledger, TrialRow
+from ablate.running.progress import best_of
+from ablate.running.runner import Halt, Runner
+from ablate.spec import matching, tuning
+from ablate.spec.study_file import StudySpec
+from ablate.study import lifecycle
+from ablate.trials import plan
+from ablate.trials.plan import CALIBRATE, SEARCH, TUNE, ArmQueue, Settled, Trial
+from model.api import Config, from_json, value_of
+
+
+def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Callable[[str], None]) -> bool:
+    """Train everything that the study asks for and the ledger does not have. False where something is left to train:
+    `halt` said so, or the search that the ablation starts from has no best trial."""
+    if study.search:
+        from ablate.search.source import Search  # brings Optuna
+
+        runner.run(Search(study, ledger))
+    if study.ablation is None or halt.reason:
+        return halt.reason is None
+    base = _baseline(study, ledger, say)
+    if base is None:
+        say(lifecycle.NO_WINNER)
+        return False
+
+    def train(trials: Sequence[Trial]) -> bool:
+        runner.run(ArmQueue(trials, done=ledger.final_ids()))
+        return halt.reason is None
+
+    calibrations = plan.calibration_trials(study, base) if study.ablation.match == "wall" else []
+    if calibrations and not train(calibrations):
+        return False
+    settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(calibrations, ledger))
+    _complain(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
+    if study.ablation.tune_each_arm is not None:
+        points = tuning_points(study)
+        if not train(plan.tuning_trials(study, base, points, settled)):
+            return False
+        settled = tuned(study, base, settled, points=points, rows=ledger.rows())
+        _complain(study, base, settled, say=say, why="none of its tuning trials completed")
+    return train(plan.arm_trials(study, base, settled))
+
+
+def tuning_points(study: StudySpec) -> list[dict[str, Any]]:
+    """The points at which every arm is tuned: Sobol's, drawn by `optimizer.seed`."""
+    from ablate.search import samplers  # brings Optuna
+
+    assert study.ablation is not None
+    assert study.ablation.tune_each_arm is not None
+    tune = study.ablation.tune_each_arm
+    space = tuning.space(tune, study.base, study.search)
+    return samplers.sobol_points(space, count=tune.trials, seed=study.optimizer.seed)
+
+
+def tuned(
+    study: StudySpec,
+    base: Config,
+    settled: Settled,
+    *,
+    points: Sequence[Mapping[str, Any]],
+    rows: Sequence[TrialRow],
+) -> dict[str, dict[str, Any]]:
+    """`settled` with every arm's best tuned values; arms of whose tuning nothing completed are left out."""
+    wanted = {trial.trial_id for trial in plan.tuning_trials(study, base, points, settled)}
+    found: dict[str, dict[str, Any]] = {}
+    for arm, before in settled.items():
+        own = [row for row in rows if row.arm == TUNE + arm and row.trial_id in wanted]
+        best = best_of(own, objective=study.objectives[0])
+        if best is not None:
+            config = from_json(best[0].config_json)
+            found[arm] = {**before, **{key: value_of(config, key) for key in points[0]}}
+    return found
+
+
+def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> Config | None:
+    """What the arms deviate from. The search's winner is written down when the ablation first asks for it: a search
+    that is extended later may find a better one, and the arms that are trained already would have no baseline."""
+    assert study.ablation is not None
+    if study.ablation.baseline == "base":
+        return study.base
+    best = best_of([row for row in ledger.rows() if row.arm == SEARCH], objective=study.objectives[0])
+    fixed = lifecycle.winner(ledger)
+    if fixed is None:
+        if best is None:
+            return None
+        fixed = best[0].trial_id
+        lifecycle.fix_winner(ledger, fixed)
+    row = ledger.row(fixed)
+    if row is None:
+        cure = "restore the file, or run the study again under another name"
+        raise BadInput(str(ledger.place / "trials" / f"{fixed}.parquet"), "winner", fixed, "cannot be read", cure)
+    if best is not None and best[0].trial_id != fixed:
+        say(f"the ablation keeps trial {fixed} as its baseline, though {best[0].trial_id} is better by now")
+    return from_json(row.config_json)
+
+
+def _speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:
+    """Arm -> tokens/s, of the calibrations that completed."""
+    found: dict[str, float] = {}
+    for trial in calibrations:
+        row = ledger.row(trial.trial_id)
+        if row is not None and row.status == "completed":
+            reports = ledger.history(row.trial_id).column("tokens_per_s").to_pylist()
+            measured = [float(value) for value in reports if value]
+            if measured:
+                found[row.arm.removeprefix(CALIBRATE)] = matching.speed(measured)
+    return found
+
+
+def _complain(study: StudySpec, base: Config, settled: Settled, *, say: Callable[[str], None], why: str) -> None:
+    for arm in plan.arms(study, base):
+        if arm not in settled:
+            say(f"{arm} is not trained: {why}")

@@ -1,0 +1,173 @@
+"""What an ablation can show, said before anything is spent: its arms, the smallest p, the smallest effect it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from ablate import formatting
+from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.stats import detectable_effect, flip_detectable_effect
+from ablate.records.locations import Place
+from ablate.spec import designs, distributions, tuning
+from ablate.spec.study_file import StudySpec
+from ablate.study import dataset
+from ablate.trials import plan
+from model.api import BY_NAME
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """An arm other than the baseline. `tokens`: its budget, None where it is not known yet (epochs, `match: wall`).
+
+    `mde`: the true difference to the baseline that a t test finds with power 0.8, in the metric's unit, from the spread
+    of the differences over the `pairs` that an earlier run of this study has; None below two pairs.
+    """
+
+    name: str
+    design: designs.Design
+    overrides: Mapping[str, Any]
+    tokens: int | None
+    mde: float | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Power:
+    """An ablation before it runs. `smallest_p`: of the sign-flip test with `seeds` pairs; `smallest_p_holm`: times the
+    `family` of arms that Holm corrects for (A/A arms are none of it). `mde_sd`: minimum detectable effect in standard
+    deviations of the paired differences (paired t test, power 0.8 at 0.05 / family); None with a single seed.
+    `mde_sd_exact`: the same of the declared test at Holm's first step; None where it cannot reject, and of more seeds
+    than are simulated. `tuning`: key -> range, of what is tuned for each arm."""
+
+    baseline: str
+    match: str
+    seeds: tuple[int, ...]
+    exploratory: bool
+    metric: str
+    smallest_p: float
+    smallest_p_holm: float
+    mde_sd: float | None
+    mde_sd_exact: float | None
+    family: int
+    tuning: Mapping[str, Any]
+    tuning_trials: int
+    arms: tuple[ArmPlan, ...]
+
+    @property
+    def can_reject(self) -> bool:
+        """Whether the declared test can reject for any arm."""
+        return self.smallest_p_holm <= designs.ALPHA
+
+
+def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
+    """The ablation of a study; None where it has none. `earlier`: the study's folder, where it was begun already."""
+    ablation = spec.ablation
+    if ablation is None:
+        return None
+    arms = designs.expand(ablation, spec.base)
+    family, metric = designs.family(arms), spec.objectives[0].metric
+    trials = None if earlier is None else dataset.read(earlier).trials
+    budgets = plan.budgets(spec, spec.base, tokens_per_s={})
+
+    def arm_plan(arm: designs.Arm) -> ArmPlan:
+        spread, pairs = (None, 0) if trials is None else _spread(trials, arm.name, metric)
+        mde = None if spread is None else detectable_effect(spread, n=ablation.seeds, alpha=_alpha(arm, family))
+        tokens = None if ablation.match == "wall" else spec.base.train.tokens
+        if arm.name in budgets and "train.tokens" in budgets[arm.name]:
+            tokens = budgets[arm.name]["train.tokens"]
+        return ArmPlan(arm.name, arm.design, arm.overrides, tokens, _number(mde), pairs)
+
+    tune = ablation.tune_each_arm
+    space = tuning.space(tune, spec.base, spec.search) if tune else {}
+    return Power(
+        baseline=ablation.baseline,
+        match=ablation.match,
+        seeds=tuple(plan.seeds(spec)),
+        exploratory=ablation.exploratory,
+        metric=metric,
+        smallest_p=designs.smallest_p(ablation.seeds),
+        smallest_p_holm=designs.smallest_p_holm(seeds=ablation.seeds, arms=family),
+        mde_sd=_number(detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
+        mde_sd_exact=_number(flip_detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
+        family=family,
+        tuning={key: distributions.as_written(found) for key, found in space.items()},
+        tuning_trials=tune.trials if tune else 0,
+        arms=tuple(arm_plan(arm) for arm in arms),
+    )
+
+
+def lines(power: Power) -> list[str]:
+    """For a terminal."""
+    unit = BY_NAME[power.metric].unit
+    arms = formatting.count(len(power.arms), "arm")
+    rows = [
+        [
+            arm.name,
+            arm.design,
+            formatting.parameters(arm.overrides),
+            len(power.seeds),
+            "not known yet" if arm.tokens is None else f"{arm.tokens:,}",
+            "" if arm.mde is None else f"{arm.mde:.3g} (from {formatting.count(arm.pairs, 'pair')})",
+        ]
+        for arm in power.arms
+    ]
+    headers = [
+        "arm",
+        "design",
+        "overrides",
+        "seeds",
+        "tokens",
+        f"detectable {power.metric}" + (f", {unit}" * bool(unit)) + " (t test)",
+    ]
+    found = [
+        f"ablation: {arms} against the baseline ({power.baseline}) on seeds {power.seeds[0]} to {power.seeds[-1]},"
+        f" compared at equal {power.match}",
+        *(
+            ["best: the search's winner; until there is one, the study's base stands in for it"]
+            * (power.baseline == "best")
+        ),
+        "",
+        tabulate(rows, headers=headers, disable_numparse=True),
+        "",
+        f"smallest p of the declared test ({_test(len(power.seeds))}): {power.smallest_p:.3g},"
+        f" {power.smallest_p_holm:.3g} by Holm over {formatting.count(power.family, 'arm')}"
+        f"{'' if power.can_reject else ': it cannot reject; exploratory'}",
+    ]
+    if power.mde_sd is not None:
+        found.append(
+            f"minimum detectable effect: {power.mde_sd:.3g} standard deviations of the paired differences"
+            f" (t test, power 0.8 at 0.05 / {power.family})"
+            + ("" if power.mde_sd_exact is None else f", {power.mde_sd_exact:.3g} by the declared test")
+        )
+    for key, distribution in power.tuning.items():
+        (kind, bounds), *_ = distribution.items()
+        found.append(f"tuned before, {power.tuning_trials} trials each arm and the baseline: {key} {kind} {bounds}")
+    return found
+
+
+def _test(seeds: int) -> str:
+    return f"sign-flip, {designs.DRAWS:,} patterns drawn" if seeds > designs.MAX_EXACT else "exact sign-flip"
+
+
+def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, int]:
+    """Standard deviation of arm - baseline over the seeds on which both completed, and how many those are."""
+    sides = [completed(of_arm(trials, side)) for side in (plan.BASELINE, arm)]
+    by_seed = [pd.Series(floats(side, metric), index=floats(side, "seed")).dropna() for side in sides]
+    by_seed = [side.groupby(level=0).last() for side in by_seed]  # a seed that was run by two versions of the code
+    differences = np.asarray((by_seed[1] - by_seed[0]).dropna(), dtype=float)
+    return (float(differences.std(ddof=1)) if len(differences) > 1 else None), len(differences)
+
+
+def _alpha(arm: designs.Arm, family: int) -> float:
+    return designs.ALPHA if arm.design == "reseed" else designs.ALPHA / family
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or np.isnan(value) else value

@@ -1,0 +1,70 @@
+"""`ema_state: sparse_cache`: the continuous features of the entries updated last, within a budget of bytes.
+
+An entry whose features are not kept is its tokens again: F = E[token]. Everything is a buffer of the bank, so it is
+saved, and a pure function of what all ranks share, so they agree on it.
+
+Letters: N entries, C places for an entry's features, S updated entries, M of them without a place, L tokens an entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.bank.memory_bank import MemoryBank
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the S entries of an update stand: `slot_S` (-1: nowhere), and whether they stood there before it."""
+
+    slot_S: Tensor
+    known_S: Tensor
+
+
+def assign(bank: MemoryBank, entry_S: Tensor, weight_S: Tensor) -> Places:
+    """A place for every updated entry, as far as there are any. Waits for the device once.
+
+    Entries that have one keep it. The others take empty places, then those whose entries were updated longest ago. An
+    entry of this update is never displaced; where more want a place than there are, the most weight of selection wins
+    (`weight_S`; ties by index).
+    """
+    bank.cache_clock += 1
+    slot_S = bank.cache_slot_N[entry_S].long()
+    known_S = slot_S >= 0
+    miss_M = (~known_S).nonzero().flatten()
+    kept = len(entry_S) - len(miss_M)
+    bank.cache_used_C[slot_S[known_S]] = bank.cache_clock
+    free = len(bank.cache_entry_C) - kept
+    miss_M = miss_M[weight_S[miss_M].argsort(descending=True, stable=True)[:free]]
+    taken_M = bank.cache_used_C.argsort(stable=True)[: len(miss_M)]
+    forget(bank, bank.cache_entry_C[taken_M])
+    slot_S[miss_M] = taken_M
+    bank.cache_slot_N[entry_S[miss_M]] = taken_M.int()
+    bank.cache_entry_C[taken_M] = entry_S[miss_M]
+    bank.cache_used_C[taken_M] = bank.cache_clock
+    return Places(slot_S, known_S)
+
+
+def forget(bank: MemoryBank, entries: Tensor) -> None:
+    """Take the entries' places away; -1 stands for none."""
+    entries = entries[entries >= 0]
+    slots = bank.cache_slot_N[entries].long()
+    slots = slots[slots >= 0]
+    bank.cache_entry_C[slots] = -1
+    bank.cache_used_C[slots] = 0
+    bank.cache_slot_N[entries] = -1
+
+
+def features(bank: MemoryBank, places: Places, *, old_SL: Tensor, table_VD: Tensor) -> Tensor:
+    """F [S, L, D]: the kept features, or the embeddings of the tokens."""
+    kept_SLD = bank.cache_features_CLD[places.slot_S.clamp_min(0)]
+    return torch.where(places.known_S[:, None, None], kept_SLD, table_VD[old_SL])
+
+
+def store(bank: MemoryBank, slot_S: Tensor, features_SLD: Tensor) -> None:
+    """Keep the new features of those entries that have a place. Waits for the device once."""
+    has_place_S = slot_S >= 0
+    bank.cache_features_CLD[slot_S[has_place_S]] = features_SLD[has_place_S]

@@ -1,0 +1,74 @@
+"""The rules that tie two values of a configuration together, or a value to its shape: each stands here, once.
+
+Every error says the key, the value, the rule and the cure. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+from model.config.settings import Config, ConfigError, ModelConfig
+
+_AROUND = 512
+"""How far from a wrong `n_heads` a right one is looked for."""
+
+
+def _fail(key: str, value: object, rule: str, cure: str) -> NoReturn:
+    raise ConfigError(key, value, rule, cure)
+
+
+def check_rules(config: Config) -> None:
+    """Raise ConfigError for the first rule that `config` breaks."""
+    model, train, data = config.model, config.train, config.data
+    root = math.isqrt(model.knowledge_num)
+    if root * root != model.knowledge_num:
+        cure = f"try {root**2} or {(root + 1) ** 2}"
+        _fail("model.knowledge_num", model.knowledge_num, "not a square", cure)
+    if model.num_selected > root:
+        rule = f"more than sqrt(knowledge_num) = {root}"
+        _fail("model.num_selected", model.num_selected, rule, f"try {root} or less, or a larger knowledge_num")
+    if model.knowledge_dim % 2:
+        around = (model.knowledge_dim - 1, model.knowledge_dim + 1)
+        cure = f"try {' or '.join(str(dim) for dim in around if dim)}"
+        _fail("model.knowledge_dim", model.knowledge_dim, "odd, but a query is split in two halves", cure)
+    if model.dim % model.n_heads or (model.dim // model.n_heads) % 2:
+        around = range(max(1, model.n_heads - _AROUND), model.n_heads + _AROUND)
+        heads = [h for h in {1, *around} if model.dim % h == 0 and (model.dim // h) % 2 == 0 and h <= model.dim]
+        near = sorted(heads, key=lambda h: abs(h - model.n_heads))[:2]
+        cure = f"try n_heads {' or '.join(map(str, sorted(near)))}" if near else "make dim even"
+        rule = f"not divisible by n_heads = {model.n_heads} into even heads"
+        _fail("model.dim", model.dim, rule, cure)
+    _check_memory(model)
+    if (train.tokens is None) == (train.epochs is None):
+        _fail("train.tokens", train.tokens, "exactly one of train.tokens and train.epochs is needed", "remove one")
+    if train.engine == "deepspeed" and train.precision == "fp64":
+        _fail("train.precision", "fp64", "not with train.engine deepspeed", "use fp32, or train.engine ddp")
+    if train.engine == "deepspeed" and model.has_bank and model.refresh == "frequency":
+        # ZeRO-2 steps on an fp32 copy of its own: the next update would undo what a refresh wrote over the weights.
+        _fail("model.refresh", "frequency", "not with train.engine deepspeed", "use none, or train.engine ddp")
+    if data.corpus == "jsonl" and data.train is None:
+        _fail("data.train", "missing", "corpus jsonl needs a file", "give data.train: PATH.jsonl (or .jsonl.gz)")
+    if data.corpus != "jsonl" and (data.train or data.val):
+        key = "data.train" if data.train else "data.val"
+        _fail(
+            key,
+            getattr(data, key.removeprefix("data.")),
+            f"corpus {data.corpus} reads no file",
+            "use data.corpus: jsonl",
+        )
+
+
+def _check_memory(model: ModelConfig) -> None:
+    """Rules of the memory's variants."""
+    layers = model.layers_with_memory
+    if len(set(layers)) < len(layers):
+        _fail("model.memory_layers", model.memory_layers, "a layer twice", "name each layer once")
+    if layers[-1] >= model.n_layers:
+        rule = f"no layer {layers[-1]}: n_layers = {model.n_layers}, counted from 0"
+        _fail("model.memory_layers", model.memory_layers, rule, f"use 0 to {model.n_layers - 1}, or all")
+    if model.memory == "hybrid" and model.residual_dim > model.dim:
+        _fail("model.residual_dim", model.residual_dim, f"more than dim = {model.dim}", f"try {model.dim} or less")
+    if model.stores_tokens and model.ema_state == "sparse_cache" and not model.cached_entries:
+        need = math.ceil(4 * model.knowledge_length * model.dim / 2**20)
+        _fail("model.cache_mib", model.cache_mib, "too small for the features of one entry", f"try {need} or more")

@@ -1,0 +1,139 @@
+"""What a configuration will cost, by formula: parameters, FLOPs, bytes. Imports no torch, so a plan is made at once.
+
+The formulas are first-order and stated, not fitted: see each function. Nothing here is a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from model.config.resolve import Config, Memory, ModelConfig
+
+GIB = 2**30
+CHUNK_BYTES = 2**27
+"""Bound on each temporary of an EMA update; the sums themselves ([entries, dim] fp32) come on top."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`peak_gib`: peak bytes of tensors in a training step. `flops_per_token`: forward and backward, a trained token.
+
+    `budget_tokens` is None where the budget is in epochs of a corpus that was not read yet.
+    """
+
+    parameters: int
+    active_parameters: int
+    flops_per_token: float
+    peak_gib: float
+    budget_tokens: int | None
+
+
+def estimate(config: Config) -> Estimate:
+    """Parameters exactly; FLOPs as 6 a multiplied parameter (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
+    model = config.model
+    norms = (2 * model.n_layers + 1) * model.dim
+    active = model.n_layers * attention_parameters(model) + norms
+    active += sum(count * feed_forward_parameters(model, memory=kind) for kind, count in _layers(model).items())
+    table = model.vocab_size * model.dim
+    attention_scores = 12 * model.n_layers * model.dim * model.max_seq_len / 2  # causal: half the square
+    flops = 6.0 * (active + table) + attention_scores  # the tied table multiplies once, as the head
+    return Estimate(
+        parameters=active + table,
+        active_parameters=active,
+        flops_per_token=flops,
+        peak_gib=_peak_bytes(config, active + table) / GIB,
+        budget_tokens=config.train.tokens,
+    )
+
+
+def attention_parameters(model: ModelConfig) -> int:
+    """Four square projections: 4 D^2."""
+    return 4 * model.dim**2
+
+
+def swiglu_hidden(model: ModelConfig) -> int:
+    """Width of the control's SwiGLU whose 3DF parameters match the token memory's: (5D^2 + DQ + nQ) / 3D, down to a
+    multiple of 8 (all keys count, stored tokens do not)."""
+    D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
+    return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
+
+
+def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
+    """Trained parameters of what stands in a feed-forward net's place, norms of the read and the query included."""
+    D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
+    if memory == "none":
+        return 3 * D * swiglu_hidden(model)
+    fuse = 5 * D * D
+    if memory == "blind":
+        return fuse
+    query_norm = {"none": 0, "layer": 2 * Q, "cosine": 1}[model.query_norm]
+    read_norm = D if model.read_norm == "rms" else 0
+    project = {"token": 0, "vector": Q * D, "hybrid": model.residual_dim * D}[memory]
+    return fuse + D * Q + n * Q + query_norm + read_norm + project
+
+
+def bank_bytes(model: ModelConfig) -> int:
+    """What the bank holds: tokens, vectors or residuals, the features that are kept, and their index; not the few
+    numbers a sub-key that `refresh` keeps."""
+    N, L, D = model.knowledge_num, model.knowledge_length, model.dim
+    if not model.has_bank:
+        return 0
+    entry = {"token": L, "vector": model.knowledge_dim, "hybrid": L + model.residual_dim}[model.memory]
+    cache = 0
+    if model.stores_tokens and model.ema == "on" and model.ema_state == "sparse_cache":
+        cache = 4 * N + model.cached_entries * (4 * L * D + 16)
+    return 4 * N * entry + cache
+
+
+def _layers(model: ModelConfig) -> dict[Memory, int]:
+    """How many layers have which memory."""
+    chosen = len(model.layers_with_memory)
+    if model.memory == "none":
+        return {"none": model.n_layers}
+    return {model.memory: chosen, "none": model.n_layers - chosen}
+
+
+def _peak_bytes(config: Config, parameters: int) -> float:
+    """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
+
+    A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input); beside
+    them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`model.loss.CHUNK_BYTES`)
+    and the loss's gradients of states and table.
+    """
+    model, train = config.model, config.train
+    tokens, D = train.batch_size * model.max_seq_len, model.dim
+    layers = {kind: (count, _kept_numbers(model, kind)) for kind, count in _layers(model).items()}
+    if train.gradient_checkpointing == "off":
+        kept = sum(count * numbers for count, numbers in layers.values())
+    else:
+        kept = max(numbers for _, numbers in layers.values()) + model.n_layers * D
+    logits = min(2.0**25, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
+    scores = 8.0 * tokens * math.isqrt(model.knowledge_num) if model.has_bank else 0.0
+    step = 4.0 * tokens * kept + max(scores, logits)
+    return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
+
+
+def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
+    """fp32 numbers that a layer keeps a position."""
+    D, K = model.dim, model.num_selected
+    if memory == "none":
+        return 12 * D + 4 * swiglu_hidden(model)
+    if memory == "blind":
+        return 22 * D
+    # The balance loss's slope of the query; K indices (int64) and weights; rows pooled before a projection.
+    pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
+    return 22 * D + model.knowledge_dim + pooled[memory]
+
+
+def _update_bytes(model: ModelConfig, tokens: int) -> float:
+    """The sums of the entries that a micro-batch can select, and at most eight chunks of temporaries (docs/log.md)."""
+    if not model.has_bank or model.ema == "off":
+        return 0.0
+    entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
+    if model.memory == "vector":
+        width = model.knowledge_dim
+        return 4.0 * entries * width + min(CHUNK_BYTES, 12 * entries * width)
+    slots = entries * model.knowledge_length
+    logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
+    return 4.0 * entries * model.dim + min(8 * CHUNK_BYTES, logits)

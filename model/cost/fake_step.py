@@ -1,0 +1,257 @@
+"""A training step, an update of the bank and an evaluation on fake tensors: who holds how many bytes when.
+
+Needs no card and next to no memory; the model's own code runs, so what it holds is counted, and not described a second
+time. What has no shape without values gets the largest it can have (`_Shapes`); where a card's operators keep other
+things than the CPU's, the card's take their place (`_as_on_a_card`); what kernels hold inside: model/kernel_buffers.py.
+
+Letters: B batch, T tokens, K selected, N entries, S updated entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.bank import ema, segment_sum
+from model.bank.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
+from model.config.resolve import Config, ModelConfig
+from model.cost.allocations import Allocations
+from model.cost.kernel_buffers import INNER
+from model.data.batches import IGNORED
+from model.transformer import Output, Transformer
+
+Device = Literal["cuda", "cpu"]
+
+PIECES = 32
+"""On the CPU a loop over pieces of a cache's size is cut into so many at most: more change little, and take long."""
+
+ENOUGH = 2_000
+"""Operators of an update after which its parts only repeat themselves."""
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """Bytes. `step` and `update`: the most that is held at a time, all that lives included; `gradients` and `inner`
+    (what a kernel holds inside) are parts of `step` at its peak. `blocks`: how many make it up. `events`:
+    what an allocator is asked for up to the update's end."""
+
+    weights: int
+    bank: int
+    optimiser: int
+    gradients: int
+    inner: int
+    step: int
+    update: int
+    blocks: int
+    events: tuple[tuple[int, int], ...]
+
+
+def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> StepTrace:
+    """A step of one rank with `batch` sequences, its optimiser's update, and the bank's update that may follow."""
+    train, model_config = config.train, config.model
+    with _fake(config, device=device, positions=batch * model_config.max_seq_len) as record:
+        model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
+        if device == "cuda":
+            _as_on_a_card(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=train.lr, fused=True)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()  # makes its moments
+        if train.accumulation_steps == 1:
+            optimizer.zero_grad()
+        record.restart()
+        x_BT = torch.empty(batch, model_config.max_seq_len, dtype=torch.int64)
+        y_BT = torch.empty_like(x_BT)
+        with _autocast(bf16):
+            output = model(x_BT, y_BT)
+        assert output.nats is not None, "targets were given"
+        total = output.nats / (y_BT != IGNORED).sum() + train.balance_loss_coef * output.balance
+        (total / train.accumulation_steps).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip)
+        optimizer.step()
+        step, inner = record.peak, record.inner_at_peak
+        owned = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        gradients, blocks = record.held_at_peak(owned), record.blocks_at_peak
+        del owned
+        # An update of the bank may come between two of the optimiser.
+        if train.accumulation_steps == 1 or model_config.ema_update_freq % train.accumulation_steps == 0:
+            optimizer.zero_grad()
+        record.restart()
+        if model_config.has_bank and model_config.ema == "on":
+            _update(model, output, record=record)
+        weights = _bytes(model.parameters()) + _bytes([model.rotation_2Td])
+        return StepTrace(
+            weights=weights,
+            bank=_bytes(model.bank.buffers()),
+            optimiser=sum(_bytes(state.values()) for state in optimizer.state.values()),
+            gradients=gradients,
+            inner=inner,
+            step=step,
+            update=record.peak,
+            blocks=blocks,
+            events=tuple(record.events),
+        )
+
+
+def trace_forward(config: Config, *, device: Device, bf16: bool, batch: int) -> int:
+    """Bytes that an evaluation's forward holds at most beside the model: a layer of each kind runs, and the others'
+    reads are added."""
+    chosen = config.model
+    readers = len(chosen.layers_with_memory)
+    kinds = 2 if 0 < readers < chosen.n_layers else 1
+    few = chosen.model_copy(update={"n_layers": kinds, "memory_layers": "all" if kinds == 1 else str(kinds - 1)})
+    with _fake(config, device=device, positions=batch * chosen.max_seq_len) as record, torch.no_grad():
+        model = Transformer(few)
+        if device == "cuda":
+            _as_on_a_card(model)
+        before = record.live
+        record.restart()
+        x_BT = torch.empty(batch, chosen.max_seq_len, dtype=torch.int64)
+        with _autocast(bf16):
+            output = model(x_BT, torch.empty_like(x_BT))
+        peak = record.peak - before
+        kept = record.live
+        reads = len(output.reads)
+        output = None
+        kept -= record.live
+    return peak + (kept // reads * (readers - reads) if reads else 0)
+
+
+@contextmanager
+def _fake(config: Config, *, device: Device, positions: int) -> Iterator[Allocations]:
+    model = config.model
+    cache = segment_sum.CUDA_CACHE_BYTES
+    if device == "cpu":
+        cache = max(segment_sum.CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.dim // PIECES)
+    # What the model keeps for the next call must be neither real in here nor fake afterwards.
+    _cached_pairs.cache_clear()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(segment_sum.pretending(device, cache=cache))
+            stack.enter_context(_made_of(torch.float64 if config.train.precision == "fp64" else torch.float32))
+            stack.enter_context(FakeTensorMode())
+            record = stack.enter_context(Allocations(INNER[device]))
+            yield record
+    finally:
+        _cached_pairs.cache_clear()
+
+
+def _update(model: Transformer, output: Output, *, record: Allocations) -> None:
+    bank, config = model.bank, model.bank.config
+    draws = sum(read.selection.index_BTK.numel() for read in output.reads)
+    try:
+        with _Shapes(config, draws=draws, record=record) as shapes, _lists(shapes.bounds), torch.no_grad():
+            ema.update_bank(bank, output.reads, table_VD=model.table.weight, config=config)
+    except _Enough:
+        pass
+
+
+class _Enough(Exception):
+    """What follows repeats what was seen."""
+
+
+class _Shapes(TorchDispatchMode):
+    """Gives operators whose result's shape depends on values the largest shape that it has on average.
+
+    S is what uniform choice would touch, N (1 - (1 - K/N)^(draws/K)): any other choice touches fewer on average. Pairs
+    (entry, token) are all distinct, tokens as many as there are, a mask lets everything through. Raises _Enough.
+    """
+
+    def __init__(self, config: ModelConfig, *, draws: int, record: Allocations) -> None:
+        super().__init__()
+        N, K = config.knowledge_num, config.num_selected
+        touched = N * (1 - (1 - K / N) ** (draws / K)) if K < N else N
+        self._entries = max(1, min(round(touched), draws, N - config.frozen_entries))
+        self._vocabulary, self._record = config.vocab_size, record
+        self._begun, self._pairs = record.operators, 0
+
+    def bounds(self, tile_T: Tensor) -> list[int]:
+        """Where tiles of the pairs begin, which `encode` reads from the device: the first ten, evenly apart."""
+        tiles = len(tile_T) - 1
+        return [self._pairs * tile // tiles for tile in range(min(10, tiles + 1))]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator, or give what it would give."""
+        del types
+        if self._record.operators > self._begun + ENOUGH:
+            raise _Enough
+        name = func._schema.name
+        if name == "aten::_unique2":
+            return self._unique(*args, **(kwargs or {}))
+        if name == "aten::nonzero":
+            return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64)
+        if name == "aten::index" and args[1][0] is not None and args[1][0].dtype == torch.bool:
+            mask = args[1][0]
+            return args[0].new_empty(mask.numel(), *args[0].shape[mask.dim() :])
+        return func(*args, **(kwargs or {}))
+
+    def _unique(self, values: Tensor, sort: bool = True, inverse: bool = False, counts: bool = False) -> Any:
+        del sort, counts
+        if not inverse:
+            distinct = min(self._entries, values.numel())
+        elif values.dim() == 2:
+            distinct = self._pairs = values.numel()  # (entry, token)
+        else:
+            distinct = min(self._vocabulary, values.numel())
+        result = values.new_empty(distinct), values.new_empty(values.shape if inverse else 0), values.new_empty(0)
+        self._record.hold_inside("aten::_unique2", (values, True, inverse), result)
+        return result
+
+
+@contextmanager
+def _lists(answer: Callable[[Tensor], list[int]]) -> Iterator[None]:
+    """Fake tensors answer `tolist` so for a while; they have no values that they could tell."""
+    kept = FakeTensor.tolist
+    FakeTensor.tolist = answer_of = lambda self: answer(self)
+    try:
+        yield
+    finally:
+        assert FakeTensor.tolist is answer_of, "one trace at a time"
+        FakeTensor.tolist = kept
+
+
+def _as_on_a_card(model: nn.Module) -> None:
+    """RMSNorm keeps its input in fp32, its result, and a number a row, as CUDA's kernel; the CPU's keep more."""
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm):
+            module.forward = lambda x, gain=module.weight: _FusedNorm.apply(x, gain)
+
+
+class _FusedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
+        x = x.to(gain.dtype)  # autocast's rule for norms
+        ctx.save_for_backward(x, gain, x.new_empty(*x.shape[:-1], 1))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del slope
+        x, gain, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(gain)
+
+
+def _autocast(bf16: bool) -> Any:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+
+
+@contextmanager
+def _made_of(dtype: torch.dtype) -> Iterator[None]:
+    """What new tensors are made of for a while; weights cannot be converted while they are watched."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors if isinstance(tensor, Tensor))

@@ -1,0 +1,159 @@
+"""What a run reads: training and validation documents, a knowledge base, probes; and the hash of all that.
+
+Three corpora: `facts` (a synthetic world, model.facts), `pydoc` (the language reference that every CPython carries)
+and `jsonl` (the user's files). Imports neither torch nor tokenizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pydoc_data.topics import topics
+
+from model.config.resolve import PATH_KEYS, Config, DataConfig, value_of
+from model.data import facts
+from model.data.datafiles import file_digest, read_documents, read_knowledge, read_tokenizer
+from model.data.facts import Fact, Probe
+from model.outcome import DataError
+
+_PYDOC_CHARS = 300  # a document of `pydoc` is as many whole paragraphs as first reach this length
+_SAMPLED_ENTITIES = 64
+
+
+@dataclass(frozen=True)
+class Documents:
+    """`train` and `val` share no text, unless the user's own files do. `data_hash` identifies the data of a study: it
+    leaves out the seed, since on `facts` the trial's seed draws the world, and trials of many seeds are one study."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    knowledge: tuple[Fact, ...]
+    probes: tuple[Probe, ...]
+    data_hash: str
+
+
+def load(config: Config) -> Documents:
+    """Read or make the corpus. A knowledge file, where one is given, replaces the corpus's own facts.
+
+    Raises DataError (file, line) for a broken file.
+    """
+    documents = _LOADERS[config.data.corpus](config)
+    if config.data.knowledge is not None:
+        documents = replace(documents, knowledge=read_knowledge(config.data.knowledge))
+    return documents
+
+
+def content_hash(config: Config) -> str:
+    """Sixteen hex digits of everything that is read, after reading and checking it all.
+
+    Raises DataError (file, line) for a broken file, ConfigError for a tokenizer that does not fit the model. Not
+    `load(config).data_hash`: a study's check before it starts should not hold a large corpus in memory.
+    """
+    data = config.data
+    for path in filter(None, (data.train, data.val)):
+        for _ in read_documents(path):
+            pass
+    if data.knowledge is not None:
+        read_knowledge(data.knowledge)
+    if data.tokenizer is not None:
+        read_tokenizer(data.tokenizer, vocab_size=config.model.vocab_size)
+    return _identity(config)
+
+
+def _load_facts(config: Config) -> Documents:
+    world = _world(config.data, seed=config.train.seed, entities=config.data.facts_entities)
+    return Documents(world.train, world.val, world.knowledge, world.probes, _identity(config))
+
+
+def _load_pydoc(config: Config) -> Documents:
+    train, val = _hold_out(_pydoc_documents(), fraction=config.data.val_fraction, source="pydoc_data.topics")
+    return Documents(train, val, (), (), _identity(config))
+
+
+def _load_jsonl(config: Config) -> Documents:
+    data = config.data
+    assert data.train is not None, "a resolved configuration of corpus jsonl names data.train"
+    train = tuple(read_documents(data.train))
+    if data.val is not None:
+        val = tuple(read_documents(data.val))
+    else:
+        train, val = _hold_out(train, fraction=data.val_fraction, source=data.train)
+    return Documents(train, val, (), (), _identity(config))
+
+
+_LOADERS = {"facts": _load_facts, "pydoc": _load_pydoc, "jsonl": _load_jsonl}
+
+
+def _world(data: DataConfig, *, seed: int, entities: int) -> facts.World:
+    return facts.world(
+        seed,
+        entities=entities,
+        relations=data.facts_relations,
+        objects=data.facts_objects,
+        heldout=data.facts_heldout,
+    )
+
+
+def _pydoc_documents() -> tuple[str, ...]:
+    """The topics in alphabetical order, cut between paragraphs. What is left of a topic when it ends is a document too,
+    joined to the one before where it is short."""
+    documents: list[str] = []
+    for _, topic in sorted(topics.items()):
+        groups: list[str] = []
+        open_group = ""
+        for paragraph in filter(None, (part.strip("\n") for part in topic.split("\n\n"))):
+            open_group = f"{open_group}\n\n{paragraph}" if open_group else paragraph
+            if len(open_group) >= _PYDOC_CHARS:
+                groups.append(open_group)
+                open_group = ""
+        if open_group and groups and len(open_group) < _PYDOC_CHARS // 2:
+            groups[-1] += f"\n\n{open_group}"
+        elif open_group:
+            groups.append(open_group)
+        documents += groups
+    return tuple(documents)
+
+
+def _hold_out(documents: Sequence[str], *, fraction: float, source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(train, val): a share of the distinct texts is held out, at least one, chosen by the texts' own hashes.
+
+    So the choice is the same for all trials, and copies of a text never stand on both sides. `val` comes in the order
+    of the hashes: its first few are a fair sample. Raises DataError where all documents are one text.
+    """
+    by_hash = sorted(set(documents), key=lambda text: hashlib.blake2b(text.encode(), digest_size=16).digest())
+    if len(by_hash) < 2:
+        rule = "needs two different documents at least, to train on one and to hold one out"
+        raise DataError(source, 1, rule, "give more documents, or a data.val of its own")
+    val = by_hash[: min(max(1, round(fraction * len(by_hash))), len(by_hash) - 1)]
+    held_out = set(val)
+    return tuple(text for text in documents if text not in held_out), tuple(val)
+
+
+def _identity(config: Config) -> str:
+    """The hash of the corpus's parameters, the built-in text it is made of, and the bytes of the files it names."""
+    data = config.data
+    digest = hashlib.sha256()
+    _feed(digest, data.corpus)
+    if data.corpus == "facts":
+        # A small world stands for all: a change of language, generator or sizes changes it; the seed is left out.
+        sizes = (data.facts_entities, data.facts_relations, data.facts_objects, data.facts_heldout)
+        sample = _world(data, seed=0, entities=min(data.facts_entities, _SAMPLED_ENTITIES))
+        _feed(digest, repr(sizes), *sample.train, *sample.val, *(repr(asdict(fact)) for fact in sample.knowledge))
+    if data.corpus == "pydoc":
+        _feed(digest, *_pydoc_documents())
+    if data.corpus != "facts" and data.val is None:
+        _feed(digest, repr(data.val_fraction))
+    for key in PATH_KEYS:
+        path = value_of(config, key)
+        if path is not None:
+            _feed(digest, key, file_digest(path))
+    return digest.hexdigest()[:16]
+
+
+def _feed(digest: hashlib._Hash, *parts: str) -> None:
+    """Each part with its length before it: no two lists of parts are the same bytes."""
+    for part in parts:
+        content = part.encode()
+        digest.update(f"{len(content)}:".encode())
+        digest.update(content)

@@ -1,0 +1,94 @@
+"""A seeded synthetic world of facts: who knows them is measured exactly, and guessing has a known price.
+
+Every entity has one object for every relation, drawn evenly: nothing but the fact itself predicts it. A fact has six
+wordings. A share of the facts stands only in the knowledge base. Of every other fact one paraphrase is held out and
+the rest are training text, so a model that has learned a fact, and not a sentence, is seen to have done so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from model.config.seeding import stream_seed
+from model.data import language
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A sentence of a knowledge base. Parts that a file does not give are empty."""
+
+    sentence: str
+    subject: str = ""
+    predicate: str = ""
+    object: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question with known answers: `prefix + object + "."` is the sentence. `object` and all `candidates` (every
+    object of that relation, the right one among them) bring their leading space, so that their tokens are those that
+    they have in running text.
+
+    `seen`: the sentence was training text; `heldout`: the fact was, in other words; `kb_only`: only the knowledge base
+    holds the fact. The canonical wording, that of the knowledge base, is never asked: the three kinds differ in what
+    was trained on and in nothing else.
+    """
+
+    prefix: str
+    object: str
+    candidates: tuple[str, ...]
+    kind: Literal["seen", "heldout", "kb_only"]
+
+
+@dataclass(frozen=True)
+class World:
+    """`train` and `val` are sentences, a document each; `val` and `probes` come in random order, so that the first few
+    are a fair sample; `knowledge` holds every fact, entity after entity."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    knowledge: tuple[Fact, ...]
+    probes: tuple[Probe, ...]
+
+
+def world(seed: int, *, entities: int, relations: int, objects: int, heldout: float) -> World:
+    """Draw the world `seed`. `heldout` is the share of facts that only the knowledge base holds; each relation has the
+    same share, and each paraphrase is held out equally often (so it is seen with other facts)."""
+    generator = np.random.default_rng(stream_seed(seed, "facts"))
+    people = language.names(entities, generator=generator)
+    knowledge: list[list[Fact]] = []
+    train: list[str] = []
+    val: list[str] = []
+    probes: list[Probe] = []
+    hidden = min(round(heldout * entities), entities - 1)
+    for relation in language.RELATIONS[:relations]:
+        things = language.objects(relation, count=objects)
+        candidates = tuple(f" {thing}" for thing in things)
+        answers = generator.integers(objects, size=entities)
+        knowledge.append(
+            [_fact(person, relation.predicate, things[answer]) for person, answer in zip(people, answers, strict=True)]
+        )
+        for place, entity in enumerate(generator.permutation(entities)):
+            prefixes = [wording.format(s=people[entity]) for wording in relation.wordings]
+            answer = candidates[answers[entity]]
+            asked = prefixes.pop(1 + place % (len(prefixes) - 1))
+            if place < hidden:
+                probes.append(Probe(asked, answer, candidates, "kb_only"))
+                continue
+            seen = prefixes[1 + int(generator.integers(len(prefixes) - 1))]
+            probes += [Probe(asked, answer, candidates, "heldout"), Probe(seen, answer, candidates, "seen")]
+            val.append(f"{asked}{answer}.")
+            train += [f"{prefix}{answer}." for prefix in prefixes]
+    return World(
+        train=tuple(train),
+        val=tuple(val[i] for i in generator.permutation(len(val))),
+        knowledge=tuple(fact for of_entity in zip(*knowledge, strict=True) for fact in of_entity),
+        probes=tuple(probes[i] for i in generator.permutation(len(probes))),
+    )
+
+
+def _fact(subject: str, predicate: str, thing: str) -> Fact:
+    return Fact(f"{subject} {predicate} {thing}.", subject, predicate, thing)

@@ -1,0 +1,196 @@
+"""Text to token ids and back: a given Hugging Face tokenizer, or a byte-level BPE trained on the corpus and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from model.config.resolve import Config
+from model.data import language
+from model.data.corpus import Documents
+from model.data.datafiles import EOS, PAD, START, read_tokenizer
+from model.data.token_documents import TokenDocuments, end_documents, join
+
+# A trial owns `train.threads` cores, and the library would take all of the machine. Who runs alone may say "true".
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_TRAINER = "byte-level BPE, pairs seen twice at least, 1"  # changes with what `_train` does: part of the cache's key
+_BATCH = 8_192  # texts encoded at a time: bounds the memory of the library's own result objects
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Encoded texts with the place of each token, flat over M texts. `ids`: int32 [tokens]; `text`: int64 [tokens], the
+    text that the token is of; `begin`, `end`: int64 [tokens], its characters `text[begin:end]`."""
+
+    ids: NDArray[np.int32]
+    text: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+
+class Tokenizer:
+    """A thin wrapper of tokenizers.Tokenizer that adds no special tokens, truncates nothing and pads nothing.
+
+    A special token spelt out in a text is that token: corpora in chat format rely on it.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        inner.no_truncation()  # a tokenizer.json may bring its own length limit, which would cut documents silently
+        inner.no_padding()
+        self._inner = inner
+        self.eos_id = self._id(EOS)
+        self.pad_id = self._id(PAD)
+        self.size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        """Every id is below this. May be less than the model's vocab_size."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """The tokenizer that `to_json` described."""
+        return cls(tokenizers.Tokenizer.from_str(text))
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_one(self, text: str) -> list[int]:
+        """The ids of one text."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_documents(self, texts: Sequence[str]) -> TokenDocuments:
+        """All texts, each ended by EOS, in four bytes a token."""
+        batches = (texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH))
+        return join(end_documents(self.encode(batch), eos_id=self.eos_id) for batch in batches)
+
+    def encode_spans(self, texts: Sequence[str]) -> Spans:
+        """The ids of each text, and which characters each token covers (a leading space may be counted or not)."""
+        encodings = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        places = [place for encoding in encodings for place in encoding.offsets]
+        spans_P2 = np.array(places, dtype=np.int64).reshape(-1, 2)
+        return Spans(
+            ids=np.array([i for encoding in encodings for i in encoding.ids], dtype=np.int32),
+            text=np.repeat(np.arange(len(encodings)), [len(encoding.ids) for encoding in encodings]),
+            begin=spans_P2[:, 0],
+            end=spans_P2[:, 1],
+        )
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of `ids`; bytes that are no character become U+FFFD."""
+        return self._inner.decode(list(ids), skip_special_tokens=skip_special)
+
+    def decode_rows(self, rows_ML: NDArray[np.int32]) -> list[str]:
+        """The text of each of M rows of ids, special tokens spelt out."""
+        return self._inner.decode_batch(rows_ML.tolist(), skip_special_tokens=False)
+
+    def to_json(self) -> str:
+        """Hugging Face's tokenizer.json."""
+        return self._inner.to_str()
+
+    def save(self, path: Path) -> None:
+        """Write `to_json` to `path`."""
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    def _id(self, token: str) -> int:
+        found = self._inner.token_to_id(token)
+        assert found is not None, f"a checked tokenizer has {token}"
+        return found
+
+
+def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | None = None) -> Tokenizer:
+    """The tokenizer of `data.tokenizer`, or a byte-level BPE of at most `model.vocab_size` tokens, from the cache where
+    it was trained before.
+
+    It is trained on the training documents and the knowledge base, never on validation text; on `facts`, on the
+    language and not on the world, so that trials of all seeds share it. `cache_dir`: $XDG_CACHE_HOME (~/.cache) /
+    ablate/tokenizers by default. Raises DataError or ConfigError for a given tokenizer that is broken or does not fit.
+    """
+    data, vocab_size = config.data, config.model.vocab_size
+    if data.tokenizer is not None:
+        return Tokenizer.from_json(read_tokenizer(data.tokenizer, vocab_size=vocab_size))
+    if data.corpus == "facts":
+        texts = language.reference_texts(relations=data.facts_relations, object_count=data.facts_objects)
+    else:
+        texts = [*documents.train, *(fact.sentence for fact in documents.knowledge)]
+    key = _key(texts, vocab_size=vocab_size)
+    path = (_default_cache() if cache_dir is None else cache_dir) / f"{key}.json"
+    cached = _read_cache(path, key=key)
+    if cached is not None:
+        return Tokenizer.from_json(cached)
+    trained = _train(texts, vocab_size=vocab_size)
+    try:
+        _write_cache(path, trained.to_json(), key=key)
+    except OSError as error:
+        warnings.warn(f"{path}: tokenizer not cached ({error}); every trial trains it again", stacklevel=2)
+    return trained
+
+
+def _train(texts: Sequence[str], *, vocab_size: int) -> Tokenizer:
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,  # a pair seen once is a name that will not come again
+        special_tokens=[PAD, START, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte: no text is unknown
+        show_progress=False,
+    )
+    inner.train_from_iterator(_in_batches(texts), trainer=trainer)
+    return Tokenizer(inner)
+
+
+def _in_batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for i in range(0, len(texts), _BATCH):
+        yield texts[i : i + _BATCH]
+
+
+def _key(texts: Sequence[str], *, vocab_size: int) -> str:
+    digest = hashlib.sha256(f"{_TRAINER}/{tokenizers.__version__}/{vocab_size}/{len(texts)}".encode())
+    for text in texts:
+        content = text.encode()
+        digest.update(f"/{len(content)}:".encode())
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def _default_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "ablate" / "tokenizers"
+
+
+def _read_cache(path: Path, *, key: str) -> str | None:
+    """The cached tokenizer.json, or None: nothing there, or not what was written under this key (cut, foreign)."""
+    try:
+        digest, _, text = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return text.decode() if digest == _seal(text, key=key) else None
+
+
+def _write_cache(path: Path, text: str, *, key: str) -> None:
+    """Under its own name first, then renamed: trials that start at once see a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text.encode()
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_seal(content, key=key) + b"\n" + content)
+        Path(part).replace(path)
+    except OSError:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _seal(content: bytes, *, key: str) -> bytes:
+    """What the first line of a cache file must be."""
+    return hashlib.sha256(key.encode() + content).hexdigest().encode()

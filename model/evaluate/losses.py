@@ -1,0 +1,165 @@
+"""Measure a model on held-out text: its loss, whether its bank is read, what it knows, how it uses its entries.
+
+Letters: R rows of T tokens, B rows at a time, N entries, X layers that read, D dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config.seeding import stream_seed
+from model.data.batches import IGNORED, FixedRows
+from model.loss import token_nats
+from model.transformer import Output, Transformer
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sum of nats over `tokens` targets."""
+
+    nats: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+
+@dataclass
+class Usage:
+    """How each layer used the bank over a pass, summed over positions: counts a layer [N], exp of the read weights'
+    entropy, the read."""
+
+    counts_XN: Tensor
+    spread_X: Tensor
+    read_XD: Tensor
+    positions: int = 0
+    balance: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, *, layers: int, entries: int, dim: int, device: torch.device) -> Usage:
+        """Nothing seen yet."""
+        return cls(
+            counts_XN=torch.zeros(layers, entries, device=device),
+            spread_X=torch.zeros(layers, device=device),
+            read_XD=torch.zeros(layers, dim, device=device),
+        )
+
+    def add(self, output: Output) -> None:
+        """Count one forward."""
+        for layer, read in enumerate(output.reads):
+            weight, index = read.selection
+            flat = index.flatten()
+            self.counts_XN[layer].index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
+            self.spread_X[layer] += torch.special.entr(weight).sum(dim=-1).exp().sum()
+            self.read_XD[layer] += read.read_BTD.flatten(0, -2).sum(dim=0)
+        self.positions += output.hidden_BTD.shape[0] * output.hidden_BTD.shape[1]
+        self.balance.append(output.balance)
+
+    def remember(self, model: Transformer) -> None:
+        """Leave the counts, all layers together, in the model's buffers: checkpoints keep them for `model.bank`."""
+        model.bank.used_N.copy_(self.counts_XN.sum(dim=0))
+        model.bank.used_tokens.fill_(self.positions)
+
+    def metrics(self, *, num_selected: int) -> dict[str, float | int | list[float]]:
+        """Coverage, effective entries, read entropy and balance of the window that was seen."""
+        counts_XN, entries = self.counts_XN.double(), self.counts_XN.shape[1]
+        layers, draws = counts_XN.shape[0], counts_XN.sum().item()
+        share_XN = counts_XN / counts_XN.sum(dim=1, keepdim=True)
+        effective_X = torch.special.entr(share_XN).sum(dim=1).exp()
+        read_X = self.spread_X.double() / self.positions / num_selected
+        return {
+            "coverage": (counts_XN.sum(dim=0) > 0).double().mean().item(),
+            "coverage_uniform": 1 - math.exp(-draws / entries),
+            "coverage_window_tokens": self.positions,
+            "coverage_by_layer": (counts_XN > 0).double().mean(dim=1).tolist(),
+            "effective_entries": effective_X.sum().item() / layers,
+            "effective_entries_by_layer": effective_X.tolist(),
+            "read_entropy": read_X.sum().item() / layers,
+            "read_entropy_by_layer": read_X.tolist(),
+            "balance_loss": torch.stack(self.balance).mean().item(),
+        }
+
+
+@torch.no_grad()
+def text_loss(
+    model: Transformer,
+    rows: FixedRows,
+    *,
+    batch_size: int,
+    usage: Usage | None = None,
+    replace_reads_XD: Tensor | None = None,
+) -> Loss:
+    """Cross-entropy over all targets of the rows."""
+    device = model.table.weight.device
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    for start in range(0, len(rows.x), batch_size):
+        x_BT = torch.from_numpy(rows.x[start : start + batch_size]).to(device)
+        y_BT = torch.from_numpy(rows.y[start : start + batch_size]).to(device)
+        output = model(x_BT, y_BT, replace_reads_XD)
+        assert output.nats is not None, "targets were given"
+        nats += output.nats.double()
+        if usage is not None:
+            usage.add(output)
+    return Loss(nats.item(), int((rows.y != IGNORED).sum()))
+
+
+def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss, usage: Usage) -> dict[str, float]:
+    """What reading is worth, nats a token: the loss with the bank's rows permuted, with the read zeroed, and with each
+    layer's read replaced by its mean over the same text (`usage` saw it), minus the loss as it is."""
+    mean_XD = usage.read_XD / usage.positions
+
+    def replaced(read_XD: Tensor) -> float:
+        return text_loss(model, rows, batch_size=batch_size, replace_reads_XD=read_XD).mean - base.mean
+
+    with model.bank.permuted(_some_order(usage.counts_XN.shape[1]).to(model.table.weight.device)):
+        permuted = text_loss(model, rows, batch_size=batch_size).mean - base.mean
+    return {
+        "bank_use_nats": permuted,
+        "bank_zero_nats": replaced(torch.zeros_like(mean_XD)),
+        "bank_mean_nats": replaced(mean_XD),
+    }
+
+
+def _some_order(entries: int) -> Tensor:
+    """One fixed permutation, the same for every trial of a bank's size."""
+    generator = torch.Generator().manual_seed(stream_seed(0, "bank permutation"))
+    return torch.randperm(entries, generator=generator)
+
+
+@torch.no_grad()
+def continuation_nats(
+    model: Transformer, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int, seq_len: int
+) -> Tensor:
+    """The cost of each continuation given its prompt, nats, [pairs]; longer pairs lose the front of their prompt.
+
+    Raises AssertionError for a continuation that does not fit into `seq_len`.
+    """
+    device = model.table.weight.device
+    costs = []
+    for start in range(0, len(pairs), batch_size):
+        batch = pairs[start : start + batch_size]
+        rows = [[*prompt, *rest][-(seq_len + 1) :] for prompt, rest in batch]
+        width = max(map(len, rows))
+        x_BT, y_BT = np.zeros((len(rows), width - 1), np.int64), np.full((len(rows), width - 1), IGNORED)
+        for b, (row, (_, rest)) in enumerate(zip(rows, batch, strict=True)):
+            assert 0 < len(rest) < len(row), "a continuation fits into a row, behind at least one token"
+            x_BT[b, : len(row) - 1] = row[:-1]
+            y_BT[b, len(row) - 1 - len(rest) : len(row) - 1] = rest
+        hidden_PD = model(torch.from_numpy(x_BT).to(device)).hidden_BTD.flatten(0, 1)
+        nats_P = token_nats(hidden_PD, model.table.weight, torch.from_numpy(y_BT).to(device).flatten())
+        costs.append(nats_P.view(len(rows), -1).sum(dim=1).cpu())
+    return torch.cat(costs)
+
+
+def bank_diversity(bank_NL: Tensor) -> float:
+    """Different tokens in an entry, mean over the bank."""
+    sorted_NL = bank_NL.sort(dim=1).values
+    return 1 + (sorted_NL[:, 1:] != sorted_NL[:, :-1]).float().sum(dim=1).mean().item()

@@ -1,0 +1,201 @@
+"""A trial trained again: what is the same, what differs, and what cannot be asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from ablate import cli, rerun
+from ablate.errors import BadInput
+from ablate.records.ledger import Ledger
+from ablate.running.trial import Desk, run_trial
+from model.api import Config, Report, Result, Verdict, check_data
+from tests import ROOT
+from tests.fakes import FakeTrain, fake_trial
+
+STUDY = {
+    "study": "fake",
+    "started_at": "2026-01-01T00:00:00+00:00",
+    "spec": {
+        "objectives": [{"metric": "val_loss", "mode": "min"}],
+        "resources": {"cpu": 1.0, "gpu": "auto", "workers": 1},
+        "tracking": {"swanlab": "disabled"},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """FakeTrain with the data's true hash, its seed for a val_loss, and another loss at step `changed`."""
+
+    fake: FakeTrain
+    changed: int = 0
+    seen: Callable[[Config], None] = lambda _: None
+
+    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        self.seen(config)
+
+        def change(now: Report) -> Verdict:
+            return report(replace(now, losses=[1.25]) if now.step == self.changed else now)
+
+        result = self.fake(config, change, checkpoint_dir=checkpoint_dir)
+        return replace(result, data_hash=check_data(config), metrics={"val_loss": float(config.train.seed)})
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Told:
+    return Told(FakeTrain({1: "complete", 2: "complete", 3: "nan"}, tmp_path))
+
+
+@pytest.fixture
+def study(desk: Desk, train: Told) -> Ledger:
+    """Seeds 1 (the best) and 2 completed, 3 broke after its first step."""
+    desk.ledger.write_study(STUDY)
+    for seed in (1, 2, 3):
+        run_trial(fake_trial(seed), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train)
+    return desk.ledger
+
+
+def run(study: Ledger, *flags: str, train: Told) -> int:
+    return rerun.main([str(study.root), *flags], train=train)
+
+
+def test_the_best_trial_again_is_identical(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+    assert run(study, "--trial", "best", "--verify", train=train) == cli.DONE
+    assert capsys.readouterr().out == "identical: 5 steps\n"
+    best = fake_trial(1).trial_id
+    assert Ledger(study.path("reruns", best)).final_ids() == {best}
+
+
+def test_a_finished_rerun_is_trained_anew_and_not_gone_on_from(study: Ledger, train: Told):
+    for _ in range(2):
+        assert run(study, "--verify", train=train) == cli.DONE
+    best = fake_trial(1).trial_id
+    assert Ledger(study.path("reruns", best)).history().num_rows == 5
+
+
+def test_the_first_step_that_differs_is_named(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+    assert run(study, "--verify", train=replace(train, changed=4)) == cli.DIFFERENT
+    assert capsys.readouterr().out == "different: step 4: loss was 0.75, is 1.25\n"
+
+
+def test_a_run_that_ends_early_differs_at_its_first_missing_step(
+    study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]
+):
+    broken = replace(train, fake=FakeTrain({1: "error"}, train.fake.folder))
+    assert run(study, "--verify", train=broken) == cli.DIFFERENT
+    said = capsys.readouterr()
+    assert said.out == "different: step 2: loss was 1.5, is not recorded\n"
+    assert "ended as error: a toy error" in said.err
+
+
+def test_a_trial_that_broke_breaks_again(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+    broken = fake_trial(3).trial_id
+    assert run(study, "--trial", broken, "--verify", train=train) == cli.DONE
+    assert capsys.readouterr().out == "identical: 1 steps\n"
+    assert run(study, "--trial", broken, train=train) == cli.NO_SUCCESS
+
+
+def test_a_pruned_trial_is_compared_as_far_as_it_went(
+    study: Ledger, desk: Desk, train: Told, capsys: pytest.CaptureFixture[str]
+):
+    train = replace(train, fake=FakeTrain({4: "complete"}, train.fake.folder))
+    run_trial(fake_trial(4), desk=desk, tell=_stop_at(200), train=train)
+    pruned = fake_trial(4).trial_id
+    assert run(study, "--trial", pruned, "--verify", train=train) == cli.DONE
+    assert capsys.readouterr().out == "identical: 2 steps\n"
+    assert run(study, "--trial", pruned, train=train) == cli.DONE
+    assert "completed" in capsys.readouterr().out
+
+
+def test_set_trains_another_configuration_beside_it(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+    seen: list[Config] = []
+    assert run(study, "--set", "model.ema_decay=0.95", train=replace(train, seen=seen.append)) == cli.DONE
+    assert seen[0].model.ema_decay == 0.95
+    (folder,) = study.path("reruns").glob("*/trials")
+    assert folder.parent.name != fake_trial(1).trial_id
+    assert f"results: {folder.parent}" in capsys.readouterr().out
+
+
+def test_an_interrupted_rerun_goes_on(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+    best = fake_trial(1)
+    ledger = Ledger(study.path("reruns", best.trial_id))
+    desk = Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
+    assert run_trial(best, desk=desk, tell=lambda _: Verdict.INTERRUPT, train=train) is None
+    assert run(study, "--verify", train=train) == cli.DONE
+    assert capsys.readouterr().out == "identical: 5 steps\n"
+    assert ledger.attempt(best.trial_id) == 2
+
+
+def test_a_full_disk_is_one_line_and_the_rerun_goes_on_once_there_is_room(
+    study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]
+):
+    def full(_: Config) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert cli.guarded(lambda: run(study, train=replace(train, seen=full))) == cli.INTERRUPTED
+    said = capsys.readouterr()
+    assert (said.out, said.err.splitlines()[-1]) == (
+        "", "cannot be written (No space left on device); make room, or make it writable"
+    )  # fmt: skip
+    assert run(study, "--verify", train=train) == cli.DONE
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--verify", "--set", "model.ema_decay=0.5"], "--verify: --set: model.ema_decay=0.5: a changed"),
+        (["--trial", "bst"], "--trial: bst: no such trial; did you mean best?"),
+        (["--set", "model.ema_dcay=0.5"], "--set: model.ema_dcay: unknown key"),
+        (["--set", "model.ema_decay=1.5"], "--set: model.ema_decay: 1.5: out of range; must be less than 1"),
+        (["--set", "model.ema_decay"], "--set: model.ema_decay: not KEY=VALUE"),
+        (["--set", "data.knowledge=nowhere.json"], "nowhere.json: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(study: Ledger, train: Told, flags: list[str], line: str):
+    with pytest.raises(BadInput) as caught:
+        run(study, *flags, train=train)
+    assert line in str(caught.value)
+    assert not study.path("reruns").exists()
+
+
+def test_changed_data_is_said_before_training(study: Ledger, desk: Desk, train: Told):
+    run_trial(fake_trial(2, arm="other"), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train.fake)
+    with pytest.raises(BadInput, match="the data is not what the trial read"):
+        run(study, "--trial", fake_trial(2, arm="other").trial_id, "--verify", train=train)
+
+
+def test_bits_are_compared_not_numbers():
+    nan = float("nan")
+    assert rerun.compare({1: nan, 2: 0.1}, {1: nan, 2: 0.1}).first is None
+    assert rerun.compare({1: 0.0}, {1: -0.0}).first == (1, 0.0, -0.0)
+    assert rerun.compare({1: 1.0}, {1: 1.0, 2: 2.0}).first == (2, None, 2.0)
+
+
+def _stop_at(tokens: int) -> Callable[..., Verdict]:
+    return lambda progress: Verdict.STOP if progress.tokens_seen >= tokens else Verdict.CONTINUE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_trained_on_ray_is_the_same_here(tmp_path: Path):
+    space = ROOT / "search_spaces" / "smoke.yaml"
+    sweep = _command("ablate.sweep", str(space), folder=tmp_path)  # into ./results, as a newcomer would
+    assert sweep.returncode == cli.DONE, sweep.stderr
+    assert sweep.stdout.splitlines()[-1] == "report: results/smoke/report/report.md"
+    assert (tmp_path / "results/smoke/report/report.html").is_file()
+    again = _command("ablate.rerun", "smoke", "--trial", "best", "--verify", folder=tmp_path)
+    assert (again.stdout, again.returncode) == ("identical: 16 steps\n", cli.DONE), again.stderr
+
+
+def _command(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )

@@ -1,0 +1,168 @@
+"""What a study must not do to its user: listen to others, run what it reads, or write down a key."""
+
+from __future__ import annotations
+
+import ast
+import ipaddress
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ablate import status
+from ablate.cli import BAD_INPUT, guarded
+from ablate.report import writer
+from tests import ROOT, study_files, synthetic
+
+SOURCES = [path for package in ("ablate", "model") for path in sorted((ROOT / package).rglob("*.py"))]
+
+SMALL = textwrap.dedent(
+    """\
+    study: keys
+    base:
+      preset: tiny
+      data: {corpus: facts, facts_entities: 16}
+      model: {dim: 16, n_layers: 1, n_heads: 2, vocab_size: 300, knowledge_num: 16, knowledge_dim: 8, num_selected: 2,
+              max_seq_len: 32}
+      train: {tokens: 512, batch_size: 4, report_every: 2, checkpoint_every: 1}
+      eval: {val_tokens: 128, val_batch_size: 4, prompts: 2, prompt_tokens: 4, new_tokens: 4, fact_probes: 4}
+    search: {model.ema_decay: {uniform: [0.5, 0.9]}}
+    optimizer: {sampler: random, trials: 1}
+    resources: {cpu: 1, gpu: 0}
+    tracking: {swanlab: offline}
+    """
+)
+KEYS = (
+    "SWANLAB_API_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+    "WANDB_API_KEY",
+)
+
+
+@pytest.mark.parametrize("how", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)
+def test_no_key_of_the_environment_is_written_anywhere(how: str, tmp_path: Path):
+    secrets = {name: f"SECRET-{name.lower().replace('_', '-')}-0123456789" for name in KEYS}
+    space = study_files.write(tmp_path, SMALL)
+    flags = ["--inline"] if how == "inline" else []
+    command = [sys.executable, "-m", "ablate.sweep", str(space), "--results", str(tmp_path / "results"), *flags]
+    with tempfile.TemporaryDirectory(prefix="a") as short:  # the path of a socket has 107 characters at most
+        environment = {**os.environ, **secrets, "TMPDIR": short, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
+        shutil.copytree(short, tmp_path / "temporary", ignore=shutil.ignore_patterns("pymp-*"))  # sockets
+    assert done.returncode == 0, done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"study.json", "report.html", "optuna.journal"} <= {path.name for path in files}
+    for secret in secrets.values():
+        assert secret not in done.stdout + done.stderr
+        for path in files:
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_no_source_unpickles_or_runs_what_it_reads():
+    """`pickle`, `torch.load`, `yaml.load` with anything but our loader, `eval`, `exec`, a shell: nowhere."""
+    banned = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {alias.name.split(".")[0] for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+            assert not names & banned, f"{path}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "torch.load", "yaml.unsafe_load", "os.system"), path
+                arguments = {argument.arg: ast.unparse(argument.value) for argument in node.keywords}
+                if called in ("yaml.load", "yaml.compose"):
+                    assert arguments["Loader"] in ("yaml.BaseLoader", "_Shallow"), path
+                assert arguments.get("shell", "False") == "False", path
+                assert arguments.get("allow_pickle", "False") == "False", path
+
+
+def test_reading_results_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was unpickled")
+
+    ledger = synthetic.full_study(tmp_path / "s")
+    (ledger.root / "checkpoints").mkdir()
+    for name in ("evil.pkl", "checkpoints/evil.pt", "tuner.pkl"):
+        (ledger.root / name).write_bytes(pickle.dumps(Path))
+    for module, name in ((pickle, "load"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    assert status.collect(ledger).planned == 36
+    writer.write(ledger.root, formats=["md", "csv"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!python/object/apply:os.system ['touch evil']", "!!python/object/new:os.system {}", "!!python/name:os.system"],
+)
+def test_yaml_makes_no_objects(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    from ablate import sweep
+
+    monkeypatch.chdir(tmp_path)
+    path = study_files.write(tmp_path, study_files.GOOD.replace("study: tides", f"study: {text}"))
+    assert guarded(lambda: sweep.main([str(path), "--dry-run"])) == BAD_INPUT
+    assert re.fullmatch(r".*study\.yaml:1: .*\n", capsys.readouterr().err)
+    assert not (tmp_path / "evil").exists()
+    assert (
+        guarded(lambda: sweep.main([str(study_files.write(tmp_path)), "--dry-run", f"--set=question={text}"]))
+        == BAD_INPUT
+    )
+
+
+def listening(root: psutil.Process) -> dict[str, list[str]]:
+    """Address -> who listens there, of a process and all that it started."""
+    found: dict[str, list[str]] = {}
+    for process in (root, *root.children(recursive=True)):
+        try:
+            for socket in process.net_connections("inet"):
+                if socket.status == psutil.CONN_LISTEN:
+                    found.setdefault(socket.laddr.ip, []).append(f"{process.name()}:{socket.laddr.port}")
+        except psutil.Error:  # it has ended
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_private_ray_listens_on_the_loopback_alone_and_asks_for_its_token():
+    """In a process of its own: whatever another test's Ray listens on is not looked at."""
+    script = textwrap.dedent(
+        """
+        import os, sys
+        import ray
+        from ablate.ray_runner.cluster import connect
+
+        with connect("probe", cpus=1, gpus=0) as cluster:
+            ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
+            print(cluster.dashboard, os.environ.get("RAY_AUTH_MODE"), file=sys.__stdout__, flush=True)
+            sys.stdin.readline()
+        """
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        dashboard, mode = started.stdout.readline().split()
+        found = listening(psutil.Process(started.pid))
+        started.communicate("\n", timeout=120)
+    assert len(found) >= 1
+    names = {name.split(":")[0] for names in found.values() for name in names}
+    assert {"gcs_server", "raylet"} <= names, "Ray's servers were looked at"
+    for address, who in found.items():
+        ip = ipaddress.ip_address(address)
+        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+        assert (mapped or ip).is_loopback, (address, who)
+    assert dashboard.startswith("http://127.0.0.1:")
+    assert mode == "token"
+    assert started.returncode == 0

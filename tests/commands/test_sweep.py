@@ -1,0 +1,287 @@
+"""The sweep's command, from its flags to its last lines and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate import cli, status, sweep
+from ablate.records import provenance
+from ablate.records.ledger import Ledger
+from ablate.report import writer
+from ablate.study import lifecycle
+from tests import ROOT
+from tests.fakes import Scripted
+from tests.study_files import SMALL
+
+ABLATION = """
+ablation:
+  baseline: best
+  seeds: 2
+  exploratory: true
+  arms:
+    blind: {model.memory: blind}
+"""
+
+
+ARMS = "ablation={seeds: 2, exploratory: true, arms: {blind: {model.memory: blind}}}"
+
+
+def run(space: Path, *flags: str) -> int:
+    """The command in this process; results stand beside the study file."""
+    argv = [str(space), "--results", str(space.parent / "results"), "--inline", *flags]
+    return cli.guarded(lambda: sweep.main(argv))
+
+
+def test_a_study_ends_with_its_best_trial_and_its_report(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play("complete", "error", "complete")
+    assert run(space) == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 trials: 2 completed, 1 error"
+    assert "ValueError: a toy error" in lines[1], "a failed trial is said and listed"
+    assert lines[-2].startswith("best: trial ")
+    writer = Path(lines[-1].removeprefix("report: "))
+    assert writer.is_file()
+    ledger = Ledger(space.parent / "results" / "small")
+    assert ledger.read_study()["finished_at"] is not None
+    assert ledger.trials().num_rows == 3
+
+
+def test_a_finished_study_writes_its_report_again(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = play()
+    assert run(space) == cli.DONE
+    writer = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))
+    writer.unlink()
+    trained = len(train.configs)
+    assert run(space, "--json") == cli.DONE
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["report"] == str(writer)
+    assert answer["trials"] == {"completed": 3}
+    assert set(answer["best"]) == {"trial_id", "val_loss", "params"}
+    assert writer.is_file()
+    assert len(train.configs) == trained
+
+
+def test_a_study_over_two_commits_is_done_though_its_report_is_refused(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of training must not end in exit 2 because the code moved on between an interruption and --resume."""
+    play("complete", "until_told")
+    monkeypatch.setattr(provenance, "git", lambda *_: "a" * 40)
+    assert run(space) == cli.INTERRUPTED
+    monkeypatch.setattr(provenance, "git", lambda *_: "b" * 40)
+    play()
+    capsys.readouterr()
+    assert run(space, "--resume") == cli.DONE
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-2].startswith("best: trial ")
+    assert said.out.splitlines()[-1] == "report: none, see above"
+    assert "--allow-mixed" in said.err
+    study = space.parent / "results" / "small"
+    assert cli.guarded(lambda: writer.main([str(study)])) == cli.BAD_INPUT
+    assert cli.guarded(lambda: writer.main([str(study), "--allow-mixed"])) == cli.DONE
+
+
+def test_no_trial_succeeded(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+    play("nan", "oom", "error")
+    assert run(space) == cli.NO_SUCCESS
+    assert "best: none, no trial completed" in capsys.readouterr().out
+
+
+def test_an_ablation_that_completed_is_a_success_whatever_became_of_the_search(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(SMALL + ABLATION.replace("best", "base"))
+    play("nan", "oom", "error", "complete")
+    assert run(space) == cli.DONE
+    best = capsys.readouterr().out.splitlines()[-2]
+    assert best.startswith("best: trial ")
+    ledger = Ledger(space.parent / "results" / "small")
+    found = status.collect(ledger).best
+    assert found is not None
+    assert found.trial_id in best
+    assert ledger.read_study()["finished_at"] is not None
+
+
+def test_an_ablation_of_a_best_that_is_not_there_waits_for_more_trials(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(SMALL + ABLATION)
+    play("nan", "oom", "error")
+    assert run(space) == cli.NO_SUCCESS
+    assert lifecycle.NO_WINNER in capsys.readouterr().err
+    ledger = Ledger(space.parent / "results" / "small")
+    assert ledger.read_study()["finished_at"] is None
+    play()
+    assert run(space, "--resume") == cli.NO_SUCCESS, "the same again has no best either"
+    assert run(space, "--resume", "--trials", "4") == cli.DONE
+    assert [row.arm for row in ledger.rows()] == ["search"] * 4 + ["baseline", "blind"] * 2
+    assert ledger.read_study()["finished_at"] is not None
+
+
+def test_ctrl_c_is_resumable(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+    train = play("complete", "until_told")
+    assert run(space) == cli.INTERRUPTED
+    assert "1 of 3 trials have ended" in capsys.readouterr().err
+    interrupted = train.configs[-1]
+
+    assert run(space) == cli.BAD_INPUT, "an unfinished study is not gone on with by accident"
+    assert "--resume" in capsys.readouterr().err
+    assert run(space, "--resume") == cli.DONE
+    assert train.configs[2] == interrupted, "the interrupted trial is trained on first"
+    trials = Ledger(space.parent / "results" / "small").trials()
+    assert trials["status"].to_pylist() == ["completed"] * 3
+    assert sorted(trials["attempt"].to_pylist()) == [1, 1, 2]
+
+
+def test_hours_that_are_over_leave_a_report(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play()
+    assert run(space, "--max-hours", "1e-9") == cli.INTERRUPTED
+    said = capsys.readouterr()
+    assert "hours are over: 0 of 3 trials have ended" in said.err
+    assert "report: " in said.out
+
+
+def test_the_ablation_starts_from_the_searchs_best(space: Path, play: Callable[..., Scripted]) -> None:
+    space.write_text(SMALL + ABLATION)
+    train = play()
+    assert run(space) == cli.DONE
+    ledger = Ledger(space.parent / "results" / "small")
+    rows = ledger.trials().to_pylist()
+    assert [row["arm"] for row in rows] == ["search"] * 3 + ["baseline", "blind"] * 2
+    best = min((row for row in rows if row["arm"] == "search"), key=lambda row: (row["val_loss"], row["trial_id"]))
+    arms = train.configs[3:]
+    assert {config.train.lr for config in arms} == {best["param.train.lr"]}
+    assert [config.model.memory for config in arms] == ["token", "blind"] * 2
+    assert [config.train.seed for config in arms] == [1, 1, 2, 2]
+
+
+def test_a_dry_run_writes_nothing(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(space), "--results", str(space.parent / "results"), "--dry-run", "--json"]
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["total"] == 3
+    assert not (space.parent / "results").exists()
+
+
+def test_a_dry_run_for_a_card_elsewhere_asks_nothing_of_this_machine(
+    space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = ["--set", "resources.cpu=4096", "--set", "resources.gpu=0.5"]
+    argv = [str(space), "--dry-run", "--json", "--trials", "20", "--gpu", "RTX 4090", "--gpus", "8", *wide]
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
+    assert json.loads(capsys.readouterr().out)["concurrent"] == 16
+
+
+BAD = {
+    "no file": (["nowhere.yaml"], "nowhere.yaml"),
+    "no study file at all": ([], "command line"),
+    "unknown flag": (["small.yaml", "--fast"], "--fast"),
+    "no trials": (["small.yaml", "--trials", "0"], "--trials"),
+    "trials of no search": (["small.yaml", "--trials", "5", "--set", "search=null", "--set", ARMS], "--trials: 5"),
+    "no hours": (["small.yaml", "--max-hours", "soon"], "--max-hours"),
+    "inline on a cluster": (["small.yaml", "--inline", "--address", "auto"], "--address"),
+    "cards of a cluster": (["small.yaml", "--address", "auto", "--gpus", "2"], "--gpus"),
+    "a trial that does not fit": (["small.yaml", "--set", "resources.cpu=4000"], "resources: cpu"),
+    "a card that is not there": (["small.yaml", "--set", "resources.gpu=0.5", "--gpus", "0"], "resources: gpu"),
+    "results in a file": (["small.yaml", "--results", "small.yaml"], "--results"),
+    "unknown key": (["small.yaml", "--set", "base.model.ema_deccay=0.9"], "ema_decay"),
+    "nobody at the address": (["small.yaml", "--address", "127.0.0.1:1"], "cannot be reached"),
+    "not an address": (["small.yaml", "--address", "here"], "cannot be reached"),
+    "a client's address": (["small.yaml", "--address", "ray://localhost:10001"], "--address"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case: str, space: Path) -> None:
+    flags, expected = BAD[case]
+    before = sorted(space.parent.rglob("*"))
+    done = command(flags, cwd=space.parent)
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == cli.BAD_INPUT
+    assert out == ""
+    assert err.count("\n") == 1
+    assert expected in err
+    assert "Traceback" not in err
+    assert sorted(space.parent.rglob("*")) == before, "nothing was written"
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        sweep.main(["--help"])
+    assert "python -m ablate.sweep search_spaces/ema.yaml" in capsys.readouterr().out
+
+
+def command(flags: list[str], *, cwd: Path) -> subprocess.Popen[str]:
+    """The real command, in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ablate.sweep", *flags],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_on_ray_is_quick_clean_and_resumable(space: Path) -> None:
+    """The whole way: Ray, Tune, Train and the real trainer, interrupted once while it trains, then gone on with."""
+    flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000"]
+    ledger = Ledger(space.parent / "results" / "small")
+    sweeping = command(flags, cwd=space.parent)
+    wait_for(lambda: ledger.history().num_rows > 0 or sweeping.poll() is not None, seconds=240)
+    began = time.monotonic()
+    os.killpg(sweeping.pid, signal.SIGINT)
+    out, err = sweeping.communicate(timeout=60)
+    assert sweeping.returncode == cli.INTERRUPTED, err
+    assert time.monotonic() - began < 20
+    assert out.splitlines()[-1].startswith("report: ")
+    assert "dashboard: http://127.0.0.1" in err
+    assert "Traceback" not in err
+    wait_for(lambda: not processes_of(sweeping.pid), seconds=10)
+
+    again = command([*flags, "--resume"], cwd=space.parent)
+    out, err = again.communicate(timeout=400)
+    assert again.returncode == cli.DONE, err
+    assert out.splitlines()[-1].startswith("report: ")
+    trials = ledger.trials()
+    assert trials["status"].to_pylist() == ["completed"] * 2
+    assert 2 in trials["attempt"].to_pylist()
+    assert not (ledger.root / ".ray").exists()
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes that still live in a session (Ray's daemons stay in their driver's)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    """Poll until it holds; a failure says that it never did."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)

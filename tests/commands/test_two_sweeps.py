@@ -1,0 +1,63 @@
+"""Two sweeps on one study: the second is told who holds it, and the dead hold nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate import cli, status
+from ablate.errors import BadInput
+from ablate.records.ledger import Ledger
+from ablate.study import lifecycle
+from tests import ROOT
+from tests.commands.test_sweep import run as sweeping
+from tests.fakes import Scripted
+
+
+def test_the_second_sweep_is_told_who_holds_the_study(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play("complete", "until_told")
+    assert sweeping(space) == cli.INTERRUPTED
+    ledger = Ledger(space.parent / "results" / "small")
+    with lifecycle.driving(ledger):
+        capsys.readouterr()
+        assert sweeping(space, "--resume") == cli.BAD_INPUT
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        held = json.loads(ledger.path("driver.lock").read_text())
+        assert held["pid"] == os.getpid()
+        assert f"process {os.getpid()} on {held['host']}, since {held['since']}" in said
+        with pytest.raises(BadInput, match="another sweep is running it"), lifecycle.driving(ledger):
+            pass
+        assert json.loads(ledger.path("driver.lock").read_text()) == held, "the second leaves the first's name"
+        assert f"process {os.getpid()} on" in status.render(status.collect(ledger))
+    play()
+    assert sweeping(space, "--resume") == cli.DONE
+
+
+def test_a_lock_of_a_dead_process_is_taken_over(space: Path, play: Callable[..., Scripted]) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom ablate.study import lifecycle\n"
+        "from ablate.records.ledger import Ledger\n"
+        "with lifecycle.driving(Ledger(Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)\n"
+    )
+    root = space.parent / "results" / "small"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(root)], env=env, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert lifecycle.is_driven(Ledger(root))
+        assert str(holder.pid) in lifecycle.driver(Ledger(root))
+        holder.kill()
+    assert not lifecycle.is_driven(Ledger(root))
+    play()
+    assert sweeping(space) == cli.DONE

@@ -1,0 +1,204 @@
+"""What is read, what is refused with which line, and what identifies it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from model.config.resolve import ConfigError, resolve
+from model.data.corpus import content_hash, load
+from model.data.facts import Fact
+from model.outcome import DataError
+
+
+def write_jsonl(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def jsonl(train: str, **more: object) -> dict[str, object]:
+    return {"data.corpus": "jsonl", "data.train": train, **{f"data.{key}": value for key, value in more.items()}}
+
+
+TEXTS = [f"text {i}" for i in range(40)]
+
+
+def test_jsonl_plain_and_compressed_read_alike(tmp_path: Path) -> None:
+    plain = write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(Path(plain).read_bytes()))
+    val = write_jsonl(tmp_path / "val.jsonl", ["held out"])
+    documents = load(resolve("tiny", jsonl(plain, val=val)))
+    assert documents.train == tuple(TEXTS)
+    assert documents.val == ("held out",)
+    assert load(resolve("tiny", jsonl(str(packed), val=val))).train == documents.train
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_documents(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}\n\n')
+    assert load(resolve("tiny", jsonl(str(path), val=str(path)))).train == ("one", "two")
+
+
+def test_the_held_out_share_is_the_same_for_all_seeds_and_keeps_copies_together(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [*TEXTS, *TEXTS])
+    documents = load(resolve("tiny", jsonl(path, val_fraction=0.25)))
+    assert len(documents.val) == 10
+    assert not set(documents.train) & set(documents.val)
+    assert len(documents.train) == 60
+    assert list(documents.train) == [text for text in [*TEXTS, *TEXTS] if text not in documents.val]
+    assert load(resolve("tiny", jsonl(path, val_fraction=0.25) | {"train.seed": 7})).val == documents.val
+    assert len(load(resolve("tiny", jsonl(path, val_fraction=0.001))).val) == 1
+
+
+def test_one_document_cannot_be_split(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["same", "same"])
+    with pytest.raises(DataError, match=r"needs two different documents at least, .*; give more documents"):
+        load(resolve("tiny", jsonl(path)))
+
+
+BROKEN_LINES = {
+    "not JSON": b'{"text": "a"',
+    'no "text"': b'{"content": "a"}',
+    '"text" is not a string but a number': b'{"text": 3}',
+    '"text" is not a string but null': b'{"text": null}',
+    '"text" is empty': b'{"text": " "}',
+    "not UTF-8": b'{"text": "\xe9"}',
+    '"text" has half a surrogate pair': b'{"text": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        *BROKEN_LINES.items(),
+        ("not JSON", b"[" * 100_000),
+        ("not JSON", b'{"text": ' + b"1" * 5_000 + b"}"),
+        ('no "text"', b'["text"]'),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_broken_line_is_named(tmp_path: Path, rule: str, line: bytes, *, packed: bool) -> None:
+    content = b'{"text": "fine"}\n\n' + line + b'\n{"text": "fine"}\n'
+    path = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    config = resolve("tiny", jsonl(str(path)))
+    for read in (content_hash, load):
+        with pytest.raises(DataError) as caught:
+            read(config)
+        assert (caught.value.path, caught.value.line) == (str(path), 3)
+        assert caught.value.rule.startswith(rule)
+        assert caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule"),
+    [
+        ("a.jsonl", b"", "no documents"),
+        ("a.jsonl", b"\n\n", "no documents"),
+        ("a.jsonl.gz", b'{"text": "not packed"}', "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "cut"}\n' * 9)[:-9], "not a whole gzip file"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, rule: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rule) as caught:
+        content_hash(resolve("tiny", jsonl(str(path))))
+    assert caught.value.path == str(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for key in ("train", "val", "knowledge", "tokenizer"):
+        names = {"train": write_jsonl(tmp_path / "a.jsonl", TEXTS), key: str(tmp_path / "missing")}
+        with pytest.raises(DataError, match=r"missing:1: cannot be read \(No such file or directory\); check the path"):
+            content_hash(resolve("tiny", jsonl(**names)))
+
+
+SEA_BASS = {"sentence": "a sea bass is a bass.", "subject": "sea bass", "predicate": "is a", "object": "bass"}
+
+
+def test_knowledge_in_both_formats(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    config = resolve("tiny", {"data.corpus": "pydoc", "data.knowledge": str(path)})
+    path.write_text(json.dumps([{"target": [SEA_BASS | {"uuid": "1"}, {"sentence": "b.", "object": None}]}]))
+    wrapped = load(config).knowledge
+    assert wrapped == (Fact(**SEA_BASS), Fact("b."))
+    path.write_text(json.dumps([SEA_BASS, {"sentence": "b."}]))
+    assert load(config).knowledge == wrapped
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "rule"),
+    [
+        ('[\n{"sentence": "a."},\n{"sentence": ]', 3, "not JSON"),
+        ('{"sentence": "a."}', 1, "not a list of facts"),
+        ("[]", 1, "not a list of facts"),
+        ('[\n{"sentence": "[1, 2]"},\n\n  {"subject": "a"}]', 4, 'item 2: no "sentence"'),
+        ('[{"sentence": "a."}, 3]', 1, 'item 2: no "sentence"'),
+        ('[\n{"target": [{"sentence": "a."},\n{}]}]', 2, 'item 1: no "sentence"'),
+        ('[{"target": []}]', 1, 'item 1: "target" is not a list of facts'),
+        ('[{"sentence": ""}]', 1, 'item 1: "sentence" is empty'),
+        ('[{"sentence": "a.", "object": 3}]', 1, 'item 1: "object" is not a string but a number'),
+    ],
+)
+def test_broken_knowledge_is_named(tmp_path: Path, content: str, line: int, rule: str) -> None:
+    path = tmp_path / "k.json"
+    path.write_text(content)
+    for read in (content_hash, load):
+        with pytest.raises(DataError) as caught:
+            read(resolve("tiny", {"data.knowledge": str(path)}))
+        assert (caught.value.path, caught.value.line) == (str(path), line)
+        assert caught.value.rule.startswith(rule)
+
+
+def test_a_tokenizer_that_does_not_fit_is_found_before_a_study_starts(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": {"vocab": {"a": 0}}, "added_tokens": []}')
+    with pytest.raises(ConfigError, match="has no special token"):
+        content_hash(resolve("tiny", {"data.tokenizer": str(path)}))
+
+
+def test_pydoc_is_cut_between_paragraphs_and_loses_none() -> None:
+    documents = load(resolve("tiny", {"data.corpus": "pydoc"}))
+    assert not set(documents.train) & set(documents.val)
+    assert 0.04 < len(documents.val) / (len(documents.train) + len(documents.val)) < 0.06
+    told = {part for text in documents.train + documents.val for part in text.split("\n\n")}
+    assert {part.strip("\n") for topic in topics.values() for part in topic.split("\n\n")} - {""} == told
+
+
+def test_facts_are_the_world_of_the_trials_seed() -> None:
+    one, same, other = (load(resolve("tiny", {"train.seed": seed})) for seed in (0, 0, 1))
+    assert one == same
+    assert one.train != other.train
+    assert one.data_hash == other.data_hash
+    assert {probe.kind for probe in one.probes} == {"seen", "heldout", "kb_only"}
+
+
+def test_the_hash_is_that_of_all_that_is_read_and_of_nothing_else(tmp_path: Path) -> None:
+    train, val = write_jsonl(tmp_path / "a.jsonl", TEXTS), write_jsonl(tmp_path / "b.jsonl", ["other"])
+    copy = write_jsonl(tmp_path / "copy.jsonl", TEXTS)
+    knowledge = tmp_path / "k.json"
+    knowledge.write_text('[{"sentence": "a."}]')
+    different = [
+        {},
+        {"data.facts_objects": 17},
+        {"data.facts_heldout": 0.2},
+        {"data.knowledge": str(knowledge)},
+        {"data.corpus": "pydoc"},
+        {"data.corpus": "pydoc", "data.val_fraction": 0.1},
+        jsonl(train),
+        jsonl(train, val=val),
+        jsonl(val, val=train),
+        jsonl(train, knowledge=str(knowledge)),
+    ]
+    hashes = [content_hash(resolve("tiny", overrides)) for overrides in different]
+    assert len(set(hashes)) == len(different)
+    assert all(len(one) == 16 and int(one, 16) >= 0 for one in hashes)
+    assert content_hash(resolve("tiny", {"model.dim": 64, "train.seed": 5, "train.lr": 0.1})) == hashes[0]
+    assert content_hash(resolve("tiny", jsonl(copy))) == content_hash(resolve("tiny", jsonl(train)))
+    assert load(resolve("tiny", jsonl(train))).data_hash == content_hash(resolve("tiny", jsonl(train)))

@@ -1,0 +1,193 @@
+"""Engines: what DeepSpeed is configured to do, and what is said where it cannot run. It itself is not run here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ablate.cli import BAD_INPUT, guarded
+from ablate.errors import BadInput
+from ablate.spec import study_file
+from ablate.sweep import main as sweep
+from model import checkpoint, engine
+from model import train as command
+from model.api import ConfigError, check_packages, resolve
+from model.config.launch import deepspeed_config
+from model.trainer import Trainer
+from tests import ROOT, study_files
+from tests.model import rank_program
+from tests.study_files import GOOD
+
+DEEPSPEED = {"train.engine": "deepspeed"}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of DeepSpeed's name, empty: enough for what asks whether there is one."""
+    fake = ModuleType("deepspeed")
+    fake.__spec__ = importlib.util.spec_from_loader("deepspeed", loader=None)
+    monkeypatch.setitem(sys.modules, "deepspeed", fake)
+
+
+@pytest.fixture
+def missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No DeepSpeed, whether or not this machine has it."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else real(name))
+
+
+def test_the_configuration_is_the_sources_and_leaves_nothing_to_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through Accelerate's own plugin, whose environment says otherwise."""
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_CLIPPING", "9.0")
+    config = resolve("seed-1.4.6", {"data.train": "x.jsonl", **DEEPSPEED})
+    plugin = engine.Zero2(hf_ds_config=deepspeed_config(config, ranks=2, bf16=True))
+    plugin.set_mixed_precision("no")
+    assert plugin.zero_stage == 2
+    assert plugin.gradient_accumulation_steps == 12
+    assert plugin.deepspeed_config == {
+        "train_micro_batch_size_per_gpu": 24,
+        "gradient_accumulation_steps": 12,
+        "train_batch_size": 24 * 12 * 2,
+        "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": 2},
+        "bf16": {"enabled": False},
+        "fp16": {"enabled": False},
+        "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
+        "steps_per_print": float("inf"),
+    }
+
+
+def test_fp32_is_no_autocast() -> None:
+    settings = deepspeed_config(resolve("tiny", DEEPSPEED), ranks=1, bf16=False)
+    assert settings["torch_autocast"]["enabled"] is False
+
+
+def test_fp64_is_not_deepspeeds() -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision: fp64: not with train\.engine deepspeed; use fp32"):
+        resolve("tiny", {**DEEPSPEED, "train.precision": "fp64"})
+
+
+def test_a_refresh_is_not_deepspeeds() -> None:
+    keys = {**DEEPSPEED, "model.refresh": "frequency"}
+    with pytest.raises(ConfigError, match=r"model\.refresh: frequency: not with train\.engine deepspeed; use none"):
+        resolve("tiny", keys)
+    assert resolve("tiny", {**keys, "model.memory": "blind"}).model.refresh == "frequency", "which refreshes nothing"
+
+
+@pytest.mark.usefixtures("missing")
+def test_without_the_package_the_command_says_so_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert command.main(["--set", "train.engine=deepspeed", "--out", str(out)]) == BAD_INPUT
+    assert capsys.readouterr().err == (
+        "train.engine: deepspeed: DeepSpeed is not installed; pip install 'ablate[deepspeed]', or use ddp\n"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("missing")
+@pytest.mark.parametrize(("text", "line"), [
+    (GOOD.replace("preset: tiny", "preset: tiny\n  train.engine: deepspeed"), 4),
+    (GOOD.replace("search:", "search:\n  train.engine: {choice: [ddp, deepspeed]}"), 6),
+    (GOOD + "ablation: {seeds: 6, arms: {zero: {train.engine: deepspeed}}}\n", 10),
+])  # fmt: skip
+def test_a_study_says_so_before_anything_starts(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(BadInput, match=rf"study\.yaml:{line}: .*train\.engine: deepspeed: DeepSpeed is not installed"):
+        study_file.check_installed(study_files.load(tmp_path, text=text))
+    results = tmp_path / "results"
+    flags = [str(tmp_path / "study.yaml"), "--results", str(results)]
+    assert guarded(lambda: sweep(flags)) == BAD_INPUT
+    assert not results.exists()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_study_whose_trials_have_no_workers_cannot_use_it(tmp_path: Path) -> None:
+    text = GOOD.replace("preset: tiny", "preset: tiny\n  train.engine: deepspeed")
+    study_file.check_installed(study_files.load(tmp_path, "resources.workers=1", text=text))
+    with pytest.raises(
+        BadInput, match=r"study\.yaml:4: .*deepspeed: with resources\.workers: 0 nobody starts its ranks"
+    ):
+        study_file.check_installed(study_files.load(tmp_path, "resources.workers=0", text=text))
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    (GOOD, 2),
+    (GOOD.replace("search:", "search:\n  train.batch_size: {choice: [6, 8]}"), 6),
+    (GOOD + "ablation: {seeds: 6, arms: {larger: {train.batch_size: 8}}}\n", 10),
+])  # fmt: skip
+def test_workers_share_a_batch_evenly(tmp_path: Path, text: str, line: int) -> None:
+    sets = ["resources.workers=3", *(["base.train.batch_size=6"] if text is not GOOD else [])]
+    rule = rf"{line}: .*train\.batch_size: 8: not divisible by 3 ranks; try 6 or 9, or other ranks"
+    with pytest.raises(BadInput, match=rule):
+        study_file.check_installed(study_files.load(tmp_path, *sets, text=text))
+    study_file.check_installed(study_files.load(tmp_path, "resources.workers=2", *sets[1:], text=text))
+
+
+@pytest.mark.usefixtures("installed")
+def test_installed_it_still_needs_a_card_and_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve("tiny", DEEPSPEED)
+    check_packages(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="CUDA sees no card; use ddp"):
+        engine.start(config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ConfigError, match="no launcher started this process"):
+        engine.start(config)
+
+
+def test_the_configuration_decides_and_not_the_launchers_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert engine.start(resolve("tiny", {})).state.deepspeed_plugin is None
+
+
+def test_a_checkpoint_without_moments_is_read_and_not_gone_on_from(tmp_path: Path) -> None:
+    """What a run under DeepSpeed leaves."""
+    config = resolve("tiny", {"model.dim": 32, "model.n_heads": 2, "eval.val_tokens": 256})
+    trainer = Trainer(config, checkpoint_dir=tmp_path)
+    progress = checkpoint.Progress(step=3, tokens_seen=3, wall_s=0.0, metrics={})
+    about = {"config": config, "data_hash": trainer.data_hash, "model": trainer.model, "progress": progress}
+    path = checkpoint.save(tmp_path, **about, optimizer=None)
+    assert torch.equal(load_file(path / checkpoint.MODEL)["bank.tokens_NL"], trainer.model.bank.tokens_NL)
+    assert not (path / checkpoint.OPTIMIZER).exists()
+    assert checkpoint.latest(tmp_path, config=config, data_hash=trainer.data_hash).path is None
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from model import engine
+from tests.model import rank_program
+engine._check_deepspeed_can_start = lambda: None  # there is no card
+rank_program.run(Path(sys.argv[1]), "fp32", engine="deepspeed")
+assert "deepspeed" in sys.modules
+"""
+
+
+def test_the_step_gives_deepspeed_what_it_gives_ddp(tmp_path: Path) -> None:
+    """Through Accelerate's own DeepSpeed path, with an engine that does what the real one is documented to do: nothing
+    is divided twice, rates are set before the backward that steps, and the moments are not looked for."""
+    tests = Path(__file__).parent
+    metadata = tmp_path / "site" / "deepspeed-0.19.8.dist-info" / "METADATA"  # what Accelerate takes for installed
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.19.8\n")
+    path = os.pathsep.join(map(str, (ROOT, tests / "fake_deepspeed", tmp_path / "site")))
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    environment = {**os.environ, **ranks, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    deepspeed = load_file(tmp_path / "fp32-rank-0.safetensors")
+    rank_program.run(tmp_path / "ddp", "fp32")
+    ddp = load_file(tmp_path / "ddp" / "fp32-rank-0.safetensors")
+    assert [name for name in ddp if not torch.equal(ddp[name], deepspeed[name])] == []

@@ -1,0 +1,39 @@
+"""What a report writes where it is asked for a part, and how its figures keep long names."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from ablate import cli
+from ablate.analyze.arms.paired import Effect
+from ablate.analyze.stats import t_interval
+from ablate.report import canvas, figures, writer
+from tests.report.test_states import TWO_ARMS, ablated
+
+
+def test_a_record_as_csv_prints_where_it_is_and_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ledger = ablated(tmp_path / "small", TWO_ARMS, ran=1, ablation={"exploratory": True})
+    out = tmp_path / "out"
+    assert writer.main([str(ledger.root), "--record", "best", "--format", "csv", "--out", str(out)]) == cli.DONE
+    assert capsys.readouterr().out == f"{out / 'tables'}\n"
+    assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".csv"}
+    assert [path.name[12:] for path in out.rglob("*progress.csv")] == ["_progress.csv"]
+
+
+@pytest.mark.parametrize(
+    "name", ["knowledge_length-4.ema_update_freq-20", "W" * 100, "m_" * 50], ids=["cell", "wide", "long"]
+)
+def test_the_names_of_a_forest_plot_stand_whole_on_it_and_leave_it_room(name: str):
+    values = t_interval([0.1, 0.2, 0.3])
+    effect = Effect(
+        arm=name, metric="val_loss", arm_values=values, baseline_values=values, difference=values, p=0.1, p_exact=0.1,
+        p_holm=0.1, mde=0.1, mde_exact=0.1, dropped=0, pending=0, smallest_p_holm=0.01,
+    )  # fmt: skip
+    figure = figures.draw_effects([effect], unit="")
+    pixels = imread(io.BytesIO(canvas.to_png(figure)))[..., :3]
+    assert pixels[:, :3].min() > 0.6, "no ink at the left edge"
+    assert figure.axes[0].get_position().width > 0.3

@@ -1,0 +1,100 @@
+"""Shares of different sizes on a real Ray, with a card that is logical and an NVML that is told what to say."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from ablate.records.ledger import Ledger
+from ablate.running.ray.cluster import Cluster
+from ablate.running.ray.coordinator import Board
+from ablate.running.ray.run_context import Orders
+from ablate.running.ray.tuner import RayRunner
+from ablate.running.runner import Event, Halt
+from ablate.running.trial import Desk, run_trial
+from ablate.scheduling.admission import LARGER, MARGIN, Admission, Sizes
+from ablate.scheduling.packing import fit
+from ablate.spec.models import Resources
+from model.api import Config, Verdict
+from tests.fakes import FakeTrain, ListSource, fake_trial
+
+pytestmark = pytest.mark.timeout(900)  # a bound on hangs: seven worker groups start on whatever cores there are
+
+CARD_GIB = 24.0
+NEIGHBOUR, GREEDY, HOPELESS = 0, 1, 2
+PREDICTED = {NEIGHBOUR: 12.0, GREEDY: 3.0, HOPELESS: 2.0}
+NVML = {GREEDY: (5.0, 20.0), HOPELESS: (30.0, 20.0)}
+
+
+def predict(config: Config) -> float:
+    return PREDICTED[config.train.seed]
+
+
+def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothing(
+    ray_cluster: Cluster, desk: Desk, tmp_path: Path
+):
+    """Three sizes side by side. One holds 5 GiB of a share of 3.15: it gets half as much again, and again, and ends.
+    Another holds more than a card: it is given up as `oom`. Both while the first is in the middle of its training."""
+    from ray.util.placement_group import placement_group_table
+
+    release, side_by_side = tmp_path / "release", set()
+    ended: dict[int, str] = {}
+
+    def watch(event: Event) -> None:
+        standing = [row["bundles"][0] for row in placement_group_table().values() if row["state"] == "CREATED"]
+        shares = frozenset(round(bundle["GPU"], 4) for bundle in standing if "GPU" in bundle)
+        assert sum(bundle["GPU"] for bundle in standing if "GPU" in bundle) <= 1 + 1e-6
+        side_by_side.add(shares)
+        if event.kind == "ended" and event.row is not None:
+            ended[event.trial.seed] = event.row.status
+        if ended.keys() >= {GREEDY, HOPELESS}:
+            release.touch()
+
+    resources = Resources(gpu="auto")
+    train = FakeTrain({NEIGHBOUR: "real", GREEDY: "complete", HOPELESS: "complete"}, folder=tmp_path, nvml=NVML)
+    orders = Orders(
+        desk,
+        train=train,
+        board=Board(f"board-{tmp_path.name}"),
+        slots=fit(resources, nodes=ray_cluster.nodes, cuda=False),
+        storage=str(tmp_path / ".ray"),
+        cuda=False,
+        card_gib=CARD_GIB,
+    )
+    sizes = Sizes(resources, card_gib=CARD_GIB, predict=predict, turns=False)
+    admission = Admission(copy.deepcopy(ray_cluster.nodes), sizes)
+    neighbour = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
+    # The smallest first: the next is drawn only where one as small as the smallest so far could start.
+    source = ListSource([fake_trial(HOPELESS), fake_trial(GREEDY), neighbour])
+    RayRunner("fake", orders=orders, halt=Halt(), on_event=watch, admission=admission).run(source)
+
+    rows = {row.seed: row for row in source.rows}
+    assert len(source.rows) == 3, "an end is told once, when it is final"
+    assert {seed: row.status for seed, row in rows.items()} == {0: "completed", 1: "completed", 2: "oom"}
+    assert rows[GREEDY].gpu_fraction == pytest.approx(3.0 * MARGIN / CARD_GIB * LARGER**2, abs=3e-4)
+    assert rows[GREEDY].attempt == 3
+    assert rows[GREEDY].predicted_peak_gib == 3.0
+    assert rows[GREEDY].metrics["val_loss"] == pytest.approx(2.0 + 1 / 5)
+    assert rows[HOPELESS].attempt == 3
+    assert "holds 30.00 GiB" in (rows[HOPELESS].error or "")
+    assert rows[HOPELESS].error_kind == "OverShare"
+    assert any({0.525, rows[GREEDY].gpu_fraction} <= shares for shares in side_by_side), "side by side on one card"
+    assert rows[NEIGHBOUR].attempt == 1
+    assert curve(desk.ledger, neighbour.trial_id) == alone(desk, tmp_path)
+
+
+def curve(ledger: Ledger, trial_id: str) -> list[float]:
+    """The loss of every step."""
+    return [loss for line in ledger.history(trial_id).to_pylist() for loss in line["losses"]]
+
+
+def alone(desk: Desk, tmp_path: Path) -> list[float]:
+    """The neighbour's curve, with nobody beside it and no Ray."""
+    trial = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
+    quiet = Desk(Ledger(tmp_path / "alone"), swanlab="disabled", objective=desk.objective, git_commit=desk.git_commit)
+    assert run_trial(trial, desk=quiet, tell=lambda _: Verdict.CONTINUE) is not None
+    losses = curve(quiet.ledger, trial.trial_id)
+    assert len(losses) == 20
+    return losses

@@ -1,0 +1,250 @@
+"""How trials end on a real Ray where they do not end themselves, and what they give back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.train import WorkerGroupError
+
+from ablate import cli
+from ablate.records.ledger import Ledger
+from ablate.running.limits import Limits
+from ablate.running.output import Spool
+from ablate.running.ray import reaper, trial, tuner
+from ablate.running.ray.cluster import Cluster
+from ablate.running.ray.coordinator import Board
+from ablate.running.ray.run_context import Orders
+from ablate.running.ray.worker_place import Place
+from ablate.running.runner import Event
+from ablate.running.trial import Desk, Failure
+from ablate.scheduling.admission import LARGER
+from ablate.scheduling.packing import fit
+from ablate.scheduling.placement import Node
+from ablate.spec.models import Resources
+from tests.commands.test_sweep import command, processes_of, wait_for
+from tests.fakes import TOKENS_A_STEP, FakeTrain, fake_trial
+from tests.running.ray.test_tuner import HOW, Stage, groups
+from tests.study_files import SMALL
+
+pytestmark = pytest.mark.timeout(600)
+WHOLE = Resources(cpu=8, gpu=1)
+"""A trial takes everything: the next one starts only if it was given back."""
+STALL_S = 0.3
+WRONG = (Node.of("elsewhere", cpus=16, gpus=2),)
+"""What the gate takes the cluster for, so that a second trial waits inside Ray."""
+
+
+@pytest.fixture
+def stage(ray_cluster: Cluster, desk: Desk, tmp_path: Path) -> Stage:
+    return Stage(ray_cluster, desk=desk, tmp_path=tmp_path)
+
+
+def waiting_drivers() -> list[int]:
+    """Processes of the actors that made a placement group which still waits for its resources."""
+    from ray.util.state import list_actors
+
+    rows = [reaper.PlacementGroupTableData.FromString(row) for row in reaper._accessor().get_placement_group_table()]
+    makers = {row.creator_actor_id.hex() for row in rows if row.state == reaper.PlacementGroupTableData.PENDING}
+    # Ray's dataclass hides its fields from type checkers.
+    alive: list[Any] = list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+    return [actor.pid for actor in alive if actor.actor_id in makers]
+
+
+@HOW
+def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage, workers: int) -> None:
+    """One waits in Python, one is stopped by a signal and answers nothing, one takes too long; then one completes."""
+    stage.desk = dataclasses.replace(stage.desk, limits=Limits(max_s=150, stall_s=4))
+    whole = Resources(cpu=8, gpu=1, workers=workers)
+    source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
+    rows = {row.seed: row for row in source.rows}
+    assert {seed: (row.status, row.error_kind) for seed, row in rows.items()} == {
+        0: ("timeout", "Stalled"), 1: ("timeout", "Stalled"), 2: ("timeout", "TimeLimit"), 3: ("completed", None),
+    }  # fmt: skip
+    assert all(rows[seed].metrics == {} for seed in range(3))
+    assert [rows[seed].attempt for seed in range(4)] == [1, 1, 1, 1], "none is tried again"
+    assert rows[0].tokens_seen == TOKENS_A_STEP
+    log = stage.desk.ledger.log(rows[0].trial_id, attempt=1)
+    assert log.startswith("Stalled: no report for")
+    assert "deaf from now on" in log
+    assert "\x1b" not in log
+    assert "fakes.py" in log, "where it stood"
+    frozen = int((stage.tmp_path / "frozen").read_text())
+    assert not Path(f"/proc/{frozen}").exists()
+    assert groups() == []
+
+
+def test_a_trial_killed_while_it_waits_for_its_group_leaves_none(stage: Stage) -> None:
+    """Its group stands in nobody's books but Ray's, and would take the card as soon as that is free."""
+    killed: list[int] = []
+
+    def watch(event: Event) -> None:
+        """Whichever of the two has the cluster, the other one waits: which one that is, is chance."""
+        if event.kind == "reported" and not killed:
+            killed.extend(waiting_drivers())
+            if killed:
+                os.kill(killed[0], signal.SIGKILL)
+        elif event.kind == "reported" and "PENDING" not in [state for state, _ in groups()]:
+            stage.tmp_path.joinpath("release").touch()
+
+    stage.watch = watch
+    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=WHOLE, nodes=WRONG)
+    assert len(killed) == 1
+    assert stage.tmp_path.joinpath("release").exists(), "the group was gone while the sweep went on"
+    assert [row.status for row in source.rows] == ["completed"] * 2, "it was tried again"
+    assert groups() == []
+
+
+def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """We never ask Tune to: that is how groups leaked. The reaper must not depend on it."""
+    stopped: list[str] = []
+
+    def stop_first(brake: object, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG001
+        stopped.append(trial_id)
+        return trial_id == stopped[0]
+
+    monkeypatch.setattr(tuner._Brake, "__call__", stop_first)
+    source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE)
+    assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
+    assert groups() == []
+
+
+def test_a_process_whose_trial_ran_out_of_its_card_trains_no_other(stage: Stage) -> None:
+    """Such a trial writes no row by itself: whoever gave it the card decides whether it gets a larger share."""
+    source = stage.run({0: "oom", 1: "complete"}, resources=Resources(cpu=8, gpu=1, workers=0))
+    assert [row.status for row in source.rows] == ["oom", "completed"]
+    assert source.rows[0].error.startswith("the world is not enough")
+    one, other = [(stage.desk.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
+    assert one != other
+
+
+def test_peers_of_a_rank_that_ran_out_are_ended_and_the_trial_is_tried_larger(stage: Stage) -> None:
+    """They wait for it at the next report, and would to the end of its silence."""
+    stage.desk = dataclasses.replace(stage.desk, limits=Limits(stall_s=30))
+    source = stage.run({0: "oom_of_rank_0"}, resources=Resources(gpu=0.25, workers=2))
+    assert [(row.status, row.error) for row in source.rows] == [("completed", None)]
+    assert (source.rows[0].attempt, source.rows[0].gpu_fraction) == (2, 0.25 * LARGER)
+    assert groups() == []
+
+
+def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
+    """A newer attempt, another driver's, takes over: rank 0 learns of it at its next report, where the others wait."""
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported" and stage.desk.ledger.attempt(event.trial.trial_id) == 1:
+            stage.desk.ledger.claim(event.trial.trial_id)
+
+    stage.watch = watch
+    stage.desk = dataclasses.replace(stage.desk, limits=Limits(stall_s=60))
+    began = time.monotonic()
+    source = stage.run({0: "until_told"}, resources=Resources(gpu=0, workers=2))
+    assert source.rows == []
+    assert stage.desk.ledger.rows() == [], "the trial's end is the newer attempt's to record"
+    assert time.monotonic() - began < 60
+    assert groups() == []
+
+
+@dataclass
+class Group:
+    """A worker group that is lost at its first fit, and at its second sees whose time is over, for twice `STALL_S`."""
+
+    board: Board
+    ran_out: bool = False
+    fits: int = 0
+    overdue: set[str] = field(default_factory=set)
+
+    def fit(self) -> None:
+        self.fits += 1
+        name, end = fake_trial(0).trial_id, time.monotonic() + 2 * STALL_S
+        if self.fits == 1:
+            self.board.enter(name, place=Place("n", 1, "g", Spool(())))
+            if self.ran_out:
+                self.board.ran_out(name, Failure("oom", kind="OverShare", message="holds too much"))
+            raise WorkerGroupError("a node died", {0: RayActorError()})
+        while time.monotonic() < end:  # it waits for a place
+            self.overdue |= self.board.overdue().keys()
+
+
+@pytest.mark.parametrize("ran_out", [False, True])
+def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
+    ran_out: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ran out of memory is not put there again: its peers' deaths come of that."""
+    board = Board(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
+    group = Group(board, ran_out)
+    monkeypatch.setattr(trial, "_trainer", lambda *_, **__: group)
+    slots = fit(Resources(gpu=0), nodes=[Node.of("n", cpus=8, gpus=0)], cuda=False)
+    orders = Orders(stage.desk, train=FakeTrain({}, stage.tmp_path), board=board, slots=slots, storage="", cuda=False)
+    failure = trial.drive(fake_trial(0), orders)
+    assert (failure and failure.status, group.fits) == (("lost", 1) if ran_out else (None, 2))
+    assert group.overdue == set()
+
+
+def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
+    """The deadlock of drivers that hold the CPUs their workers wait for: here workers take all CPUs at once."""
+    training: set[int] = set()
+
+    def watch(event: Event) -> None:
+        if event.kind == "reported":
+            training.add(event.trial.seed)
+        if len(training) == 2:
+            stage.tmp_path.joinpath("release").touch()
+
+    stage.watch = watch
+    began = time.monotonic()
+    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=Resources(cpu=4, gpu=0))
+    assert [row.status for row in source.rows] == ["completed"] * 2
+    assert training == {0, 1}
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> None:  # noqa: ARG001 - it is up
+    """Two sweeps at once with `--address`, each with its own board and groups; neither ends the other's."""
+    import ray
+
+    space = tmp_path / "small.yaml"
+    space.write_text(SMALL)
+    address = ray.get_runtime_context().gcs_address
+    flags = [str(space), "--results", "results", "--address", address, "--trials", "1"]
+    flags += ["--set", "base.train.tokens=20_000"]
+    both = [command([*flags, "--set", f"study={name}"], cwd=tmp_path) for name in ("one", "other")]
+    for name, sweeping in zip(("one", "other"), both, strict=True):
+        out, err = sweeping.communicate(timeout=600)
+        assert sweeping.returncode == cli.DONE, out + err
+        assert [row.status for row in Ledger(tmp_path / "results" / name).rows()] == ["completed"]
+    assert groups() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["once", "twice"])
+def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ...], tmp_path: Path) -> None:
+    """The real command and trainer, which reports too seldom to hear of it. SIGTERM is what Slurm sends."""
+    space = tmp_path / "small.yaml"
+    space.write_text(SMALL)
+    flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000_000"]
+    ledger = Ledger(tmp_path / "results" / "small")
+    sweeping = command([*flags, "--set", "base.train.report_every=100_000"], cwd=tmp_path)
+    wait_for(lambda: bool(ledger.started_ids()) or sweeping.poll() is not None, seconds=240)
+    began = time.monotonic()
+    for number in signals:
+        sweeping.send_signal(number)
+        time.sleep(0.5)  # two at the same moment are one to the system
+    out, err = sweeping.communicate(timeout=60)
+    took_s = time.monotonic() - began
+    assert sweeping.returncode == cli.INTERRUPTED, err
+    assert "Traceback" not in err
+    assert took_s < 20
+    if len(signals) == 1:
+        assert out.splitlines()[-1].startswith("report: ")
+        assert ledger.path("report", "report.md").is_file()
+    wait_for(lambda: not processes_of(sweeping.pid), seconds=10)

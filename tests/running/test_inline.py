@@ -1,0 +1,145 @@
+"""The runner without Ray, and through it the edge of a trial: every end is one row, and the row is true."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate.running.inline import InlineRunner
+from ablate.running.runner import Event, Halt, Progress
+from ablate.running.trial import Desk, TryAgain, run_trial
+from model.api import Config, Report, Result, Verdict
+from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
+
+
+def run(desk: Desk, acts: dict[int, Act], *, halt: Halt | None = None, stop_at: dict[int, int] | None = None):
+    """Run one trial per act; returns the source and the events."""
+    events: list[Event] = []
+    source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
+    train = FakeTrain(acts, folder=desk.ledger.root)
+    InlineRunner(desk, halt=halt or Halt(), on_event=events.append, train=train).run(source)
+    return source, events
+
+
+def test_every_end_becomes_its_row(desk: Desk) -> None:
+    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_told"}
+    source, events = run(desk, acts, stop_at={4: 2 * TOKENS_A_STEP})
+    assert [row.status for row in source.rows] == ["completed", "error", "nan", "oom", "pruned"]
+    assert [row.error_kind for row in source.rows] == [None, "ValueError", "NonFiniteLoss", "MemoryError", None]
+    assert source.rows[1].error.startswith("a toy error [at fakes.py:")
+    assert [row.tokens_seen for row in source.rows] == [500, 100, 100, 100, 200]
+    assert [event.kind for event in events if event.trial.seed == 0] == ["started", *["reported"] * STEPS, "ended"]
+
+
+def test_rows_read_back_as_they_were_written(desk: Desk) -> None:
+    source, _ = run(desk, {0: "complete", 1: "error"})
+    for row in source.rows:
+        assert desk.ledger.row(row.trial_id) == row
+    table = desk.ledger.trials()
+    assert table["val_loss"].to_pylist() == [pytest.approx(2.0 + 1 / STEPS), None], "a failed trial has null metrics"
+
+
+def test_history_holds_every_report(desk: Desk) -> None:
+    run(desk, {0: "complete"})
+    assert desk.ledger.history()["losses"].to_pylist() == [[3.0 / step] for step in range(1, STEPS + 1)]
+
+
+def test_a_trial_that_has_used_its_budget_is_completed_even_where_the_search_says_stop(desk: Desk) -> None:
+    source, _ = run(desk, {0: "complete"}, stop_at={0: STEPS * TOKENS_A_STEP})
+    assert source.rows[0].status == "completed"
+
+
+def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(desk: Desk) -> None:
+    trial = fake_trial(0)
+
+    def interrupted(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        os.kill(os.getpid(), signal.SIGINT)
+        return FakeTrain({0: "until_told"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
+
+    source = ListSource([trial, fake_trial(1)])
+    with Halt() as halt:
+        InlineRunner(desk, halt=halt, on_event=lambda _: None, train=interrupted).run(source)
+        assert halt.reason == "signal"
+    assert source.rows == []
+    assert desk.ledger.started_ids() == {trial.trial_id}, "the second trial was not started"
+    assert desk.ledger.final_ids() == set()
+
+
+def test_an_interrupted_trial_goes_on_as_its_next_attempt(desk: Desk) -> None:
+    train = FakeTrain({0: "complete"}, folder=desk.ledger.root)
+    stopped = run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.INTERRUPT, train=train)
+    assert stopped is None
+    row = run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train)
+    assert row is not None
+    assert (row.status, row.attempt) == ("completed", 2)
+    assert desk.ledger.history()["step"].to_pylist() == list(range(1, STEPS + 1))
+
+
+def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(desk: Desk) -> None:
+    """It was killed while it was measured: nothing is left to report, neither where that works now nor where not."""
+
+    def broken(*_: object, **__: object) -> Result:
+        raise ValueError("again")
+
+    def at_the_end(progress: Progress) -> Verdict:
+        return Verdict.INTERRUPT if progress.done else Verdict.CONTINUE
+
+    train = FakeTrain({0: "complete", 1: "complete"}, folder=desk.ledger.root)
+    for seed, last in enumerate((train, broken)):
+        assert run_trial(fake_trial(seed), desk=desk, tell=at_the_end, train=train) is None
+        row = run_trial(fake_trial(seed), desk=desk, tell=at_the_end, train=last)
+        assert row is not None
+        assert (row.status, row.attempt) == ("completed" if last is train else "error", 2)
+        assert (row.tokens_seen, row.budget_tokens) == (STEPS * TOKENS_A_STEP, STEPS * TOKENS_A_STEP)
+        assert row.wall_s == pytest.approx(STEPS * 0.02)
+
+
+def test_rank_0_of_several_does_not_leave_its_peers_waiting_where_it_is_to_be_tried_again(desk: Desk) -> None:
+    def out_of_its_share(*_: object, **__: object) -> Result:
+        raise TryAgain("CUDA out of memory")
+
+    assert run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, train=out_of_its_share) is None
+    with pytest.raises(TryAgain):
+        run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, alone=False, train=out_of_its_share)
+
+
+def test_the_second_ctrl_c_is_at_once() -> None:
+    with Halt():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Halt():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_replaced_attempt_writes_nothing_more(desk: Desk) -> None:
+    """A worker that was thought dead and lives: its report is refused, and so is its end."""
+    trial = fake_trial(0)
+
+    def outlived(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+        desk.ledger.claim(trial.trial_id)
+        return FakeTrain({0: "complete"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
+
+    assert run_trial(trial, desk=desk, tell=lambda _: Verdict.CONTINUE, train=outlived) is None
+    assert desk.ledger.final_ids() == set()
+    assert desk.ledger.history().num_rows == 0
+
+
+def test_inline_imports_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys, ablate.running.inline, ablate.sweep;"
+        "print(sorted({'ray', 'torch', 'optuna', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,129 @@
+"""Counting a study from its events, and the lines that a log gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from ablate import formatting
+from ablate.records.ledger import MEASURED, Status, TrialRow
+from ablate.running.live import View
+from ablate.running.progress import Tally, best_of, best_of_study
+from ablate.running.runner import Event, Progress
+from ablate.spec.models import Objective
+from ablate.trials.plan import Trial
+from tests import study_files
+from tests.fakes import fake_trial
+
+LOSS = Objective(metric="val_loss", mode="min")
+
+
+def progress(tokens: int, *, wall_s: float, warning: str = "") -> Progress:
+    return Progress(tokens_seen=tokens, budget_tokens=1000, wall_s=wall_s, loss=3.25, value=None, warning=warning)
+
+
+def row(trial: Trial, *, status: Status = "completed", val_loss: float = 2.5) -> TrialRow:
+    failed = status not in MEASURED
+    return study_files.row(trial, status=status, metrics={} if failed else {"val_loss": val_loss})
+
+
+@pytest.fixture
+def trials() -> list[Trial]:
+    return [fake_trial(seed) for seed in range(6)]
+
+
+def test_counts(trials: list[Trial]) -> None:
+    tally = Tally(LOSS, planned=6)
+    for trial in trials[:4]:
+        tally.add(Event(trial, "started"), now_s=0.0)
+    tally.add(Event(trials[0], "ended", row=row(trials[0])), now_s=10.0)
+    tally.add(Event(trials[1], "ended", row=row(trials[1], status="error")), now_s=10.0)
+    tally.add(Event(trials[2], "ended"), now_s=10.0)  # interrupted: no row
+    assert tally.ended == {"completed": 1, "error": 1}
+    assert list(tally.running) == [trials[3].trial_id]
+    assert tally.left == 3
+
+
+@pytest.mark.parametrize(("mode", "seed"), [("min", 1), ("max", 2)])
+def test_best_is_of_the_completed_ones(trials: list[Trial], mode: str, seed: int) -> None:
+    rows = [
+        row(trials[0], status="pruned", val_loss=0.1),
+        row(trials[1], val_loss=2.0),
+        row(trials[2], val_loss=3.0),
+        row(trials[3], status="nan"),
+        dataclasses.replace(row(trials[4]), metrics={}),
+    ]
+    found = best_of(rows, objective=LOSS.model_copy(update={"mode": mode}))
+    assert found is not None
+    assert found[0].seed == seed
+    assert best_of(rows[3:], objective=LOSS) is None
+
+
+def test_a_studys_best_is_the_searchs_or_else_an_arms_and_never_a_preparations() -> None:
+    arms = ("search", "baseline", "tune.baseline")
+    searched, arm, tuning = (row(fake_trial(seed, arm=name), val_loss=3.0 - seed) for seed, name in enumerate(arms))
+    assert best_of_study([searched, arm, tuning], objective=LOSS) == (searched, 3.0)
+    assert best_of_study([arm, tuning, row(fake_trial(9), status="nan")], objective=LOSS) == (arm, 2.0)
+    assert best_of_study([tuning], objective=LOSS) is None
+
+
+def test_time_left_from_the_trials_that_ended(trials: list[Trial]) -> None:
+    tally = Tally(LOSS, planned=6)
+    assert tally.left_s(now_s=0.0) is None
+    tally.add(Event(trials[0], "started"), now_s=0.0)
+    tally.add(Event(trials[1], "started"), now_s=0.0)
+    tally.add(Event(trials[0], "ended", row=row(trials[0])), now_s=30.0)
+    tally.add(Event(trials[1], "ended", row=row(trials[1])), now_s=30.0)
+    tally.add(Event(trials[2], "started"), now_s=30.0)
+    # Half of one is left, three are to come, two at once: 15 + 3 * 30 over 2.
+    assert tally.left_s(now_s=45.0) == pytest.approx((15 + 90) / 2)
+
+
+def test_time_left_before_the_first_end_extrapolates_the_furthest(trials: list[Trial]) -> None:
+    tally = Tally(LOSS, planned=1)
+    tally.add(Event(trials[0], "started"), now_s=0.0)
+    tally.add(Event(trials[0], "reported", progress=progress(10, wall_s=0.1)), now_s=10.0)
+    assert tally.left_s(now_s=10.0) is None, "one per cent says nothing yet"
+    tally.add(Event(trials[0], "reported", progress=progress(500, wall_s=5.0)), now_s=15.0)
+    assert tally.left_s(now_s=15.0) == pytest.approx(5.0), "ten seconds were start-up"
+
+
+def test_a_log_gets_a_line_a_trial(trials: list[Trial]) -> None:
+    out = io.StringIO()
+    tally = Tally(LOSS, planned=2)
+    with View(tally, console=Console(file=out, width=200)) as view:
+        for trial in trials[:2]:
+            view.on_event(Event(trial, "started"))
+        view.on_event(
+            Event(trials[0], "reported", progress=progress(500, wall_s=1.0, warning="tracking: swanlab is full"))
+        )
+        view.on_event(Event(trials[0], "ended", row=row(trials[0])))
+        view.on_event(Event(trials[1], "ended", row=row(trials[1], status="error")))
+    assert out.getvalue().splitlines() == [
+        "tracking: swanlab is full",
+        f"[1/2] {trials[0].trial_id} search seed 0 completed val_loss 2.500 after 4,096 tokens, 2.5 s",
+        f"[2/2] {trials[1].trial_id} search seed 1 error: ValueError: it broke",
+    ]
+
+
+def test_the_live_table_shows_state_best_and_time_left(trials: list[Trial]) -> None:
+    out = io.StringIO()
+    tally = Tally(LOSS, planned=3)
+    view = View(tally, console=Console(file=out, width=200, force_terminal=True, color_system=None))
+    with view:
+        view.on_event(Event(trials[0], "started"))
+        view.on_event(Event(trials[1], "started"))
+        view.on_event(Event(trials[0], "ended", row=row(trials[0])))
+        view.on_event(Event(trials[1], "reported", progress=progress(400, wall_s=1.0)))
+    shown = out.getvalue()
+    for expected in ("completed", "40% of budget", "3.250", "1 running, 1 to come", "best val_loss 2.500", "left"):
+        assert expected in shown
+
+
+def test_parameters_are_short() -> None:
+    assert formatting.parameters(
+        {"model.ema_decay": 0.912345, "model.memory": "token", "model.knowledge_length": 8.0}
+    ) == ("ema_decay=0.9123 memory=token knowledge_length=8")

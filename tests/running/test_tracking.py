@@ -1,0 +1,110 @@
+"""SwanLab watches and never fails a trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate.records.ledger import Ledger
+from ablate.running import tracking
+from ablate.running.runner import Progress
+from ablate.running.tracking import Tracker
+from ablate.running.trial import Desk, run_trial
+from model.api import Report, Verdict
+from tests.fakes import FakeTrain, fake_trial
+
+REPORT = Report(
+    step=3,
+    tokens_seen=300,
+    budget_tokens=500,
+    wall_s=1.0,
+    lr=1e-3,
+    losses=[2.0, 4.0],
+    metrics={"val_loss": 2.5, "perplexity": float("inf"), "coverage_by_layer": [0.1, 0.2]},
+)
+
+
+def test_offline_keeps_one_run_a_trial(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        with Tracker(fake_trial(seed), mode="offline", folder=tmp_path / "swanlab") as tracker:
+            tracker.log(REPORT)
+            assert tracker.take_warning() == ""
+    assert len(list((tmp_path / "swanlab").glob("run-*/run-*.swanlab"))) == 2
+    assert capfd.readouterr().out == "", "stdout is for answers"
+
+
+def test_only_finite_numbers_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = {}
+
+    class Run:
+        def log(self, numbers: dict, *, step: int) -> None:
+            logged[step] = numbers
+
+        def finish(self, *, state: str, error: str | None) -> None:
+            logged["end"] = (state, error)
+
+    monkeypatch.setattr(tracking, "_start", lambda *_, **__: Run())
+    with Tracker(fake_trial(0), mode="offline", folder=tmp_path) as tracker:
+        tracker.log(REPORT)
+    assert logged == {
+        3: {"val_loss": 2.5, "lr": 1e-3, "tokens_seen": 300, "loss": 3.0},
+        "end": ("aborted", None),
+    }
+
+
+@pytest.mark.parametrize("broken", ["start", "log", "finish"])
+def test_whatever_breaks_the_trial_completes_and_it_is_said_once(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Run:
+        def log(self, *_: object, **__: object) -> None:
+            if broken == "log":
+                raise RuntimeError("no space on the moon")
+
+        def finish(self, **_: object) -> None:
+            if broken == "finish":
+                raise RuntimeError("no space on the moon")
+
+    def start(*_: object, **__: object) -> Run:
+        if broken == "start":
+            raise RuntimeError("no space on the moon")
+        return Run()
+
+    monkeypatch.setattr(tracking, "_start", start)
+    desk = Desk(Ledger(tmp_path / "fake"), swanlab="offline", objective="val_loss", git_commit=None)
+    desk.ledger.path("swanlab").mkdir(parents=True)
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> Verdict:
+        told.append(progress)
+        return Verdict.CONTINUE
+
+    row = run_trial(fake_trial(0), desk=desk, tell=tell, train=FakeTrain({0: "complete"}, folder=tmp_path))
+    assert row is not None
+    assert row.status == "completed"
+    warnings = [progress.warning for progress in told if progress.warning]
+    assert len(warnings) == (0 if broken == "finish" else 1)
+    assert "no space on the moon" in desk.ledger.path("swanlab", "warnings.txt").read_text()
+
+
+def test_online_without_a_key_goes_on_untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    mode, line = tracking.check("online")
+    assert mode == "disabled"
+    assert "SWANLAB_API_KEY" in line
+    monkeypatch.setenv("SWANLAB_API_KEY", "not-a-key")
+    assert tracking.check("online") == ("online", "")
+    assert tracking.check("offline") == ("offline", "")
+
+
+def test_disabled_does_nothing(desk: Desk) -> None:
+    assert desk.swanlab == "disabled"
+    row = run_trial(
+        fake_trial(0),
+        desk=desk,
+        tell=lambda _: Verdict.CONTINUE,
+        train=FakeTrain({0: "complete"}, folder=desk.ledger.root),
+    )
+    assert row is not None
+    assert not desk.ledger.path("swanlab").exists()

@@ -1,0 +1,278 @@
+"""Every kind of bad input in an ablation, its hypotheses, targets and audits: one line, at the line of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.spec.test_bad_input import change, check
+from tests.study_files import GOOD
+
+
+def ablated(*lines: str, seeds: int = 9) -> str:
+    """GOOD with an ablation; `lines` from line 12 of the file on, each in `ablation`."""
+    return GOOD + f"ablation:\n  seeds: {seeds}\n" + "".join(f"  {line}\n" for line in lines)
+
+
+ARM = "arms: {a: {model.memory: none}}"
+HYPOTHESIS = "{claim: better, arm: a, metric: val_loss, min_effect: 0.01}"
+
+DESIGNS = {
+    "an unknown key in an ablation": (ablated("arm: {}"), 12, "ablation.arm", "did you mean arms?"),
+    "designs that are no mapping": (ablated("leave_one_out: [ema]"), 12, "ablation.leave_one_out", "not a mapping"),
+    "a component that is no mapping": (
+        ablated("leave_one_out: {ema: off}"),
+        12,
+        "ablation.leave_one_out.ema",
+        "not a mapping",
+    ),
+    "a component with an unknown key": (
+        ablated("add_one_in: {norm: {model.read_nrom: rms}}"),
+        12,
+        "model.read_nrom",
+        "did you mean model.read_norm?",
+    ),
+    "a component that is in already": (
+        ablated("add_one_in: {norm: {model.read_norm: rms}}"),
+        12,
+        "with_norm",
+        "the same configuration as the baseline",
+    ),
+    "an arm of two designs": (
+        ablated("arms: {without_ema: {model.ema_decay: 0.5}}", "leave_one_out: {ema: {model.ema: off}}"),
+        13,
+        "ablation.leave_one_out.ema",
+        "an arm already",
+    ),
+    "one configuration by two designs": (
+        ablated("arms: {off: {model.ema: off}}", "leave_one_out: {ema: {model.ema: off}}"),
+        13,
+        "without_ema",
+        "the same configuration as arm off",
+    ),
+    "reseed and something else": (
+        ablated("arms: {aa: {reseed: true, model.memory: none}}"),
+        12,
+        "ablation.arms.aa.reseed",
+        "nothing else",
+    ),
+    "reseed: false": (ablated("arms: {aa: {reseed: false}}"), 12, "ablation.arms.aa.reseed", "write {reseed: true}"),
+    "two A/A arms": (ablated("arms: {one: {reseed: true}, two: {reseed: true}}"), 12, "two", "arm one"),
+    "an arm with streams of its own": (ablated("arms: {a: {train.reseed: 2}}"), 12, "train.reseed", "reseed: true"),
+    "an arm with a budget of its own": (ablated("arms: {a: {train.tokens: 512}}"), 12, "train.tokens", "match"),
+    "an arm called like a tuning": (
+        ablated("arms: {tune.a: {model.ema: off}}"),
+        12,
+        "ablation.arms.tune.a",
+        "reserved",
+    ),
+    "a factor with one level": (
+        ablated("factorial: {model.ema_decay: [0.9]}"),
+        12,
+        "ablation.factorial.model.ema_decay",
+        "two levels or more",
+    ),
+    "a factor that is no list": (
+        ablated("factorial: {model.ema_decay: 0.9}"),
+        12,
+        "ablation.factorial.model.ema_decay",
+        "two levels or more",
+    ),
+    "a level twice": (
+        ablated("factorial: {model.ema_decay: [0.5, 0.5]}"),
+        12,
+        "ablation.factorial.model.ema_decay",
+        "a level twice",
+    ),
+    "a level twice in another spelling": (
+        ablated("factorial: {model.knowledge_length: [4, 4.0]}"),
+        12,
+        "knowledge_length-4.0",
+        "the same configuration",
+    ),
+    "an unknown factor": (
+        ablated("factorial: {model.ema_deccay: [0.5, 0.9]}"),
+        12,
+        "model.ema_deccay",
+        "did you mean model.ema_decay?",
+    ),
+    "a seed for a factor": (ablated("factorial: {train.seed: [0, 1]}"), 12, "train.seed", "same seeds"),
+    "a level that is not valid": (
+        ablated("factorial: {model.ema_decay: [0.5, 1.5]}"),
+        12,
+        "model.ema_decay",
+        "less than 1",
+    ),
+    "a level that is no name": (
+        ablated("factorial: {data.tokenizer: [a/b.json, c/d.json]}"),
+        12,
+        "ablation.factorial.data.tokenizer",
+        "named arm",
+    ),
+    "a cell that is not valid": (
+        ablated("factorial:", "  model.knowledge_num: [16, 1024]", "  model.num_selected: [4, 8]"),
+        14,
+        "model.num_selected",
+        "more than sqrt(knowledge_num) = 4",
+    ),
+    "too many cells": (
+        ablated(
+            f"factorial: {{model.ema_decay: {[n / 64 for n in range(32)]}, model.ema_update_freq: {[*range(1, 41)]}}}"
+        ),
+        12,
+        "ablation.factorial",
+        "use a search",
+    ),
+    "a searched factor of the best": (
+        ablated("baseline: best", "factorial: {model.knowledge_length: [4, 8]}"),
+        13,
+        "ablation.factorial.model.knowledge_length",
+        "use baseline: base",
+    ),
+    "too few seeds": (
+        ablated(ARM, seeds=5),
+        11,
+        "ablation.seeds: 5",
+        "the smallest p_holm with 1 arm is 0.0625; give 6 seeds, or say `exploratory: true`",
+    ),
+    "too few seeds for so many arms": (
+        ablated("arms: {a: {model.memory: none}, b: {model.memory: blind}}", seeds=6),
+        11,
+        "ablation.seeds: 6",
+        "give 7 seeds",
+    ),
+    "exploratory, in words": (ablated(ARM, "exploratory: maybe"), 13, "ablation.exploratory", "true or false"),
+    "an unknown match": (ablated(ARM, "match: flop"), 13, "ablation.match", "'tokens', 'flops', 'wall' or 'params'"),
+    "flops of epochs": (
+        ablated(ARM, "match: flops").replace("corpus: facts}", "corpus: facts}\n  train.epochs: 2"),
+        14,
+        "ablation.match: flops",
+        "budget in tokens",
+    ),
+    "arms of another size": (
+        ablated("arms: {a: {model.memory: blind}}", "match: params"),
+        12,
+        "a: ",
+        "active parameters: match: params, and the baseline has",
+    ),
+    "tuning without trials": (ablated(ARM, "tune_each_arm: {}"), 13, "ablation.tune_each_arm.trials", "missing"),
+    "tuning that is no mapping": (ablated(ARM, "tune_each_arm: 4"), 13, "ablation.tune_each_arm", "mapping"),
+    "tuning nothing": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: []}"),
+        13,
+        "ablation.tune_each_arm.over",
+        "different keys",
+    ),
+    "tuning an unknown key": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: [train.ler]}"),
+        13,
+        "train.ler",
+        "did you mean train.lr?",
+    ),
+    "tuning what is no nuisance": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: [train.seed]}"),
+        13,
+        "train.seed",
+        "not a nuisance parameter",
+    ),
+    "tuning a whole number": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: [train.batch_size]}"),
+        13,
+        "train.batch_size",
+        "give its range in `search`",
+    ),
+    "tuning out of range": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: [train.beta1]}"),
+        13,
+        "train.beta1",
+        "give the range of train.beta1 in `search`",
+    ),
+    "tuning more often than there are points": (
+        ablated(ARM, "tune_each_arm: {trials: 4, over: [train.batch_size]}").replace(
+            "model.knowledge_length: {choice: [4, 8, 16]}", "train.batch_size: {int: [7, 9]}"
+        ),
+        13,
+        "ablation.tune_each_arm.trials: 4",
+        "more than the 3 different points",
+    ),
+    "tuning what an arm fixes": (
+        ablated("arms: {a: {train.lr: 0.001}}", "tune_each_arm: {trials: 4}"),
+        12,
+        "ablation.arms.a.train.lr",
+        "tuned for each arm",
+    ),
+    "tuning by several objectives": (
+        ablated(ARM, "tune_each_arm: {trials: 4}").replace(
+            "early_stopping: {asha: {min_tokens: 1_000, reduction: 3}}\n",
+            "objective: [{metric: val_loss}, {metric: peak_gib}]\n",
+        ),
+        13,
+        "ablation.tune_each_arm",
+        "several objectives",
+    ),
+    "hypotheses of no arms": (GOOD + f"hypotheses: [{HYPOTHESIS}]\n", 10, "hypotheses", "add an ablation"),
+    "hypotheses that are no list": (ablated(ARM) + f"hypotheses: {HYPOTHESIS}\n", 13, "hypotheses", "not a list"),
+    "a hypothesis about an unknown arm": (
+        ablated("arms: {blind: {model.memory: blind}}")
+        + "hypotheses:\n  - {claim: better, arm: blnd, metric: val_loss, min_effect: 0.01}\n",
+        14,
+        "hypotheses.0.arm: blnd",
+        "did you mean blind?",
+    ),
+    "a hypothesis about an unknown metric": (
+        ablated(ARM) + f"hypotheses:\n  - {HYPOTHESIS.replace('val_loss', 'val_los')}\n",
+        14,
+        "hypotheses.0.metric: val_los",
+        "did you mean val_loss?",
+    ),
+    "a hypothesis about a metric without a good side": (
+        ablated(ARM) + f"hypotheses:\n  - {HYPOTHESIS.replace('val_loss', 'read_entropy')}\n",
+        14,
+        "hypotheses.0.metric: read_entropy",
+        "neither more nor less of it is better",
+    ),
+    "a hypothesis of no size": (
+        ablated(ARM) + f"hypotheses:\n  - {HYPOTHESIS.replace('0.01', '0')}\n",
+        14,
+        "hypotheses.0.min_effect: 0",
+        "greater than 0",
+    ),
+    "a hypothesis that claims nothing": (
+        ablated(ARM) + f"hypotheses:\n  - {HYPOTHESIS.replace('claim: better, ', '')}\n",
+        13,
+        "hypotheses.0.claim: missing",
+        "give it a value",
+    ),
+    "a target of an unknown metric": (
+        GOOD + "targets: {val_los: 2}\n",
+        10,
+        "targets.val_los",
+        "did you mean val_loss?",
+    ),
+    "a target that is no number": (GOOD + "targets: {val_loss: low}\n", 10, "targets.val_loss: low", "val_loss: 2.5"),
+    "targets that are no mapping": (GOOD + "targets: 2\n", 10, "targets: 2", "not a mapping"),
+    "an audit of more than all": (
+        change("reduction: 3}}", "reduction: 3}, audit_fraction: 1.5}"),
+        9,
+        "early_stopping.audit_fraction",
+        "at most 1",
+    ),
+    "an unknown key in early stopping": (
+        change("reduction: 3}}", "reduction: 3}, audit: 0.1}"),
+        9,
+        "early_stopping.audit",
+        "one of asha, audit_fraction",
+    ),
+    "a searched reseed": (
+        change("model.ema_decay: {one_minus_loguniform: [0.3, 0.999]}", "train.reseed: {int: [0, 9]}"),
+        6,
+        "train.reseed",
+        "luck",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DESIGNS)
+def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
+    check(DESIGNS[case], tmp_path)

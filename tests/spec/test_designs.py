@@ -1,0 +1,253 @@
+"""Designs into arms, arms into trials: names, seeds, matched budgets, the same tuning points, what a test can show."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablate.analyze.stats import detectable_effect, flip_detectable_effect, holm, sign_flip_p
+from ablate.scheduling.packing import Slots
+from ablate.spec import designs, matching, tuning
+from ablate.spec.distributions import Range
+from ablate.spec.study_file import Ablation, StudySpec, TuneEachArm
+from ablate.study import dry_run, phases, power
+from ablate.study.lifecycle import open_study
+from ablate.trials import plan
+from model.api import estimate, override, resolve
+from tests import study_files
+from tests.study_files import row
+
+MIXED = """\
+study: mixed
+base: {preset: tiny, data: {corpus: facts}}
+ablation:
+  seeds: 9
+  arms:
+    blind: {model.memory: blind}
+    again: {reseed: true}
+  leave_one_out:
+    ema: {model.ema: off}
+    norms: {model: {query_norm: none, read_norm: none}}
+  add_one_in:
+    freeze: {model.freeze_ratio: 0.5}
+  factorial:
+    model.knowledge_length: [4, 8]
+    model.ema_decay: [0.9, 0.99]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudySpec:
+    return study_files.load(tmp_path, text=MIXED)
+
+
+def arms_of(study: StudySpec) -> tuple[designs.Arm, ...]:
+    assert study.ablation is not None
+    return designs.expand(study.ablation, study.base)
+
+
+def test_every_design_gives_its_arms_in_the_files_order(study: StudySpec):
+    arms = arms_of(study)
+    assert [(arm.name, arm.design) for arm in arms] == [
+        ("blind", "arm"),
+        ("again", "reseed"),
+        ("without_ema", "leave_one_out"),
+        ("without_norms", "leave_one_out"),
+        ("with_freeze", "add_one_in"),
+        ("knowledge_length-4.ema_decay-0.9", "factorial"),
+        ("knowledge_length-4.ema_decay-0.99", "factorial"),
+        ("knowledge_length-8.ema_decay-0.99", "factorial"),
+    ]
+    assert arms[1].overrides == {"train.reseed": 1}
+    assert arms[3].overrides == {"model.query_norm": "none", "model.read_norm": "none"}
+    assert arms[6].levels == {"model.knowledge_length": 4, "model.ema_decay": 0.99}
+    assert all(not arm.levels for arm in arms[:5])
+    assert designs.family(arms) == 7, "the A/A arm claims nothing"
+
+
+def test_the_cell_that_equals_the_baseline_is_the_baseline(study: StudySpec):
+    base = override(study.base, {"model.knowledge_length": 4, "model.ema_decay": 0.99})
+    assert study.ablation is not None
+    names = {arm.name for arm in designs.expand(study.ablation, base) if arm.design == "factorial"}
+    assert "knowledge_length-4.ema_decay-0.99" not in names
+    assert len(names) == 3
+
+
+def test_where_no_cell_is_the_baseline_every_cell_is_an_arm(study: StudySpec):
+    base = override(study.base, {"model.ema_decay": 0.5})
+    assert study.ablation is not None
+    assert sum(arm.design == "factorial" for arm in designs.expand(study.ablation, base)) == 4
+
+
+def test_every_arm_has_the_same_seeds_and_the_aa_arm_other_streams(study: StudySpec):
+    trials = plan.arm_trials(study, study.base)
+    seeds = {arm: [trial.seed for trial in trials if trial.arm == arm] for arm in plan.arms(study, study.base)}
+    assert all(own == list(range(1, 10)) for own in seeds.values())
+    assert {(t.arm, t.config.train.reseed) for t in trials if t.config.train.reseed} == {("again", 1)}
+    assert len({trial.trial_id for trial in trials}) == len(trials) == 9 * 9 == plan.planned(study)
+
+
+@pytest.mark.parametrize("arms", [1, 2, 3, 5, 6, 7, 12, 13, 40])
+def test_the_seeds_needed_are_the_fewest_with_which_sign_flips_and_holm_reject(arms: int):
+    def smallest(n: int) -> float:
+        return holm([sign_flip_p(np.full(n, 0.1)), *[1.0] * (arms - 1)])[0]
+
+    n = designs.seeds_needed(arms)
+    assert smallest(n) <= designs.ALPHA < smallest(n - 1)
+    assert designs.smallest_p_holm(seeds=n, arms=arms) == pytest.approx(smallest(n))
+
+
+def test_more_seeds_arms_and_designs_keep_the_trials_that_are_there(study: StudySpec, tmp_path: Path):
+    before = {trial.trial_id for trial in plan.arm_trials(study, study.base)}
+    for more in (
+        "ablation.seeds=11",
+        "ablation.arms.none.model.memory=none",
+        "ablation.leave_one_out.balance={train.balance_loss_coef: 0}",
+        "ablation.factorial={model.knowledge_length: [4, 8, 16], model.ema_decay: [0.9, 0.99]}",
+    ):
+        grown = study_files.load(tmp_path, more, text=MIXED)
+        assert before < {trial.trial_id for trial in plan.arm_trials(grown, grown.base)}, more
+
+
+# ---- matching
+
+
+@pytest.mark.parametrize("memory", ["none", "blind"])
+def test_matched_flops_are_equal_but_for_a_token(memory: str):
+    base = resolve("tiny", {})
+    arm = override(base, {"model.memory": memory})
+    tokens = matching.tokens_for_flops(base, arm)
+    control, own = estimate(base), estimate(arm)
+    assert control.budget_tokens is not None
+    assert abs(tokens * own.flops_per_token - control.budget_tokens * control.flops_per_token) <= own.flops_per_token
+    assert (tokens > control.budget_tokens) == (own.flops_per_token < control.flops_per_token)
+
+
+def test_matched_time_is_equal_at_the_measured_speeds():
+    base = resolve("tiny", {"train.tokens": 100_000})
+    assert matching.tokens_for_speed(base, baseline_tokens_per_s=2_000.0, arm_tokens_per_s=3_000.0) == 150_000
+    assert 100_000 / 2_000 == 150_000 / 3_000
+
+
+def test_a_speed_is_the_median_without_the_cold_start():
+    assert matching.speed([10.0, 100.0, 98.0, 3.0, 102.0, 101.0]) == 100.0
+    assert matching.speed([10.0]) == 10.0
+
+
+def test_flops_are_matched_in_the_arms_trials_and_not_in_the_baselines(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.match=flops", "ablation.arms.blind.model.memory=blind", text=MIXED)
+    budgets = plan.budgets(study, study.base, tokens_per_s={})
+    trials = {trial.arm: trial for trial in plan.arm_trials(study, study.base, budgets)}
+    blind, control = trials["blind"], trials["baseline"]
+    assert control.config == override(study.base, {"train.seed": control.seed})
+    assert (
+        blind.config.train.tokens == matching.tokens_for_flops(study.base, blind.config) != control.config.train.tokens
+    )
+    assert blind.params == {"model.memory": "blind"}, "the budget has a column of its own"
+
+
+def test_a_speed_that_was_not_measured_leaves_its_arm_out(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.match=wall", text=MIXED)
+    found = plan.budgets(study, study.base, tokens_per_s={"baseline": 1_000.0, "blind": 2_000.0})
+    assert found == {"baseline": {}, "blind": {"train.tokens": 2 * (study.base.train.tokens or 0)}}
+    assert plan.budgets(study, study.base, tokens_per_s={"blind": 2_000.0}) == {}
+
+
+# ---- tuning
+
+
+def test_a_parameter_is_tuned_where_the_search_says_or_eightfold_around_its_base():
+    base, searched = resolve("tiny", {}), Range("loguniform", 1e-4, 1e-2)
+    tune = TuneEachArm(trials=4, over=("train.lr", "train.weight_decay"))
+    assert tuning.space(tune, base, {"train.lr": searched}) == {
+        "train.lr": searched,
+        "train.weight_decay": Range("loguniform", 0.01 / 8, 0.08),
+    }
+
+
+def test_every_arm_is_tuned_at_the_same_points_on_a_seed_that_judges_nothing(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.tune_each_arm={trials: 4, over: [train.lr]}", text=MIXED)
+    points = phases.tuning_points(study)
+    assert points == phases.tuning_points(study)
+    budgets = plan.budgets(study, study.base, tokens_per_s={})
+    trials = plan.tuning_trials(study, study.base, points, budgets)
+    rates = {
+        arm: [trial.config.train.lr for trial in trials if trial.arm == plan.TUNE + arm]
+        for arm in plan.arms(study, study.base)
+    }
+    assert all(own == rates["baseline"] for own in rates.values())
+    assert len(set(rates["baseline"])) == 4
+    assert all(3e-3 / 8 <= rate <= 3e-3 * 8 for rate in rates["baseline"])
+    assert {trial.seed for trial in trials} == {study.base.train.seed}
+    assert study.base.train.seed not in plan.seeds(study)
+    assert plan.planned(study) == 9 * (9 + 4)
+
+
+# ---- the dry run
+
+
+def test_a_dry_run_says_what_the_ablation_can_show(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.match=flops", text=MIXED)
+    run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
+    assert run.ablation is not None
+    said = run.ablation
+    assert (said.smallest_p, said.smallest_p_holm) == (2.0**-8, pytest.approx(7 * 2.0**-8))
+    assert said.mde_sd == pytest.approx(detectable_effect(1.0, n=9, alpha=0.05 / 7))
+    assert said.mde_sd_exact == flip_detectable_effect(1.0, n=9, alpha=0.05 / 7)
+    blind = next(arm for arm in said.arms if arm.name == "blind")
+    assert blind.tokens == matching.tokens_for_flops(study.base, override(study.base, {"model.memory": "blind"}))
+    assert blind.mde is None
+    text = dry_run.render(run)
+    assert "compared at equal flops" in text
+    assert f"(t test, power 0.8 at 0.05 / 7), {said.mde_sd_exact:.3g} by the declared test" in text
+    answer = json.loads(dry_run.render_json(run))["ablation"]
+    assert answer["seeds"] == list(range(1, 10))
+    assert {arm["design"] for arm in answer["arms"]} == {"arm", "reseed", "leave_one_out", "add_one_in", "factorial"}
+
+
+def test_earlier_results_give_the_detectable_effect_in_the_metrics_unit(tmp_path: Path):
+    study = study_files.load(tmp_path, text=MIXED)
+    ledger, _ = open_study(study, tmp_path / "results", resume=False)
+    differences = [0.1, 0.3, 0.2]
+    for trial in plan.arm_trials(study, study.base):
+        if trial.arm in ("baseline", "blind") and trial.seed <= 3:
+            loss = 2.0 + trial.seed + (differences[trial.seed - 1] if trial.arm == "blind" else 0.0)
+            ledger.finish(row(trial, attempt=ledger.claim(trial.trial_id), metrics={"val_loss": loss}))
+    said = power.describe(study, earlier=ledger.root)
+    assert said is not None
+    found = {arm.name: (arm.mde, arm.pairs) for arm in said.arms}
+    assert found["blind"] == (pytest.approx(detectable_effect(0.1, n=9, alpha=0.05 / 7)), 3)
+    assert found["without_ema"] == (None, 0)
+    assert "(from 3 pairs)" in "\n".join(power.lines(said))
+
+
+def test_what_prepares_the_ablation_is_planned_and_shown(tmp_path: Path):
+    sets = ("ablation.match=wall", "ablation.tune_each_arm={trials: 2}")
+    study = study_files.load(tmp_path, *sets, text=MIXED)
+    run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
+    assert Counter(planned.kind for planned in run.trials) == {"calibration": 9, "tuning": 18, "arm": 81}
+    assert run.total == 108 == plan.planned(study)
+    assert "tuned before, 2 trials each arm and the baseline: train.lr loguniform" in dry_run.render(run)
+
+
+def test_an_exploratory_design_says_that_it_cannot_reject(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.exploratory=true", "ablation.seeds=4", text=MIXED)
+    assert "it cannot reject; exploratory" in dry_run.render(dry_run.describe(study, Slots(1, 0, 1, 2), card=None))
+
+
+def test_the_smallest_p_of_many_seeds_is_that_of_the_patterns_drawn(tmp_path: Path):
+    study = study_files.load(tmp_path, "ablation.seeds=45", text=MIXED)
+    said = power.describe(study, earlier=None)
+    assert said is not None
+    assert (said.smallest_p, said.mde_sd_exact) == (sign_flip_p(np.full(45, 0.1)), None)
+    assert said.smallest_p_holm == pytest.approx(7 * said.smallest_p)
+    assert "(sign-flip, 99,999 patterns drawn): 1e-05" in "\n".join(power.lines(said))
+
+
+def test_an_ablation_of_one_field_is_whole():
+    ablation = Ablation(seeds=6, arms={"blind": {"model.memory": "blind"}})
+    assert (ablation.match, ablation.exploratory, ablation.baseline) == ("tokens", False, "base")

@@ -1,0 +1,39 @@
+"""Every study file that is shipped loads and plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate.scheduling.packing import fit
+from ablate.scheduling.placement import Node
+from ablate.spec import study_file
+from ablate.study import dry_run
+from tests import ROOT
+
+OWN_TEXT = ("ema_4090", "balance_1.4.7")
+"""Studies of the user's own files."""
+
+FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+
+
+def test_the_files_are_found():
+    assert {"balance_1.4.7", "components", "ema", "ema_4090", "factorial", "memory", "smoke"} <= {
+        path.stem for path in FILES
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_loads_and_plans_and_fits_one_card(path: Path):
+    study = study_file.load(path)
+    assert study.study == path.stem
+    slots = fit(study.resources, nodes=[Node.of("here", cpus=8, gpus=1)], cuda=True)
+    run = dry_run.describe(study, slots, card="NVIDIA GeForce RTX 4090")
+    assert run.total >= 2
+    assert not [warning for warning in run.warnings if "no such file" not in warning]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in OWN_TEXT], ids=lambda path: path.stem)
+def test_what_a_newcomer_runs_needs_no_file(path: Path):
+    assert not study_file.missing_data(study_file.load(path))

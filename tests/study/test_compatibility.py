@@ -1,0 +1,155 @@
+"""Studies grow by whatever leaves their results comparable; only what is new runs, and the rest is refused with why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate.errors import BadInput
+from ablate.search.source import preview
+from ablate.study.lifecycle import open_study
+from tests import study_files
+from tests.study.test_phases import ARMS, SEARCH, Formula, go
+
+SEARCHED = f"study: grown\nbase: {{preset: tiny, data: {{corpus: facts}}}}\n{SEARCH}tracking: {{swanlab: disabled}}\n"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def test_a_search_grows_in_trials_range_and_objective_and_only_what_is_new_runs(tmp_path: Path, results: Path):
+    sets: list[str] = []
+    steps = {
+        "optimizer.trials=4": 4,
+        "optimizer.trials=6": 2,
+        "search.train.lr={loguniform: [1.0e-5, 1.0]}": 0,
+        "optimizer.trials=9": 3,
+        "objective={metric: tokens_per_s, mode: max}": 0,
+        "optimizer.trials=10": 1,
+    }
+    seen: set[str] = set()
+    ends = []
+    for step, expected in steps.items():
+        sets.append(step)
+        train = Formula()
+        ends.append(go(study_files.load(tmp_path, *sets, text=SEARCHED), results, train))
+        assert ends[-1].finished
+        assert len(train.configs) == expected, step
+        assert not seen & {config.model_dump_json() for config in train.configs}
+        seen |= {config.model_dump_json() for config in train.configs}
+    done = ends[-1]
+    rates = [row.params["train.lr"] for row in done.ledger.rows()]
+    assert max(rates) > 1e-1 or min(rates) < 1e-4, "the wider range is drawn from"
+    written = done.ledger.read_study()
+    assert written["spec"]["objectives"] == [{"metric": "tokens_per_s", "mode": "max"}]
+    assert [(entry["low"], entry["high"]) for entry in written["space"]] == [(1e-5, 1.0)]
+
+
+def test_a_finished_study_tells_of_another_objective_at_once(tmp_path: Path, results: Path):
+    go(study_files.load(tmp_path, text=SEARCHED), results, Formula())
+    train = Formula()
+    other = study_files.load(tmp_path, "objective={metric: tokens_per_s}", text=SEARCHED)
+    done = go(other, results, train)
+    assert train.configs == []
+    assert done.ledger.read_study()["spec"]["objectives"] == [{"metric": "tokens_per_s", "mode": "max"}]
+    assert done.ledger.read_study()["finished_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "why"),
+    [
+        ("base.train.tokens=9_000", "base.train.tokens", "another base"),
+        ("base.train.precision=bf16", "base.train.precision", "another base"),
+        ("base.data.facts_entities=32", "base.data.facts_entities", "another base"),
+        ("search.train.lr={loguniform: [1.0e-3, 1.0e-1]}", "search.train.lr", "it was {loguniform: [0.0001, 0.1]}"),
+        ("search.train.lr={uniform: [1.0e-4, 1.0e-1]}", "search.train.lr", "may only grow"),
+        ("search.train.weight_decay={uniform: [0, 1]}", "search.train.weight_decay", "was not searched"),
+        ("search={train.weight_decay: {uniform: [0, 1]}}", "search.train.lr", "this key was searched"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_the_reason(
+    change: str, key: str, why: str, tmp_path: Path, results: Path
+):
+    open_study(study_files.load(tmp_path, text=SEARCHED), results, resume=False)
+    with pytest.raises(BadInput) as caught:
+        open_study(study_files.load(tmp_path, change, text=SEARCHED), results, resume=True)
+    assert f": {key}: changed: study grown exists with another " in str(caught.value)
+    assert why in str(caught.value)
+
+
+def test_a_refusal_names_the_line_of_the_file(tmp_path: Path, results: Path):
+    open_study(study_files.load(tmp_path, text=SEARCHED), results, resume=False)
+    narrower = SEARCHED.replace("1.0e-4", "1.0e-3")
+    line = next(number for number, text in enumerate(narrower.splitlines(), start=1) if "train.lr" in text)
+    with pytest.raises(BadInput, match=rf"study\.yaml:{line}: search\.train\.lr: changed"):
+        open_study(study_files.load(tmp_path, text=narrower), results, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("sets", "text", "why"),
+    [
+        (("ablation.baseline=best",), ARMS + SEARCH, "its ablation starts from trial"),
+        (("ablation.tune_each_arm={trials: 2}",), ARMS, "its arms were tuned"),
+        ((), ARMS, "may have been looked at"),
+    ],
+)
+def test_an_objective_on_which_results_depend_stays(
+    sets: tuple[str, ...], text: str, why: str, tmp_path: Path, results: Path
+):
+    go(study_files.load(tmp_path, *sets, text=text), results, Formula())
+    changed = study_files.load(tmp_path, *sets, "objective={metric: val_loss, mode: max}", text=text)
+    with pytest.raises(BadInput, match=why):
+        open_study(changed, results, resume=True)
+
+
+def test_an_objective_that_stopped_trials_stays(tmp_path: Path, results: Path):
+    study = study_files.load(tmp_path, text=SEARCHED)
+    ledger, _ = open_study(study, results, resume=False)
+    (trial,) = preview(study, count=1)
+    ledger.finish(study_files.row(trial, status="pruned", attempt=ledger.claim(trial.trial_id)))
+    other = study_files.load(tmp_path, "objective={metric: tokens_per_s}", text=SEARCHED)
+    with pytest.raises(BadInput, match="another objective, by which 1 trials were stopped early"):
+        open_study(other, results, resume=True)
+
+
+def test_arms_that_were_declared_exploratory_take_another_objective(tmp_path: Path, results: Path):
+    go(study_files.load(tmp_path, text=ARMS), results, Formula())
+    sets = ("objective={metric: tokens_per_s}", "ablation.exploratory=true")
+    train = Formula()
+    done = go(study_files.load(tmp_path, *sets, text=ARMS), results, train)
+    assert train.configs == []
+    spec = done.ledger.read_study()["spec"]
+    assert (spec["objectives"][0]["metric"], spec["ablation"]["exploratory"]) == ("tokens_per_s", True)
+
+
+CLAIM = "hypotheses=[{claim: it helps, arm: none, metric: val_loss, min_effect: 0.01}]"
+TWO = CLAIM.replace("]", ", {claim: and much, arm: none, metric: val_loss, min_effect: 0.1}]")
+
+
+def test_a_hypothesis_keeps_when_it_was_declared(tmp_path: Path, results: Path):
+    """Beside the study's others in study.json, through a retelling, a resumption and an extension."""
+    ledger, _ = open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=False)
+
+    def declared() -> list[str | None]:
+        return [entry.get("declared_at") for entry in ledger.read_study()["spec"]["hypotheses"]]
+
+    assert declared() == [None], "with the study"
+    open_study(study_files.load(tmp_path, TWO, text=ARMS), results, resume=True)
+    assert declared()[0] is None
+    at = declared()[1]
+    assert at is not None
+    assert ledger.read_study()["started_at"] < at
+    go(study_files.load(tmp_path, TWO, text=ARMS), results, Formula())
+    assert ledger.read_study()["finished_at"] is not None
+    written = ledger.read_study()
+    open_study(study_files.load(tmp_path, TWO, text=ARMS), results, resume=False)
+    assert ledger.read_study() == written
+    open_study(study_files.load(tmp_path, TWO.replace("]", ", {claim: c, arm: none, metric: val_loss, min_effect: 1}]"),
+                                text=ARMS), results, resume=False)  # fmt: skip
+    assert declared()[:2] == [None, at]
+    assert at < str(declared()[2])
+    with pytest.raises(BadInput, match="one that was declared stays"):
+        open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=True)
