@@ -95,8 +95,8 @@ def early_stopping_sections(findings: Findings) -> list[Section]:
     intro = (
         f"{formatting.count(audited, 'trial')} of the search were never pruned, whatever they promised "
         "(audit_fraction): they alone show both what a trial was at a rung and what it came to. A rule that ranks well "
-        "has a rank correlation near 1; the regret is by how much the best audited trial beats the best one that the rule would "
-        "have kept."
+        "has a rank correlation near 1; the regret is by how much the best audited trial "
+        "beats the best one that the rule would have kept."
     )
     table = Table(
         label="audit",
