@@ -1,4 +1,4 @@
-"""The shapes of a complaint: about input (`place: key: value: rule; cure`, exit 2), and about a disk that is full."""
+"""The shapes of a complaint: about input (`place: key: value: rule; hint`, exit 2), and about a disk that is full."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 class BadInput(Exception):
     """What the user gave breaks a rule; nothing was written. `place` is `file:line`, `--flag` or a path."""
 
-    def __init__(self, place: str, key: str, value: object, rule: str, cure: str) -> None:
-        self.place, self.key, self.value, self.rule, self.cure = place, key, value, rule, cure
+    def __init__(self, place: str, key: str, value: object, rule: str, hint: str) -> None:
+        self.place, self.key, self.value, self.rule, self.hint = place, key, value, rule, hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
         """One line, whatever the parts contain."""
         parts = [_one_line(part) for part in (self.place, self.key, self.value) if part not in ("", None)]
-        return f"{': '.join(parts)}: {_one_line(self.rule)}; {_one_line(self.cure)}"
+        return f"{': '.join(parts)}: {_one_line(self.rule)}; {_one_line(self.hint)}"
 
 
 class CannotWrite(Exception):

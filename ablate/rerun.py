@@ -164,15 +164,15 @@ def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
     if name == "best":
         found = best_of_study(rows, objective=objective)
         if found is None:
-            cure = "wait for one, or name a trial by its id"
-            raise BadInput(str(ledger.place), "--trial", name, "no trial has completed", cure)
+            hint = "wait for one, or name a trial by its id"
+            raise BadInput(str(ledger.place), "--trial", name, "no trial has completed", hint)
         return found[0]
     known = {row.trial_id: row for row in rows}
     if name not in known:
         running = name in ledger.started_ids()
         rule = "has not ended yet" if running else "no such trial"
-        cure = "wait for it" if running else nearest(name, ["best", *known])
-        raise BadInput(str(ledger.place), "--trial", name, rule, cure)
+        hint = "wait for it" if running else nearest(name, ["best", *known])
+        raise BadInput(str(ledger.place), "--trial", name, rule, hint)
     return known[name]
 
 
@@ -189,7 +189,7 @@ def _trial(row: TrialRow, sets: Sequence[str]) -> Trial:
     try:
         config = override(config, overrides)
     except ConfigError as error:
-        raise BadInput("--set", error.key, error.value, error.rule, error.cure) from None
+        raise BadInput("--set", error.key, error.value, error.rule, error.hint) from None
     return Trial(
         trial_id(row.arm, config, config.train.seed),
         study=row.study,
@@ -212,8 +212,8 @@ def _override(text: str) -> tuple[str, Any]:
 def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None:
     """Before anything is written: data that is not there, or no longer the data, and a trial that left no losses."""
     if verify and not losses(ledger, row.trial_id):
-        cure = "choose a trial that reported something"
-        raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare with", cure)
+        hint = "choose a trial that reported something"
+        raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare with", hint)
     for key, path in missing_files(trial.config):
         raise BadInput(str(ledger.place), key, path, "no such file", f"bring it back, or pass --set {key}=PATH")
     data_hash = _data_hash(trial.config)
@@ -226,7 +226,7 @@ def _data_hash(config: Config) -> str:
     try:
         return check_data(config)
     except ConfigError as error:
-        raise BadInput("--trial", error.key, error.value, error.rule, error.cure) from None
+        raise BadInput("--trial", error.key, error.value, error.rule, error.hint) from None
 
 
 def _reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:

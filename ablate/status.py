@@ -62,7 +62,7 @@ class Status:
     """A study at this moment.
 
     `states`: how many trials completed, were pruned, ..., and `running` (or `unfinished`, where no sweep is at work on
-    this machine) and `waiting`. `failed`: the last of the failures; `driver`: who is at work; `cure`: what to do about
+    this machine) and `waiting`. `failed`: the last of the failures; `driver`: who is at work; `hint`: what to do about
     trials that have not ended, "" where somebody is at work on them. `left_s` is None where nothing has ended yet, or
     nobody is at work.
     """
@@ -77,7 +77,7 @@ class Status:
     problems: tuple[str, ...]
     failed: tuple[Failed, ...] = ()
     driver: str = ""
-    cure: str = ""
+    hint: str = ""
 
 
 def collect(ledger: Ledger) -> Status:
@@ -111,11 +111,11 @@ def collect(ledger: Ledger) -> Status:
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
         driver=lifecycle.driver(ledger) if running else "",
-        cure="" if running or not (unfinished or waiting) else _cure(study["spec"], rows, finished=finished),
+        hint="" if running or not (unfinished or waiting) else _hint(study["spec"], rows, finished=finished),
     )
 
 
-def _cure(spec: Mapping[str, Any], rows: list[TrialRow], *, finished: bool) -> str:
+def _hint(spec: Mapping[str, Any], rows: list[TrialRow], *, finished: bool) -> str:
     """What to do about trials that have not ended, nobody being at work on them."""
     searched = [row.status for row in rows if row.arm == SEARCH]
     baseline = spec["ablation"]["baseline"] if spec["ablation"] else None
@@ -152,7 +152,7 @@ def render(status: Status) -> str:
             lines.append(f"  {failed.trial_id} {failed.arm} {failed.status}: {why}")
             if failed.log:
                 lines += [f"    {line}" for line in failed.tail.split("\n")] + [f"    (the end of {failed.log})"]
-    lines += ["", status.cure] if status.cure else []
+    lines += ["", status.hint] if status.hint else []
     lines += [f"unreadable, left out: {problem}" for problem in status.problems]
     return "\n".join(lines)
 

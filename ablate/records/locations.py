@@ -87,8 +87,8 @@ def parse(text: str) -> Place:
     options = parse_qsl(split.query, keep_blank_values=True)
     for name, _ in options:  # a value is not shown: it may be a key
         if name not in OPTIONS[scheme]:
-            cure = f"of {', '.join(OPTIONS[scheme])}; keys come from the environment"
-            raise BadInput(shown, name, "", f"no parameter of a URL of {scheme}", cure)
+            hint = f"of {', '.join(OPTIONS[scheme])}; keys come from the environment"
+            raise BadInput(shown, name, "", f"no parameter of a URL of {scheme}", hint)
     given = dict(options)
     return Url(
         scheme,

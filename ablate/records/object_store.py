@@ -179,8 +179,8 @@ def connect(url: Url) -> fs.FileSystem:
             _filesystem(url, patience=_QUICK).get_file_info(fs.FileSelector(root))
         return _filesystem(url, patience=_PATIENT)
     except (OSError, pa.ArrowException) as error:
-        rule, cure = _complaint(str(error), url)
-        raise BadInput(str(url), "", "", rule, cure) from None
+        rule, hint = _complaint(str(error), url)
+        raise BadInput(str(url), "", "", rule, hint) from None
 
 
 def _filesystem(url: Url, *, patience: tuple[int, float, int]) -> fs.FileSystem:
@@ -206,8 +206,8 @@ def _complaint(said: str, url: Url) -> tuple[str, str]:
         return "access is denied", f"put keys that may read and write it into the environment: {_KEYS[url.scheme]}"
     where = url.endpoint or "the store"
     if any(word in said for word in ("NETWORK_CONNECTION", "curl", "CURL", "UNAVAILABLE", "resolve")):
-        cure = "check the network, and AWS_ENDPOINT_URL or endpoint_override=HOST:PORT in the URL"
-        return f"{where} cannot be reached ({_reason(said)})", cure
+        hint = "check the network, and AWS_ENDPOINT_URL or endpoint_override=HOST:PORT in the URL"
+        return f"{where} cannot be reached ({_reason(said)})", hint
     return f"{where} cannot be used ({_reason(said)})", "see docs/clusters.md"
 
 

@@ -77,8 +77,8 @@ def findings_of(study_dir: Place, *, allow_mixed: bool = False) -> Findings:
         named = ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
         columns = " and ".join(dict.fromkeys(entry.column for entry in findings.mixed))
         rule = f"trials of {first.comparison} differ in {columns} from its others ({first.usual})"
-        cure = "train them again in one study, or pass --allow-mixed to compare them all the same, marked"
-        raise BadInput(str(study_dir), first.column, named, rule, cure)
+        hint = "train them again in one study, or pass --allow-mixed to compare them all the same, marked"
+        raise BadInput(str(study_dir), first.column, named, rule, hint)
     return findings
 
 

@@ -34,9 +34,9 @@ class Limits:
         """Whether a trial that has trained for `wall_s` has used its time: what it asks itself at a report."""
         if self.max_s is None or wall_s <= self.max_s:
             return None
-        cure = "raise resources.max_hours, or give it a smaller budget"
+        hint = "raise resources.max_hours, or give it a smaller budget"
         return Overdue(
-            "TimeLimit", f"it trained for {_time(wall_s)}, resources.max_hours is {_time(self.max_s)}; {cure}"
+            "TimeLimit", f"it trained for {_time(wall_s)}, resources.max_hours is {_time(self.max_s)}; {hint}"
         )
 
 

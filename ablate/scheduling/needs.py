@@ -68,8 +68,8 @@ def card_for(resources: Resources, name: str) -> Card:
     known."""
     known, gib = card_named(name), resources.gpu_memory_gib
     if known is None and gib is None:
-        cure = f"set resources.gpu_memory_gib, or name one of {', '.join(CARDS)}"
-        raise BadInput("--gpu", "", name, "a card whose memory is not known", cure)
+        hint = f"set resources.gpu_memory_gib, or name one of {', '.join(CARDS)}"
+        raise BadInput("--gpu", "", name, "a card whose memory is not known", hint)
     return Card(gib or (known.gib if known else 0.0), known.flops if known else CARDS["RTX 4090"].flops)
 
 
@@ -168,12 +168,12 @@ def left_of_budget(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *
     takes = sum(each for each in rest if each is not None) * max(0.0, 1.0 - past.begun / len(rest))
     if past.gpu_hours < most and past.gpu_hours + takes <= most:
         return most - past.gpu_hours
-    rule, cure = f"the plan takes {takes:.3g} GPU-hours", "lower optimizer.trials, seeds or train.tokens, or raise it"
+    rule, hint = f"the plan takes {takes:.3g} GPU-hours", "lower optimizer.trials, seeds or train.tokens, or raise it"
     if past.gpu_hours:
-        rule, cure = f"{past.gpu_hours:.3g} GPU-hours are spent", "raise it, or lower optimizer.trials or seeds"
+        rule, hint = f"{past.gpu_hours:.3g} GPU-hours are spent", "raise it, or lower optimizer.trials or seeds"
         rule += f", and the rest of the plan takes {takes:.3g}" if takes else ""
     place = spec.document.place("resources.max_gpu_hours")
-    raise BadInput(place, "resources.max_gpu_hours", most, rule, cure)
+    raise BadInput(place, "resources.max_gpu_hours", most, rule, hint)
 
 
 def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:

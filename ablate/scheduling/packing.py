@@ -51,13 +51,13 @@ def fit(resources: Resources, *, nodes: Sequence[Node], cuda: bool) -> Slots:
     cpus, gpus = f"{largest.cpus:g} CPUs", formatting.count(len(largest.cards), "GPU")
     if sum(by_gpu) < processes <= sum(by_cpu):
         key, each, there = "gpu", gpu, f"{gpus} are there"
-        cure = "lower resources.gpu or resources.workers, or use gpu: auto"
+        hint = "lower resources.gpu or resources.workers, or use gpu: auto"
     else:
         key, each, there = "cpu", resources.cpu, f"{cpus} are there"
-        cure = "lower resources.cpu or resources.workers"
+        hint = "lower resources.cpu or resources.workers"
     if len(nodes) > 1:
         there = f"{held} fit on {len(nodes)} nodes, the best of which has {cpus} and {gpus}"
-    raise BadInput("resources", key, f"{processes} x {each:g}", there, cure)
+    raise BadInput("resources", key, f"{processes} x {each:g}", there, hint)
 
 
 def _workers_on_cards(gpu: float, gpus: int) -> int:

@@ -10,7 +10,7 @@ from ablate.errors import BadInput
 from ablate.spec import designs, feasibility, matching, tuning
 from ablate.spec.designs import Arm
 from ablate.spec.models import Ablation, Hypothesis, Objective
-from ablate.spec.tree import NAME, NAME_CURE, Tree
+from ablate.spec.tree import NAME, NAME_HINT, Tree
 from ablate.trials import plan
 from model.api import BY_NAME, Config, ConfigError, check_key, nearest, override
 
@@ -120,7 +120,7 @@ def _components(tree: Tree, written: dict[str, Any], name: str) -> dict[str, dic
 
 def _overrides(tree: Tree, key: str, name: str, written: object) -> dict[str, Any]:
     if not NAME.fullmatch(name):
-        raise tree.bad(key, "arm", "not an arm's name", NAME_CURE)
+        raise tree.bad(key, "arm", "not an arm's name", NAME_HINT)
     if not isinstance(written, dict):
         raise tree.bad(key, written, "not a mapping", "write {model.memory: none}")
     overrides = tree.overrides(f"{key}.", written)
@@ -140,9 +140,9 @@ def _factorial(tree: Tree, written: dict[str, Any]) -> dict[str, list[Any]]:
     cells = 1
     for factor, levels in written.items():
         key = f"ablation.factorial.{factor}"
-        cure = "write it like model.knowledge_length: [4, 8]"
+        hint = "write it like model.knowledge_length: [4, 8]"
         if not isinstance(levels, list) or len(levels) < 2:
-            raise tree.bad(key, levels, "not a list of two levels or more", cure)
+            raise tree.bad(key, levels, "not a list of two levels or more", hint)
         with tree.at("ablation.factorial."):
             _may_override(factor, levels)
         for level in levels:
@@ -203,14 +203,14 @@ def _check_arms(tree: Tree, arms: Sequence[Arm], base: Config, *, search: feasib
             )
         places[arm.name] = place
         if not NAME.fullmatch(arm.name):
-            raise tree.bad(place, arm.name, "not an arm's name", f"{NAME_CURE}; 100 of them at most")
+            raise tree.bad(place, arm.name, "not an arm's name", f"{NAME_HINT}; 100 of them at most")
         with tree.at(f"{place}."):
             feasibility.check_arm(base, arm.overrides, search=search)
     try:
         feasibility.check_different(base, {arm.name: arm.overrides for arm in arms}, search=search)
     except ConfigError as error:
         place = tree.document.place(places[error.key])
-        raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+        raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
 
 
 def _check_match(
@@ -231,8 +231,8 @@ def _check_match(
                 own, control = matching.active_parameters(config), matching.active_parameters(baseline)
                 rule = f"match: params, and the baseline has {control:,}: more than 2% apart"
                 place = tree.document.place(designs.prefix(arm).removesuffix("."))
-                cure = "change its size, or match tokens or flops"
-                raise BadInput(place, arm.name, f"{own:,} active parameters", rule, cure)
+                hint = "change its size, or match tokens or flops"
+                raise BadInput(place, arm.name, f"{own:,} active parameters", rule, hint)
 
 
 def _check_tuning(
@@ -244,7 +244,7 @@ def _check_tuning(
     try:
         space = tuning.space(ablation.tune_each_arm, base, search)
     except ConfigError as error:
-        raise BadInput(tree.document.place(key), error.key, error.value, error.rule, error.cure) from None
+        raise BadInput(tree.document.place(key), error.key, error.value, error.rule, error.hint) from None
     points = math.prod(tuning.size(distribution) for distribution in space.values())
     if points < ablation.tune_each_arm.trials:
         trials = f"{key.rpartition('.')[0]}.trials"
@@ -260,9 +260,9 @@ def _check_tuning(
         try:
             feasibility.check_arm(base, arm.overrides, search=known)
         except ConfigError as error:
-            rule = f"not valid for arm {arm.name}: {error.rule} ({error.cure})"
-            cure = f"give the range of {error.key} in `search`"
-            raise BadInput(tree.document.place(key), error.key, error.value, rule, cure) from None
+            rule = f"not valid for arm {arm.name}: {error.rule} ({error.hint})"
+            hint = f"give the range of {error.key} in `search`"
+            raise BadInput(tree.document.place(key), error.key, error.value, rule, hint) from None
 
 
 def _check_power(tree: Tree, ablation: Ablation, arms: int) -> None:
@@ -272,5 +272,5 @@ def _check_power(tree: Tree, ablation: Ablation, arms: int) -> None:
             f"the declared test cannot reject: the smallest p_holm with {arms} {'arm' if arms == 1 else 'arms'}"
             f" is {smallest:.3g}"
         )
-        cure = f"give {designs.seeds_needed(arms)} seeds, or say `exploratory: true`"
-        raise tree.bad("ablation.seeds", ablation.seeds, rule, cure)
+        hint = f"give {designs.seeds_needed(arms)} seeds, or say `exploratory: true`"
+        raise tree.bad("ablation.seeds", ablation.seeds, rule, hint)

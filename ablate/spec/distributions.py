@@ -63,7 +63,7 @@ _EXAMPLE = "write it like {loguniform: [0.01, 1.0]} or {choice: [4, 8]}"
 
 
 def parse(key: str, written: object) -> Distribution:
-    """The distribution that a study file writes for `key`. Raises ConfigError with the key, the rule and the cure."""
+    """The distribution that a study file writes for `key`. Raises ConfigError with the key, the rule and the hint."""
     if not isinstance(written, Mapping) or len(written) != 1:
         raise ConfigError(key, _show(written), "not one distribution", _EXAMPLE)
     kind, arguments = next(iter(written.items()))

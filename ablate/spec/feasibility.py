@@ -83,7 +83,7 @@ def _try(base: Config, values: Mapping[str, Any], search: Search) -> Config:
         if culprit is None:
             raise
         rule = f"{error.key} = {error.value} is {error.rule}"
-        raise ConfigError(culprit, values[culprit], rule, error.cure) from None
+        raise ConfigError(culprit, values[culprit], rule, error.hint) from None
 
 
 def _valid(base: Config, values: Mapping[str, Any]) -> bool:
@@ -110,5 +110,5 @@ def _check_range(base: Config, first: Mapping[str, Any], key: str, distribution:
             for value in range(int(low), int(high) + 1):
                 _try(base, {**first, key: value}, search)
     elif isinstance(value_of(override(base, {**first, key: low}), key), int):
-        cure = "use logint" if distribution.log else "use int"
-        raise ConfigError(key, f"{distribution.kind} [{low}, {high}]", "this parameter is a whole number", cure)
+        hint = "use logint" if distribution.log else "use int"
+        raise ConfigError(key, f"{distribution.kind} [{low}, {high}]", "this parameter is a whole number", hint)

@@ -9,7 +9,7 @@ from ablate.errors import BadInput
 from ablate.spec import ablation_reader, distributions, feasibility
 from ablate.spec.distributions import Distribution
 from ablate.spec.models import Asha, EarlyStopping, Objective, Optimizer, Resources, StudySpec, Tracking
-from ablate.spec.tree import NAME, NAME_CURE, Tree
+from ablate.spec.tree import NAME, NAME_HINT, Tree
 from ablate.spec.yaml_marks import Document
 from model.api import BY_NAME, PATH_KEYS, Config, ConfigError, check_key, nearest, resolve
 
@@ -79,7 +79,7 @@ class Reader:
                 "study", name, "a path in a study's name", "give the name alone, and the folder by --results"
             )
         if not NAME.fullmatch(name):
-            raise self._tree.bad("study", name, "not a study's name", NAME_CURE)
+            raise self._tree.bad("study", name, "not a study's name", NAME_HINT)
         if name == "latest":
             raise self._tree.bad("study", name, "reserved: `latest` means the newest study", "choose another name")
         return name
@@ -91,7 +91,7 @@ class Reader:
         return question or ""
 
     def _base(self) -> Config:
-        written = self._tree.mapping("base", cure="add `base: {preset: tiny}`")
+        written = self._tree.mapping("base", hint="add `base: {preset: tiny}`")
         overrides = self._tree.overrides("base.", written)
         if "preset" not in overrides:
             raise self._tree.bad("base.preset", "missing", "a study needs a preset", "add `preset: tiny` to base")
@@ -104,7 +104,7 @@ class Reader:
             # A rule may tie a value of the file to one of the preset: the line to look at is the file's.
             blamed = error.key if error.key in overrides else _culprit(preset, overrides)
             place = self._tree.document.place(f"base.{blamed}")
-            raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+            raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
 
     def _search(self, base: Config) -> dict[str, Distribution]:
         if self._tree.value("search") is None:
@@ -148,13 +148,13 @@ class Reader:
     def _early_stopping(self, objectives: tuple[Objective, ...]) -> EarlyStopping | None:
         if self._tree.value("early_stopping") is None:
             return None
-        cure = "write {asha: {min_tokens: 50_000, reduction: 3}}, or leave it out"
-        written = self._tree.mapping("early_stopping", cure=cure)
+        hint = "write {asha: {min_tokens: 50_000, reduction: 3}}, or leave it out"
+        written = self._tree.mapping("early_stopping", hint=hint)
         self._tree.known("early_stopping", written, tuple(EarlyStopping.model_fields))
         asha = self._tree.value("asha", written)
         if not isinstance(asha, dict):
             value = "missing" if asha is None else asha
-            raise self._tree.bad("early_stopping.asha", value, "not a mapping", cure)
+            raise self._tree.bad("early_stopping.asha", value, "not a mapping", hint)
         if len(objectives) > 1:
             rule = "stops by one objective, and there are several"
             raise self._tree.bad("early_stopping", "asha", rule, "leave it out")
@@ -165,11 +165,11 @@ class Reader:
         written = self._tree.optional("resources")
         gpu = self._tree.value("gpu", written)
         if gpu is not None and gpu != "auto":
-            cure = "use auto, 0, a fraction like 0.5, or a whole number"
+            hint = "use auto, 0, a fraction like 0.5, or a whole number"
             if isinstance(gpu, bool) or not isinstance(gpu, (int, float)):
-                raise self._tree.bad("resources.gpu", gpu, "not a number", cure)
+                raise self._tree.bad("resources.gpu", gpu, "not a number", hint)
             if gpu < 0 or (gpu > 1 and not float(gpu).is_integer()):
-                raise self._tree.bad("resources.gpu", gpu, "not a share of a card, nor whole cards", cure)
+                raise self._tree.bad("resources.gpu", gpu, "not a share of a card, nor whole cards", hint)
         return self._tree.model("resources", Resources, written)
 
 

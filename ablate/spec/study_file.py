@@ -1,4 +1,4 @@
-"""A study file, parsed once, at the edge: YAML -> StudySpec. Every error is one line: place, key, value, rule, cure."""
+"""A study file, parsed once, at the edge: YAML -> StudySpec. Every error is one line: place, key, value, rule, hint."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_files(spec: StudySpec) -> str:
                 hashes[data] = check_data(config)
             except ConfigError as error:
                 place = spec.document.place(f"{prefix}{error.key}")
-                raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+                raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
     return hashes[spec.base.data.model_dump_json()]
 
 
@@ -61,16 +61,16 @@ def check_installed(spec: StudySpec) -> None:
     for prefix, config in _configs(spec):
         if config.train.engine == "deepspeed" and spec.resources.workers == 0:
             place = spec.document.place(f"{prefix}train.engine")
-            cure = "set resources.workers: 1, or use ddp"
+            hint = "set resources.workers: 1, or use ddp"
             raise BadInput(
-                place, "train.engine", "deepspeed", "with resources.workers: 0 nobody starts its ranks", cure
+                place, "train.engine", "deepspeed", "with resources.workers: 0 nobody starts its ranks", hint
             )
         try:
             check_packages(config)
             check_ranks(config, ranks=spec.resources.processes)
         except ConfigError as error:
             place = spec.document.place(f"{prefix}{error.key}")
-            raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+            raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
 
 
 def missing_data(spec: StudySpec) -> list[BadInput]:
@@ -79,8 +79,8 @@ def missing_data(spec: StudySpec) -> list[BadInput]:
     for prefix, config in _configs(spec):
         for key, path in missing_files(config):
             place = spec.document.place(f"{prefix}{key}")
-            cure = "check the path; in a study file it is relative to that file, in --set to the current folder"
-            found.setdefault((key, path), BadInput(place, key, path, "no such file", cure))
+            hint = "check the path; in a study file it is relative to that file, in --set to the current folder"
+            found.setdefault((key, path), BadInput(place, key, path, "no such file", hint))
     return list(found.values())
 
 

@@ -18,7 +18,7 @@ from ablate.spec.yaml_marks import Document
 from model.api import BY_NAME, METRICS, PATH_KEYS, ConfigError, explain, nearest
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-NAME_CURE = "use letters, digits, `_`, `-` and `.`, beginning with none of the last two"
+NAME_HINT = "use letters, digits, `_`, `-` and `.`, beginning with none of the last two"
 
 LONGEST_PATH = 2**10
 """Bytes; Linux takes four times as many, folder and all."""
@@ -39,11 +39,11 @@ class Tree:
         tree = self.root if tree is None else tree
         return tree[key] if key in tree else None  # noqa: SIM401 - null and absent are the same here
 
-    def mapping(self, key: str, *, cure: str = "write `key: value` lines under it") -> dict[str, Any]:
+    def mapping(self, key: str, *, hint: str = "write `key: value` lines under it") -> dict[str, Any]:
         """A section that must be there and be a mapping."""
         written = self.value(key)
         if not isinstance(written, dict):
-            raise self.bad(key, "missing" if written is None else written, "not a mapping", cure)
+            raise self.bad(key, "missing" if written is None else written, "not a mapping", hint)
         return written
 
     def optional(self, key: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Tree:
             return model.model_validate(written)
         except ValidationError as error:
             found = explain(error)
-        raise self.bad(f"{key}.{found.key}", found.value, found.rule, found.cure)
+        raise self.bad(f"{key}.{found.key}", found.value, found.rule, found.hint)
 
     def known(self, key: str, written: dict[str, Any], allowed: tuple[str, ...]) -> None:
         """Refuse a key that is none of the allowed."""
@@ -93,9 +93,9 @@ class Tree:
 
     # ---- complaining
 
-    def bad(self, key: str, value: object, rule: str, cure: str) -> BadInput:
+    def bad(self, key: str, value: object, rule: str, hint: str) -> BadInput:
         """A complaint at the line of `key`."""
-        return BadInput(self.document.place(key), key, value, rule, cure)
+        return BadInput(self.document.place(key), key, value, rule, hint)
 
     @contextmanager
     def at(self, prefix: str) -> Iterator[None]:
@@ -104,4 +104,4 @@ class Tree:
             yield
         except ConfigError as error:
             place = self.document.place(prefix + error.key)
-            raise BadInput(place, error.key, error.value, error.rule, error.cure) from None
+            raise BadInput(place, error.key, error.value, error.rule, error.hint) from None

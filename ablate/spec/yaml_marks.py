@@ -69,12 +69,12 @@ def read(path: Path) -> Document:
     except UnicodeDecodeError:
         raise BadInput(name, "", "", "not UTF-8 text", "save it as UTF-8") from None
     node = _compose(text, name)
-    cure = "write `key: value` lines; see search_spaces/ for examples"
+    hint = "write `key: value` lines; see search_spaces/ for examples"
     if node is None:
-        raise BadInput(f"{name}:1", "", "", "empty", cure)
+        raise BadInput(f"{name}:1", "", "", "empty", hint)
     if not isinstance(node, yaml.MappingNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-        raise BadInput(_line(name, node), "", "", f"{kind}, not a mapping", cure)
+        raise BadInput(_line(name, node), "", "", f"{kind}, not a mapping", hint)
     walker = _Walker(name)
     tree = walker.mapping(node, "")
     return Document(name, tree, walker.places)
@@ -152,8 +152,8 @@ class _Walker:
             self._check_text(key_node, parent, name)
             key = f"{parent}.{name}" if parent else name
             if key in self.places:
-                cure = f"keep one of them (the other is at {self.places[key]})"
-                raise BadInput(self._place(key_node), key, _brief(value_node), "duplicate key", cure)
+                hint = f"keep one of them (the other is at {self.places[key]})"
+                raise BadInput(self._place(key_node), key, _brief(value_node), "duplicate key", hint)
             self.places[key] = self._place(key_node)
             tree[name] = self.value(value_node, key)
         return tree

@@ -249,8 +249,8 @@ def read(study_dir: Place, *, whole: bool = True) -> StudyData:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        cure = "restore the file, or run the sweep again under another name"
-        raise BadInput(str(study_dir / "study.json"), key, first["input"], first["msg"], cure) from None
+        hint = "restore the file, or run the sweep again under another name"
+        raise BadInput(str(study_dir / "study.json"), key, first["input"], first["msg"], hint) from None
     asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
     columns = None if whole else [name for name in asked if name in HISTORY_SCHEMA.names]
     found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()

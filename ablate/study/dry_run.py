@@ -283,10 +283,10 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
         large = [each for each in planned if not shares.fits(each.trial.config)]
         if large:
             peak = max(each.predicted_peak_gib for each in large)
-            cure = "lower train.batch_size or use gradient_checkpointing"
+            hint = "lower train.batch_size or use gradient_checkpointing"
             if spec.resources.gpu != "auto" and spec.resources.gpu < 1:
-                cure = "raise gpu or use gpu: auto"
-            found.append(f"a trial may need {peak:.1f} GiB of {shares.card.gib:g}, more than its share: {cure}")
+                hint = "raise gpu or use gpu: auto"
+            found.append(f"a trial may need {peak:.1f} GiB of {shares.card.gib:g}, more than its share: {hint}")
     return found
 
 

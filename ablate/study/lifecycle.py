@@ -53,8 +53,8 @@ def find(name: str, *, results: Place) -> Place:
         if Ledger(place).exists():
             return place
     known = [place.name for place in _folders(results)]
-    cure = nearest(name, known) if known else "run one: python -m ablate.sweep FILE"
-    raise BadInput(str(results), "study", name, "no such study", cure)
+    hint = nearest(name, known) if known else "run one: python -m ablate.sweep FILE"
+    raise BadInput(str(results), "study", name, "no such study", hint)
 
 
 def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger, State]:
@@ -80,8 +80,8 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
         started_at = before["started_at"]
     check_free(ledger)
     if unfinished and not resume:
-        cure = "add --resume to go on with it"
-        raise BadInput(str(ledger.place), "study", spec.study, "is there already and not finished", cure)
+        hint = "add --resume to go on with it"
+        raise BadInput(str(ledger.place), "study", spec.study, "is there already and not finished", hint)
     if not unfinished and not more:
         told = compatibility.retold(before, described)
         if told != before:
@@ -109,8 +109,8 @@ def _whole(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        cure = "restore the file, or move the folder away"
-        raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", cure) from None
+        hint = "restore the file, or move the folder away"
+        raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", hint) from None
 
 
 def mark_finished(ledger: Ledger) -> None:
@@ -175,9 +175,9 @@ def driver(ledger: Ledger) -> str:
 
 
 def _driven(ledger: Ledger) -> BadInput:
-    cure = "wait for it, or interrupt it (ablate.status shows how far it is)"
+    hint = "wait for it, or interrupt it (ablate.status shows how far it is)"
     rule = f"another sweep is running it: {driver(ledger)}"
-    return BadInput(str(ledger.place), "study", ledger.root.name, rule, cure)
+    return BadInput(str(ledger.place), "study", ledger.root.name, rule, hint)
 
 
 def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
         lifecycle.fix_winner(ledger, fixed)
     row = ledger.row(fixed)
     if row is None:
-        cure = "restore the file, or run the study again under another name"
-        raise BadInput(str(ledger.place / "trials" / f"{fixed}.parquet"), "winner", fixed, "cannot be read", cure)
+        hint = "restore the file, or run the study again under another name"
+        raise BadInput(str(ledger.place / "trials" / f"{fixed}.parquet"), "winner", fixed, "cannot be read", hint)
     if best is not None and best[0].trial_id != fixed:
         say(f"the ablation keeps trial {fixed} as its baseline, though {best[0].trial_id} is better by now")
     return from_json(row.config_json)

@@ -46,12 +46,12 @@ def check_results(results: Place) -> None:
     if isinstance(results, Url):
         store.at(results)  # says itself what is wrong with a bucket
         return
-    cure = "give a folder that can be written: --results DIR"
+    hint = "give a folder that can be written: --results DIR"
     there = next(path for path in [results, *results.absolute().parents] if path.exists())
     if not there.is_dir():
-        raise BadInput("--results", "", results, f"{there} is not a folder", cure)
+        raise BadInput("--results", "", results, f"{there} is not a folder", hint)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise BadInput("--results", "", results, f"{there} is not writable", cure)
+        raise BadInput("--results", "", results, f"{there} is not writable", hint)
 
 
 def _visible_cards() -> int:

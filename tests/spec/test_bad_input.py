@@ -1,4 +1,4 @@
-"""Every kind of bad input is one line: file:line: key: value: rule; cure. Read through the real parse."""
+"""Every kind of bad input is one line: file:line: key: value: rule; hint. Read through the real parse."""
 
 from __future__ import annotations
 

@@ -173,15 +173,15 @@ def test_status_says_what_to_do_about_trials_that_wait(tmp_path: Path, results: 
     """A search of two that both fail leaves an ablation without a baseline; the same command again would not help."""
     study = study_files.load(tmp_path, "ablation.baseline=best", "optimizer.trials=2", text=ARMS)
     ledger, _ = open_study(study, results, resume=False)
-    assert status.collect(ledger).cure == "go on with: the sweep's command line and --resume"
+    assert status.collect(ledger).hint == "go on with: the sweep's command line and --resume"
     for trial in draws(study, 2):
         ledger.claim(trial.trial_id)
         ledger.finish(row(trial, status="nan"))
-    assert status.collect(ledger).cure == lifecycle.NO_WINNER
+    assert status.collect(ledger).hint == lifecycle.NO_WINNER
     assert lifecycle.NO_WINNER in status.render(status.collect(ledger))
     arms = open_study(study_files.load(tmp_path, "study=arms", text=ARMS), results, resume=False)[0]
     mark_finished(arms)
-    assert "not trained" in status.collect(arms).cure
+    assert "not trained" in status.collect(arms).hint
 
 
 def test_status_survives_a_broken_part_and_says_so(study: StudySpec, results: Path):
