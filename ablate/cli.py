@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 
 from ablate import escape
-from ablate.errors import BadInput, CannotWrite, full_disk
-from model.api import ConfigError, DataError
+from ablate.errors import BadInput, CannotWrite, ParameterError, full_disk
 
 DONE, DIFFERENT, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; `--verify` found a difference; bad input; no trial succeeded; interrupted and resumable."""
@@ -19,7 +18,7 @@ def guarded(main: Callable[[], int]) -> int:
     trial one and 130: the trial can be gone on with."""
     try:
         return main()
-    except (BadInput, ConfigError, DataError) as error:
+    except (BadInput, ParameterError) as error:
         print(escape.one_line(str(error), limit=2_000), file=sys.stderr)
         return BAD_INPUT
     except CannotWrite as full:

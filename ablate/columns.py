@@ -5,16 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ablate.records.schema import HISTORY_COLUMNS, METRIC_COLUMNS, PARAM, SCHEMA_VERSION, TRIAL_COLUMNS, Column
+from ablate import trainers
+from ablate.records.schema import (
+    HISTORY_COLUMNS,
+    PARAM,
+    SCHEMA_VERSION,
+    TRIAL_ENDS,
+    TRIAL_STARTS,
+    Column,
+    metric_columns,
+)
 
 _BETTER = {"min": "less", "max": "more", "": ""}
 
 
 def page() -> str:
     """The page, in Markdown."""
-    metrics = set(METRIC_COLUMNS)
-    trial = [column for column in TRIAL_COLUMNS if column not in metrics]
-    history = [column for column in HISTORY_COLUMNS if column not in metrics]
+    metrics = metric_columns(trainers.load().description.metrics)
     return "\n".join(
         [
             "# Columns of a study's tables",
@@ -27,15 +34,15 @@ def page() -> str:
             "",
             f"Before the metrics stands a column `{PARAM}KEY` for every searched or overridden parameter.",
             "",
-            *_table(trial),
+            *_table([*TRIAL_STARTS, *TRIAL_ENDS]),
             "",
             "## A report's row: history/ID-ATTEMPT.parquet",
             "",
-            *_table(history),
+            *_table(HISTORY_COLUMNS),
             "",
             "## Metrics: in both",
             "",
-            *_table(METRIC_COLUMNS),
+            *_table(metrics),
             "",
         ]
     )

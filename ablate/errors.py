@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from ablate import escape
 
@@ -23,6 +25,27 @@ class BadInput(Exception):
         """One line, whatever the parts contain."""
         parts = [_one_line(part) for part in (self.place, self.key, self.value) if part not in ("", None)]
         return f"{': '.join(parts)}: {_one_line(self.rule)}; {_one_line(self.hint)}"
+
+
+class ParameterError(ValueError):
+    """A parameter's value breaks a rule. `key` is dotted; whoever knows where it was written makes it a BadInput."""
+
+    def __init__(self, key: str, value: object, rule: str, hint: str) -> None:
+        super().__init__(f"{key}: {value}: {rule}; {hint}")
+        self.key, self.value, self.rule, self.hint = key, value, rule, hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.value, self.rule, self.hint)
+
+    def at(self, place: str) -> BadInput:
+        """The same complaint with its place."""
+        return BadInput(place, self.key, self.value, self.rule, self.hint)
+
+
+def nearest(word: str, allowed: Sequence[str]) -> str:
+    """A hint: `did you mean X?`, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"one of {', '.join(allowed)}"
 
 
 class CannotWrite(Exception):

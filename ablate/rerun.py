@@ -10,52 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from ablate import cli, escape
-from ablate.errors import BadInput
+from ablate import cli, escape, trainers
+from ablate.errors import BadInput, ParameterError, nearest
 from ablate.records import locations, provenance
-from ablate.records.ledger import MEASURED, Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import tracking
 from ablate.running.live import View, outcome
 from ablate.running.progress import Tally, best_of_study
 from ablate.running.runner import Event, Halt, Progress
-from ablate.running.trial import Desk, Train, run_trial
+from ablate.running.trial import Desk, by_trainer, run_trial
 from ablate.spec import yaml_marks
-from ablate.spec.models import Objective, Resources, Tracking
-from ablate.study import lifecycle
-from ablate.trials.plan import Trial, trial_id
-from model.api import (
-    PATH_KEYS,
-    Config,
-    ConfigError,
-    Verdict,
-    check_data,
-    from_json,
-    missing_files,
-    nearest,
-    override,
-    value_of,
-)
-from model.api import train as model_train
-
-
-class _Spec(BaseModel):
-    """What a rerun needs to know of study.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    objectives: tuple[Objective, ...]
-    resources: Resources
-    tracking: Tracking
-
-
-class _Study(BaseModel):
-    """study.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    spec: _Spec
+from ablate.spec.models import Objective
+from ablate.study import lifecycle, study_json
+from ablate.study.study_json import SpecFile
+from ablate.trainers import Train, Trainer, Verdict
+from ablate.trials.trial import Trial, make
 
 
 @dataclass(frozen=True)
@@ -73,21 +43,21 @@ class Comparison:
         return f"different: step {step}: loss was {_shown(before)}, is {_shown(now)}"
 
 
-def main(argv: Sequence[str] | None = None, *, train: Train = model_train) -> int:
+def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int:
     """Parse, train, compare. `train` is what a test puts in the trainer's place."""
     given = _parser().parse_args(argv)
     if given.verify and given.set:
         rule = "a changed configuration cannot be the same run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
     before = Ledger(lifecycle.find(given.study, results=given.results))
-    spec = _spec(before)
+    spec = study_json.parse(before.read_study(), place=before.place).spec
     row = _chosen(before, given.trial, objective=spec.objectives[0])
-    trial = _trial(row, given.set)
+    trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name))
     _check(row, trial, ledger=before, verify=given.verify)
     # Where the search stopped a trial its proof stops too; a rerun for its own sake trains to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
     with lifecycle.driving(Ledger(before.place / "reruns")):
-        ledger = Ledger(before.place / "reruns" / trial.trial_id)
+        ledger = Ledger(before.place / "reruns" / trial.trial_id, before.metrics)
         if trial.trial_id in ledger.final_ids():
             ledger.store.remove("")  # it would go on from its last checkpoint, and train nothing
         again = _train(trial, spec, ledger=ledger, stop_at=stop_at, train=train)
@@ -125,7 +95,7 @@ def compare(before: Mapping[int, float], now: Mapping[int, float]) -> Comparison
     return Comparison(steps=len(before), first=None)
 
 
-def _train(trial: Trial, spec: _Spec, *, ledger: Ledger, stop_at: int | None, train: Train) -> TrialRow | None:
+def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None, train: Train) -> TrialRow | None:
     """Train inline, with the live table on stderr; None where it was interrupted."""
     objective = spec.objectives[0]
     swanlab, complaint = tracking.check(spec.tracking.swanlab)
@@ -147,17 +117,6 @@ def _train(trial: Trial, spec: _Spec, *, ledger: Ledger, stop_at: int | None, tr
     return row
 
 
-def _spec(ledger: Ledger) -> _Spec:
-    try:
-        return _Study.model_validate(ledger.read_study()).spec
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise BadInput(
-            str(ledger.place / "study.json"), key, first["input"], first["msg"], "restore the file"
-        ) from None
-
-
 def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
     """The row of a trial by its id, or of the `best`."""
     rows = ledger.rows()
@@ -176,37 +135,29 @@ def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
     return known[name]
 
 
-def _trial(row: TrialRow, sets: Sequence[str]) -> Trial:
+def _trial(row: TrialRow, sets: Sequence[str], *, trainer: Trainer) -> Trial:
     """The trial of a row again, or of its configuration with some keys changed: then it is another one."""
     try:
-        config = from_json(row.config_json)
-    except ValidationError as error:
-        rule = f"its configuration is no longer a valid one ({error.errors()[0]['msg']})"
-        raise BadInput("--trial", "", row.trial_id, rule, "check out the commit that trained it") from None
-    overrides = dict(_override(text) for text in sets)
+        config = trainer.read(row.config_json)
+    except ParameterError as error:
+        raise BadInput("--trial", "", row.trial_id, error.rule, error.hint) from None
+    overrides = dict(_override(text, trainer) for text in sets)
     if not overrides:
         return Trial(row.trial_id, study=row.study, arm=row.arm, seed=row.seed, config=config, params=dict(row.params))
     try:
-        config = override(config, overrides)
-    except ConfigError as error:
-        raise BadInput("--set", error.key, error.value, error.rule, error.hint) from None
-    return Trial(
-        trial_id(row.arm, config, config.train.seed),
-        study=row.study,
-        arm=row.arm,
-        seed=config.train.seed,
-        config=config,
-        params={key: value_of(config, key) for key in [*row.params, *overrides]},
-    )
+        config = config.override(overrides)
+    except ParameterError as error:
+        raise error.at("--set") from None
+    return make(row.study, row.arm, config, keys=[*row.params, *overrides])
 
 
-def _override(text: str) -> tuple[str, Any]:
+def _override(text: str, trainer: Trainer) -> tuple[str, Any]:
     """`model.ema_decay=0.95` as a key and a value; a path is relative to the current folder."""
     key, equals, written = text.partition("=")
     if not equals:
         raise BadInput("--set", text, "", "not KEY=VALUE", "write it like --set model.ema_decay=0.95")
-    value = yaml_marks.value(written, place="--set")
-    return key, str(Path(value).expanduser().absolute()) if key in PATH_KEYS and isinstance(value, str) else value
+    value, is_path = yaml_marks.value(written, place="--set"), key in trainer.path_keys
+    return key, str(Path(value).expanduser().absolute()) if is_path and isinstance(value, str) else value
 
 
 def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None:
@@ -214,19 +165,15 @@ def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None
     if verify and not losses(ledger, row.trial_id):
         hint = "choose a trial that reported something"
         raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare with", hint)
-    for key, path in missing_files(trial.config):
+    for key, path in trial.config.trainer.missing_files(trial.config):
         raise BadInput(str(ledger.place), key, path, "no such file", f"bring it back, or pass --set {key}=PATH")
-    data_hash = _data_hash(trial.config)
+    try:
+        data_hash = trial.config.trainer.check_data(trial.config)
+    except ParameterError as error:
+        raise error.at("--trial") from None
     if verify and row.data_hash is not None and data_hash != row.data_hash:
         rule = f"the data is not what the trial read ({row.data_hash})"
         raise BadInput(str(ledger.place), "data_hash", data_hash, rule, "bring it back, or leave out --verify")
-
-
-def _data_hash(config: Config) -> str:
-    try:
-        return check_data(config)
-    except ConfigError as error:
-        raise BadInput("--trial", error.key, error.value, error.rule, error.hint) from None
 
 
 def _reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:

@@ -14,14 +14,14 @@ from tabulate import tabulate
 
 from ablate import escape, formatting
 from ablate.cli import DONE, guarded
-from ablate.errors import BadInput
 from ablate.escape import last_lines, one_line
 from ablate.records import locations
-from ablate.records.ledger import MEASURED, Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import MEASURED, TrialRow
 from ablate.running.progress import best_of_study
-from ablate.spec.models import Objective
-from ablate.study import lifecycle
-from ablate.trials.plan import SEARCH
+from ablate.spec.designs import SEARCH
+from ablate.study import lifecycle, study_json
+from ablate.study.study_json import StudyFile
 
 _FAILED, _TAIL_LINES = 5, 8
 """How many failures are shown, and how much of their logs."""
@@ -82,13 +82,8 @@ class Status:
 
 def collect(ledger: Ledger) -> Status:
     """Read a study's state from its folder. Raises BadInput where it is no study's."""
-    study = ledger.read_study()
-    try:
-        name, planned, finished = str(study["study"]), lifecycle.planned(study), study["finished_at"] is not None
-        objective = Objective.model_validate(study["spec"]["objectives"][0])
-    except (LookupError, TypeError, ValueError) as error:
-        place = str(ledger.place / "study.json")
-        raise BadInput(place, "", "", f"not a study's file ({error!r})", "restore it, or run the sweep again") from None
+    study = study_json.parse(ledger.read_study(), place=ledger.place)
+    objective = study.spec.objectives[0]
     rows = ledger.rows()
     found = best_of_study(rows, objective=objective)
     running = lifecycle.is_driven(ledger)
@@ -97,13 +92,13 @@ def collect(ledger: Ledger) -> Status:
     states = {end: ends[end] for end in ENDS if ends[end]}
     if unfinished:
         states["running" if running else "unfinished"] = len(unfinished)
-    waiting = max(0, planned - len(rows) - len(unfinished))
+    waiting = max(0, study.planned - len(rows) - len(unfinished))
     if waiting:
         states["waiting"] = waiting
     return Status(
-        study=name,
+        study=study.study,
         running=running,
-        planned=planned,
+        planned=study.planned,
         states=states,
         failures={end: count for end, count in ends.items() if end not in MEASURED},
         best=Best(found[0].trial_id, found[0].arm, objective.metric, found[1], found[0].params) if found else None,
@@ -111,17 +106,17 @@ def collect(ledger: Ledger) -> Status:
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
         driver=lifecycle.driver(ledger) if running else "",
-        hint="" if running or not (unfinished or waiting) else _hint(study["spec"], rows, finished=finished),
+        hint="" if running or not (unfinished or waiting) else _hint(study, rows),
     )
 
 
-def _hint(spec: Mapping[str, Any], rows: list[TrialRow], *, finished: bool) -> str:
+def _hint(study: StudyFile, rows: list[TrialRow]) -> str:
     """What to do about trials that have not ended, nobody being at work on them."""
     searched = [row.status for row in rows if row.arm == SEARCH]
-    baseline = spec["ablation"]["baseline"] if spec["ablation"] else None
-    if lifecycle.lacks_winner(baseline=baseline, trials=spec["optimizer"]["trials"], searched=searched):
+    baseline = study.spec.ablation.baseline if study.spec.ablation else None
+    if lifecycle.lacks_winner(baseline=baseline, trials=study.spec.optimizer.trials, searched=searched):
         return lifecycle.NO_WINNER
-    if finished:
+    if study.finished_at is not None:
         return "what waits is not trained: the search has no more points, or nothing that prepares an arm completed"
     return "go on with: the sweep's command line and --resume"
 
@@ -170,8 +165,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     status = collect(Ledger(lifecycle.find(arguments.study, results=arguments.results)))
-    print(json.dumps(asdict(status), indent=1) if arguments.json else escape.printable(render(status)))
+    print(json.dumps(_as_json(status), indent=1) if arguments.json else escape.printable(render(status)))
     return DONE
+
+
+def _as_json(status: Status) -> dict[str, Any]:
+    """The hint's key is `cure`, which readers of this JSON know."""
+    return {"cure" if key == "hint" else key: value for key, value in asdict(status).items()}
 
 
 def _left_s(ledger: Ledger, rows: list[TrialRow], unfinished: set[str], waiting: int) -> float | None:

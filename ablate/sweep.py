@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from ablate import cli, escape, formatting
 from ablate.errors import BadInput, CannotWrite, writing
 from ablate.records import provenance
-from ablate.records.ledger import MEASURED, Ledger, TrialRow
+from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
+from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
@@ -24,7 +25,7 @@ from ablate.running.progress import Tally, best_of_study
 from ablate.running.runner import Halt, Runner
 from ablate.running.trial import Desk
 from ablate.spec import study_file
-from ablate.spec.study_file import Resources, StudySpec
+from ablate.spec.models import Resources, StudySpec
 from ablate.study import lifecycle, phases, preflight
 from ablate.sweep_options import Options, parse
 from ablate.trials import plan
@@ -86,7 +87,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
     halt = Halt(max_hours=options.max_hours)
     swanlab, complaint = tracking.check(study.tracking.swanlab)
     desk = Desk(
-        Ledger((options.results / study.study).absolute()),  # workers need not share the current folder
+        # Absolute: workers need not share the current folder.
+        Ledger((options.results / study.study).absolute(), study.trainer.description.metrics),
         swanlab=swanlab,
         objective=study.objectives[0].metric,
         git_commit=provenance.git("rev-parse", "HEAD"),

@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import ALPHA, BASELINE, effects
-from ablate.analyze.search.best import Objective
+from ablate.analyze.arms.paired import effects
+from ablate.spec.declared_test import ALPHA
+from ablate.spec.designs import BASELINE
+from ablate.spec.models import Objective
 from ablate.analyze.stats import detectable_effect
 
-LOSS = Objective("val_loss", "min")
+LOSS = Objective(metric="val_loss", mode="min")
 SIZES = (5, 8, 10)
 ARMS = 6
 COVERAGE, FWER, POWER = (0.935, 0.965), 0.06, 0.8

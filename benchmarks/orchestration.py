@@ -32,7 +32,9 @@ from ablate.running.trial import Desk
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
-from ablate.trials.plan import ArmQueue, Trial, trial_id
+from ablate.trials.source import ArmQueue
+from ablate.trials.trial import Trial
+from ablate.trials.trial import trial_id
 from model.api import Config, Report, Result, Verdict, resolve
 
 STUDY = "orchestration"

@@ -40,7 +40,8 @@ from ablate.scheduling.admission import Admission, Sizes, Taken
 from ablate.scheduling.placement import TURN, Node
 from ablate.spec import study_file
 from ablate.spec.models import Resources
-from ablate.trials.plan import Trial, trial_id
+from ablate.trials.trial import Trial
+from ablate.trials.trial import trial_id
 from model.api import Config, Verdict, footprint, override
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "ema_4090.yaml"

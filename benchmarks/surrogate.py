@@ -35,12 +35,16 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from ablate.records.ledger import Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import TrialRow
 from ablate.search.source import Search
 from ablate.spec import study_file
 from ablate.spec.models import Sampler
-from ablate.spec.study_file import Asha, EarlyStopping, Optimizer, StudySpec
-from ablate.trials.plan import Trial
+from ablate.spec.models import Asha
+from ablate.spec.models import EarlyStopping
+from ablate.spec.models import Optimizer
+from ablate.spec.models import StudySpec
+from ablate.trials.trial import Trial
 from benchmarks import _surface
 from benchmarks._surface import Surface
 from model.api import Verdict

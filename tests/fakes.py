@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate.trials.plan import Trial, trial_id
+from ablate.trials.trial import Trial
+from ablate.trials.trial import trial_id
 from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve, train
 
 Act = Literal[

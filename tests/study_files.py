@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablate.records.ledger import Status, TrialRow
+from ablate.records.rows import Status
+from ablate.records.rows import TrialRow
 from ablate.spec import study_file
-from ablate.spec.study_file import StudySpec
-from ablate.trials.plan import Trial
+from ablate.spec.models import StudySpec
+from ablate.trials.trial import Trial
 from model.api import Report
 
 GOOD = """\

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ablate.records.ledger import Ledger, Status, TrialRow
-from ablate.trials.plan import trial_id
+from ablate.records.ledger import Ledger
+from ablate.records.rows import Status
+from ablate.records.rows import TrialRow
+from ablate.trials.trial import trial_id
 from model.api import Report, resolve
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

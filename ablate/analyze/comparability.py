@@ -13,14 +13,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablate.analyze.arms.paired import SEARCH
 from ablate.analyze.frames import of_arm, rows, texts
-
-# What makes budget_tokens and data_hash what they are; a study that varies one of these varies them on purpose.
-DATA_KEYS = ("data.", "train.seed", "model.vocab_size")
-BUDGET_KEYS = (
-    *DATA_KEYS, "train.tokens", "train.epochs", "train.batch_size", "train.accumulation_steps", "model.max_seq_len",
-)  # fmt: skip
+from ablate.spec.designs import SEARCH
+from ablate.trainers import Description
 
 
 @dataclass(frozen=True)
@@ -37,10 +32,11 @@ class Mixed:
         return f"{self.column} is not the same throughout {self.comparison}: {self.usual} but for {listed}"
 
 
-def mixed(trials: pd.DataFrame, *, varied: Iterable[str]) -> list[Mixed]:
+def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) -> list[Mixed]:
     """What must not be mixed and is, among trials whose numbers are compared (completed and pruned ones).
 
-    `varied`: every key that the study searches or that an arm overrides.
+    `varied`: every key that the study searches or that an arm overrides. `trainer` says which keys make budget_tokens
+    and data_hash what they are: a study that varies one of these varies them on purpose.
     """
     keys = tuple(varied)
     compared = rows(trials, trials["status"].isin(["completed", "pruned"]))
@@ -51,7 +47,7 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str]) -> list[Mixed]:
         for runs, comparison in ((search, "the search"), (ablation, "the ablation"))
         if column == "git_commit" or any(map(pd.notna, runs[column]))  # an older ledger does not tell versions
     ]
-    for column, by_design in (("budget_tokens", BUDGET_KEYS), ("data_hash", DATA_KEYS)):
+    for column, by_design in (("budget_tokens", trainer.size_keys), ("data_hash", trainer.data_keys)):
         if not any(key.startswith(by_design) for key in keys):
             found.append(_odd(search, "the search", column))
             found += [_odd(runs, f"seed {seed} of the ablation", column) for seed, runs in ablation.groupby("seed")]

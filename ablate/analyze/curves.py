@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import BASELINE, arm_names
+from ablate.analyze.arms.paired import arm_names
 from ablate.analyze.frames import completed, floats, of_arm, rows, texts
+from ablate.spec.designs import BASELINE
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import BASELINE, SEARCH, arm_names
+from ablate.analyze.arms.paired import arm_names
 from ablate.analyze.frames import completed, floats, of_arm
-from ablate.analyze.search.best import Objective, ranked
+from ablate.analyze.search.best import ranked
+from ablate.spec.designs import BASELINE, SEARCH
+from ablate.spec.models import Objective
 
 
 @dataclass(frozen=True)

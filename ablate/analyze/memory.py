@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablate.analyze.arms.paired import BASELINE, SEARCH, Effect, arm_names
+from ablate.analyze.arms.paired import Effect, arm_names
 from ablate.analyze.frames import completed, floats, of_arm
-from ablate.analyze.search.best import Objective, ranked
+from ablate.analyze.search.best import ranked
 from ablate.analyze.stats import Interval, t_interval
+from ablate.spec.designs import BASELINE, SEARCH
+from ablate.spec.models import Objective
 
 LEARNED = frozenset(
     {

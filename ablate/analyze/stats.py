@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from scipy import optimize, stats
 
-from ablate.spec.designs import DRAWS, MAX_EXACT
+from ablate.spec.declared_test import DRAWS, MAX_EXACT
 
 MAX_POWER = 16
 """Pairs for which flip_detectable_effect is simulated: every sample has 2^n subsets."""

@@ -1,5 +1,5 @@
 """The only reader and writer of results/STUDY: the record of truth, made of parquet parts that are whole or absent.
-Where they are kept, a folder or a bucket, is the store's (`ablate.store`).
+Where they are kept, a folder or a bucket, is the store's (`ablate.records.store`).
 
 One writer a trial at a time: an attempt is claimed by creating its history part, and whoever held an older attempt is
 refused from then on (a killed worker lives on for a second and goes on writing).
@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,11 @@ from ablate.errors import BadInput
 from ablate.records import atomic_files, store, study_reader
 from ablate.records.interim_looks import Look
 from ablate.records.locations import Place
-from ablate.records.rows import MEASURED, Status, TrialRow
-from ablate.records.schema import HISTORY_SCHEMA, METRIC_COLUMNS, trial_schema
+from ablate.records.rows import TrialRow
+from ablate.records.schema import history_schema, trial_schema
 from ablate.records.store import Store
 from ablate.records.study_reader import Contents
-from model.api import Report
-
-__all__ = ["MEASURED", "Ledger", "StaleAttempt", "Status", "TrialRow"]
+from ablate.trainers import Description, Metric, Report, recorded
 
 
 class StaleAttempt(RuntimeError):
@@ -38,9 +37,30 @@ class StaleAttempt(RuntimeError):
 
 @dataclass(frozen=True)
 class Ledger:
-    """results/STUDY. Holds nothing but its place, so it travels to workers as it is."""
+    """results/STUDY. Holds nothing but its place and what the study's trainer measures, so it travels to workers as it
+    is. `known_metrics` is None for a reader: study.json says what they are."""
 
     place: Place
+    known_metrics: tuple[Metric, ...] | None = None
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What the study's trainer measures. Raises BadInput where study.json is not whole."""
+        if self.known_metrics is not None:
+            return self.known_metrics
+        return self.trainer.metrics
+
+    @property
+    def trainer(self) -> Description:
+        """The study's trainer, by its study.json; the first one where there is none. Raises BadInput where it is not
+        whole."""
+        if not self.exists():
+            return recorded.first()
+        try:
+            return recorded.described(self.read_study())
+        except (TypeError, KeyError) as error:
+            hint = "restore the file, or run the sweep again"
+            raise BadInput(str(self.place / "study.json"), "trainer", "", f"not a trainer ({error})", hint) from None
 
     # ---- where things are
 
@@ -81,12 +101,10 @@ class Ledger:
 
     def claim(self, trial_id: str) -> int:
         """Begin the trial's next attempt, 1 for its first, and fence every older one off."""
-        attempt = self.attempt(trial_id) + 1
+        attempt, empty = self.attempt(trial_id) + 1, history_schema(self.metrics).empty_table()
         while True:
             try:
-                self.store.create(
-                    _history(trial_id, attempt), lambda tmp: pq.write_table(HISTORY_SCHEMA.empty_table(), tmp)
-                )
+                self.store.create(_history(trial_id, attempt), lambda tmp: pq.write_table(empty, tmp))
             except FileExistsError:
                 attempt += 1  # somebody else claimed at the same moment
             else:
@@ -108,14 +126,16 @@ class Ledger:
             "time": datetime.now(UTC),
             **report.metrics,
         }
-        table = pa.concat_tables([atomic_files.table(self.store.fetch(name)), _one_row(row, HISTORY_SCHEMA)])
+        table = pa.concat_tables(
+            [atomic_files.table(self.store.fetch(name)), self._one_row(row, history_schema(self.metrics))]
+        )
         self.store.replace(name, lambda tmp: pq.write_table(table, tmp))
         self.store.push(f"checkpoints/{trial_id}", mirror=True)
 
     def finish(self, row: TrialRow) -> None:
         """Record a trial's end, once. Raises StaleAttempt where it is final already or a newer attempt runs."""
         self._refuse_stale(row.trial_id, row.attempt)
-        table = _one_row(row.cells(), trial_schema(row.params))
+        table = self._one_row(row.cells(), trial_schema(row.params, self.metrics))
         try:
             self.store.create(_final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
         except FileExistsError:
@@ -183,7 +203,7 @@ class Ledger:
     def row(self, trial_id: str) -> TrialRow | None:
         """A trial's final row; None where it has not ended, or where its part cannot be read."""
         self.store.pull("trials", prefix=f"{trial_id}.")
-        table, _ = study_reader.trials(self.root, trial_id=trial_id)
+        table, _ = study_reader.trials(self.root, metrics=self.metrics, trial_id=trial_id)
         return next((TrialRow.of(cells) for cells in table.to_pylist()), None)
 
     def rows(self) -> list[TrialRow]:
@@ -193,7 +213,7 @@ class Ledger:
     def trials(self) -> pa.Table:
         """A row for every trial that has ended, in the order of their ends; unreadable parts are left out."""
         self.store.pull("trials")
-        return study_reader.trials(self.root)[0]
+        return study_reader.trials(self.root, metrics=self.metrics)[0]
 
     def history(
         self, trial_id: str | None = None, *, columns: Sequence[str] | None = None, repeats: bool = False
@@ -204,23 +224,27 @@ class Ledger:
         trained again, are the newer attempt's. `repeats`: the older attempts' stay too. `columns`: these alone.
         """
         self.store.pull("history", prefix="" if trial_id is None else f"{trial_id}-")
-        return study_reader.history(self.root, trial_id=trial_id, columns=columns, repeats=repeats)[0]
+        return study_reader.history(
+            self.root, metrics=self.metrics, trial_id=trial_id, columns=columns, repeats=repeats
+        )[0]
 
     def contents(self, *, columns: Sequence[str] | None = None) -> Contents:
         """Trials, history (with these columns alone) and problems, by way of the compacted copy where it is current."""
         self._pull()
-        found = study_reader.read(self.root, columns=columns)
+        found = study_reader.read(self.root, metrics=self.metrics, columns=columns)
         return replace(found, problems=tuple(map(self._shown, found.problems)))
 
     def compact(self) -> bool:
         """Make the compacted copy of a large study anew where it is not current; see `contents.compact`."""
         self._pull()
-        return study_reader.compact(self.root)
+        return study_reader.compact(self.root, metrics=self.metrics)
 
     def problems(self) -> list[str]:
         """`path: reason` for every part that cannot be read and was therefore left out."""
         self._pull()
-        return [self._shown(one) for one in study_reader.trials(self.root)[1] + study_reader.history(self.root)[1]]
+        ended = study_reader.trials(self.root, metrics=self.metrics)[1]
+        reports = study_reader.history(self.root, metrics=self.metrics)[1]
+        return [self._shown(one) for one in ended + reports]
 
     # ---- looks at an ablation's results
 
@@ -241,6 +265,15 @@ class Ledger:
         return sorted(found, key=lambda look: look.at), problems
 
     # ---- shared by the above
+
+    def _one_row(self, cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+        """One row; a metric that was not given is null, and a cell that the schema does not know is a programmer's
+        error."""
+        unknown = sorted(cells.keys() - set(schema.names))
+        assert not unknown, f"no such columns: {unknown}"
+        missing = set(schema.names) - cells.keys() - {metric.name for metric in self.metrics}
+        assert not missing, f"columns without a value: {sorted(missing)}"
+        return pa.Table.from_pylist([dict(cells)], schema=schema)
 
     def _attempts(self) -> list[tuple[str, int]]:
         return study_reader.named_attempts(self.store.names("history"))
@@ -268,13 +301,3 @@ def _history(trial_id: str, attempt: int) -> str:
 
 def _log(trial_id: str, attempt: int) -> str:
     return f"logs/{trial_id}-{attempt}.txt"
-
-
-def _one_row(cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-    """One row; a cell that was not given is null, and one that the schema does not know is a programmer's error."""
-    unknown = sorted(cells.keys() - set(schema.names))
-    assert not unknown, f"no such columns: {unknown}"
-    known = {column.name for column in METRIC_COLUMNS}
-    missing = set(schema.names) - cells.keys() - known
-    assert not missing, f"columns without a value: {sorted(missing)}"
-    return pa.Table.from_pylist([dict(cells)], schema=schema)

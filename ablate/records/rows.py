@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
-from ablate.records.schema import METRIC_COLUMNS, PARAM, SCHEMA_VERSION
+from ablate.records.schema import PARAM, SCHEMA_VERSION, is_metric
 
 Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
 MEASURED: tuple[Status, ...] = ("completed", "pruned")
@@ -60,5 +60,5 @@ class TrialRow:
             for name, value in cells.items()
             if name.startswith(PARAM) and value is not None
         }
-        metrics = {column.name: cells[column.name] for column in METRIC_COLUMNS if cells[column.name] is not None}
+        metrics = {name: value for name, value in cells.items() if is_metric(name) and value is not None}
         return cls(**own, params=params, metrics=metrics)

@@ -1,15 +1,15 @@
 """The one table of columns of results/: names, types, units, which way is good. The schema, the documentation and the
-report's headers all derive from it; what a trial measures comes from the model's own table."""
+report's headers all derive from it; what a trial measures comes from its trainer's table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from model.api import METRICS
+from ablate.trainers import Metric
 
 SCHEMA_VERSION = 2
 """Raised whenever a column changes its meaning; every older version keeps loading, held by a golden file each."""
@@ -45,9 +45,7 @@ class Column:
         return pa.field(self.name, _TYPES[self.kind])
 
 
-METRIC_COLUMNS: tuple[Column, ...] = tuple(Column(m.name, m.kind, m.unit, m.better, m.about) for m in METRICS)
-
-TRIAL_COLUMNS: tuple[Column, ...] = (
+TRIAL_STARTS: tuple[Column, ...] = (
     Column("study", "string", "", "", "name of the study"),
     Column("trial_id", "string", "", "", "12 hex digits: hash of arm, whole configuration and seed"),
     Column("arm", "string", "", "", "`search`, `baseline`, or the name of an ablation's arm"),
@@ -62,8 +60,10 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     ),
     Column("error", "string", "", "", "its message"),
     Column("config_json", "string", "", "", "the whole resolved configuration: enough to train the trial again"),
-    # param.<key> columns stand here, one for every searched or overridden parameter.
-    *METRIC_COLUMNS,
+)
+"""A trial's row, in trials/ID.parquet, up to its parameters and metrics."""
+
+TRIAL_ENDS: tuple[Column, ...] = (
     Column(
         "audited", "bool", "", "", "a search's trial that early stopping leaves alone, to measure what stopping costs"
     ),
@@ -82,7 +82,7 @@ TRIAL_COLUMNS: tuple[Column, ...] = (
     Column("schema_version", "int", "", "", "version of this table"),
     Column("versions", "string", "", "", "of the packages that can change a number: `ray 2.60.0, torch 2.13.0`"),
 )
-"""A trial's row, in trials/ID.parquet."""
+"""The rest of a trial's row, after its parameters and metrics."""
 
 HISTORY_COLUMNS: tuple[Column, ...] = (
     Column("trial_id", "string", "", "", "the trial"),
@@ -94,28 +94,37 @@ HISTORY_COLUMNS: tuple[Column, ...] = (
     Column("lr", "float", "", "", "learning rate of the last step"),
     Column("losses", "floats", "nats/token", "min", "cross-entropy of every step since the last report"),
     Column("time", "time", "UTC", "", "when the report was written"),
-    *METRIC_COLUMNS,
 )
-"""A report's row, in history/ID-ATTEMPT.parquet."""
+"""A report's row, in history/ID-ATTEMPT.parquet, up to its metrics."""
 
-_PARAMS_STAND_BEFORE = METRIC_COLUMNS[0].name
+_OWN = frozenset(column.name for column in (*TRIAL_STARTS, *TRIAL_ENDS))
 
 _VERSION = {b"schema_version": str(SCHEMA_VERSION).encode()}
 
-HISTORY_SCHEMA: pa.Schema = pa.schema([column.field for column in HISTORY_COLUMNS], metadata=_VERSION)
+
+def metric_columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
+    """The columns of what a trainer measures."""
+    return tuple(Column(m.name, m.kind, m.unit, m.better, m.about) for m in metrics)
 
 
-def trial_schema(params: Mapping[str, Any]) -> pa.Schema:
+def history_schema(metrics: Sequence[Metric]) -> pa.Schema:
+    """The schema of a report's row."""
+    return pa.schema([c.field for c in (*HISTORY_COLUMNS, *metric_columns(metrics))], metadata=_VERSION)
+
+
+def trial_schema(params: Mapping[str, Any], metrics: Sequence[Metric]) -> pa.Schema:
     """The schema of a trial's row whose parameters are `params` (dotted key -> value).
 
     A parameter's column is typed by its value, so that rows of different trials unify: every number is a double.
     """
-    fields: list[pa.Field] = []
-    for column in TRIAL_COLUMNS:
-        if column.name == _PARAMS_STAND_BEFORE:
-            fields += [pa.field(PARAM + key, _param_type(value)) for key, value in params.items()]
-        fields.append(column.field)
-    return pa.schema(fields, metadata=_VERSION)
+    given = [pa.field(PARAM + key, _param_type(value)) for key, value in params.items()]
+    ends = [column.field for column in (*metric_columns(metrics), *TRIAL_ENDS)]
+    return pa.schema([*(column.field for column in TRIAL_STARTS), *given, *ends], metadata=_VERSION)
+
+
+def is_metric(column: str) -> bool:
+    """Whether a column of a trial's row holds something that the trial measured."""
+    return column not in _OWN and not column.startswith(PARAM)
 
 
 def _param_type(value: object) -> pa.DataType:

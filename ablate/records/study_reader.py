@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ablate.records import atomic_files
-from ablate.records.schema import HISTORY_SCHEMA, SCHEMA_VERSION, trial_schema
+from ablate.records.schema import SCHEMA_VERSION, history_schema, trial_schema
+from ablate.trainers import Metric
 
 COMPACT_FROM = 1_000  # parts: fewer are read in a second or two
 _CHUNK = 256  # trials whose histories are in memory at once while a copy is made
@@ -43,20 +44,20 @@ class Contents:
     problems: tuple[str, ...]
 
 
-def read(root: Path, *, columns: Sequence[str] | None = None) -> Contents:
+def read(root: Path, *, metrics: Sequence[Metric], columns: Sequence[str] | None = None) -> Contents:
     """Everything, the history with these columns alone (None: all of them), by way of the copy where it is current."""
     kept_trials, kept_history = _kept(root, "trials"), _kept(root, "history", columns=columns)
     if kept_trials is not None and kept_history is not None:
         return Contents(kept_trials, kept_history, problems=())
-    ended, lost = trials(root)
-    reports, unread = history(root, columns=columns)
+    ended, lost = trials(root, metrics=metrics)
+    reports, unread = history(root, metrics=metrics, columns=columns)
     return Contents(ended, reports, problems=(*lost, *unread))
 
 
-def trials(root: Path, *, trial_id: str | None = None) -> tuple[pa.Table, list[str]]:
+def trials(root: Path, *, metrics: Sequence[Metric], trial_id: str | None = None) -> tuple[pa.Table, list[str]]:
     """A row for every trial that has ended (or this one), in the order of their ends; and the problems."""
     pattern = "*.parquet" if trial_id is None else f"{trial_id}.parquet"
-    paths, schema = sorted((root / "trials").glob(pattern)), trial_schema({})
+    paths, schema = sorted((root / "trials").glob(pattern)), trial_schema({}, metrics)
     chunks: dict[Path, pa.Table] = {}
     problems: list[str] = []
     for start in range(0, len(paths), _CHUNK):  # ten thousand one-row tables take hundreds of megabytes
@@ -73,7 +74,12 @@ def trials(root: Path, *, trial_id: str | None = None) -> tuple[pa.Table, list[s
 
 
 def history(
-    root: Path, *, trial_id: str | None = None, columns: Sequence[str] | None = None, repeats: bool = False
+    root: Path,
+    *,
+    metrics: Sequence[Metric],
+    trial_id: str | None = None,
+    columns: Sequence[str] | None = None,
+    repeats: bool = False,
 ) -> tuple[pa.Table, list[str]]:
     """A row for every report of all trials or of one, by trial and step; and the problems. See `Ledger.history`."""
     chosen = [(name, attempt) for name, attempt in attempts(root) if trial_id in (None, name)]
@@ -83,7 +89,7 @@ def history(
     for more, unread in _chunks(root, chosen, columns=needed, repeats=repeats):
         tables |= more
         problems += unread
-    table, misfits = atomic_files.unify(tables, _narrow(needed))
+    table, misfits = atomic_files.unify(tables, _narrow(history_schema(metrics), needed))
     return _only(table.combine_chunks().sort_by(_ORDER), columns), problems + misfits
 
 
@@ -98,7 +104,7 @@ def named_attempts(names: Iterable[str]) -> list[tuple[str, int]]:
     return sorted((name["trial_id"], int(name["attempt"])) for name in found if name)
 
 
-def compact(root: Path, *, at_least: int = COMPACT_FROM) -> bool:
+def compact(root: Path, *, metrics: Sequence[Metric], at_least: int = COMPACT_FROM) -> bool:
     """Make the copy anew where the study has `at_least` so many parts and the copy is not current.
 
     Says whether a current copy is there. None is made of a study with parts that cannot be read: a reader has to be
@@ -109,25 +115,25 @@ def compact(root: Path, *, at_least: int = COMPACT_FROM) -> bool:
         return False
     if all(_stamp_of(root, kind) == stamp for kind, stamp in stamps.items()):
         return True
-    ended, problems = trials(root)
-    if problems or not _write_history(root, stamp=stamps["history"]):
+    ended, problems = trials(root, metrics=metrics)
+    if problems or not _write_history(root, history_schema(metrics), stamp=stamps["history"]):
         return False
     stamped = ended.replace_schema_metadata({_STAMP: stamps["trials"]})
     atomic_files.replace(_copy(root, "trials"), lambda tmp: pq.write_table(stamped, tmp))
     return True
 
 
-def _write_history(root: Path, *, stamp: bytes) -> bool:
+def _write_history(root: Path, plain: pa.Schema, *, stamp: bytes) -> bool:
     """Chunk after chunk, so that a long history need not fit in memory. False where a part does not fit the others."""
     done = True
 
     def write(tmp: Path) -> None:
         nonlocal done
-        schema = HISTORY_SCHEMA.with_metadata({_STAMP: stamp})
+        schema = plain.with_metadata({_STAMP: stamp})
         with pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
             for tables, problems in _chunks(root, attempts(root), columns=None):
-                table, misfits = atomic_files.unify(tables, HISTORY_SCHEMA)
-                done = done and not problems and not misfits and table.schema.equals(HISTORY_SCHEMA)
+                table, misfits = atomic_files.unify(tables, plain)
+                done = done and not problems and not misfits and table.schema.equals(plain)
                 if not done:
                     return
                 writer.write_table(table.combine_chunks().sort_by(_ORDER).cast(schema))
@@ -214,9 +220,9 @@ def _only(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
     return table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
-def _narrow(columns: Sequence[str] | None) -> pa.Schema:
-    """The history's schema with these columns alone."""
-    return HISTORY_SCHEMA if columns is None else pa.schema([HISTORY_SCHEMA.field(name) for name in columns])
+def _narrow(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    """The schema with these columns alone."""
+    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
 def _read_all(

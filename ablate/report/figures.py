@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablate.analyze.arms.contrasts import Factorial
-from ablate.analyze.arms.paired import BASELINE, Effect
+from ablate.analyze.arms.paired import Effect
 from ablate.analyze.curves import Band, Curve
 from ablate.analyze.frames import floats
 from ablate.analyze.search.importance import Importances
@@ -35,6 +35,7 @@ from ablate.report.canvas import (  # fmt: skip
     styles,
     tokens_axis,
 )
+from ablate.spec.designs import BASELINE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ import pandas as pd
 from ablate.analyze.arms.contrasts import Factorial, factorial
 from ablate.analyze.arms.cost_effectiveness import Worth, worths
 from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all
-from ablate.analyze.arms.paired import BASELINE, SEARCH, Effect, effects, pairs_of
+from ablate.analyze.arms.paired import Effect, effects, pairs_of
 from ablate.analyze.arms.robust import Robust, robust
 from ablate.analyze.comparability import Mixed, mixed
 from ablate.analyze.cost import Cost, costs
@@ -21,7 +21,7 @@ from ablate.analyze.floors import Floors, floors
 from ablate.analyze.frames import completed, floats, of_arm, texts
 from ablate.analyze.memory import BankUse, bank_use
 from ablate.analyze.progress import Progress, progress
-from ablate.analyze.search.best import Best, Objective, best
+from ablate.analyze.search.best import Best, best
 from ablate.analyze.search.importance import Importances, importances
 from ablate.analyze.search.pareto import pareto_ids
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
@@ -29,8 +29,11 @@ from ablate.analyze.search.slices import Slice, slice_of
 from ablate.analyze.search.space import show
 from ablate.analyze.stats import Interval, t_interval
 from ablate.records.interim_looks import Look, hindsight, peeked
-from ablate.study.dataset import HypothesisFile, StudyData
-from model.api import BY_NAME, METRICS, from_json, value_of
+from ablate.spec.designs import BASELINE, SEARCH
+from ablate.spec.models import Objective
+from ablate.study.dataset import StudyData
+from ablate.study.study_json import HypothesisFile
+from ablate.trainers import recorded
 
 CURVES = 200  # of a longer search's trials so many are drawn: more lines hide each other
 
@@ -52,6 +55,7 @@ class PerObjective:
     robust: tuple[Robust, ...]
     factorial: Factorial | None
     common: AtBudget | None
+    metric_unit: str
 
     @property
     def claims(self) -> tuple[Effect, ...]:
@@ -66,8 +70,7 @@ class PerObjective:
     @property
     def unit(self) -> str:
         """Of the metric, with a space before it: ` nats/token`, or nothing."""
-        unit = BY_NAME[self.objective.metric].unit
-        return f" {unit}" if unit else ""
+        return f" {self.metric_unit}" if self.metric_unit else ""
 
     @property
     def label(self) -> str:
@@ -112,7 +115,7 @@ class Findings:
     def memory_of(self, arm: str) -> str:
         """What stands in the memory's place in an arm that has a run which ended (`token`, `none`, ...)."""
         config = of_arm(self.data.trials, arm)["config_json"].iloc[0]
-        return from_json(str(config)).model.memory
+        return str(recorded.values(str(config)).get("model.memory", ""))
 
     def bank_of(self, group: str) -> BankUse | None:
         """The bank's use in an arm, or in the `best` trial."""
@@ -124,7 +127,7 @@ class Findings:
 
 
 def analyse(data: StudyData) -> Findings:
-    """Every analysis of a study. Pure: the same tables give the same findings."""
+    """Every analysis of a study: the same tables give the same findings."""
     trials, history, arms = data.trials, data.history, tuple(data.arms)
     search = of_arm(trials, SEARCH)
     primary = data.objectives[0]
@@ -143,9 +146,9 @@ def analyse(data: StudyData) -> Findings:
         costs=tuple(costs(trials, declared=arms)),
         curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective))),
         bands=tuple(bands(history, trials, declared=arms)),
-        mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys])),
-        worths=tuple(worths(trials, effects=effects_shown)),
-        judged=tuple(judge_all(trials, claims=_claims(data), maximised=MAXIMISED)),
+        mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys], trainer=data.trainer)),
+        worths=tuple(worths(trials, effects=effects_shown, flops_per_token=_flops(data, effects_shown))),
+        judged=tuple(judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)),
         rungs=tuple(
             audit(
                 search,
@@ -161,9 +164,6 @@ def analyse(data: StudyData) -> Findings:
     )
 
 
-MAXIMISED = frozenset(metric.name for metric in METRICS if metric.better == "max")
-
-
 def look_of(findings: Findings, *, at: str) -> Look | None:
     """What a report of these findings shows of the ablation, to be kept in the ledger; None where it shows nothing."""
     ablation = findings.data.facts.spec.ablation
@@ -174,6 +174,14 @@ def look_of(findings: Findings, *, at: str) -> Look | None:
         if effect.n
     }
     return Look(at=at, planned_seeds=ablation.seeds, shown=shown) if ablation and shown else None
+
+
+def _flops(data: StudyData, effects: Sequence[Effect]) -> Mapping[str, float]:
+    """Recorded configuration -> FLOPs of a token, for the first run of every group whose cost is shown."""
+    groups = [BASELINE, *(effect.arm for effect in effects if effect.n)] if effects else []
+    runs = [completed(of_arm(data.trials, group)) for group in groups]
+    configs = [str(run["config_json"].iloc[0]) for run in runs if not run.empty]
+    return recorded.flops_per_token(data.trainer.name, configs) if configs else {}
 
 
 def _claims(data: StudyData) -> list[Claim]:
@@ -204,7 +212,7 @@ def _cells(data: StudyData) -> dict[str, dict[str, str]]:
     if not found:
         return {}
     factors = list(next(iter(found.values())))
-    own = {key: value_of(data.baseline, key) for key in factors}
+    own = {key: data.baseline[key] for key in factors}
     # A baseline outside of the design (another memory, say) is compared with, but is no cell of it.
     levels = {key: [level[key] for level in found.values()] for key in factors}
     inside = all(own[key] in levels[key] for key in factors) and own not in [dict(level) for level in found.values()]
@@ -230,6 +238,7 @@ def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) 
         robust=tuple(robust(trials, objective=objective, declared=arms)),
         factorial=factorial(trials, objective=objective, cells=_cells(data)),
         common=common,
+        metric_unit=data.trainer.unit(objective.metric),
     )
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from ablate.errors import CannotWrite
 from ablate.running.limits import Overdue, Watch
 from ablate.running.runner import Event, Halt, Listener, Progress
-from ablate.running.trial import Desk, Train, failed_row, record, run_trial, timeout
+from ablate.running.trial import Desk, by_trainer, failed_row, record, run_trial, timeout
 from ablate.running.watchdog import Unanswered, Watchdog
-from ablate.trials.plan import Trial, TrialSource
-from model.api import Config, Report, Result, Verdict
-from model.api import train as model_train
+from ablate.trainers import Config, Report, Result, Train, Verdict
+from ablate.trials.source import TrialSource
+from ablate.trials.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class InlineRunner:
     desk: Desk
     halt: Halt
     on_event: Listener
-    train: Train = model_train
+    train: Train = by_trainer
     hard_s: float = 10.0
 
     @property

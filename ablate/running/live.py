@@ -17,7 +17,7 @@ from ablate.running.progress import Running, Tally
 from ablate.running.runner import Event
 
 if TYPE_CHECKING:
-    from ablate.records.ledger import TrialRow
+    from ablate.records.rows import TrialRow
 
 _LAST_ENDED = 8
 """Ended trials that the live table still shows."""

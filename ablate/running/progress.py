@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ablate.running.runner import Event, Progress
-from ablate.trials.plan import SEARCH, is_preparation
+from ablate.spec.designs import SEARCH, is_preparation
 
 if TYPE_CHECKING:
-    from ablate.records.ledger import TrialRow
+    from ablate.records.rows import TrialRow
     from ablate.spec.models import Objective
-    from ablate.trials.plan import Trial
+    from ablate.trials.trial import Trial
 
 _ENOUGH = 0.05
 """Share of a budget from which on the rest is extrapolated."""

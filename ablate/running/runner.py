@@ -11,9 +11,10 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
-    from ablate.records.ledger import TrialRow
-    from ablate.trials.plan import Trial, TrialSource
-    from model.api import Report
+    from ablate.records.rows import TrialRow
+    from ablate.trainers import Report
+    from ablate.trials.source import TrialSource
+    from ablate.trials.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
-    from ablate.records.ledger import TrialRow
-    from ablate.trials.plan import Trial
-    from model.api import Report
+    from ablate.records.rows import TrialRow
+    from ablate.trainers import Report
+    from ablate.trials.trial import Trial
 
 Mode = Literal["offline", "local", "online", "disabled"]
 """`offline`: kept on disk, `swanlab sync` uploads it; `local`: kept for `swanlab watch`; `online`: sent to the host."""

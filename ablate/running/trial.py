@@ -1,4 +1,4 @@
-"""The edge of a trial: everything that can happen inside `model.api.train` becomes one row of the ledger, or none."""
+"""The edge of a trial: everything that can happen inside its training becomes one row of the ledger, or none."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from ablate import escape
 from ablate.errors import CannotWrite, full_disk, writing
 from ablate.records import provenance
-from ablate.records.ledger import Ledger, StaleAttempt, Status, TrialRow
+from ablate.records.ledger import Ledger, StaleAttempt
+from ablate.records.rows import Status, TrialRow
 from ablate.running.limits import Limits, OutOfTime, Overdue
 from ablate.running.output import recorded
 from ablate.running.runner import Progress
 from ablate.running.tracking import Mode, Tracker
-from ablate.trials.plan import Trial
-from model.api import Config, Report, Result, Verdict, failure_kind
-from model.api import train as model_train
+from ablate.trainers import Config, Report, Result, Train, Trainer, Verdict
+from ablate.trials.trial import Trial
 
 _MOST_TRACEBACK = 16 * 2**10  # characters
 
@@ -31,12 +31,9 @@ class TryAgain(Exception):
     """The trial has not ended: whoever runs it will have it tried again, or record its end himself."""
 
 
-class Train(Protocol):
-    """The shape of `model.api.train`."""
-
-    def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        """Train `config`, calling `report`; see `model.api.train`."""
-        ...
+def by_trainer(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+    """Train by the configuration's own trainer: the usual `Train`."""
+    return config.trainer.train(config, report, checkpoint_dir=checkpoint_dir)
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Failure:
 
 
 def run_trial(
-    trial: Trial, *, desk: Desk, tell: Callable[[Progress], Verdict], alone: bool = True, train: Train = model_train
+    trial: Trial, *, desk: Desk, tell: Callable[[Progress], Verdict], alone: bool = True, train: Train = by_trainer
 ) -> TrialRow | None:
     """Claim the next attempt at `trial`, train it, record every report and the end. Rank 0's part of a trial.
 
@@ -113,9 +110,8 @@ def _run(
                 raise
             if isinstance(error, TryAgain):
                 return None
-            row = failed_row(
-                trial, failure=failure_of(error), desk=desk, attempt=attempt, started_at=started_at, last=last
-            )
+            failure = failure_of(error, trainer=trial.config.trainer)
+            row = failed_row(trial, failure=failure, desk=desk, attempt=attempt, started_at=started_at, last=last)
         else:
             if result.verdict is Verdict.INTERRUPT:
                 return None
@@ -130,7 +126,7 @@ def _run(
     return record(row, ledger=ledger)
 
 
-def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = model_train) -> None:
+def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = by_trainer) -> None:
     """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
     train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id, own=True))
 
@@ -154,15 +150,15 @@ def told(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:] + "\n"
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Classify an exception of the trainer: `oom`, `nan`, `timeout` or `error`, with its text and its place."""
+def failure_of(error: BaseException, *, trainer: Trainer) -> Failure:
+    """Classify an exception of a trial: `oom`, `nan`, `timeout` or `error`, with its text and its place."""
     if isinstance(error, OutOfTime):
         return timeout(error.overdue)
     if isinstance(error, CannotWrite):  # recorded by nobody, but it comes home this way from another process
         return Failure("error", kind=CannotWrite.__name__, message=error.line)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
-    return Failure(cast(Status, failure_kind(error)), kind=type(error).__name__, message=_one_line(str(error)) + place)
+    return Failure(trainer.failure_kind(error), kind=type(error).__name__, message=_one_line(str(error)) + place)
 
 
 def failed_row(
@@ -217,7 +213,7 @@ def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -
         "trial_id": trial.trial_id,
         "arm": trial.arm,
         "seed": trial.seed,
-        "config_json": trial.config.model_dump_json(),
+        "config_json": trial.config.to_json(),
         "params": trial.params,
         "audited": trial.audited,
         "predicted_peak_gib": trial.predicted_peak_gib,

@@ -17,12 +17,13 @@ from ablate.scheduling.corrections import Corrections, MemoryClass, memory_class
 from ablate.scheduling.placement import STEP, Gate, Need, Node
 from ablate.spec import feasibility
 from ablate.spec.models import Resources, StudySpec
+from ablate.trainers import Config, Trainer
 from ablate.trials import plan
-from ablate.trials.plan import Trial, TrialSource
-from model.api import CONTEXT_GIB, Config, estimate, from_json, override
+from ablate.trials.source import TrialSource
+from ablate.trials.trial import Trial
 
 if TYPE_CHECKING:
-    from ablate.records.ledger import TrialRow
+    from ablate.records.rows import TrialRow
 
 AHEAD = 4
 """Trials that wait at most. A search learns from results, and every trial that waits was drawn without some: so one is
@@ -48,11 +49,13 @@ class Taken:
     busy: float | None
 
     @classmethod
-    def of(cls, metrics: Mapping[str, Any], *, node: str | None = None, card: str | None = None) -> Taken:
-        """From a report's metrics (`model.api.METRICS`)."""
+    def of(
+        cls, metrics: Mapping[str, Any], *, context_gib: float, node: str | None = None, card: str | None = None
+    ) -> Taken:
+        """From a report's metrics. `context_gib`: what a process takes of a GPU beside what it has reserved."""
         gib = metrics["nvml_used_gib"] if "nvml_used_gib" in metrics else None  # noqa: SIM401
         if gib is None and "peak_reserved_gib" in metrics:
-            gib = metrics["peak_reserved_gib"] + CONTEXT_GIB
+            gib = metrics["peak_reserved_gib"] + context_gib
         return cls(node, card, gib, metrics["gpu_util_pct"] / 100 if "gpu_util_pct" in metrics else None)
 
     def flat(self) -> dict[str, Any]:
@@ -70,13 +73,14 @@ class Taken:
 class Sizes:
     """How large trials are: what the study file says, and for `gpu: auto` the predicted peak over a card's memory.
 
-    `card_gib` is 0 without a card. `predict` gives the peak of a configuration in GiB. `turns`: kernels of the trials
-    on a card take turns, so that its time is shared as well (no MPS).
+    `card_gib` is 0 without a card. `predict` gives the peak of a configuration in GiB, `trainer` reads recorded ones.
+    `turns`: kernels of the trials on a card take turns, so that its time is shared as well (no MPS).
     """
 
     resources: Resources
     card_gib: float
     predict: Callable[[Config], float]
+    trainer: Trainer
     turns: bool = True
     learned: Corrections = field(default_factory=Corrections)
 
@@ -87,7 +91,7 @@ class Sizes:
     def need(self, config: Config, *, predicted_gib: float | None) -> Need:
         """What the trial should be given, by what was learned so far."""
         asked = self.resources
-        host_gib = HOST_GIB + (0.0 if self.card_gib else estimate(config).peak_gib)
+        host_gib = HOST_GIB + (0.0 if self.card_gib else config.cost.peak_gib)
         need = Need(asked.cpu, gpu=0.0, workers=asked.processes, host_gib=host_gib)
         if asked.gpu != "auto":
             return replace(need, gpu=float(asked.gpu))
@@ -102,9 +106,9 @@ class Sizes:
 
 def least(spec: StudySpec) -> Config:
     """The configuration with the lowest peak, by formula, that a study may ask for."""
-    found = [override(spec.base, corner) for corner in feasibility.corners(spec.search)]
-    found += [override(spec.base, overrides) for overrides in plan.arms(spec, spec.base).values()]
-    return min(found, key=lambda config: estimate(config).peak_gib)
+    found = [spec.base.override(corner) for corner in feasibility.corners(spec.search)]
+    found += [spec.base.override(overrides) for overrides in plan.arms(spec, spec.base).values()]
+    return min(found, key=lambda config: config.cost.peak_gib)
 
 
 def share_of(peak_gib: float, *, card_gib: float) -> float:
@@ -224,7 +228,11 @@ class Admission:
         return None if predicted is None else memory_class(trial.config, predicted_gib=predicted)
 
     def _learn_from(self, row: TrialRow) -> None:
-        taken, predicted = Taken.of(row.metrics), row.predicted_peak_gib
+        trainer, predicted = self._sizes.trainer, row.predicted_peak_gib
+        taken = Taken.of(row.metrics, context_gib=trainer.context_gib)
         if predicted and taken.gib is not None:
-            kind, whole = memory_class(from_json(row.config_json), predicted_gib=predicted), row.status == "completed"
+            kind, whole = (
+                memory_class(trainer.read(row.config_json), predicted_gib=predicted),
+                row.status == "completed",
+            )
             self._sizes.learned.took(kind, predicted_gib=predicted, measured_gib=taken.gib, final=whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from model.api import Config
+from ablate.trainers import Config
 
 LEAST, MOST = 0.6, 3.0
 """Bounds on measured over predicted: beyond them something else is wrong than the prediction."""
@@ -15,15 +15,13 @@ ASSUMED_BUSY = 0.6
 
 _CLASS_WIDTH = math.log(1.1)
 
-MemoryClass = tuple[str, str, str, str, int]
+MemoryClass = tuple[tuple[str, ...], int]
 
 
 def memory_class(config: Config, *, predicted_gib: float) -> MemoryClass:
-    """What a prediction depends on, rounded: memory, precision, checkpointing, the bank's state, and the size itself
-    in steps of a tenth. Trials of a class are wrong together."""
-    model, train = config.model, config.train
-    size = round(math.log(predicted_gib) / _CLASS_WIDTH)
-    return model.memory, train.precision, train.gradient_checkpointing, model.ema_state, size
+    """What a prediction depends on: the trainer's own classes, and the size itself in steps of a tenth. Trials of a
+    class are mispredicted alike."""
+    return config.trainer.memory_class(config), round(math.log(predicted_gib) / _CLASS_WIDTH)
 
 
 @dataclass

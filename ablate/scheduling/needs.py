@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
-from ablate.errors import BadInput
+from ablate.errors import BadInput, ParameterError
 from ablate.records import draws
 from ablate.records.ledger import Ledger
 from ablate.scheduling.admission import MARGIN, Sizes
 from ablate.scheduling.placement import Gate, Node
 from ablate.spec.models import Resources, StudySpec
-from model.api import Config, ConfigError, estimate, footprint, override
+from ablate.trainers import Config, Trainer
 
 UTILISATION = 0.055
 """Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
@@ -79,12 +79,13 @@ class Shares:
 
     resources: Resources
     card: Card | None
+    trainer: Trainer
 
     def peak_gib(self, config: Config) -> float:
         """Of one worker's process."""
         if self.card is None:
-            return estimate(config).peak_gib
-        return footprint(config, ranks=self.resources.processes).peak_gib
+            return config.cost.peak_gib
+        return self.trainer.peak_gib(config, ranks=self.resources.processes)
 
     def gpu(self, config: Config) -> float:
         """What each worker is given of a card; of one that is too small the whole."""
@@ -111,7 +112,8 @@ class Shares:
 
     @property
     def _sizes(self) -> Sizes:
-        return Sizes(self.resources, card_gib=self.card.gib if self.card else 0.0, predict=self.peak_gib)
+        card_gib = self.card.gib if self.card else 0.0
+        return Sizes(self.resources, card_gib=card_gib, predict=self.peak_gib, trainer=self.trainer)
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ def behind(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Mapping[
         if trial_id in planned:
             return planned[trial_id]
         if trial_id in drawn:
-            with suppress(ConfigError):  # this version of the model may understand the values otherwise
-                return shares.gpu(override(spec.base, drawn[trial_id]))
+            with suppress(ParameterError):  # this version of the model may understand the values otherwise
+                return shares.gpu(spec.base.override(drawn[trial_id]))
         return fmean(planned.values())
 
     rows = ledger.rows()
@@ -178,7 +180,7 @@ def left_of_budget(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *
 
 def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:
     """FLOP/s that trials of a study reached (configuration, tokens a second); the median, None where there is none."""
-    return median(estimate(config).flops_per_token * speed for config, speed in speeds) if speeds else None
+    return median(config.cost.flops_per_token * speed for config, speed in speeds) if speeds else None
 
 
 def _words(name: str) -> frozenset[str]:

@@ -23,14 +23,18 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from ablate.errors import ParameterError
 from ablate.records import draws
 from ablate.records.draws import Draw
-from ablate.records.ledger import Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import TrialRow
 from ablate.search import samplers
 from ablate.search.learners import TRIAL_ID
+from ablate.spec.designs import SEARCH
 from ablate.spec.models import StudySpec
-from ablate.trials.plan import SEARCH, Trial, search_trial
-from model.api import ConfigError, from_json, value_of
+from ablate.trainers import recorded
+from ablate.trials.plan import search_trial
+from ablate.trials.trial import Trial
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +99,7 @@ class _Replay:
             self._repeats[number] = draw.trial_id
             return
         self._first[draw.trial_id] = number
-        self._budgets[draw.trial_id] = draw.params.get("train.tokens", self._spec.base.train.tokens)
+        self._budgets[draw.trial_id] = draw.params.get(self._spec.trainer.description.budget, self._spec.base.budget)
         stopping = self._spec.early_stopping
         fraction, seed = stopping.audit_fraction if stopping else 0.0, self._spec.optimizer.seed
         if row.audited if row else samplers.audited(number, fraction=fraction, seed=seed):
@@ -135,7 +139,7 @@ class _Replay:
         """The trial to go on with; None where this version of the model understands the values otherwise."""
         try:
             trial = search_trial(self._spec, draw.params)
-        except ConfigError:
+        except ParameterError:
             return None
         return trial if trial.trial_id == draw.trial_id else None
 
@@ -164,8 +168,8 @@ def _in_order(draws: list[Draw], rows: Mapping[str, TrialRow], *, keys: tuple[st
             yield known[number]
         elif waiting:
             row = waiting.popleft()
-            config = from_json(row.config_json)
-            yield Draw(number, row.trial_id, {key: value_of(config, key) for key in keys})
+            values = recorded.values(row.config_json)
+            yield Draw(number, row.trial_id, {key: values[key] for key in keys})
         else:
             yield Draw(number, "", {})
         number += 1

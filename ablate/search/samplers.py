@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import warnings
@@ -18,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 from ablate.search.learners import Gp, tpe
 from ablate.spec.distributions import Choice, Distribution, Range
 from ablate.spec.models import Objective, StudySpec
-from model.api import stream_seed
 
 EVERY_TRIAL = 2**31
 """More trials than a study has: Sobol's points to the end."""
@@ -85,7 +85,12 @@ def audited(number: int, *, fraction: float, seed: int) -> bool:
     share = Fraction(fraction).limit_denominator(10_000)
     block = math.floor(number * share)
     first, end = (math.ceil(edge / share) for edge in (block, block + 1))
-    return number == first + random.Random(stream_seed(seed, f"audit/{block}")).randrange(end - first)
+    return number == first + random.Random(_stream(seed, f"audit/{block}")).randrange(end - first)
+
+
+def _stream(seed: int, name: str) -> int:
+    """The seed of a random stream, which depends on nothing but its name and the study's seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
 
 
 def sobol_points(search: Mapping[str, Distribution], *, count: int, seed: int) -> list[dict[str, Any]]:

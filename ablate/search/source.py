@@ -16,15 +16,18 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from ablate.errors import ParameterError
 from ablate.records import draws
 from ablate.records.draws import Draw
-from ablate.records.ledger import Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import TrialRow
 from ablate.search import journal, learners, samplers
 from ablate.search.learners import TRIAL_ID
 from ablate.search.samplers import MOST_DRAWS
 from ablate.spec.models import StudySpec
-from ablate.trials.plan import Trial, search_trial
-from model.api import ConfigError, Verdict
+from ablate.trainers import Verdict
+from ablate.trials.plan import search_trial
+from ablate.trials.trial import Trial
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class _Running:
 
 
 class Search:
-    """The TrialSource of a study's search. See `plan.TrialSource`."""
+    """The TrialSource of a study's search. See `trials.source.TrialSource`."""
 
     def __init__(self, spec: StudySpec, ledger: Ledger) -> None:
         self._spec, self._ledger = spec, ledger
@@ -75,7 +78,7 @@ class Search:
             params = samplers.decode(self._spec.search, drawn.params)
             try:
                 trial = search_trial(self._spec, params)
-            except ConfigError:  # between valid ends lies a value that is not
+            except ParameterError:  # between valid ends lies a value that is not
                 draws.record(Draw(drawn.number, "", params), store=self._ledger.store)
                 self._study.tell(drawn, state=TrialState.FAIL)
                 continue
@@ -125,7 +128,7 @@ class Search:
         audited = samplers.audited(number, fraction=stopping.audit_fraction if stopping else 0.0, seed=seed)
         self._drawn.add(trial.trial_id)
         storage_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._running[trial.trial_id] = _Running(number, storage_id, trial.config.train.tokens, audited)
+        self._running[trial.trial_id] = _Running(number, storage_id, trial.config.budget, audited)
         return replace(trial, audited=audited)
 
     def _answer(self, drawn: optuna.Trial, trial_id: str) -> None:
@@ -156,7 +159,7 @@ def preview(spec: StudySpec, *, count: int) -> list[Trial]:
         for _ in range(count + MOST_DRAWS):
             try:
                 yield search_trial(spec, samplers.decode(spec.search, study.ask(space).params))
-            except ConfigError:
+            except ParameterError:
                 continue
 
     different = {trial.trial_id: trial for trial in islice(draws(), count)}

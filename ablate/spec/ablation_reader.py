@@ -6,21 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablate.errors import BadInput
-from ablate.spec import designs, feasibility, matching, tuning
+from ablate.errors import ParameterError, nearest
+from ablate.spec import declared_test, designs, feasibility, matching, tuning
 from ablate.spec.designs import Arm
 from ablate.spec.models import Ablation, Hypothesis, Objective
 from ablate.spec.tree import NAME, NAME_HINT, Tree
-from ablate.trials import plan
-from model.api import BY_NAME, Config, ConfigError, check_key, nearest, override
-
-_FIXED = {
-    "train.seed": ("every arm has the same seeds", "remove it"),
-    "train.reseed": ("only the A/A arm has other random streams", "write an arm that is {reseed: true}"),
-    "train.tokens": ("the budget of every arm follows from ablation.match", "remove it, or set it in base"),
-    "train.epochs": ("the budget of every arm follows from ablation.match", "remove it, or set it in base"),
-}
-"""Keys that no arm may override, why, and what to do."""
+from ablate.trainers import Config, Trainer, check_key
 
 _NO_ARMS = "name at least one: `arms: {no_memory: {model.memory: none}}`"
 
@@ -64,10 +55,10 @@ def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hyp
     found: list[Hypothesis] = []
     for index, entry in enumerate(written):
         key = f"hypotheses.{index}"
-        if "metric" in entry and not BY_NAME[tree.metric(f"{key}.metric", entry["metric"])].better:
+        if "metric" in entry and not _better(tree, f"{key}.metric", entry["metric"]):
             rule = "neither more nor less of it is better, so nothing can be claimed of it"
             raise tree.bad(f"{key}.metric", entry["metric"], rule, "claim something of val_loss, say")
-        hypothesis = tree.model(key, Hypothesis, _real(entry, "min_effect"))
+        hypothesis = tree.model(key, Hypothesis, entry)
         if hypothesis.arm not in arms:
             raise tree.bad(f"{key}.arm", hypothesis.arm, "no arm of this study", nearest(hypothesis.arm, arms))
         found.append(hypothesis)
@@ -100,12 +91,15 @@ def _mapping(tree: Tree, written: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _named(tree: Tree, name: str, written: object) -> dict[str, Any]:
     key = f"ablation.arms.{name}"
-    if name in (plan.SEARCH, plan.BASELINE) or plan.is_preparation(name):
+    if name in (designs.SEARCH, designs.BASELINE) or designs.is_preparation(name):
         raise tree.bad(key, "arm", "a reserved name: the study's own arms are called so", "choose another name")
     if isinstance(written, dict) and "reseed" in written:
         if written != {"reseed": True}:
             rule = "an A/A arm is the baseline on other random streams and nothing else"
             raise tree.bad(f"{key}.reseed", written["reseed"], rule, "write {reseed: true} alone")
+        if tree.trainer.description.reseed is None:
+            rule = "this trainer has no other random streams for the same trial"
+            raise tree.bad(f"{key}.reseed", "true", rule, "leave the arm out")
         return written
     return _overrides(tree, key, name, written)
 
@@ -126,14 +120,21 @@ def _overrides(tree: Tree, key: str, name: str, written: object) -> dict[str, An
     overrides = tree.overrides(f"{key}.", written)
     with tree.at(f"{key}."):
         for parameter, value in overrides.items():
-            _may_override(parameter, value)
+            _may_override(parameter, value, tree.trainer)
     return overrides
 
 
-def _may_override(parameter: str, value: object) -> None:
-    check_key(parameter)
-    if parameter in _FIXED:
-        raise ConfigError(parameter, value, *_FIXED[parameter])
+def _may_override(parameter: str, value: object, trainer: Trainer) -> None:
+    check_key(trainer, parameter)
+    known = trainer.description
+    if parameter == known.seed:
+        raise ParameterError(parameter, value, "every arm has the same seeds", "remove it")
+    if parameter == known.reseed:
+        rule, hint = "only the A/A arm has other random streams", "write an arm that is {reseed: true}"
+        raise ParameterError(parameter, value, rule, hint)
+    if parameter in known.budget_keys:
+        rule = "the budget of every arm follows from ablation.match"
+        raise ParameterError(parameter, value, rule, "remove it, or set it in base")
 
 
 def _factorial(tree: Tree, written: dict[str, Any]) -> dict[str, list[Any]]:
@@ -144,7 +145,7 @@ def _factorial(tree: Tree, written: dict[str, Any]) -> dict[str, list[Any]]:
         if not isinstance(levels, list) or len(levels) < 2:
             raise tree.bad(key, levels, "not a list of two levels or more", hint)
         with tree.at("ablation.factorial."):
-            _may_override(factor, levels)
+            _may_override(factor, levels, tree.trainer)
         for level in levels:
             if isinstance(level, (list, dict)) or not NAME.fullmatch(designs.cell_name({factor: level})):
                 rule = "a level that cannot stand in an arm's name"
@@ -158,19 +159,13 @@ def _factorial(tree: Tree, written: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _tune(tree: Tree, written: dict[str, Any]) -> dict[str, Any]:
+    """`tune_each_arm` with what it tunes where the file does not say."""
     tune = tree.value("tune_each_arm", written)
-    if not isinstance(tune, dict) or not isinstance(tree.value("over", tune), list):
-        return {}
-    over = tune["over"]
-    if not over or len(set(map(str, over))) < len(over):
-        raise tree.bad("ablation.tune_each_arm.over", over, "not a list of different keys", "write over: [train.lr]")
-    return {"tune_each_arm": {**tune, "over": tuple(over)}}  # pydantic, being strict, takes no list for a tuple
+    return {"tune_each_arm": {"over": tree.trainer.tuned_by_default, **tune}} if isinstance(tune, dict) else {}
 
 
-def _real(entry: dict[str, Any], name: str) -> dict[str, Any]:
-    """A whole number where a real one is meant, as a real one."""
-    value = entry[name] if name in entry else None  # noqa: SIM401 - the model says what is missing
-    return {**entry, name: float(value)} if type(value) is int else entry
+def _better(tree: Tree, key: str, metric: object) -> str:
+    return tree.trainer.description.by_name[tree.metric(key, metric)].better
 
 
 # ---- whether they go together
@@ -208,31 +203,33 @@ def _check_arms(tree: Tree, arms: Sequence[Arm], base: Config, *, search: feasib
             feasibility.check_arm(base, arm.overrides, search=search)
     try:
         feasibility.check_different(base, {arm.name: arm.overrides for arm in arms}, search=search)
-    except ConfigError as error:
-        place = tree.document.place(places[error.key])
-        raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
+    except ParameterError as error:
+        raise error.at(tree.document.place(places[error.key])) from None
 
 
 def _check_match(
     tree: Tree, ablation: Ablation, arms: Sequence[Arm], *, base: Config, search: feasibility.Search
 ) -> None:
     key, match = "ablation.match", ablation.match
-    searched = ablation.baseline == "best" and "train.epochs" in search
-    if match in ("flops", "wall") and (base.train.tokens is None or searched):
-        rule = "needs a budget in tokens: how many an epoch has is not known before the corpus is read"
-        raise tree.bad(key, match, rule, "give train.tokens in base, or match tokens")
+    known = tree.trainer.description
+    others = set(known.budget_keys) - {known.budget}
+    searched = ablation.baseline == "best" and bool(others & search.keys())
+    if match in ("flops", "wall") and (base.budget is None or searched):
+        unit = known.budget_unit
+        rule = f"needs a budget in {unit}: how many an epoch has is not known before the corpus is read"
+        raise tree.bad(key, match, rule, f"give {known.budget} in base, or match tokens")
     if match != "params":
         return
     for corner in feasibility.corners(search) if ablation.baseline == "best" else iter([{}]):
-        baseline = override(base, corner)
+        baseline = base.override(corner)
         for arm in arms:
-            config = override(baseline, arm.overrides)
+            config = baseline.override(arm.overrides)
             if not matching.as_large(baseline, config):
-                own, control = matching.active_parameters(config), matching.active_parameters(baseline)
+                own, control = config.cost.active_parameters, baseline.cost.active_parameters
                 rule = f"match: params, and the baseline has {control:,}: more than 2% apart"
-                place = tree.document.place(designs.prefix(arm).removesuffix("."))
                 hint = "change its size, or match tokens or flops"
-                raise BadInput(place, arm.name, f"{own:,} active parameters", rule, hint)
+                wrong = ParameterError(arm.name, f"{own:,} active parameters", rule, hint)
+                raise wrong.at(tree.document.place(designs.prefix(arm).removesuffix(".")))
 
 
 def _check_tuning(
@@ -243,8 +240,8 @@ def _check_tuning(
     key = "ablation.tune_each_arm.over"
     try:
         space = tuning.space(ablation.tune_each_arm, base, search)
-    except ConfigError as error:
-        raise BadInput(tree.document.place(key), error.key, error.value, error.rule, error.hint) from None
+    except ParameterError as error:
+        raise error.at(tree.document.place(key)) from None
     points = math.prod(tuning.size(distribution) for distribution in space.values())
     if points < ablation.tune_each_arm.trials:
         trials = f"{key.rpartition('.')[0]}.trials"
@@ -259,18 +256,18 @@ def _check_tuning(
                 raise tree.bad(place, arm.overrides[parameter], rule, f"remove it, or take {parameter} out of over")
         try:
             feasibility.check_arm(base, arm.overrides, search=known)
-        except ConfigError as error:
+        except ParameterError as error:
             rule = f"not valid for arm {arm.name}: {error.rule} ({error.hint})"
             hint = f"give the range of {error.key} in `search`"
-            raise BadInput(tree.document.place(key), error.key, error.value, rule, hint) from None
+            raise ParameterError(error.key, error.value, rule, hint).at(tree.document.place(key)) from None
 
 
 def _check_power(tree: Tree, ablation: Ablation, arms: int) -> None:
-    smallest = designs.smallest_p_holm(seeds=ablation.seeds, arms=arms)
-    if smallest > designs.ALPHA and not ablation.exploratory:
+    smallest = declared_test.smallest_p_holm(seeds=ablation.seeds, arms=arms)
+    if smallest > declared_test.ALPHA and not ablation.exploratory:
         rule = (
             f"the declared test cannot reject: the smallest p_holm with {arms} {'arm' if arms == 1 else 'arms'}"
             f" is {smallest:.3g}"
         )
-        hint = f"give {designs.seeds_needed(arms)} seeds, or say `exploratory: true`"
+        hint = f"give {declared_test.seeds_needed(arms)} seeds, or say `exploratory: true`"
         raise tree.bad("ablation.seeds", ablation.seeds, rule, hint)

@@ -1,32 +1,27 @@
 """From an ablation's designs to its arms: named arms, leave-one-out, add-one-in, factorial cells, the A/A arm.
 
-Pure, and without torch: a plan, a report and a dry run all ask here what the arms are.
+Pure: a plan and a dry run ask here what the arms are; study.json keeps the answer for a report.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.api import Config, override, value_of
+from ablate.trainers import Config
 
 if TYPE_CHECKING:
     from ablate.spec.models import Ablation
 
 Design = Literal["arm", "leave_one_out", "add_one_in", "factorial", "reseed"]
 
-ALPHA = 0.05
-"""The level at which the declared test, the paired sign-flip test with Holm's correction, rejects."""
+SEARCH, BASELINE = "search", "baseline"
+"""The arms that no study file names: a search's trials, and an ablation's control."""
 
-MAX_EXACT = 40
-"""Pairs of which the sign-flip test counts every sign pattern; of more it draws DRAWS of them."""
-
-DRAWS = 99_999
-
-RESEED_KEY = "train.reseed"
+TUNE, CALIBRATE = "tune.", "calibrate."
+"""What stands before an arm's name in the rows of the trials that tune it, and of the run that measures its speed."""
 
 MOST_CELLS = 1_000
 """Cells of a factorial; more of them were meant for a search."""
@@ -47,7 +42,7 @@ def expand(ablation: Ablation, base: Config) -> tuple[Arm, ...]:
     """All arms but the baseline: named ones, leave-one-out, add-one-in, factorial, each in the file's order.
 
     `base` is what the arms deviate from. The factorial's cell that equals it is the baseline and no arm. Raises
-    ConfigError, keyed by the factor, where a level is not valid.
+    ParameterError, keyed by the factor, where a level is not valid.
     """
     return (
         *(_named(name, written, base) for name, written in ablation.arms.items()),
@@ -70,14 +65,9 @@ def prefix(arm: Arm) -> str:
             return f"ablation.arms.{arm.name}."
 
 
-def smallest_p(seeds: int) -> float:
-    """The smallest p of the two-sided sign-flip test: 2^(1 - n), or 1 / (1 + DRAWS) where its patterns are drawn."""
-    return 1 / (1 + DRAWS) if seeds > MAX_EXACT else 2.0 ** (1 - seeds)
-
-
-def smallest_p_holm(*, seeds: int, arms: int) -> float:
-    """The smallest adjusted p that an arm can get: the test's own, times the arms."""
-    return min(1.0, arms * smallest_p(seeds))
+def is_preparation(arm: str) -> bool:
+    """Whether rows of this arm prepare an ablation (tuning, calibration) and are no results of it."""
+    return arm.startswith((TUNE, CALIBRATE))
 
 
 def family(arms: Sequence[Arm]) -> int:
@@ -85,14 +75,11 @@ def family(arms: Sequence[Arm]) -> int:
     return max(1, sum(arm.design != "reseed" for arm in arms))
 
 
-def seeds_needed(arms: int) -> int:
-    """The fewest seeds with which the declared test can reject for one of so many arms."""
-    return 1 + math.ceil(math.log2(arms / ALPHA))
-
-
 def _named(name: str, written: Mapping[str, Any], base: Config) -> Arm:
     if "reseed" in written:
-        return Arm(name, {RESEED_KEY: base.train.reseed + 1}, "reseed", {})
+        reseed = base.trainer.description.reseed
+        assert reseed is not None, "the reader refuses an A/A arm of a trainer that cannot reseed"
+        return Arm(name, {reseed: base[reseed] + 1}, "reseed", {})
     return Arm(name, written, "arm", {})
 
 
@@ -101,9 +88,9 @@ def _cells(factorial: Mapping[str, list[Any]], base: Config) -> Iterator[Arm]:
         return
     for values in itertools.product(*factorial.values()):
         cell = dict(zip(factorial, values, strict=True))
-        config = override(base, cell)
+        config = base.override(cell)
         if config != base:
-            levels = {key: value_of(config, key) for key in factorial}
+            levels = {key: config[key] for key in factorial}
             yield Arm(cell_name(cell), cell, "factorial", levels)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from model.api import ConfigError, nearest
+from ablate.errors import ParameterError, nearest
 
 Scalar = int | float | str | bool | None
 
@@ -63,14 +63,14 @@ _EXAMPLE = "write it like {loguniform: [0.01, 1.0]} or {choice: [4, 8]}"
 
 
 def parse(key: str, written: object) -> Distribution:
-    """The distribution that a study file writes for `key`. Raises ConfigError with the key, the rule and the hint."""
+    """The distribution that a study file writes for `key`. Raises ParameterError with key, rule and hint."""
     if not isinstance(written, Mapping) or len(written) != 1:
-        raise ConfigError(key, _show(written), "not one distribution", _EXAMPLE)
+        raise ParameterError(key, _show(written), "not one distribution", _EXAMPLE)
     kind, arguments = next(iter(written.items()))
     if kind not in _KINDS:
-        raise ConfigError(key, kind, "unknown distribution", nearest(str(kind), _KINDS))
+        raise ParameterError(key, kind, "unknown distribution", nearest(str(kind), _KINDS))
     if not isinstance(arguments, list):
-        raise ConfigError(key, _show(arguments), "not a list", _EXAMPLE)
+        raise ParameterError(key, _show(arguments), "not a list", _EXAMPLE)
     return _choice(key, arguments) if kind == "choice" else _range(key, kind, arguments)
 
 
@@ -98,32 +98,36 @@ def shown(distribution: Distribution) -> str:
 
 def _choice(key: str, arguments: list[Any]) -> Choice:
     if not arguments:
-        raise ConfigError(key, "[]", "empty choice", "list the values to choose from")
+        raise ParameterError(key, "[]", "empty choice", "list the values to choose from")
     for value in arguments:
         if isinstance(value, (list, dict)):
-            raise ConfigError(key, _show(value), "not a single value", "choose between numbers or texts")
+            raise ParameterError(key, _show(value), "not a single value", "choose between numbers or texts")
     return Choice(tuple(arguments))
 
 
 def _range(key: str, kind: Any, arguments: list[Any]) -> Range:
     shown = _show(arguments)
     if len(arguments) != 2:
-        raise ConfigError(key, shown, "not two bounds", f"write {{{kind}: [low, high]}}")
+        raise ParameterError(key, shown, "not two bounds", f"write {{{kind}: [low, high]}}")
     for bound in arguments:
         if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
-            raise ConfigError(key, _show(bound), "not a finite number", f"write {{{kind}: [low, high]}} with numbers")
+            raise ParameterError(
+                key, _show(bound), "not a finite number", f"write {{{kind}: [low, high]}} with numbers"
+            )
     low, high = arguments
     if low == high:
-        raise ConfigError(key, shown, "empty range", "give the value in `base`, or two different bounds")
+        raise ParameterError(key, shown, "empty range", "give the value in `base`, or two different bounds")
     if low > high:
-        raise ConfigError(key, shown, "inverted range", f"write {{{kind}: [{high}, {low}]}}")
+        raise ParameterError(key, shown, "inverted range", f"write {{{kind}: [{high}, {low}]}}")
     distribution = Range(kind, low, high)
     if distribution.whole and not all(float(bound).is_integer() for bound in arguments):
-        raise ConfigError(key, shown, "bounds that are no whole numbers", "round them, or use uniform or loguniform")
+        raise ParameterError(key, shown, "bounds that are no whole numbers", "round them, or use uniform or loguniform")
     if kind in ("loguniform", "logint") and low <= 0:
-        raise ConfigError(key, shown, "a logarithm needs a lower bound above 0", "raise it, or use uniform or int")
+        raise ParameterError(key, shown, "a logarithm needs a lower bound above 0", "raise it, or use uniform or int")
     if kind == "one_minus_loguniform" and high >= 1:
-        raise ConfigError(key, shown, "the logarithm of 1 - x needs an upper bound below 1", "lower it, e.g. to 0.999")
+        raise ParameterError(
+            key, shown, "the logarithm of 1 - x needs an upper bound below 1", "lower it, e.g. to 0.999"
+        )
     return distribution
 
 

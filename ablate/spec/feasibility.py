@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ablate.errors import ParameterError
 from ablate.spec.distributions import Choice, Distribution, Range
-from model.api import Config, ConfigError, override, value_of
+from ablate.trainers import Config
 
 Search = Mapping[str, Distribution]
 
@@ -23,10 +24,11 @@ MOST_WHOLE = 1_024
 
 
 def check_search(base: Config, search: Search) -> None:
-    """Raise ConfigError, keyed by the searched parameter at fault, unless whatever may be drawn is valid."""
+    """Raise ParameterError, keyed by the searched parameter at fault, unless whatever may be drawn is valid."""
+    trainer = base.trainer.description
     for key in search:
-        if key in ("train.seed", "train.reseed"):
-            raise ConfigError(key, "searched", "a seed is luck, not a parameter", "use ablation.seeds to repeat")
+        if key in (trainer.seed, trainer.reseed):
+            raise ParameterError(key, "searched", "a seed is luck, not a parameter", "use ablation.seeds to repeat")
     for corner in corners(search):
         _try(base, corner, search)
     first = next(corners(search), {})
@@ -52,44 +54,46 @@ def corners(search: Search) -> Iterator[dict[str, Any]]:
 
 
 def check_arm(base: Config, overrides: Mapping[str, Any], *, search: Search) -> None:
-    """Raise ConfigError unless the arm is valid on the base and on whatever the search may find best."""
+    """Raise ParameterError unless the arm is valid on the base and on whatever the search may find best."""
     for corner in corners(search):
-        override(base, {**corner, **overrides})
+        base.override({**corner, **overrides})
 
 
 def check_different(base: Config, arms: Mapping[str, Mapping[str, Any]], *, search: Search) -> None:
-    """Raise ConfigError, keyed by the arm, where two valid arms are the same configuration or one is the baseline.
+    """Raise ParameterError, keyed by the arm, where two valid arms are the same configuration or one is the baseline.
 
     `search` is what the baseline leaves open: empty for `baseline: base`, the searched space for `baseline: best`.
     """
-    known: dict[tuple[str, frozenset[str]], str] = {(base.model_dump_json(), frozenset()): "the baseline"}
+    known: dict[tuple[str, frozenset[str]], str] = {(base.to_json(), frozenset()): "the baseline"}
     for name, overrides in arms.items():
         # Of the winner only the searched values are unknown: an arm that fixes one of them differs from what it equals
         # here. So arms are the same only if they fix the same open values.
-        same = (override(base, overrides).model_dump_json(), frozenset(overrides) & frozenset(search))
+        same = (base.override(overrides).to_json(), frozenset(overrides) & frozenset(search))
         if same in known:
-            raise ConfigError(name, "arm", f"the same configuration as {known[same]}", "change a value, or remove it")
+            raise ParameterError(
+                name, "arm", f"the same configuration as {known[same]}", "change a value, or remove it"
+            )
         known[same] = f"arm {name}"
 
 
 def _try(base: Config, values: Mapping[str, Any], search: Search) -> Config:
-    """The configuration; its ConfigError names the searched parameter without which it would be valid."""
+    """The configuration; its ParameterError names the searched parameter without which it would be valid."""
     try:
-        return override(base, values)
-    except ConfigError as error:
+        return base.override(values)
+    except ParameterError as error:
         if error.key in search:
             raise
         culprit = next((key for key in values if _valid(base, {k: v for k, v in values.items() if k != key})), None)
         if culprit is None:
             raise
         rule = f"{error.key} = {error.value} is {error.rule}"
-        raise ConfigError(culprit, values[culprit], rule, error.hint) from None
+        raise ParameterError(culprit, values[culprit], rule, error.hint) from None
 
 
 def _valid(base: Config, values: Mapping[str, Any]) -> bool:
     try:
-        override(base, values)
-    except ConfigError:
+        base.override(values)
+    except ParameterError:
         return False
     return True
 
@@ -97,9 +101,9 @@ def _valid(base: Config, values: Mapping[str, Any]) -> bool:
 def _check_choice(base: Config, first: Mapping[str, Any], key: str, distribution: Choice) -> None:
     seen: list[Any] = []
     for value in distribution.choices:
-        held = value_of(override(base, {**first, key: value}), key)  # 1 and 1.0 are the same number to a configuration
+        held = base.override({**first, key: value})[key]  # 1 and 1.0 are the same number to a configuration
         if held in seen:
-            raise ConfigError(key, value, "twice in the choice", "remove one of them")
+            raise ParameterError(key, value, "twice in the choice", "remove one of them")
         seen.append(held)
 
 
@@ -109,6 +113,6 @@ def _check_range(base: Config, first: Mapping[str, Any], key: str, distribution:
         if high - low <= MOST_WHOLE:
             for value in range(int(low), int(high) + 1):
                 _try(base, {**first, key: value}, search)
-    elif isinstance(value_of(override(base, {**first, key: low}), key), int):
+    elif isinstance(base.override({**first, key: low})[key], int):
         hint = "use logint" if distribution.log else "use int"
-        raise ConfigError(key, f"{distribution.kind} [{low}, {high}]", "this parameter is a whole number", hint)
+        raise ParameterError(key, f"{distribution.kind} [{low}, {high}]", "this parameter is a whole number", hint)

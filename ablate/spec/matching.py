@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from model.api import Config, estimate
+from ablate.trainers import Config
 
 PARAMETER_TOLERANCE = 0.02
 """Under `match: params` an arm's active parameters may differ from the baseline's by so much of them."""
@@ -15,26 +15,24 @@ CALIBRATION_SHARE, CALIBRATION_REPORTS = 0.05, 6
 """A calibration trains for a share of the budget, and for so many reports at least."""
 
 
-def tokens_for_flops(baseline: Config, arm: Config) -> int:
-    """The arm's budget with which its FLOPs, by formula (`model.api.estimate`), equal the baseline's."""
-    control, own = estimate(baseline), estimate(arm)
-    assert control.budget_tokens is not None, "a study that matches FLOPs has its budget in tokens"
-    return max(1, round(control.budget_tokens * control.flops_per_token / own.flops_per_token))
+def budget_for_flops(baseline: Config, arm: Config) -> int:
+    """The arm's budget with which its FLOPs, by the trainer's formula, equal the baseline's."""
+    control, own = baseline.cost, arm.cost
+    assert control.budget is not None, "a study that matches FLOPs has its budget in the trainer's unit"
+    return max(1, round(control.budget * control.flops_per_token / own.flops_per_token))
 
 
-def tokens_for_speed(baseline: Config, *, baseline_tokens_per_s: float, arm_tokens_per_s: float) -> int:
+def budget_for_speed(baseline: Config, *, baseline_tokens_per_s: float, arm_tokens_per_s: float) -> int:
     """The arm's budget with which it trains as long as the baseline does, both at their measured speeds."""
-    assert baseline.train.tokens is not None, "a study that matches time has its budget in tokens"
-    return max(1, round(baseline.train.tokens * arm_tokens_per_s / baseline_tokens_per_s))
+    assert baseline.budget is not None, "a study that matches time has its budget in the trainer's unit"
+    return max(1, round(baseline.budget * arm_tokens_per_s / baseline_tokens_per_s))
 
 
-def calibration_tokens(config: Config) -> int:
+def calibration_budget(config: Config) -> int:
     """How long a run trains whose speed is measured."""
-    train = config.train
-    assert train.tokens is not None, "a study that matches time has its budget in tokens"
-    between = max(train.report_every, train.accumulation_steps)  # a report comes with an update
-    reports = CALIBRATION_REPORTS * between * train.batch_size * config.model.max_seq_len
-    return min(train.tokens, max(reports, math.ceil(CALIBRATION_SHARE * train.tokens)))
+    assert config.budget is not None, "a study that matches time has its budget in the trainer's unit"
+    reports = config.trainer.calibration_budget(config, reports=CALIBRATION_REPORTS)
+    return min(config.budget, max(reports, math.ceil(CALIBRATION_SHARE * config.budget)))
 
 
 def speed(tokens_per_s: Sequence[float]) -> float:
@@ -43,12 +41,7 @@ def speed(tokens_per_s: Sequence[float]) -> float:
     return statistics.median(tokens_per_s[1:] or tokens_per_s)
 
 
-def active_parameters(config: Config) -> int:
-    """Trained parameters that every token meets, the embedding table left out."""
-    return estimate(config).active_parameters
-
-
 def as_large(baseline: Config, arm: Config) -> bool:
     """Whether the arm has as many active parameters as the baseline, within PARAMETER_TOLERANCE."""
-    control = active_parameters(baseline)
-    return abs(active_parameters(arm) - control) <= PARAMETER_TOLERANCE * control
+    control = baseline.cost.active_parameters
+    return abs(arm.cost.active_parameters - control) <= PARAMETER_TOLERANCE * control

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from ablate.spec.distributions import Distribution
 from ablate.spec.yaml_marks import LARGEST, Document
-from model.api import Config
+from ablate.trainers import Config, Trainer
 
 
 def _whole(value: object) -> object:
@@ -22,7 +23,14 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 """A whole number, however it is written: `5e4` too."""
 
 
+def broken(rule: str, hint: str) -> PydanticCustomError:
+    """What a validator raises: the rule that the value breaks, and what to do."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule, "hint": hint})
+
+
 class Section(BaseModel):
+    """A part of a study file: frozen, closed, strict about types."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -31,6 +39,11 @@ class Objective(Section):
 
     metric: str
     mode: Literal["min", "max"]
+
+    @property
+    def sign(self) -> float:
+        """1 where less is better, -1 where more is: `sign * value` is always to be minimised."""
+        return 1.0 if self.mode == "min" else -1.0
 
 
 Sampler = Literal["gp", "tpe", "random", "sobol"]
@@ -57,6 +70,14 @@ class EarlyStopping(Section):
     """Of the search's trials `audit_fraction` are never stopped, so that what stopping costs can be measured."""
 
     asha: Asha
+
+    @field_validator("asha", mode="before")
+    @classmethod
+    def _rungs(cls, written: object) -> object:
+        if not isinstance(written, dict):
+            raise broken("not a mapping", "write {asha: {min_tokens: 50_000, reduction: 3}}, or leave it out")
+        return written
+
     audit_fraction: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -64,7 +85,16 @@ class TuneEachArm(Section):
     """Every arm and the baseline get the same `trials` points over the nuisance parameters `over`."""
 
     trials: Whole = Field(ge=1, le=1_000)
-    over: tuple[str, ...] = ("train.lr",)
+    over: tuple[str, ...]
+
+    @field_validator("over", mode="before")
+    @classmethod
+    def _different(cls, written: object) -> object:
+        if isinstance(written, tuple):
+            return written
+        if not isinstance(written, list) or not written or len(set(map(str, written))) < len(written):
+            raise broken("not a list of different keys", "write over: [train.lr]")
+        return tuple(written)
 
 
 Match = Literal["tokens", "flops", "wall", "params"]
@@ -108,6 +138,19 @@ class Resources(Section):
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
     gpu_memory_gib: float | None = Field(default=None, gt=0)
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _share(cls, written: object) -> object:
+        hint = "use auto, 0, a fraction like 0.5, or a whole number"
+        if written == "auto":
+            return written
+        if isinstance(written, bool) or not isinstance(written, (int, float)):
+            raise broken("not a number", hint)
+        if written < 0 or (written > 1 and not float(written).is_integer()):
+            raise broken("not a share of a GPU, nor whole GPUs", hint)
+        return float(written)
+
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """Card-hours of the whole study: a plan over it is refused, and a sweep stops when they are spent."""
     mps: Literal["auto", "off"] = "auto"
@@ -149,3 +192,8 @@ class StudySpec:
     file: Path
     document: Document = field(repr=False, compare=False)
     """Where each key was written, for what can be found out only later (a missing file)."""
+
+    @property
+    def trainer(self) -> Trainer:
+        """What is studied."""
+        return self.base.trainer

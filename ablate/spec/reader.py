@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablate.errors import BadInput
+from ablate.errors import ParameterError, nearest
 from ablate.spec import ablation_reader, distributions, feasibility
-from ablate.spec.distributions import Distribution
-from ablate.spec.models import Asha, EarlyStopping, Objective, Optimizer, Resources, StudySpec, Tracking
+from ablate.spec.distributions import Choice, Distribution
+from ablate.spec.models import EarlyStopping, Objective, Optimizer, Resources, StudySpec, Tracking
 from ablate.spec.tree import NAME, NAME_HINT, Tree
 from ablate.spec.yaml_marks import Document
-from model.api import BY_NAME, PATH_KEYS, Config, ConfigError, check_key, nearest, resolve
+from ablate.trainers import Config, Trainer, check_key
 
 SECTIONS = (
-    "study",
-    "question",
-    "base",
-    "search",
-    "objective",
-    "optimizer",
-    "early_stopping",
-    "ablation",
-    "hypotheses",
-    "targets",
-    "resources",
-    "tracking",
-)
+    "study", "question", "base", "search", "objective", "optimizer", "early_stopping", "ablation", "hypotheses",
+    "targets", "resources", "tracking",
+)  # fmt: skip
 
 
 class Reader:
-    """Reads the sections of one document. ConfigErrors become BadInput at the line of the key that they name."""
+    """Reads the sections of one document. A ParameterError becomes BadInput at the line of the key that it names."""
 
-    def __init__(self, document: Document, *, folder: Path) -> None:
-        self._tree = Tree(document, folder=folder)
+    def __init__(self, document: Document, *, folder: Path, trainer: Trainer) -> None:
+        self._tree, self._trainer = Tree(document, folder=folder, trainer=trainer), trainer
 
     def study(self, file: Path) -> StudySpec:
         for key in self._tree.root:
@@ -60,7 +51,7 @@ class Reader:
             ablation=ablation,
             hypotheses=ablation_reader.hypotheses(self._tree, ablation, base),
             targets=ablation_reader.targets(self._tree),
-            resources=self._resources(),
+            resources=self._tree.section("resources", Resources),
             tracking=self._tree.section("tracking", Tracking),
             file=file,
             document=self._tree.document,
@@ -93,18 +84,12 @@ class Reader:
     def _base(self) -> Config:
         written = self._tree.mapping("base", hint="add `base: {preset: tiny}`")
         overrides = self._tree.overrides("base.", written)
-        if "preset" not in overrides:
-            raise self._tree.bad("base.preset", "missing", "a study needs a preset", "add `preset: tiny` to base")
-        preset = overrides.pop("preset")
-        if not isinstance(preset, str):
-            raise self._tree.bad("base.preset", preset, "not a text", "write `preset: tiny`")
         try:
-            return resolve(preset, overrides)
-        except ConfigError as error:
-            # A rule may tie a value of the file to one of the preset: the line to look at is the file's.
-            blamed = error.key if error.key in overrides else _culprit(preset, overrides)
-            place = self._tree.document.place(f"base.{blamed}")
-            raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
+            return self._trainer.resolve(overrides)
+        except ParameterError as error:
+            # A rule may tie a value of the file to a default: the line to look at is the file's.
+            blamed = error.key if error.key in overrides else _culprit(self._trainer, overrides)
+            raise error.at(self._tree.document.place(f"base.{blamed}")) from None
 
     def _search(self, base: Config) -> dict[str, Distribution]:
         if self._tree.value("search") is None:
@@ -112,11 +97,11 @@ class Reader:
         with self._tree.at("search."):
             search: dict[str, Distribution] = {}
             for key, written in self._tree.mapping("search").items():
-                check_key(key)
+                check_key(self._trainer, key)
                 distribution = distributions.parse(key, written)
-                if isinstance(distribution, distributions.Choice) and key in PATH_KEYS:
+                if isinstance(distribution, Choice) and key in self._trainer.path_keys:
                     paths = [self._tree.absolute(f"search.{key}", value) for value in distribution.choices]
-                    distribution = distributions.Choice(tuple(paths))
+                    distribution = Choice(tuple(paths))
                 search[key] = distribution
             feasibility.check_search(base, search)
         return search
@@ -141,7 +126,7 @@ class Reader:
             raise self._tree.bad(key, written, "not a mapping", "write {metric: val_loss, mode: min}")
         metric = written.get("metric")
         if metric is not None:
-            better = BY_NAME[self._tree.metric(f"{key}.metric", metric)].better
+            better = self._trainer.description.by_name[self._tree.metric(f"{key}.metric", metric)].better
             written = {"mode": better, **written} if better else written
         return self._tree.model(key, Objective, written)
 
@@ -149,36 +134,19 @@ class Reader:
         if self._tree.value("early_stopping") is None:
             return None
         hint = "write {asha: {min_tokens: 50_000, reduction: 3}}, or leave it out"
-        written = self._tree.mapping("early_stopping", hint=hint)
-        self._tree.known("early_stopping", written, tuple(EarlyStopping.model_fields))
-        asha = self._tree.value("asha", written)
-        if not isinstance(asha, dict):
-            value = "missing" if asha is None else asha
-            raise self._tree.bad("early_stopping.asha", value, "not a mapping", hint)
+        stopping = self._tree.model("early_stopping", EarlyStopping, self._tree.mapping("early_stopping", hint=hint))
         if len(objectives) > 1:
             rule = "stops by one objective, and there are several"
             raise self._tree.bad("early_stopping", "asha", rule, "leave it out")
-        rungs = self._tree.model("early_stopping.asha", Asha, asha)
-        return self._tree.model("early_stopping", EarlyStopping, {**written, "asha": rungs})
-
-    def _resources(self) -> Resources:
-        written = self._tree.optional("resources")
-        gpu = self._tree.value("gpu", written)
-        if gpu is not None and gpu != "auto":
-            hint = "use auto, 0, a fraction like 0.5, or a whole number"
-            if isinstance(gpu, bool) or not isinstance(gpu, (int, float)):
-                raise self._tree.bad("resources.gpu", gpu, "not a number", hint)
-            if gpu < 0 or (gpu > 1 and not float(gpu).is_integer()):
-                raise self._tree.bad("resources.gpu", gpu, "not a share of a card, nor whole cards", hint)
-        return self._tree.model("resources", Resources, written)
+        return stopping
 
 
-def _culprit(preset: str, overrides: dict[str, Any]) -> str:
-    """The override without which the configuration is valid; `preset` where no single one is to blame."""
+def _culprit(trainer: Trainer, overrides: Mapping[str, Any]) -> str:
+    """The value without which the configuration is valid; `preset` where no single one is to blame."""
     for key in overrides:
         try:
-            resolve(preset, {other: value for other, value in overrides.items() if other != key})
-        except ConfigError:
+            trainer.resolve({other: value for other, value in overrides.items() if other != key})
+        except ParameterError:
             continue
         return key
     return "preset"

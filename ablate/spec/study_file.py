@@ -5,79 +5,60 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ablate.errors import BadInput
+from ablate import trainers
+from ablate.errors import BadInput, ParameterError
 from ablate.spec import designs, overrides, yaml_marks
-from ablate.spec.models import (
-    Ablation,
-    Asha,
-    EarlyStopping,
-    Hypothesis,
-    Objective,
-    Optimizer,
-    Resources,
-    StudySpec,
-    Tracking,
-    TuneEachArm,
-)
+from ablate.spec.models import StudySpec
 from ablate.spec.reader import Reader
-from model.api import PATH_KEYS, Config, ConfigError, check_data, check_packages, check_ranks, missing_files, override
-
-__all__ = [
-    "Ablation", "Asha", "EarlyStopping", "Hypothesis", "Objective", "Optimizer", "Resources", "StudySpec", "Tracking",
-    "TuneEachArm", "check_files", "check_installed", "load", "missing_data",
-]  # fmt: skip
+from ablate.trainers import Config, Trainer
 
 
-def load(path: Path | str, sets: Sequence[str] = ()) -> StudySpec:
-    """The study of a file, with `--set` values over it. Looks at no data file: see `check_files`. Raises BadInput."""
+def load(path: Path | str, sets: Sequence[str] = (), *, trainer: Trainer | None = None) -> StudySpec:
+    """The study of a file, with `--set` values over it. Looks at no data file: see `check_files`. Raises BadInput.
+
+    `trainer`: what is studied; the token memory where it is None.
+    """
     path = Path(path)
-    return Reader(overrides.apply(yaml_marks.read(path), sets), folder=path.parent).study(path)
+    document = overrides.apply(yaml_marks.read(path), sets)
+    return Reader(document, folder=path.parent, trainer=trainer or trainers.load()).study(path)
 
 
 def check_files(spec: StudySpec) -> str:
     """Read every data file that the study can ask for; returns the hash of the base's data.
 
-    Raises BadInput, at the key that names it, for a file that is not there, and DataError for a line that is not as it
-    should be.
+    Raises BadInput: at the key that names a file that is not there, or at the line of a file that is not as it should
+    be.
     """
     missing = missing_data(spec)
     if missing:
         raise missing[0]
+    data_keys = spec.trainer.description.data_keys
     hashes: dict[str, str] = {}
     for prefix, config in _configs(spec):
-        data = config.data.model_dump_json()
+        data = _data(config, data_keys)
         if data not in hashes:
             try:
-                hashes[data] = check_data(config)
-            except ConfigError as error:
-                place = spec.document.place(f"{prefix}{error.key}")
-                raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
-    return hashes[spec.base.data.model_dump_json()]
+                hashes[data] = spec.trainer.check_data(config)
+            except ParameterError as error:
+                raise error.at(spec.document.place(f"{prefix}{error.key}")) from None
+    return hashes[_data(spec.base, data_keys)]
 
 
 def check_installed(spec: StudySpec) -> None:
     """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed, ranks that
     nobody starts, or a batch that its ranks cannot share evenly."""
     for prefix, config in _configs(spec):
-        if config.train.engine == "deepspeed" and spec.resources.workers == 0:
-            place = spec.document.place(f"{prefix}train.engine")
-            hint = "set resources.workers: 1, or use ddp"
-            raise BadInput(
-                place, "train.engine", "deepspeed", "with resources.workers: 0 nobody starts its ranks", hint
-            )
         try:
-            check_packages(config)
-            check_ranks(config, ranks=spec.resources.processes)
-        except ConfigError as error:
-            place = spec.document.place(f"{prefix}{error.key}")
-            raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
+            spec.trainer.check_environment(config, workers=spec.resources.workers)
+        except ParameterError as error:
+            raise error.at(spec.document.place(f"{prefix}{error.key}")) from None
 
 
 def missing_data(spec: StudySpec) -> list[BadInput]:
     """A complaint for every data file that the study names and that is not there."""
     found: dict[tuple[str, str], BadInput] = {}
     for prefix, config in _configs(spec):
-        for key, path in missing_files(config):
+        for key, path in spec.trainer.missing_files(config):
             place = spec.document.place(f"{prefix}{key}")
             hint = "check the path; in a study file it is relative to that file, in --set to the current folder"
             found.setdefault((key, path), BadInput(place, key, path, "no such file", hint))
@@ -85,10 +66,15 @@ def missing_data(spec: StudySpec) -> list[BadInput]:
 
 
 def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:
-    """The configurations whose data, engine or batch may differ, each with the prefix of its keys in the file."""
+    """The configurations whose data or environment may differ, each with the prefix of its keys in the file."""
     yield "base.", spec.base
-    for key in spec.search.keys() & {*PATH_KEYS, "train.engine", "train.batch_size"}:
+    for key in spec.search.keys() & {*spec.trainer.path_keys, *spec.trainer.environment_keys}:
         for value in spec.search[key].ends:
-            yield "search.", override(spec.base, {key: value})
+            yield "search.", spec.base.override({key: value})
     for arm in designs.expand(spec.ablation, spec.base) if spec.ablation else ():
-        yield designs.prefix(arm), override(spec.base, arm.overrides)
+        yield designs.prefix(arm), spec.base.override(arm.overrides)
+
+
+def _data(config: Config, data_keys: tuple[str, ...]) -> str:
+    """The part of a configuration that says what is read: equal where the data is."""
+    return str([(key, value) for key, value in config.values.items() if key.startswith(data_keys)])

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ablate.errors import BadInput
+from ablate.errors import BadInput, ParameterError, nearest
 from ablate.spec import overrides
 from ablate.spec.models import Section
 from ablate.spec.yaml_marks import Document
-from model.api import BY_NAME, METRICS, PATH_KEYS, ConfigError, explain, nearest
+from ablate.trainers import Trainer
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 NAME_HINT = "use letters, digits, `_`, `-` and `.`, beginning with none of the last two"
@@ -27,10 +27,10 @@ M = TypeVar("M", bound=Section)
 
 
 class Tree:
-    """A document's tree. ConfigErrors become BadInput at the line of the key that they name."""
+    """A document's tree. A ParameterError becomes BadInput at the line of the key that it names."""
 
-    def __init__(self, document: Document, *, folder: Path) -> None:
-        self.document, self.root, self._folder = document, document.tree, folder
+    def __init__(self, document: Document, *, folder: Path, trainer: Trainer) -> None:
+        self.document, self.root, self._folder, self.trainer = document, document.tree, folder, trainer
 
     # ---- reading
 
@@ -71,15 +71,18 @@ class Tree:
 
     def metric(self, key: str, metric: object) -> str:
         """The name of a metric that is a single number."""
-        numbers = tuple(m.name for m in METRICS if m.kind != "floats")
+        numbers = tuple(known.name for known in self.trainer.description.metrics if known.kind != "floats")
         if metric not in numbers:
             raise self.bad(key, metric, "unknown metric", nearest(str(metric), numbers))
-        return BY_NAME[str(metric)].name
+        return str(metric)
 
     def overrides(self, prefix: str, written: dict[str, Any]) -> dict[str, Any]:
         """Overrides as dotted keys with absolute paths, whether they were nested or dotted."""
         flat = overrides.flatten(written)
-        return {key: self.absolute(prefix + key, value) if key in PATH_KEYS else value for key, value in flat.items()}
+        return {
+            key: self.absolute(prefix + key, value) if key in self.trainer.path_keys else value
+            for key, value in flat.items()
+        }
 
     def absolute(self, key: str, value: object) -> Any:
         """A path, relative to the file it stands in; to the current folder where it came by `--set`."""
@@ -99,9 +102,45 @@ class Tree:
 
     @contextmanager
     def at(self, prefix: str) -> Iterator[None]:
-        """Turn a ConfigError about a parameter into BadInput at the line where the file has it."""
+        """Turn a ParameterError about a parameter into BadInput at the line where the file has it."""
         try:
             yield
-        except ConfigError as error:
-            place = self.document.place(prefix + error.key)
-            raise BadInput(place, error.key, error.value, error.rule, error.hint) from None
+        except ParameterError as error:
+            raise error.at(self.document.place(prefix + error.key)) from None
+
+
+def explain(error: ValidationError) -> ParameterError:
+    """The first of pydantic's complaints in this project's words: dotted key, value, rule and hint."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    context = first.get("ctx", {})
+    if first["type"] == "rule":  # one of this package's validators
+        return ParameterError(key, _shown(first["input"]), context["rule"], context["hint"])
+    rule, hint = _RULES.get(first["type"], (first["msg"], "see docs/reference/study-file.md"))
+    bound = next(iter(context.values()), "")
+    return ParameterError(key, _shown(first["input"]), rule, hint.format(bound=bound))
+
+
+_WHOLE = ("not a whole number", "write it like 16 or 1_024")
+_REAL = ("not a number", "write it like 0.1 or 1e-4")
+_RULES = {
+    "missing": ("missing", "give it a value"),
+    "int_type": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_type": _REAL,
+    "finite_number": ("not finite", "give a finite number"),
+    "string_type": ("not a text", "put it in quotes"),
+    "bool_type": ("not true or false", "write true or false"),
+    "model_type": ("not a mapping", "write `key: value` pairs"),
+    "literal_error": ("not one of the allowed values", "use {bound}"),
+    "greater_than": ("out of range", "must be greater than {bound}"),
+    "greater_than_equal": ("out of range", "must be at least {bound}"),
+    "less_than": ("out of range", "must be less than {bound}"),
+    "less_than_equal": ("out of range", "must be at most {bound}"),
+}
+"""Pydantic's type of error -> rule and hint."""
+
+
+def _shown(value: object) -> str:
+    text = "missing" if isinstance(value, dict) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from ablate.errors import ParameterError
 from ablate.spec.distributions import Choice, Distribution, Range
 from ablate.spec.models import TuneEachArm
-from model.api import Config, ConfigError, check_key, value_of
+from ablate.trainers import Config, check_key
 
 FACTOR = 8.0
 """A parameter that `search` does not name is tuned between its base value over and times so much, log-uniformly."""
 
-_NEVER = ("seed", "reseed", "tokens", "epochs", "precision", "threads", "report_every", "checkpoint_every")
-
 
 def space(tune: TuneEachArm, base: Config, search: Mapping[str, Distribution]) -> dict[str, Distribution]:
-    """Key -> distribution, of every nuisance parameter. Raises ConfigError for a key that cannot be one."""
+    """Key -> distribution, of every nuisance parameter. Raises ParameterError for a key that cannot be one."""
     return {key: _distribution(key, base, search) for key in tune.over}
 
 
@@ -29,14 +28,12 @@ def size(distribution: Distribution) -> float:
 
 
 def _distribution(key: str, base: Config, search: Mapping[str, Distribution]) -> Distribution:
-    check_key(key)
-    if not key.startswith("train.") or key.removeprefix("train.") in _NEVER:
-        rule = "not a nuisance parameter of the training"
-        raise ConfigError(key, "tuned", rule, "tune train.lr, train.weight_decay and the like")
+    check_key(base.trainer, key)
+    base.trainer.check_nuisance(key)
     if key in search:
         return search[key]
-    value = value_of(base, key)
+    value = base[key]
     if not isinstance(value, float) or value <= 0:
         rule = f"no default range around {value}: that is for real numbers above 0"
-        raise ConfigError(key, "tuned", rule, f"give its range in `search`, e.g. {key}: {{int: [1, 8]}}")
+        raise ParameterError(key, "tuned", rule, f"give its range in `search`, e.g. {key}: {{int: [1, 8]}}")
     return Range("loguniform", value / FACTOR, value * FACTOR)

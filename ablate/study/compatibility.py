@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablate.errors import BadInput
-from ablate.records.ledger import TrialRow
+from ablate.records.rows import TrialRow
 from ablate.spec import designs, distributions
-from ablate.spec.study_file import StudySpec
-from ablate.trials.plan import TUNE, is_preparation
+from ablate.spec.designs import TUNE, is_preparation
+from ablate.spec.models import StudySpec
 
 _OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
 

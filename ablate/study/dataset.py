@@ -1,125 +1,27 @@
-"""A study's results in memory: study.json typed, trials and histories as tables."""
+"""A study's results in memory: trials and histories as tables, beside what the study was asked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate import escape
 from ablate.analyze.frames import of_arm, rows, texts
-from ablate.analyze.search.best import Objective
-from ablate.analyze.search.space import Dimension, Value
-from ablate.errors import BadInput
+from ablate.analyze.search.space import Dimension
 from ablate.records.interim_looks import Look
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
-from ablate.records.schema import HISTORY_SCHEMA
-from ablate.spec.designs import Arm, expand
-from ablate.spec.models import Ablation
-from ablate.study.lifecycle import planned
-from ablate.trials.plan import BASELINE, CALIBRATE, TUNE
-from model.api import Config, from_json, resolve, value_of
-
-
-class _Part(BaseModel):
-    """A part of study.json. Keys that a later version adds are none of this one's business."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class ObjectiveFile(_Part):
-    metric: str
-    mode: str
-
-
-class OptimizerFile(_Part):
-    trials: int
-    sampler: str
-    seed: int
-
-
-class TuningFile(_Part):
-    trials: int
-    over: tuple[str, ...]
-
-
-class AblationFile(_Part):
-    """What a study of an earlier version does not say has the value that it had then."""
-
-    baseline: str
-    seeds: int
-    arms: dict[str, dict[str, Any]] = {}
-    leave_one_out: dict[str, dict[str, Any]] = {}
-    add_one_in: dict[str, dict[str, Any]] = {}
-    factorial: dict[str, list[Any]] = {}
-    tune_each_arm: TuningFile | None = None
-    match: str = "tokens"
-    exploratory: bool = False
-
-
-class HypothesisFile(_Part):
-    claim: str
-    arm: str
-    metric: str
-    min_effect: float
-    declared_at: str | None = None  # with the study
-
-
-class AshaFile(_Part):
-    min_tokens: int
-    reduction: int
-
-
-class StoppingFile(_Part):
-    asha: AshaFile
-    audit_fraction: float = 0.0
-
-
-class SpecFile(_Part):
-    base: dict[str, Any]
-    objectives: tuple[ObjectiveFile, ...]
-    optimizer: OptimizerFile
-    early_stopping: StoppingFile | None = None
-    ablation: AblationFile | None = None
-    hypotheses: tuple[HypothesisFile, ...] = ()
-    targets: dict[str, float] = {}
-
-
-class SpaceFile(_Part):
-    key: str
-    kind: str
-    low: float | None = None
-    high: float | None = None
-    choices: list[Value] | None = None
-
-
-class ProvenanceFile(_Part):
-    git_commit: str | None
-    git_dirty: bool | None
-    python: str
-    platform: str
-    host: str
-    device: str
-    versions: dict[str, str | None]
-    data_hash: str
-
-
-class StudyFile(_Part):
-    """study.json."""
-
-    study: str
-    question: str
-    spec: SpecFile
-    space: tuple[SpaceFile, ...]
-    started_at: str
-    finished_at: str | None
-    command: str
-    provenance: ProvenanceFile
+from ablate.records.schema import history_schema
+from ablate.spec.designs import BASELINE, Arm, is_preparation
+from ablate.spec.models import Objective
+from ablate.study import study_json
+from ablate.study.study_json import SpaceFile, StudyFile, TuningFile
+from ablate.trainers import Description, recorded
 
 
 @dataclass(frozen=True)
@@ -163,7 +65,7 @@ class StudyData:
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """What the study optimises; the first is the primary one."""
-        return tuple(Objective(entry.metric, entry.mode) for entry in self.facts.spec.objectives)
+        return self.facts.spec.objectives
 
     @property
     def space(self) -> tuple[Dimension, ...]:
@@ -173,20 +75,19 @@ class StudyData:
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The study's arms by their names, without the baseline; empty where it has no ablation."""
-        ablation = self.facts.spec.ablation
-        if ablation is None:
-            return {}
-        designs = {name: getattr(ablation, name) for name in ("arms", "leave_one_out", "add_one_in", "factorial")}
-        return {arm.name: arm for arm in expand(Ablation.model_construct(**designs), self.baseline)}
+        return {arm.name: arm for arm in self.facts.all_arms} if self.facts.spec.ablation else {}
 
     @cached_property
-    def baseline(self) -> Config:
-        """What the arms deviate from: the configuration that the baseline ran, or the study's base before it did."""
+    def trainer(self) -> Description:
+        """What was trained."""
+        return Ledger(self.path).trainer
+
+    @cached_property
+    def baseline(self) -> Mapping[str, Any]:
+        """What the arms deviate from, as dotted keys: the configuration that the baseline ran, or the study's base
+        before it did."""
         ran = texts(of_arm(self.trials, BASELINE), "config_json")
-        if ran:
-            return from_json(ran[0])
-        base = dict(self.facts.spec.base)
-        return resolve(base.pop("preset"), base)
+        return recorded.values(ran[0]) if ran else self.facts.spec.base
 
     @property
     def tuned(self) -> TuningFile | None:
@@ -200,25 +101,25 @@ class StudyData:
         arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
         over = self.tuned.over if self.tuned else ()
         runs = {arm: texts(of_arm(self.trials, arm), "config_json") for arm in (BASELINE, *self.arms)} if over else {}
-        configs = {arm: from_json(found[0]) for arm, found in runs.items() if found}
-        return {arm: {key: value_of(config, key) for key in over} for arm, config in configs.items()}
+        configs = {arm: recorded.values(found[0]) for arm, found in runs.items() if found}
+        return {arm: {key: config[key] for key in over} for arm, config in configs.items()}
 
     @property
     def settled_keys(self) -> tuple[str, ...]:
         """Keys in which arms differ though none overrides them: those tuned for each, the budget it is matched by."""
         ablation = self.facts.spec.ablation
-        matched = ("train.tokens",) if ablation and ablation.match in ("flops", "wall") else ()
+        matched = (self.trainer.budget,) if ablation and ablation.match in ("flops", "wall") else ()
         return (*(self.tuned.over if self.tuned else ()), *matched)
 
     @property
     def planned(self) -> int:
         """How many trials the study is to have: its search's, and for every arm and the baseline its seeds and what
         prepares it."""
-        return planned(self.study)
+        return self.facts.planned
 
     @property
     def _prepares(self) -> Any:
-        return self.every_trial["arm"].astype(str).str.startswith((TUNE, CALIBRATE))
+        return self.every_trial["arm"].astype(str).map(is_preparation).astype(bool)
 
     def reports(self, trial_id: str) -> pd.DataFrame:
         """Every report of one trial with every column, whatever of the history was read."""
@@ -244,15 +145,10 @@ def read(study_dir: Place, *, whole: bool = True) -> StudyData:
     """
     ledger = Ledger(study_dir)
     study = ledger.read_study()
-    try:
-        facts = StudyFile.model_validate(study)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        hint = "restore the file, or run the sweep again under another name"
-        raise BadInput(str(study_dir / "study.json"), key, first["input"], first["msg"], hint) from None
+    facts = study_json.parse(study, place=study_dir)
     asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
-    columns = None if whole else [name for name in asked if name in HISTORY_SCHEMA.names]
+    known = history_schema(ledger.metrics).names
+    columns = None if whole else [name for name in asked if name in known]
     found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()
     return StudyData(
         path=study_dir,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tabulate import tabulate
@@ -19,12 +19,14 @@ from ablate.scheduling.needs import UTILISATION, Behind, Card, Shares
 from ablate.scheduling.packing import Slots
 from ablate.search import source
 from ablate.spec import feasibility
-from ablate.spec.study_file import StudySpec, missing_data
+from ablate.spec.designs import SEARCH
+from ablate.spec.models import StudySpec
+from ablate.spec.study_file import missing_data
 from ablate.study import dataset, phases, power
 from ablate.study.power import Power
+from ablate.trainers import Config, Trainer
 from ablate.trials import plan
-from ablate.trials.plan import SEARCH, Trial
-from model.api import Config, Estimate, estimate, from_json, override
+from ablate.trials.trial import Trial
 
 CPU_FLOPS = 2.8e10
 """FLOP/s of one CPU core in fp32: what a `tiny` trial reached on one, evaluation included. Another may be far off."""
@@ -82,7 +84,7 @@ def describe(
     Raises BadInput where the card is not known, or what is left to train is over `resources.max_gpu_hours`.
     """
     used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
-    shares = Shares(spec.resources, used)
+    shares = Shares(spec.resources, used, trainer=spec.trainer)
     sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
     corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
     arms = [_planned(trial, slots, kind, shares) for kind, trials in _ablation(spec) for trial in trials]
@@ -97,7 +99,9 @@ def describe(
         configs = draws + [planned.trial.config for planned in arms]
         concurrent = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=True)
         by_memory = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=False)
-    speed, cost_model = _speed(slots, used, card=card, earlier=earlier, sharing=max(1.0, concurrent / max(1, gpus)))
+    speed, cost_model = _speed(
+        spec.trainer, slots, used, card=card, earlier=earlier, sharing=max(1.0, concurrent / max(1, gpus))
+    )
     unit_hours = None if flops is None else flops / speed / 3600  # of a card, or of a trial where there is none
     gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
     left = None
@@ -184,7 +188,7 @@ def render_json(run: DryRun) -> str:
         "hours": run.hours,
         "gpu_hours": run.gpu_hours,
         "cost_model": run.cost_model,
-        "ablation": asdict(run.ablation) if run.ablation else None,
+        "ablation": power.as_json(run.ablation) if run.ablation else None,
         "warnings": list(run.warnings),
     }
     return json.dumps(answer, indent=1)
@@ -214,10 +218,10 @@ def _costliest(spec: StudySpec, shares: Shares) -> Trial:
     since to predict them all takes minutes."""
 
     def formula(corner: Mapping[str, Any]) -> float:
-        return estimate(override(spec.base, corner)).peak_gib
+        return spec.base.override(corner).cost.peak_gib
 
     highest = sorted(feasibility.corners(spec.search), key=formula, reverse=True)[:CORNERS]
-    return plan.search_trial(spec, max(highest, key=lambda corner: shares.peak_gib(override(spec.base, corner))))
+    return plan.search_trial(spec, max(highest, key=lambda corner: shares.peak_gib(spec.base.override(corner))))
 
 
 def _planned(trial: Trial, slots: Slots, kind: Kind, shares: Shares) -> Planned:
@@ -227,10 +231,10 @@ def _planned(trial: Trial, slots: Slots, kind: Kind, shares: Shares) -> Planned:
 
 def _cost(config: Config) -> tuple[float | None, float | None]:
     """Tokens and FLOPs of one whole trial; nothing is taken off for pruning, nor added for evaluation."""
-    found: Estimate = estimate(config)
-    if found.budget_tokens is None:
+    found = config.cost
+    if found.budget is None:
         return None, None
-    return found.budget_tokens, found.budget_tokens * found.flops_per_token
+    return found.budget, found.budget * found.flops_per_token
 
 
 def _sum(values: list[float | None]) -> float | None:
@@ -239,11 +243,11 @@ def _sum(values: list[float | None]) -> float | None:
 
 
 def _speed(
-    slots: Slots, used: Card | None, *, card: str | None, earlier: Place | None, sharing: float
+    trainer: Trainer, slots: Slots, used: Card | None, *, card: str | None, earlier: Place | None, sharing: float
 ) -> tuple[float, str]:
     """FLOP/s of a card, or without one of a trial, and where they are from in words. `sharing`: trials on a card."""
     unsaid = "nothing off for pruning, nothing added for evaluation and start-up"
-    speeds = _measured(earlier, card if used else None)
+    speeds = _measured(trainer, earlier, card if used else None)
     reached = needs.measured_flops_per_s(speeds)
     if reached is not None:
         return reached * sharing, f"tokens/s of {len(speeds)} trials of this study, {unsaid}"
@@ -254,7 +258,7 @@ def _speed(
     return used.flops * UTILISATION, f"{model}, what 1.4.6 reached on a 4090; {unsaid}"
 
 
-def _measured(earlier: Place | None, card: str | None) -> list[tuple[Config, float]]:
+def _measured(trainer: Trainer, earlier: Place | None, card: str | None) -> list[tuple[Config, float]]:
     """(configuration, tokens a second) of this study's completed trials on such a card (None: on a CPU)."""
     if earlier is None:
         return []
@@ -263,7 +267,7 @@ def _measured(earlier: Place | None, card: str | None) -> list[tuple[Config, flo
         return []
     done = trials[(trials["status"] == "completed") & trials["tokens_per_s"].notna()]
     rows = zip(done["config_json"], done["tokens_per_s"], done["device"], strict=True)
-    return [(from_json(str(text)), float(speed)) for text, speed, device in rows if _same(str(device), card)]
+    return [(trainer.read(str(text)), float(speed)) for text, speed, device in rows if _same(str(device), card)]
 
 
 def _same(device: str, card: str | None) -> bool:
@@ -275,7 +279,7 @@ def _same(device: str, card: str | None) -> bool:
 
 def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> list[str]:
     found = [str(complaint) for complaint in missing_data(spec)]
-    asha, budget = spec.early_stopping and spec.early_stopping.asha, spec.base.train.tokens
+    asha, budget = spec.early_stopping and spec.early_stopping.asha, spec.base.budget
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
         found.append(f"{place}: min_tokens {asha.min_tokens} is the whole budget of {budget}: nothing is ever stopped")

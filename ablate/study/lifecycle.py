@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ablate.errors import BadInput
+from ablate.errors import BadInput, nearest
 from ablate.records import locations, provenance, store
 from ablate.records.lease import Held
 from ablate.records.ledger import Ledger
@@ -20,9 +20,10 @@ from ablate.records.locations import Place, Url
 from ablate.records.schema import SCHEMA_VERSION
 from ablate.spec import designs, distributions, tuning
 from ablate.spec.distributions import Choice
-from ablate.spec.study_file import StudySpec, check_files
+from ablate.spec.models import StudySpec
+from ablate.spec.study_file import check_files
 from ablate.study import compatibility
-from model.api import nearest, read_overrides
+from ablate.trainers import recorded
 
 State = Literal["new", "resumed", "extended", "finished"]
 
@@ -64,7 +65,7 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
     nothing is left to train. Raises BadInput for an unfinished study without `resume`, and where old results could not
     be compared with new ones (`growth.check`); DataError and BadInput for bad data files.
     """
-    ledger = Ledger(results / spec.study)
+    ledger = Ledger(results / spec.study, spec.trainer.description.metrics)
     data_hash = check_files(spec)
     described = describe(spec, data_hash=data_hash)
     if not ledger.exists():
@@ -129,20 +130,6 @@ def winner(ledger: Ledger) -> str | None:
     return str(study["winner"]) if "winner" in study else None
 
 
-def planned(study: Mapping[str, Any]) -> int:
-    """Trials of a whole study, by its study.json; see `plan.planned`. Raises KeyError where it is none."""
-    spec = study["spec"]
-    searched = spec["optimizer"]["trials"] if spec["search"] else 0
-    ablation = spec["ablation"]
-    if not ablation:
-        return searched
-    arms = len(study["arms"] if "arms" in study else ablation["arms"])
-    before = {"tune_each_arm": None, "match": "tokens", **ablation}  # studies of the first version had neither
-    tune = before["tune_each_arm"]["trials"] if before["tune_each_arm"] else 0
-    calibration = 1 if before["match"] == "wall" else 0
-    return searched + (arms + 1) * (ablation["seeds"] + tune + calibration)
-
-
 def check_free(ledger: Ledger) -> None:
     """Raise BadInput where a sweep is at work on the study at this moment."""
     if is_driven(ledger):
@@ -193,6 +180,7 @@ def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
         "arms": [asdict(arm) for arm in designs.expand(spec.ablation, spec.base)] if spec.ablation else [],
         "identity": identity(spec, data_hash=data_hash),
         "schema_version": SCHEMA_VERSION,
+        "trainer": recorded.as_json(spec.trainer.description),
         "command": provenance.command(),
         "provenance": provenance.collect(data_hash=data_hash),
     }
@@ -201,7 +189,7 @@ def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
 def as_json(spec: StudySpec) -> dict[str, Any]:
     """The resolved study as JSON: base as dotted keys, search as it was written."""
     return {
-        "base": {"preset": spec.base.preset, **read_overrides(spec.base)},
+        "base": dict(spec.base.values),
         "search": {key: distributions.as_written(distribution) for key, distribution in spec.search.items()},
         "objectives": [objective.model_dump() for objective in spec.objectives],
         "optimizer": spec.optimizer.model_dump(),
@@ -226,7 +214,7 @@ def _ablation_as_json(spec: StudySpec) -> dict[str, Any] | None:
 
 def identity(spec: StudySpec, *, data_hash: str) -> str:
     """Hash of base (the budget in it) and data: what may not change under a study's name."""
-    text = json.dumps([json.loads(spec.base.model_dump_json()), data_hash], sort_keys=True)
+    text = json.dumps([spec.base.tree(), data_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

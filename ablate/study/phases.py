@@ -10,15 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablate.errors import BadInput
-from ablate.records.ledger import Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import TrialRow
 from ablate.running.progress import best_of
 from ablate.running.runner import Halt, Runner
 from ablate.spec import matching, tuning
-from ablate.spec.study_file import StudySpec
+from ablate.spec.designs import CALIBRATE, SEARCH, TUNE
+from ablate.spec.models import StudySpec
 from ablate.study import lifecycle
+from ablate.trainers import Config
 from ablate.trials import plan
-from ablate.trials.plan import CALIBRATE, SEARCH, TUNE, ArmQueue, Settled, Trial
-from model.api import Config, from_json, value_of
+from ablate.trials.plan import Settled
+from ablate.trials.source import ArmQueue
+from ablate.trials.trial import Trial
 
 
 def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Callable[[str], None]) -> bool:
@@ -79,8 +83,8 @@ def tuned(
         own = [row for row in rows if row.arm == TUNE + arm and row.trial_id in wanted]
         best = best_of(own, objective=study.objectives[0])
         if best is not None:
-            config = from_json(best[0].config_json)
-            found[arm] = {**before, **{key: value_of(config, key) for key in points[0]}}
+            config = study.trainer.read(best[0].config_json)
+            found[arm] = {**before, **{key: config[key] for key in points[0]}}
     return found
 
 
@@ -103,7 +107,7 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
         raise BadInput(str(ledger.place / "trials" / f"{fixed}.parquet"), "winner", fixed, "cannot be read", hint)
     if best is not None and best[0].trial_id != fixed:
         say(f"the ablation keeps trial {fixed} as its baseline, though {best[0].trial_id} is better by now")
-    return from_json(row.config_json)
+    return study.trainer.read(row.config_json)
 
 
 def _speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:

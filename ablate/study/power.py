@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,10 @@ from ablate import formatting
 from ablate.analyze.frames import completed, floats, of_arm
 from ablate.analyze.stats import detectable_effect, flip_detectable_effect
 from ablate.records.locations import Place
-from ablate.spec import designs, distributions, tuning
-from ablate.spec.study_file import StudySpec
+from ablate.spec import declared_test, designs, distributions, tuning
+from ablate.spec.models import StudySpec
 from ablate.study import dataset
 from ablate.trials import plan
-from model.api import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Power:
     seeds: tuple[int, ...]
     exploratory: bool
     metric: str
+    unit: str
     smallest_p: float
     smallest_p_holm: float
     mde_sd: float | None
@@ -62,7 +62,12 @@ class Power:
     @property
     def can_reject(self) -> bool:
         """Whether the declared test can reject for any arm."""
-        return self.smallest_p_holm <= designs.ALPHA
+        return self.smallest_p_holm <= declared_test.ALPHA
+
+
+def as_json(power: Power) -> dict[str, Any]:
+    """As the dry run's JSON has it."""
+    return {key: value for key, value in asdict(power).items() if key != "unit"}
 
 
 def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
@@ -73,14 +78,14 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
     arms = designs.expand(ablation, spec.base)
     family, metric = designs.family(arms), spec.objectives[0].metric
     trials = None if earlier is None else dataset.read(earlier).trials
-    budgets = plan.budgets(spec, spec.base, tokens_per_s={})
+    budget, budgets = spec.trainer.description.budget, plan.budgets(spec, spec.base, tokens_per_s={})
 
     def arm_plan(arm: designs.Arm) -> ArmPlan:
         spread, pairs = (None, 0) if trials is None else _spread(trials, arm.name, metric)
         mde = None if spread is None else detectable_effect(spread, n=ablation.seeds, alpha=_alpha(arm, family))
-        tokens = None if ablation.match == "wall" else spec.base.train.tokens
-        if arm.name in budgets and "train.tokens" in budgets[arm.name]:
-            tokens = budgets[arm.name]["train.tokens"]
+        tokens = None if ablation.match == "wall" else spec.base.budget
+        if arm.name in budgets and budget in budgets[arm.name]:
+            tokens = budgets[arm.name][budget]
         return ArmPlan(arm.name, arm.design, arm.overrides, tokens, _number(mde), pairs)
 
     tune = ablation.tune_each_arm
@@ -91,10 +96,11 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
         seeds=tuple(plan.seeds(spec)),
         exploratory=ablation.exploratory,
         metric=metric,
-        smallest_p=designs.smallest_p(ablation.seeds),
-        smallest_p_holm=designs.smallest_p_holm(seeds=ablation.seeds, arms=family),
-        mde_sd=_number(detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
-        mde_sd_exact=_number(flip_detectable_effect(1.0, n=ablation.seeds, alpha=designs.ALPHA / family)),
+        unit=spec.trainer.description.unit(metric),
+        smallest_p=declared_test.smallest_p(ablation.seeds),
+        smallest_p_holm=declared_test.smallest_p_holm(seeds=ablation.seeds, arms=family),
+        mde_sd=_number(detectable_effect(1.0, n=ablation.seeds, alpha=declared_test.ALPHA / family)),
+        mde_sd_exact=_number(flip_detectable_effect(1.0, n=ablation.seeds, alpha=declared_test.ALPHA / family)),
         family=family,
         tuning={key: distributions.as_written(found) for key, found in space.items()},
         tuning_trials=tune.trials if tune else 0,
@@ -104,7 +110,7 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
 
 def lines(power: Power) -> list[str]:
     """For a terminal."""
-    unit = BY_NAME[power.metric].unit
+    unit = power.unit
     arms = formatting.count(len(power.arms), "arm")
     rows = [
         [
@@ -152,12 +158,14 @@ def lines(power: Power) -> list[str]:
 
 
 def _test(seeds: int) -> str:
-    return f"sign-flip, {designs.DRAWS:,} patterns drawn" if seeds > designs.MAX_EXACT else "exact sign-flip"
+    return (
+        f"sign-flip, {declared_test.DRAWS:,} patterns drawn" if seeds > declared_test.MAX_EXACT else "exact sign-flip"
+    )
 
 
 def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, int]:
     """Standard deviation of arm - baseline over the seeds on which both completed, and how many those are."""
-    sides = [completed(of_arm(trials, side)) for side in (plan.BASELINE, arm)]
+    sides = [completed(of_arm(trials, side)) for side in (designs.BASELINE, arm)]
     by_seed = [pd.Series(floats(side, metric), index=floats(side, "seed")).dropna() for side in sides]
     by_seed = [side.groupby(level=0).last() for side in by_seed]  # a seed that was run by two versions of the code
     differences = np.asarray((by_seed[1] - by_seed[0]).dropna(), dtype=float)
@@ -165,7 +173,7 @@ def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, 
 
 
 def _alpha(arm: designs.Arm, family: int) -> float:
-    return designs.ALPHA if arm.design == "reseed" else designs.ALPHA / family
+    return declared_test.ALPHA if arm.design == "reseed" else declared_test.ALPHA / family
 
 
 def _number(value: float | None) -> float | None:

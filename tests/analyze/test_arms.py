@@ -13,10 +13,10 @@ from ablate.analyze.arms.paired import effects
 from ablate.analyze.comparability import mixed
 from ablate.analyze.frames import rows
 from ablate.analyze.memory import LEARNED, bank_use, gain_owner
-from ablate.analyze.search.best import Objective
+from ablate.spec.models import Objective
 from model.api import BY_NAME
 
-LOSS = Objective("val_loss", "min")
+LOSS = Objective(metric="val_loss", mode="min")
 SEEDS = range(1, 7)
 
 
@@ -97,7 +97,7 @@ def test_search_trials_are_no_arm(trials: pd.DataFrame):
 def test_the_gain_is_of_the_side_that_is_better(trials: pd.DataFrame):
     better, same = effects(trials, objective=LOSS)
     assert gain_owner(better, objective=LOSS) == "better"
-    assert gain_owner(better, objective=Objective("val_loss", "max")) == "baseline"
+    assert gain_owner(better, objective=Objective(metric="val_loss", mode="max")) == "baseline"
     assert gain_owner(same, objective=LOSS) is None
 
 

@@ -20,13 +20,13 @@ from ablate.analyze.arms.hypotheses import Claim, equivalence_p, judge, judge_al
 from ablate.analyze.arms.paired import effects
 from ablate.analyze.arms.robust import iqm, robust, share
 from ablate.analyze.frames import rows
-from ablate.analyze.search.best import Objective
+from ablate.spec.models import Objective
 from ablate.analyze.stats import Interval, t_interval
 from ablate.records.interim_looks import Look, hindsight, peeked
 from benchmarks import inference
 from tests.oracles import inference as oracle
 
-LOSS = Objective("val_loss", "min")
+LOSS = Objective(metric="val_loss", mode="min")
 
 
 def table(losses: Mapping[str, Sequence[float | None]]) -> pd.DataFrame:

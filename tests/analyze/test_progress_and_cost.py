@@ -13,9 +13,9 @@ from ablate.analyze.curves import bands, curves
 from ablate.analyze.failures import failures
 from ablate.analyze.floors import floors
 from ablate.analyze.progress import progress
-from ablate.analyze.search.best import Objective
+from ablate.spec.models import Objective
 
-LOSS = Objective("val_loss", "min")
+LOSS = Objective(metric="val_loss", mode="min")
 TIME = pd.Timestamp("2026-03-01 12:00:00", tz="UTC")
 
 

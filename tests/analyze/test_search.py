@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.analyze.frames import records, rows
-from ablate.analyze.search.best import Objective, best
+from ablate.analyze.search.best import best
+from ablate.spec.models import Objective
 from ablate.analyze.search.importance import NEEDED, importances
 from ablate.analyze.search.pareto import pareto_ids
 from ablate.analyze.search.rungs import at_common_budget, audit
@@ -19,7 +20,7 @@ from ablate.analyze.search.slices import slice_of
 from ablate.analyze.search.space import Dimension
 from tests.oracles import inference as oracle
 
-LOSS = Objective("val_loss", "min")
+LOSS = Objective(metric="val_loss", mode="min")
 COEF = Dimension("train.balance_loss_coef", "loguniform", 0.01, 1.0)
 LENGTH = Dimension("model.knowledge_length", "choice", 0, 0, (4, 8, 16))
 
@@ -47,7 +48,7 @@ def test_best_is_of_completed_trials_and_says_what_sits_at_an_edge():
     assert found.params == {"train.balance_loss_coef": 0.9, "model.knowledge_length": 4}
     assert found.edges == {"train.balance_loss_coef": "upper", "model.knowledge_length": "first"}
     assert (found.median, found.worst) == (pytest.approx(2.65), 3.0)
-    most = best(TRIALS, objective=Objective("val_loss", "max"), space=[])
+    most = best(TRIALS, objective=Objective(metric="val_loss", mode="max"), space=[])
     assert most is not None
     assert most.trial_id == "a"
 
@@ -69,7 +70,7 @@ def test_a_slice_counts_every_end_and_averages_completed_trials_alone():
     assert groups["16"].mean == 2.8
     assert math.isnan(groups["16"].sd)
     assert four.best == slice_of(TRIALS, dimension=LENGTH, objective=LOSS).groups[0].best
-    most = slice_of(TRIALS, dimension=LENGTH, objective=Objective("val_loss", "max")).groups[0]
+    most = slice_of(TRIALS, dimension=LENGTH, objective=Objective(metric="val_loss", mode="max")).groups[0]
     assert most.best == 3.0
 
 
@@ -99,7 +100,7 @@ def test_importances_take_values_at_both_ends_of_every_scale():
     trials = _random(NEEDED)
     trials[decay.column] = np.linspace(0.3, 0.999, NEEDED)
     trials[freq.column] = np.linspace(1, 50, NEEDED).round()
-    found = importances(trials, space=[decay, freq, COEF], objective=Objective("val_loss", "max"))
+    found = importances(trials, space=[decay, freq, COEF], objective=Objective(metric="val_loss", mode="max"))
     assert {share.key for share in found.shares} == {decay.key, freq.key, COEF.key}
 
 
@@ -112,7 +113,7 @@ def test_pareto_set_by_hand():
             "fact_accuracy": [0.9, 0.2, 0.8, 0.2, 1.0, None],
         }
     )
-    objectives = [LOSS, Objective("fact_accuracy", "max")]
+    objectives = [LOSS, Objective(metric="fact_accuracy", mode="max")]
     assert pareto_ids(trials, objectives=objectives) == ("good", "twin", "cheap")
 
 
@@ -167,7 +168,7 @@ def test_importances_are_optunas():
 def test_the_pareto_set_is_everybody_against_everybody(points: list[tuple[int, int, int]]):
     names = [f"t{index:02}" for index in range(len(points))]
     trials = pd.DataFrame(points, columns=pd.Index(["a", "b", "c"])).assign(trial_id=names, status="completed")
-    found = pareto_ids(trials, objectives=[Objective("a", "min"), Objective("b", "min"), Objective("c", "min")])
+    found = pareto_ids(trials, objectives=[Objective(metric="a", mode="min"), Objective(metric="b", mode="min"), Objective(metric="c", mode="min")])
     assert set(found) == {name for name, on in zip(names, oracle.pareto(points), strict=True) if on}
 
 

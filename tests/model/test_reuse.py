@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ablate.records.ledger import Ledger, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import TrialRow
 from ablate.running.ray.cluster import Cluster
 from ablate.running.ray.coordinator import Board
 from ablate.running.ray.run_context import Orders
@@ -20,7 +21,8 @@ from ablate.running.trial import Desk
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
-from ablate.trials.plan import Trial, trial_id
+from ablate.trials.trial import Trial
+from ablate.trials.trial import trial_id
 from model.api import METRICS, resolve, train
 from model.meters import reset_peaks
 from tests.fakes import ListSource

@@ -18,7 +18,7 @@ from ablate.records import atomic_files
 from ablate.records.ledger import Ledger, StaleAttempt
 from ablate.records.schema import HISTORY_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
 from ablate.trials import plan
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from tests import study_files
 from tests.study_files import report, row
 

@@ -27,7 +27,7 @@ from ablate.running.ray.trial import run_name
 from ablate.running.runner import Event
 from ablate.running.trial import failure_of
 from ablate.spec.models import Objective
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from tests import study_files, synthetic
 from tests.fakes import fake_trial
 from tests.synthetic import add_trial, metrics, study_json

@@ -28,7 +28,7 @@ from ablate.running.limits import Limits
 from ablate.running.runner import Event, Halt
 from ablate.running.trial import Desk, run_trial
 from ablate.study import lifecycle
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from model.api import Verdict
 from tests import ROOT
 from tests.commands.test_sweep import run as sweeping

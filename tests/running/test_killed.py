@@ -16,7 +16,8 @@ import pytest
 from ablate.records.ledger import Ledger
 from ablate.running.runner import Progress
 from ablate.running.trial import Desk, run_trial
-from ablate.trials.plan import Trial, trial_id
+from ablate.trials.trial import Trial
+from ablate.trials.trial import trial_id
 from model.api import Verdict
 from tests import ROOT
 from tests.model.test_training import comparable, small

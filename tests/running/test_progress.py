@@ -9,12 +9,14 @@ import pytest
 from rich.console import Console
 
 from ablate import formatting
-from ablate.records.ledger import MEASURED, Status, TrialRow
+from ablate.records.rows import MEASURED
+from ablate.records.rows import Status
+from ablate.records.rows import TrialRow
 from ablate.running.live import View
 from ablate.running.progress import Tally, best_of, best_of_study
 from ablate.running.runner import Event, Progress
 from ablate.spec.models import Objective
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from tests import study_files
 from tests.fakes import fake_trial
 

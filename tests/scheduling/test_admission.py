@@ -14,7 +14,7 @@ from ablate.scheduling.admission import AHEAD, LARGER, MARGIN, RETRIES, Admissio
 from ablate.scheduling.corrections import ASSUMED_BUSY, LEAST, MOST, Corrections, memory_class
 from ablate.scheduling.placement import Node
 from ablate.spec.models import Resources
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from model.api import CONTEXT_GIB, resolve
 from tests import study_files
 from tests.fakes import ListSource, fake_trial

@@ -11,7 +11,8 @@ import pytest
 
 from ablate import cli, sweep, sweep_options
 from ablate.errors import BadInput
-from ablate.records.ledger import Ledger, Status
+from ablate.records.ledger import Ledger
+from ablate.records.rows import Status
 from ablate.scheduling import needs
 from ablate.scheduling.admission import MARGIN
 from ablate.scheduling.needs import Behind, Card, Shares
@@ -19,7 +20,7 @@ from ablate.scheduling.packing import Slots
 from ablate.search.source import Search
 from ablate.spec.models import Resources, StudySpec
 from ablate.study import dry_run, lifecycle, preflight
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from model.api import footprint
 from tests import study_files
 

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from ablate.records.ledger import Ledger
 from ablate.search import samplers
 from ablate.search.source import Search
-from ablate.spec.study_file import StudySpec
-from ablate.trials.plan import Trial
+from ablate.spec.models import StudySpec
+from ablate.trials.trial import Trial
 from model.api import Verdict
 from tests import study_files
 from tests.study_files import report

@@ -12,11 +12,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ablate.records.ledger import Ledger, Status, TrialRow
+from ablate.records.ledger import Ledger
+from ablate.records.rows import Status
+from ablate.records.rows import TrialRow
 from ablate.search import samplers
 from ablate.search.source import Search, preview
-from ablate.spec.study_file import StudySpec
-from ablate.trials.plan import Trial
+from ablate.spec.models import StudySpec
+from ablate.trials.trial import Trial
 from model.api import Verdict
 from tests import study_files
 from tests.study_files import report

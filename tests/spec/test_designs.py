@@ -11,9 +11,11 @@ import pytest
 
 from ablate.analyze.stats import detectable_effect, flip_detectable_effect, holm, sign_flip_p
 from ablate.scheduling.packing import Slots
-from ablate.spec import designs, matching, tuning
+from ablate.spec import declared_test, designs, matching, tuning
 from ablate.spec.distributions import Range
-from ablate.spec.study_file import Ablation, StudySpec, TuneEachArm
+from ablate.spec.models import Ablation
+from ablate.spec.models import StudySpec
+from ablate.spec.models import TuneEachArm
 from ablate.study import dry_run, phases, power
 from ablate.study.lifecycle import open_study
 from ablate.trials import plan
@@ -96,9 +98,9 @@ def test_the_seeds_needed_are_the_fewest_with_which_sign_flips_and_holm_reject(a
     def smallest(n: int) -> float:
         return holm([sign_flip_p(np.full(n, 0.1)), *[1.0] * (arms - 1)])[0]
 
-    n = designs.seeds_needed(arms)
-    assert smallest(n) <= designs.ALPHA < smallest(n - 1)
-    assert designs.smallest_p_holm(seeds=n, arms=arms) == pytest.approx(smallest(n))
+    n = declared_test.seeds_needed(arms)
+    assert smallest(n) <= declared_test.ALPHA < smallest(n - 1)
+    assert declared_test.smallest_p_holm(seeds=n, arms=arms) == pytest.approx(smallest(n))
 
 
 def test_more_seeds_arms_and_designs_keep_the_trials_that_are_there(study: StudySpec, tmp_path: Path):

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from ablate.errors import BadInput
 from ablate.spec import study_file, yaml_marks
 from ablate.spec.distributions import Choice, Range
-from ablate.spec.study_file import Asha, EarlyStopping, Objective
+from ablate.spec.models import Asha
+from ablate.spec.models import EarlyStopping
+from ablate.spec.models import Objective
 from tests import study_files
 from tests.study_files import GOOD
 

@@ -13,11 +13,11 @@ from ablate import status
 from ablate.errors import BadInput
 from ablate.records import provenance
 from ablate.records.ledger import Ledger
-from ablate.spec.study_file import StudySpec
+from ablate.spec.models import StudySpec
 from ablate.study import lifecycle
 from ablate.study.lifecycle import mark_finished, open_study
 from ablate.trials import plan
-from ablate.trials.plan import Trial
+from ablate.trials.trial import Trial
 from tests import study_files
 from tests.study_files import GOOD, report, row
 

@@ -17,7 +17,7 @@ from ablate.report.writer import write as write_report
 from ablate.running.inline import InlineRunner
 from ablate.running.runner import Halt
 from ablate.running.trial import Desk
-from ablate.spec.study_file import StudySpec
+from ablate.spec.models import StudySpec
 from ablate.study import dataset, lifecycle, phases
 from ablate.study.lifecycle import open_study
 from ablate.trials import plan

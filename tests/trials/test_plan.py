@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from ablate.errors import BadInput
 from ablate.scheduling.packing import Slots, fit
 from ablate.scheduling.placement import Gate, Need, Node
-from ablate.spec.study_file import Resources, StudySpec
+from ablate.spec.models import Resources
+from ablate.spec.models import StudySpec
 from ablate.study import dry_run
 from ablate.trials import plan
-from ablate.trials.plan import ArmQueue, arm_trials, trial_id
+from ablate.trials.plan import arm_trials
+from ablate.trials.source import ArmQueue
+from ablate.trials.trial import trial_id
 from model.api import Verdict, override
 from tests import study_files
 from tests.study_files import GOOD

@@ -17,9 +17,8 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import ALPHA, by_seed
+from ablate.analyze.arms.paired import by_seed
 from ablate.analyze.frames import floats
-from ablate.analyze.search.best import Objective
 from ablate.analyze.stats import (
     Interval,
     detectable_effect,
@@ -29,6 +28,8 @@ from ablate.analyze.stats import (
     sign_flip_p,
     t_interval,
 )
+from ablate.spec.declared_test import ALPHA
+from ablate.spec.models import Objective
 
 Levels = Mapping[str, str]
 """Factor -> level, both as they are shown."""

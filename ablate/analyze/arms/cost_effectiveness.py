@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import BASELINE, Effect
+from ablate.analyze.arms.paired import Effect
 from ablate.analyze.frames import completed, floats, of_arm
-from model.api import estimate, from_json
+from ablate.spec.designs import BASELINE
 
 PFLOP = 1e15
 
@@ -21,7 +21,8 @@ class Worth:
     """One group's completed runs. `hours` and `pflop`: means over its runs; an arm's `*_ratio`: over the baseline's.
 
     `per_hour` and `per_pflop`: the arm's difference to the baseline over what one of its runs costs (NaN for the
-    baseline). FLOPs are `model.api.estimate`'s, forward and backward, times the tokens that were seen.
+    baseline). FLOPs are the trainer's formula, forward and backward, times the tokens that were
+    seen; NaN where they are not known.
     """
 
     group: str
@@ -34,23 +35,24 @@ class Worth:
     per_pflop: float
 
 
-def worths(trials: pd.DataFrame, *, effects: Sequence[Effect]) -> list[Worth]:
-    """The baseline, then every arm that has a pair."""
-    control = _costs(trials, BASELINE)
+def worths(trials: pd.DataFrame, *, effects: Sequence[Effect], flops_per_token: Mapping[str, float]) -> list[Worth]:
+    """The baseline, then every arm that has a pair. `flops_per_token`: by recorded configuration."""
+    control = _costs(trials, BASELINE, flops_per_token)
     found = [_worth(BASELINE, control, control, difference=math.nan)]
     for effect in effects:
         if effect.n:
-            found.append(_worth(effect.arm, _costs(trials, effect.arm), control, difference=effect.difference.mean))
+            own = _costs(trials, effect.arm, flops_per_token)
+            found.append(_worth(effect.arm, own, control, difference=effect.difference.mean))
     return [entry for entry in found if entry.n]
 
 
-def _costs(trials: pd.DataFrame, group: str) -> tuple[int, float, float]:
+def _costs(trials: pd.DataFrame, group: str, flops_per_token: Mapping[str, float]) -> tuple[int, float, float]:
     """(runs, hours, PFLOP) of a group's completed runs, means."""
     runs = completed(of_arm(trials, group))
     if runs.empty:
         return 0, math.nan, math.nan
     # A group's runs differ by their seed alone, so one configuration speaks for all of them.
-    per_token = estimate(from_json(str(runs["config_json"].iloc[0]))).flops_per_token
+    per_token = flops_per_token.get(str(runs["config_json"].iloc[0]), math.nan)
     return (
         len(runs),
         float(np.mean(floats(runs, "wall_s"))) / 3600,

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ablate.analyze.arms.paired import ALPHA, pairs_of
-from ablate.analyze.search.best import Objective
+from ablate.analyze.arms.paired import pairs_of
 from ablate.analyze.stats import Interval, holm, sign_flip_p, t_interval
+from ablate.spec.declared_test import ALPHA
+from ablate.spec.models import Objective
 
 Verdict = Literal["supported", "equivalent", "refuted", "inconclusive"]
 
@@ -95,5 +96,5 @@ def equivalence_p(values: np.ndarray, *, margin: float) -> float:
 
 
 def _gains(trials: pd.DataFrame, claim: Claim, *, sign: float) -> np.ndarray:
-    pairs = pairs_of(trials, claim.arm, objective=Objective(claim.metric, "max" if sign > 0 else "min"))
+    pairs = pairs_of(trials, claim.arm, objective=Objective(metric=claim.metric, mode="max" if sign > 0 else "min"))
     return sign * (pairs.arm - pairs.baseline)

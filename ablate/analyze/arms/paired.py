@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.frames import floats, texts
-from ablate.analyze.search.best import Objective
 from ablate.analyze.stats import (
     Interval,
     detectable_effect,
@@ -25,11 +24,9 @@ from ablate.analyze.stats import (
     sign_flip_p,
     t_interval,
 )
-from ablate.spec.designs import smallest_p_holm
-
-BASELINE = "baseline"
-SEARCH = "search"
-ALPHA = 0.05
+from ablate.spec.declared_test import ALPHA, smallest_p_holm
+from ablate.spec.designs import BASELINE, SEARCH
+from ablate.spec.models import Objective
 
 
 @dataclass(frozen=True)

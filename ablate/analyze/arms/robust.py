@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analyze.arms.paired import arm_names, pairs_of
-from ablate.analyze.search.best import Objective
+from ablate.spec.models import Objective
 
 RESAMPLES = 2_000
 SEED = 0  # of the resamples: the same results give the same report

@@ -10,19 +10,7 @@ import pandas as pd
 
 from ablate.analyze.frames import completed, floats, in_order, records, rows, texts
 from ablate.analyze.search.space import Dimension, Value
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a study minimises (`min`) or maximises (`max`)."""
-
-    metric: str
-    mode: str
-
-    @property
-    def sign(self) -> float:
-        """1 where less is better, -1 where more is: `sign * value` is always to be minimised."""
-        return 1.0 if self.mode == "min" else -1.0
+from ablate.spec.models import Objective
 
 
 @dataclass(frozen=True)

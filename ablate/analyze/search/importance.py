@@ -17,8 +17,9 @@ import pandas as pd
 from scipy import special
 
 from ablate.analyze.frames import floats
-from ablate.analyze.search.best import Objective, ranked
+from ablate.analyze.search.best import ranked
 from ablate.analyze.search.space import Dimension
+from ablate.spec.models import Objective
 
 NEEDED = 30  # completed trials: it looks at the best tenth, and under three of those tell nothing
 TOP = 0.1

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.frames import completed, floats, in_order, rows, texts
-from ablate.analyze.search.best import Objective
+from ablate.spec.models import Objective
 
 
 def pareto_ids(trials: pd.DataFrame, *, objectives: Sequence[Objective]) -> tuple[str, ...]:

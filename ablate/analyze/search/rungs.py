@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analyze.frames import completed, floats, rows, texts
-from ablate.analyze.search.best import Objective
+from ablate.spec.models import Objective
 
 ENOUGH = 5  # audited trials that tell of a correlation
 RESAMPLES = 2_000

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.frames import completed, floats, rows, texts
-from ablate.analyze.search.best import Objective
 from ablate.analyze.search.space import Dimension
+from ablate.spec.models import Objective
 
 
 @dataclass(frozen=True)

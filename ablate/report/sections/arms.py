@@ -7,7 +7,7 @@ from functools import partial
 
 from ablate import formatting
 from ablate.analyze.arms.contrasts import Contrast
-from ablate.analyze.arms.paired import ALPHA, BASELINE, Effect
+from ablate.analyze.arms.paired import Effect
 from ablate.analyze.frames import texts
 from ablate.analyze.memory import gain_owner
 from ablate.report import figures
@@ -17,7 +17,8 @@ from ablate.report.sections.labels import interval_cell, label
 from ablate.report.sections.robustness import cost_blocks, robust_table
 from ablate.report.sections.summary import EXPLORATORY, credit, effect_places, noise_in_words
 from ablate.report.sections.tuned import tuned_blocks
-from ablate.spec.designs import DRAWS, MAX_EXACT
+from ablate.spec.declared_test import ALPHA, DRAWS, MAX_EXACT
+from ablate.spec.designs import BASELINE
 
 # Of report/ablation.csv: other programs read it, so the names and their order stay.
 CSV_COLUMNS = tuple(

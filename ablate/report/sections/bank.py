@@ -6,19 +6,18 @@ from ablate.escape import one_line
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.report.document import Block, Cell, Column, Table, cell, words
-from model.api import ConfigError, DataError, bank_excerpt
+from ablate.trainers import recorded
 
 SHOWN = 15
 
 
 def bank_content(study_dir: Place, trial_id: str) -> Block:
     """The most used entries, now and at the start; or why they cannot be shown."""
-    try:
-        entries = bank_excerpt(Ledger(study_dir).checkpoint_dir(trial_id), top=SHOWN)
-    except ConfigError as error:
-        return words(f"Its entries cannot be shown as text: {error.rule}.")
-    except DataError as error:
-        return words(f"Its entries cannot be shown as text: {one_line(str(error), limit=300)}.")
+    ledger = Ledger(study_dir)
+    found = recorded.checkpoint_text(ledger.trainer.name, ledger.checkpoint_dir(trial_id), top=SHOWN)
+    if found.why_not:
+        return words(f"Its entries cannot be shown as text: {one_line(found.why_not, limit=300)}.")
+    entries = found.entries
     return Table(
         label=f"{trial_id}_entries",
         caption=f"The {len(entries)} most used entries, most used first: times selected in the last validation, all "
@@ -32,11 +31,11 @@ def bank_content(study_dir: Place, trial_id: str) -> Block:
         ),
         rows=tuple(
             (
-                Cell(str(entry.entry), entry.entry),
-                Cell(f"{entry.count:,}", entry.count),
-                Cell(str(entry.slots_changed), entry.slots_changed),
-                cell(one_line(entry.now, limit=200)),
-                cell(one_line(entry.start, limit=200)),
+                Cell(str(entry["entry"]), entry["entry"]),
+                Cell(f"{entry['count']:,}", entry["count"]),
+                Cell(str(entry["slots_changed"]), entry["slots_changed"]),
+                cell(one_line(entry["now"], limit=200)),
+                cell(one_line(entry["start"], limit=200)),
             )
             for entry in entries
         ),

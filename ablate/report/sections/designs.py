@@ -8,14 +8,13 @@ from functools import partial
 from ablate import formatting
 from ablate.analyze.arms.contrasts import Contrast, Factorial
 from ablate.analyze.arms.hypotheses import Claim, Judged
-from ablate.analyze.arms.paired import ALPHA
 from ablate.report import figures
 from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, words
 from ablate.report.findings import Findings, PerObjective
 from ablate.report.sections.arms import drawn_note, power_note
 from ablate.report.sections.labels import interval_cell, label
 from ablate.report.sections.summary import EXPLORATORY
-from model.api import BY_NAME
+from ablate.spec.declared_test import ALPHA
 
 
 def factorial_sections(findings: Findings) -> list[Section]:
@@ -125,7 +124,8 @@ def hypothesis_table(findings: Findings) -> Table:
             Column("verdict", "verdict", number=False),
         ),
         rows=tuple(
-            _judged(entry, mark=EXPLORATORY if why else "") for entry, why in zip(findings.judged, reasons, strict=True)
+            _judged(entry, mark=EXPLORATORY if why else "", unit=findings.data.trainer.unit(entry.claim.metric))
+            for entry, why in zip(findings.judged, reasons, strict=True)
         ),
         notes=(
             *drawn_note(entry.gain.n for entry in findings.judged),
@@ -140,10 +140,9 @@ def _reasons(findings: Findings, claim: Claim) -> list[str]:
     return late + ([f": {findings.exploratory[claim.arm]}"] if claim.arm in findings.exploratory else [])
 
 
-def _judged(entry: Judged, *, mark: str) -> tuple[Cell, ...]:
+def _judged(entry: Judged, *, mark: str, unit: str) -> tuple[Cell, ...]:
     claim, gain = entry.claim, entry.gain
     places = formatting.decimals_for(gain.sd)
-    unit = BY_NAME[claim.metric].unit if claim.metric in BY_NAME else ""
     return (
         cell(claim.claim),
         cell(claim.arm),

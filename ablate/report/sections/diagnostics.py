@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate import formatting
-from ablate.analyze.arms.paired import SEARCH
 from ablate.analyze.cost import COLUMNS
 from ablate.analyze.frames import completed, texts
 from ablate.escape import one_line
@@ -15,6 +14,7 @@ from ablate.report.findings import Findings
 from ablate.report.sections.failures import failures_section
 from ablate.report.sections.labels import interval_cell
 from ablate.report.sections.run import sample_listings
+from ablate.spec.designs import SEARCH
 from ablate.study import lifecycle
 
 SAMPLES = 4

@@ -12,11 +12,10 @@ from typing import Any
 import pandas as pd
 
 from ablate import formatting
-from ablate.analyze.arms.paired import BASELINE, SEARCH
 from ablate.analyze.frames import completed, of_arm, records, rows, texts
 from ablate.analyze.search.best import ranked
 from ablate.analyze.search.space import show
-from ablate.errors import BadInput
+from ablate.errors import BadInput, nearest
 from ablate.escape import one_line
 from ablate.records.ledger import Ledger
 from ablate.report.document import Block, Cell, Code, Column, Document, Paragraph, Section, Table, cell, words
@@ -24,7 +23,6 @@ from ablate.report.findings import Findings
 from ablate.report.sections.designs import RULES, hypothesis_table
 from ablate.report.sections.diagnostics import provenance_table
 from ablate.report.sections.run import (
-    HEADLINES,
     bank_use,
     configuration,
     number,
@@ -33,7 +31,8 @@ from ablate.report.sections.run import (
     results,
     sample_listings,
 )
-from model.api import BY_NAME, from_json, nearest, read_overrides
+from ablate.spec.designs import BASELINE, SEARCH
+from ablate.trainers import recorded
 
 
 def chosen_trial(findings: Findings, asked: str) -> str:
@@ -72,7 +71,7 @@ def record_document(findings: Findings, trial_id: str, *, bank: Block) -> Docume
         Section("Progress", tuple(progress(row, reports))),
         Section("Results", tuple(results(findings, row, reports))),
         Section("What it writes", tuple(_samples(findings, trial_id))),
-        Section("The bank", (*bank_use(row), bank)),
+        Section("The bank", (*bank_use(row, findings.data.trainer), bank)),
         Section("Against a baseline trial", tuple(_comparison(findings, row, other))),
     ]
     if findings.judged:
@@ -106,7 +105,8 @@ def _summary(findings: Findings, row: dict[str, Any], other: dict[str, Any] | No
         side = "below" if value < bigram else "above"
         text += f", {formatting.fixed(abs(bigram - value), 3)} nats {side} the bigram floor"
     text += "."
-    targets = [reached(row, metric, target) for metric, target in findings.data.facts.spec.targets.items()]
+    known, wanted = findings.data.trainer.by_name, findings.data.facts.spec.targets
+    targets = [reached(row, known[name], target) for name, target in wanted.items()]
     if targets:
         verb = "is" if sum(targets) == 1 else "are"
         text += f" Of {formatting.count(len(targets), 'target')} {sum(targets)} {verb} reached."
@@ -127,7 +127,7 @@ def _goal(findings: Findings, row: dict[str, Any]) -> list[Block]:
         blocks.append(words("This trial is one of the arm ", Code(arm.name), ", which changes ", Code(changes), "."))
     claims = [entry.claim for entry in findings.judged if entry.claim.arm == row["arm"]]
     for claim in claims:
-        amount = f"{claim.min_effect:g} {BY_NAME[claim.metric].unit}".strip()
+        amount = f"{claim.min_effect:g} {findings.data.trainer.unit(claim.metric)}".strip()
         when = f"Exploratory, {claim.hindsight}" if claim.hindsight else "Claimed before it was trained"
         blocks.append(words(f"{when}: {claim.claim} ({claim.metric}, by {amount} at least)."))
     return blocks
@@ -168,14 +168,16 @@ def _other(findings: Findings, row: dict[str, Any]) -> dict[str, Any] | None:
 def _comparison(findings: Findings, row: dict[str, Any], other: dict[str, Any] | None) -> list[Block]:
     if other is None:
         return [words("There is no completed trial to compare it with.")]
-    wanted = dict.fromkeys([*(entry.metric for entry in findings.data.objectives), *HEADLINES, "wall_s"])
+    wanted = dict.fromkeys(
+        [*(entry.metric for entry in findings.data.objectives), *findings.data.trainer.headlines, "wall_s"]
+    )
     lines = []
     for name in wanted:
         own, theirs = number(row, name), number(other, name)
         if not (math.isfinite(own) and math.isfinite(theirs)):
             continue
         gap = own - theirs
-        unit = BY_NAME[name].unit if name in BY_NAME else "s"
+        unit = findings.data.trainer.unit(name) if name in findings.data.trainer.by_name else "s"
         lines.append(
             (
                 Cell(f"{name} ({unit})" if unit else name, name),
@@ -211,8 +213,8 @@ def _comparison(findings: Findings, row: dict[str, Any], other: dict[str, Any] |
 
 
 def _differences(row: dict[str, Any], other: dict[str, Any]) -> str:
-    ours, theirs = (read_overrides(from_json(str(entry["config_json"]))) for entry in (row, other))
-    pairs = [(key, ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]]
+    ours, theirs = (recorded.values(str(entry["config_json"])) for entry in (row, other))
+    pairs = [(key, ours[key], theirs[key]) for key in ours if key in theirs and ours[key] != theirs[key]]
     return ", ".join(f"{key} {show(mine)} (other: {show(its)})" for key, mine, its in pairs)
 
 

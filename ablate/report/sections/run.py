@@ -12,35 +12,28 @@ import pandas as pd
 
 from ablate import formatting
 from ablate.analyze.frames import floats, records
-from ablate.analyze.search.best import Objective
 from ablate.analyze.search.space import show
 from ablate.escape import one_line
 from ablate.report import figures
 from ablate.report.document import Block, Cell, Code, Column, Figure, Listing, Section, Table, cell, words
 from ablate.report.findings import Findings
-from model.api import BY_NAME, METRICS, from_json, read_overrides, resolve
+from ablate.spec.models import Objective
+from ablate.trainers import Description, Metric, recorded
 
 MILESTONES = 10  # lines of the table of progress
-SECTIONS = {"model": "Model", "train": "Training", "data": "Data", "eval": "Evaluation"}
 BANK = (
     "bank_", "coverage", "effective_entries", "read_entropy", "token_flip", "self_encode", "distinct_tokens",
     "ema_scale", "entries_updated", "objects_kept",
-)  # fmt: skip
-HEADLINES = (
-    "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
-    "tokens_per_s", "peak_gib",
 )  # fmt: skip
 
 
 def configuration(findings: Findings, row: dict[str, Any]) -> list[Section]:
     """A table a section of the configuration; what differs from the study's base is in bold."""
-    config = from_json(str(row["config_json"]))
-    values = read_overrides(config)
-    base = dict(findings.data.facts.spec.base)
-    ours = read_overrides(resolve(base.pop("preset"), base))
-    sections = [Section("Configuration", (words("Preset ", Code(config.preset), ". In bold: not the study's base."),))]
-    for prefix, title in SECTIONS.items():
-        keys = [key for key in values if key.startswith(f"{prefix}.")]
+    values, ours = recorded.values(str(row["config_json"])), findings.data.facts.spec.base
+    words_before = ("Preset ", Code(str(values["preset"])), ". ") if "preset" in values else ()
+    sections = [Section("Configuration", (words(*words_before, "In bold: not the study's base."),))]
+    for prefix, title in (findings.data.trainer.sections or {"": "All"}).items():
+        keys = [key for key in values if key in ours and key.startswith(prefix and f"{prefix}.")]
         differs = [values[key] != ours[key] for key in keys]
         table = Table(
             label=f"{row['trial_id']}_config_{prefix}",
@@ -113,7 +106,8 @@ def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
 def results(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
     """Final and best value, where it was reached, and the target; then everything else that was measured."""
     targets = findings.data.facts.spec.targets
-    wanted = [*targets, *(entry.metric for entry in findings.data.objectives), *HEADLINES]
+    wanted = [*targets, *(entry.metric for entry in findings.data.objectives), *findings.data.trainer.headlines]
+    by_name = findings.data.trainer.by_name
     names = [name for name in dict.fromkeys(wanted) if math.isfinite(number(row, name)) or name in targets]
     table = Table(
         label=f"{row['trial_id']}_targets",
@@ -127,10 +121,11 @@ def results(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> l
             Column("target", "target"),
             Column("reached", "reached", number=False),
         ),
-        rows=tuple(_result(row, reports, name, targets.get(name, math.nan)) for name in names),
+        rows=tuple(_result(row, reports, by_name[name], targets.get(name, math.nan)) for name in names),
         empty="The trial measured nothing.",
     )
-    rest = [metric for metric in METRICS if metric.kind != "floats" and math.isfinite(number(row, metric.name))]
+    known = findings.data.trainer.metrics
+    rest = [metric for metric in known if metric.kind != "floats" and math.isfinite(number(row, metric.name))]
     everything = Table(
         label=f"{row['trial_id']}_metrics",
         caption="Everything that was measured at its end.",
@@ -154,18 +149,19 @@ def results(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> l
     return [table, everything]
 
 
-def _result(row: dict[str, Any], reports: pd.DataFrame, name: str, target: float) -> tuple[Cell, ...]:
-    metric, final = BY_NAME[name], number(row, name)
+def _result(row: dict[str, Any], reports: pd.DataFrame, metric: Metric, target: float) -> tuple[Cell, ...]:
+    name = metric.name
+    final = number(row, name)
     best, step = final, math.nan
     if metric.better and name in reports:
-        seen = Objective(name, metric.better).sign * floats(reports, name)
+        seen = Objective(metric=name, mode=metric.better).sign * floats(reports, name)
         if np.isfinite(seen).any():
             index = int(np.nanargmin(seen))
             best, step = float(floats(reports, name)[index]), float(floats(reports, "step")[index])
-            if math.isfinite(final) and Objective(name, metric.better).sign * (final - best) < 0:
+            if math.isfinite(final) and Objective(metric=name, mode=metric.better).sign * (final - best) < 0:
                 best, step = final, math.nan
     bound = ("≤ " if metric.better == "min" else "≥ " if metric.better == "max" else "") + f"{target:g}"
-    said = "" if math.isnan(target) else "yes" if reached(row, name, target) else "no"
+    said = "" if math.isnan(target) else "yes" if reached(row, metric, target) else "no"
     return (
         Cell(f"{name} ({metric.unit})" if metric.unit else name, name),
         Cell(formatting.significant(final), final),
@@ -176,18 +172,18 @@ def _result(row: dict[str, Any], reports: pd.DataFrame, name: str, target: float
     )
 
 
-def reached(row: dict[str, Any], name: str, target: float) -> bool:
+def reached(row: dict[str, Any], metric: Metric, target: float) -> bool:
     """A metric without a better side is at its target where it equals it."""
-    value, better = number(row, name), BY_NAME[name].better
+    value, better = number(row, metric.name), metric.better
     return value <= target if better == "min" else value >= target if better == "max" else value == target
 
 
-def bank_use(row: dict[str, Any]) -> list[Block]:
+def bank_use(row: dict[str, Any], trainer: Description) -> list[Block]:
     """What is known of the bank's content and use; one trial has no interval, so nothing is credited here."""
-    memory = from_json(str(row["config_json"])).model.memory
+    memory = recorded.values(str(row["config_json"])).get("model.memory", "none")
     names = [
         metric
-        for metric in METRICS
+        for metric in trainer.metrics
         if metric.name.startswith(BANK) and metric.kind != "floats" and math.isfinite(number(row, metric.name))
     ]
     if not names:

@@ -12,7 +12,6 @@ import pandas as pd
 
 from ablate import formatting
 from ablate.analyze.frames import completed, floats, in_order, records, rows, texts
-from ablate.analyze.search.best import Objective
 from ablate.analyze.search.slices import Slice
 from ablate.analyze.search.space import Dimension, short, show
 from ablate.report import figures
@@ -21,6 +20,7 @@ from ablate.report.findings import CURVES, Findings, PerObjective
 from ablate.report.sections.importance import early_stopping_sections, importance_blocks
 from ablate.report.sections.labels import label
 from ablate.report.sections.summary import places_of
+from ablate.spec.models import Objective
 
 MEASURED = ("completed", "pruned")
 SHOWN = 40  # trials in the page's table; trials.csv has them all

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ablate import formatting
-from ablate.analyze.arms.paired import ALPHA, BASELINE, Effect
+from ablate.analyze.arms.paired import Effect
 from ablate.analyze.memory import LEARNED, BankUse, gain_owner
 from ablate.analyze.search.best import Best
 from ablate.analyze.search.space import short
 from ablate.report.document import Code, Paragraph, Span
 from ablate.report.findings import Findings, PerObjective
-from ablate.spec.designs import MAX_EXACT
+from ablate.spec.declared_test import ALPHA, MAX_EXACT
+from ablate.spec.designs import BASELINE
 
 EXPLORATORY = "‡"
 NO_BANK = ("none", "blind")

@@ -24,7 +24,6 @@ from ablate.errors import BadInput
 from ablate.running.ray import orphans
 from ablate.scheduling import mps
 from ablate.scheduling.placement import Node
-from model.api import ALLOCATOR_VARIABLES, EXPANDABLE
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Trials exchange numbers, not tensors; Ray would take a third of the memory."""
@@ -79,19 +78,21 @@ def connect(
     cpus: int | None = None,
     gpus: int | None = None,
     use_mps: Literal["auto", "off"] = "auto",
+    environment: Mapping[str, str] | None = None,
     note: Path | None = None,
 ) -> Iterator[Cluster]:
     """Start a private Ray on this machine, or join the one at `address`, and leave it in the end, whatever happens.
 
     `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from
-    an MPS daemon. `note`: the file by which `remains.end` finds a private one whose driver was killed. What Ray prints
-    goes to a file while the context lasts: stdout is for answers. Raises BadInput where `address` cannot be joined.
+    an MPS daemon. `environment`: of the trials' processes. `note`: the file by which `orphans.end` finds a private one
+    whose driver was killed. What Ray prints goes to a file while the context lasts: stdout is for answers. Raises
+    BadInput where `address` cannot be joined.
     """
     folder = Path(tempfile.mkdtemp(prefix=orphans.PREFIX))
     with contextlib.ExitStack() as stack:
         stack.push(_Logs(folder).tidy)
         stack.enter_context(_quiet(folder / "ray.log"))
-        own = _trials_environment(use_mps)
+        own = {**(environment or {}), **(mps.OFF if use_mps == "off" else {})}
         stack.enter_context(_environment(own))  # inherited by every process of a private Ray
         if address is None:
             if note is not None:
@@ -229,12 +230,6 @@ def _node(row: Mapping[str, Any]) -> Node:
         gpus=int(has.get("GPU", 0.0)),
         host_gib=has.get("memory", 0.0) / 2**30,
     )
-
-
-def _trials_environment(choice: Literal["auto", "off"]) -> dict[str, str]:
-    """What processes that share a card need in their environment before CUDA starts, unless the user has set it."""
-    own = {} if any(name in os.environ for name in ALLOCATOR_VARIABLES) else dict(EXPANDABLE)
-    return own | (mps.OFF if choice == "off" else {})
 
 
 def _free_port() -> int:

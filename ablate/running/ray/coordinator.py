@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ablate.running.limits import Limits, Overdue, Watch
 from ablate.running.ray.worker_place import Place
 from ablate.running.trial import Failure
-from model.api import Verdict
+from ablate.trainers import Verdict
 
 
 @dataclass(frozen=True)

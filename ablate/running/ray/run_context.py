@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ablate.running.ray.coordinator import Board
-from ablate.running.trial import Desk, Train
-from ablate.trials.plan import Trial
+from ablate.running.trial import Desk
+from ablate.trainers import Train
+from ablate.trials.trial import Trial
 
 if TYPE_CHECKING:
     from ablate.scheduling.packing import Slots

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ablate.errors import CannotWrite, writing
-from ablate.records.ledger import TrialRow
+from ablate.records.rows import TrialRow
 from ablate.running.ray.coordinator import Left
 from ablate.running.ray.reaper import reap
 from ablate.running.ray.run_context import RETRIES, Orders
@@ -20,8 +20,9 @@ from ablate.running.ray.worker_place import last_words
 from ablate.running.runner import Event, Halt, Listener, Progress
 from ablate.running.trial import Failure, failed_row, record
 from ablate.scheduling.admission import Admission, Taken
-from ablate.trials.plan import Trial, TrialSource
-from model.api import Verdict
+from ablate.trainers import Verdict
+from ablate.trials.source import TrialSource
+from ablate.trials.trial import Trial
 
 TRIAL = "trial"
 """Key of Tune's configuration under which the whole trial stands."""

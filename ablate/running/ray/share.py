@@ -13,10 +13,10 @@ from typing import Any
 import ray
 
 from ablate.running.ray.coordinator import Board
-from ablate.running.trial import Train, TryAgain, failure_of
+from ablate.running.trial import TryAgain, failure_of
 from ablate.scheduling.admission import Taken
-from ablate.trials.plan import Trial
-from model.api import Config, Report, Result, Verdict, failure_kind, hold_to_share
+from ablate.trainers import Config, Report, Result, Train, Verdict
+from ablate.trials.trial import Trial
 
 
 class OverShare(MemoryError):
@@ -38,10 +38,12 @@ class Held:
         """What the trial took so far, and where."""
         context = ray.get_runtime_context()
         cards = context.get_accelerator_ids()["GPU"]
-        return Taken.of(self._metrics, node=context.get_node_id(), card=cards[0] if len(cards) == 1 else None)
+        card = cards[0] if len(cards) == 1 else None
+        beside_gib = self._trial.config.trainer.context_gib
+        return Taken.of(self._metrics, context_gib=beside_gib, node=context.get_node_id(), card=card)
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        """See `model.api.train`; raises TryAgain where it ran out of a share of a card."""
+        """See `Trainer.train`; raises TryAgain where it ran out of a share of a card."""
 
         def look(now: Report) -> Verdict:
             self._metrics = now.metrics
@@ -49,14 +51,14 @@ class Held:
             return report(now)
 
         if 0 < self._share < 1:
-            hold_to_share(self._share)
+            config.trainer.hold_to_share(self._share)
         try:
             return self._train(config, look, checkpoint_dir=checkpoint_dir)
         except (MemoryError, RuntimeError) as error:
-            if failure_kind(error) != "oom" or not self._share:
+            if config.trainer.failure_kind(error) != "oom" or not self._share:
                 raise
             self.ran_out = True
-            self._board.ran_out(self._trial.trial_id, failure_of(error))
+            self._board.ran_out(self._trial.trial_id, failure_of(error, trainer=config.trainer))
             raise TryAgain(str(error)) from error
 
     def _check(self) -> None:

@@ -9,7 +9,8 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 
-from ablate.records.ledger import MEASURED, StaleAttempt, TrialRow
+from ablate.records.ledger import StaleAttempt
+from ablate.records.rows import MEASURED, TrialRow
 from ablate.running.ray.group import GroupTrainer, MeetingConfig, ReportToTune, join
 from ablate.running.ray.run_context import RETRIES, Orders, run_name
 from ablate.running.ray.searcher import failure_result
@@ -17,8 +18,8 @@ from ablate.running.ray.share import Held
 from ablate.running.ray.worker_place import Place
 from ablate.running.runner import Progress
 from ablate.running.trial import Failure, TryAgain, failure_of, follow_trial, run_trial
-from ablate.trials.plan import Trial
-from model.api import Report, Verdict
+from ablate.trainers import Report, Trainer, Verdict
+from ablate.trials.trial import Trial
 
 
 class Spoilt(Exception):
@@ -58,7 +59,7 @@ def train_here(trial: Trial, orders: Orders) -> None:
         )
         row: TrialRow | None = trainer.fit().return_value
     except (OSError, RuntimeError, ValueError) as error:  # the disk's, Train's, Arrow's
-        tune.report(failure_result(failure_of(error)))
+        tune.report(failure_result(failure_of(error, trainer=trial.config.trainer)))
         raise
     if held.ran_out:
         raise Spoilt("oom: out of its share")
@@ -78,7 +79,7 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
             # that a driver before this one has made.
             _trainer(trial, orders, tries=orders.desk.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
-            failure = classify(error)
+            failure = classify(error, trainer=trial.config.trainer)
             if failure.kind == StaleAttempt.__name__:
                 return None  # a newer attempt runs: the end of the trial is its to record
             if failure.status != "lost" or tries > RETRIES or not orders.board.away(trial.trial_id):
@@ -88,7 +89,7 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
     raise AssertionError("the last try returns")
 
 
-def classify(error: TrainingFailedError) -> Failure:
+def classify(error: TrainingFailedError, *, trainer: Trainer) -> Failure:
     """What ended a worker group that did not end itself: a dead process or node is `lost`, whatever its peers say.
 
     Workers whose peer has died fail too (a reset connection), so a death outweighs any exception. An exception, which
@@ -104,7 +105,7 @@ def classify(error: TrainingFailedError) -> Failure:
         if isinstance(death, OutOfMemoryError):  # Ray's memory monitor; the same again would be killed again
             return Failure("oom", kind=type(death).__name__, message=_first_line(death))
     if failures and not deaths:
-        return failure_of(failures[0])
+        return failure_of(failures[0], trainer=trainer)
     cause = deaths[0] if deaths else error
     return Failure("lost", kind=type(cause).__name__, message=_first_line(cause))
 
@@ -129,7 +130,7 @@ def _trainer(trial: Trial, orders: Orders, *, tries: int) -> GroupTrainer:
 def _work(trial: Trial, orders: Orders) -> None:
     """A Train worker: the trial's own process. One worker alone needs no process group, unless it is DeepSpeed's."""
     rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
-    if ranks > 1 or trial.config.train.engine == "deepspeed":
+    if ranks > 1 or trial.config.trainer.needs_process_group(trial.config):
         join(cuda=orders.cuda)
     held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
     if rank > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +26,13 @@ from ablate.running.ray.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.running.ray.timeout_monitor import Watchman
 from ablate.running.ray.trial import drive, train_here
 from ablate.running.runner import GRACE_S, Halt, Listener
-from ablate.running.trial import Desk
+from ablate.running.trial import Desk, by_trainer
 from ablate.scheduling.admission import Admission, Sizes, least
 from ablate.scheduling.packing import Slots, fit
-from ablate.trials.plan import TrialSource
-from model.api import Config, footprint, train
+from ablate.trials.source import TrialSource
 
 if TYPE_CHECKING:
-    from ablate.spec.study_file import StudySpec
+    from ablate.spec.models import StudySpec
 
 _DRIVER = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """A driver only waits, and must hold nothing that its worker needs: even 0.01 CPU each would leave no room for two
@@ -103,15 +102,18 @@ def start(
     orphans.end(note)
     with suppress(OSError):
         desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
-    asked = spec.resources
-    with connect(spec.study, address=address, gpus=gpus, use_mps=asked.mps, note=note) as cluster:
+    asked, environment = spec.resources, spec.trainer.worker_environment
+    with connect(
+        spec.study, address=address, gpus=gpus, use_mps=asked.mps, environment=environment, note=note
+    ) as cluster:
         halt.renew()  # Ray takes SIGTERM for itself
         reap_orphans()
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
-        sizes = Sizes(asked, card_gib=card_gib, predict=_peaks(asked.processes), turns=not cluster.mps)
+        predict = partial(spec.trainer.peak_gib, ranks=asked.processes)
+        sizes = Sizes(asked, card_gib=card_gib, predict=predict, trainer=spec.trainer, turns=not cluster.mps)
         orders = Orders(
             desk,
-            train=train,
+            train=by_trainer,
             board=Board(f"{spec.study}-board", limits=desk.limits),
             slots=fit(spec.resources, nodes=cluster.nodes, cuda=cluster.cuda),
             storage=storage,
@@ -131,15 +133,6 @@ def start(
         finally:
             with suppress(OSError):
                 desk.ledger.store.remove(".ray")
-
-
-def _peaks(ranks: int) -> Callable[[Config], float]:
-    """The predictor of a worker's peak on a card, in GiB, of a trial of so many workers."""
-
-    def peak_gib(config: Config) -> float:
-        return footprint(config, ranks=ranks).peak_gib
-
-    return peak_gib
 
 
 class _Overdue(KeyboardInterrupt):

@@ -1,0 +1,127 @@
+"""What the records say of a trainer, read without importing it, and questions to it in a process of its own.
+
+A report or a status must not load a trainer: it may not be installed here, and the built-in one brings torch.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from ablate.errors import BadInput, ParameterError
+from ablate.trainers import is_imported, load
+from ablate.trainers.protocol import Description, Metric, Trainer
+
+_FIRST = Path(__file__).with_name("first_description.json")
+"""The token memory as it was when studies did not say yet who trained them (schema versions 1 and 2)."""
+
+
+def as_json(description: Description) -> dict[str, Any]:
+    """What study.json keeps under `trainer`."""
+    return asdict(description)
+
+
+def described(study: Mapping[str, Any]) -> Description:
+    """The trainer of a study, by its study.json. Raises TypeError, KeyError where it is not one."""
+    return _description(study["trainer"]) if "trainer" in study else first()
+
+
+@lru_cache(maxsize=1)
+def first() -> Description:
+    """The trainer of studies that do not say theirs."""
+    return _description(json.loads(_FIRST.read_text(encoding="utf-8")))
+
+
+def _description(kept: Mapping[str, Any]) -> Description:
+    lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list) and name != "metrics"}
+    return Description(**{**kept, **lists, "metrics": tuple(Metric(**metric) for metric in kept["metrics"])})
+
+
+def values(config_json: str) -> dict[str, Any]:
+    """A recorded configuration as dotted keys."""
+    return _flat(json.loads(config_json))
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = _flat(value) if isinstance(value, dict) else {}
+        flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if inner else {key: value}
+    return flat
+
+
+# ---- questions to the trainer, in a process of its own
+
+
+@dataclass(frozen=True)
+class Question:
+    """`about`: `flops_per_token` of recorded configurations, or the `checkpoint_text` of a folder."""
+
+    trainer: str
+    about: Literal["flops_per_token", "checkpoint_text"]
+    arguments: Sequence[str]
+
+
+def flops_per_token(trainer: str, configs: Sequence[str]) -> dict[str, float]:
+    """Recorded configuration -> FLOPs of a unit of its budget, forward and backward; without those that the trainer,
+    or its absence, leaves unknown."""
+    unknown = [config for config in dict.fromkeys(configs) if (trainer, config) not in _FLOPS]
+    if unknown:
+        answers = _ask(Question(trainer, "flops_per_token", unknown))
+        _FLOPS.update({(trainer, config): flops for config, flops in zip(unknown, answers or (), strict=False)})
+    found = {config: _FLOPS[trainer, config] for config in configs if (trainer, config) in _FLOPS}
+    return {config: flops for config, flops in found.items() if flops is not None}
+
+
+_FLOPS: dict[tuple[str, str], float | None] = {}
+
+
+@dataclass(frozen=True)
+class CheckpointText:
+    """`entries`: of a checkpoint's memory, most used first; `why_not`: why there are none, "" where there are."""
+
+    entries: Sequence[Mapping[str, Any]]
+    why_not: str
+
+
+def checkpoint_text(trainer: str, folder: Path, *, top: int) -> CheckpointText:
+    """The `top` most used entries of the newest checkpoint in `folder`, as text."""
+    answer = _ask(Question(trainer, "checkpoint_text", [str(folder), str(top)]))
+    return CheckpointText(*answer) if answer is not None else CheckpointText((), "its trainer cannot be asked")
+
+
+def answer(question: Question) -> Any:
+    """The trainer's own answer; imports it. What `_ask` gives, as JSON."""
+    trainer = load(question.trainer)
+    if question.about == "flops_per_token":
+        return [_flops(trainer, config) for config in question.arguments]
+    folder, top = question.arguments
+    try:
+        return trainer.checkpoint_text(Path(folder), top=int(top)), ""
+    except ParameterError as error:
+        return (), error.rule
+    except BadInput as error:
+        return (), str(error)
+
+
+def _flops(trainer: Trainer, config_json: str) -> float | None:
+    try:
+        return trainer.read(config_json).cost.flops_per_token
+    except ParameterError:
+        return None  # an older version's configuration
+
+
+def _ask(question: Question) -> Any:
+    """The answer of a process of its own, or of this one where the trainer is imported anyway; None where there is
+    none: a report is written all the same."""
+    if is_imported(question.trainer):
+        return answer(question)
+    command = [sys.executable, "-m", "ablate.trainers"]
+    done = subprocess.run(command, input=json.dumps(asdict(question)), stdout=subprocess.PIPE, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else None
