@@ -197,11 +197,11 @@ def attack(run: Run, *, kills: int) -> dict[str, Any]:
 def verdict(run: Run) -> dict[str, Any]:
     """What the study's folder says after the last life."""
     from ablate.records.ledger import Ledger
-    from ablate.study import lifecycle
+    from ablate.study import study_json
 
     ledger = Ledger(run.folder)
     rows = ledger.rows()
-    planned = lifecycle.planned(ledger.read_study())
+    planned = study_json.parse(ledger.read_study(), place=ledger.place).planned
     changed = [path.name for path, content in run.final.items() if not path.exists() or path.read_bytes() != content]
     ends = Counter(row.status for row in rows)
     return {

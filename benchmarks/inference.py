@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import effects
+from ablate.analyze.stats import detectable_effect
 from ablate.spec.declared_test import ALPHA
 from ablate.spec.designs import BASELINE
 from ablate.spec.models import Objective
-from ablate.analyze.stats import detectable_effect
 
 LOSS = Objective(metric="val_loss", mode="min")
 SIZES = (5, 8, 10)

@@ -22,6 +22,7 @@ from typing import Any
 from ray import tune
 from tabulate import tabulate
 
+from ablate import trainers
 from ablate.records.ledger import Ledger
 from ablate.running.ray.cluster import Cluster, connect
 from ablate.running.ray.coordinator import Board
@@ -32,10 +33,10 @@ from ablate.running.trial import Desk
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
+from ablate.trainers import Config, Report, Result, Verdict
 from ablate.trials.source import ArmQueue
-from ablate.trials.trial import Trial
-from ablate.trials.trial import trial_id
-from model.api import Config, Report, Result, Verdict, resolve
+from ablate.trials.trial import Trial, trial_id
+from tests.study_files import resolve
 
 STUDY = "orchestration"
 AT_ONCE = 2
@@ -147,7 +148,7 @@ class _Stage:
     def _study(self, place: Path, way: Way) -> None:
         ledger = Ledger(place)
         resources = Resources(cpu=1, gpu=0, workers=way.workers)
-        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
+        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0, trainer=trainers.load())
         orders = Orders(
             Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
             train=_train_nothing,

@@ -36,13 +36,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ablate import trainers
 from ablate.scheduling.admission import Admission, Sizes, Taken
 from ablate.scheduling.placement import TURN, Node
 from ablate.spec import study_file
 from ablate.spec.models import Resources
-from ablate.trials.trial import Trial
-from ablate.trials.trial import trial_id
-from model.api import Config, Verdict, footprint, override
+from ablate.trainers import Config, Verdict
+from ablate.trials.trial import Trial, trial_id
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "ema_4090.yaml"
 TRIALS, CARDS, BATCHES = 500, (1, 8), (8, 16, 48)
@@ -119,15 +119,15 @@ class Queue:
 
 def predicted_gib(config: Config) -> float:
     """The predictor's peak on a card."""
-    return _predicted_gib(config.train.batch_size, config.model.knowledge_length)
+    return _predicted_gib(config["train.batch_size"], config["model.knowledge_length"])
 
 
 @cache
 def _predicted_gib(batch_size: int, knowledge_length: int) -> float:
     """Of the file's base with these: a prediction takes seconds, and there are nine."""
     base = study_file.load(SPACE).base
-    config = override(base, {"train.batch_size": batch_size, "model.knowledge_length": knowledge_length})
-    return footprint(config).peak_gib
+    config = base.override({"train.batch_size": batch_size, "model.knowledge_length": knowledge_length})
+    return config.trainer.peak_gib(config, ranks=1)
 
 
 @cache
@@ -138,7 +138,7 @@ def day(seed: int) -> list[Job]:
     jobs = []
     for number in range(TRIALS):
         params = {"train.batch_size": draw.choice(BATCHES), "model.knowledge_length": draw.choice(lengths)}
-        config = override(study.base, params)
+        config = study.base.override(params)
         trial = Trial(trial_id(str(number), config, number), "day", "search", number, config, params)
         hours, busy = draw.lognormvariate(0.0, 0.8), draw.uniform(0.3, 0.9)
         jobs.append(Job(trial, hours, busy, predicted_gib(config)))
@@ -148,7 +148,7 @@ def day(seed: int) -> list[Job]:
 def gate(jobs: Sequence[Job], clock: Clock) -> Clock:
     """The day by the runner's own gate."""
     by_name = {job.trial.trial_id: job for job in jobs}
-    sizes = Sizes(Resources(gpu="auto"), card_gib=clock.card_gib, predict=predicted_gib)
+    sizes = Sizes(Resources(gpu="auto"), card_gib=clock.card_gib, predict=predicted_gib, trainer=trainers.load())
     least = min(jobs, key=lambda job: job.peak_gib).trial.config
     admission = Admission([Node.of("node", cpus=math.inf, gpus=clock.cards)], sizes, least=least)
     queue = Queue([job.trial for job in jobs])

@@ -27,9 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.records.schema import HISTORY_SCHEMA, METRIC_COLUMNS, PARAM, trial_schema
-from model.api import resolve
+from ablate import trainers
+from ablate.records.schema import PARAM, history_schema, trial_schema
 
+METRICS = trainers.load().description.metrics
 LIMITS = {"parts_s": 90.0, "compact_s": 15.0, "peak_gb": 1.5}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ARMS, SEEDS = 9, 20
@@ -130,16 +131,13 @@ def generate(root: Path, *, trials: int, reports: int) -> None:
 
 def _write(root: Path, index: int, *, reports: int, row: Mapping[str, Any]) -> None:
     trial_id, loss = row["trial_id"], row["val_loss"]
-    table = pa.Table.from_pylist(
-        [dict(row)], schema=trial_schema({k[len(PARAM) :]: v for k, v in row.items() if k.startswith(PARAM)})
-    )
+    params = {key.removeprefix(PARAM): value for key, value in row.items() if key.startswith(PARAM)}
+    table = pa.Table.from_pylist([dict(row)], schema=trial_schema(params, METRICS))
     pq.write_table(table, root / "trials" / f"{trial_id}.parquet")
     steps = np.arange(1, reports + 1)
     values = loss + 3 * np.exp(-steps / 20)
     columns: dict[str, Any] = {
-        column.name: pa.array(values + 0.01 * place)
-        for place, column in enumerate(METRIC_COLUMNS)
-        if column.kind == "float"
+        column.name: pa.array(values + 0.01 * place) for place, column in enumerate(METRICS) if column.kind == "float"
     }
     columns |= {
         "trial_id": pa.array([trial_id] * reports),
@@ -155,12 +153,14 @@ def _write(root: Path, index: int, *, reports: int, row: Mapping[str, Any]) -> N
         ),
         "val_loss": pa.array(values),
     }
-    arrays = [columns.get(field.name, pa.nulls(reports)).cast(field.type) for field in HISTORY_SCHEMA]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=HISTORY_SCHEMA), root / "history" / f"{trial_id}-1.parquet")
+    arrays = [columns.get(field.name, pa.nulls(reports)).cast(field.type) for field in history_schema(METRICS)]
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=history_schema(METRICS)), root / "history" / f"{trial_id}-1.parquet"
+    )
 
 
 def _row(index: int, arm: str, seed: int, params: Mapping[str, Any], loss: float, pruned: bool) -> dict[str, Any]:
-    measured = {column.name: loss + 0.01 for column in METRIC_COLUMNS if column.kind == "float"}
+    measured = {column.name: loss + 0.01 for column in METRICS if column.kind == "float"}
     return {
         **{PARAM + key: value for key, value in params.items()},
         **measured,
@@ -173,7 +173,7 @@ def _row(index: int, arm: str, seed: int, params: Mapping[str, Any], loss: float
     }  # fmt: skip
 
 
-CONFIG = resolve("tiny", {}).model_dump_json()
+CONFIG = trainers.load().resolve({"preset": "tiny"}).to_json()
 
 
 def _draw(rng: np.random.Generator) -> dict[str, Any]:

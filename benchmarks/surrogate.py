@@ -39,15 +39,11 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
 from ablate.search.source import Search
 from ablate.spec import study_file
-from ablate.spec.models import Sampler
-from ablate.spec.models import Asha
-from ablate.spec.models import EarlyStopping
-from ablate.spec.models import Optimizer
-from ablate.spec.models import StudySpec
+from ablate.spec.models import Asha, EarlyStopping, Optimizer, Sampler, StudySpec
+from ablate.trainers import Verdict
 from ablate.trials.trial import Trial
 from benchmarks import _surface
 from benchmarks._surface import Surface
-from model.api import Verdict
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "ema.yaml"
 Noise = Literal["smooth", "measured"]

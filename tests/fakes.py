@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablate.trials.trial import Trial
-from ablate.trials.trial import trial_id
-from model.api import Config, NonFiniteLoss, Report, Result, Verdict, resolve, train
+from ablate.running.trial import by_trainer
+from ablate.trainers import Config, Report, Result, Verdict
+from ablate.trials.trial import Trial, trial_id
+from model.api import NonFiniteLoss
+from tests.study_files import resolve
 
 Act = Literal[
     "complete", "until_told", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "deaf", "frozen", "endless",
@@ -40,9 +42,9 @@ class FakeTrain:
     """Seed -> (GiB, per cent): what NVML would say that the trial holds of its card, and how busy the card is."""
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        act, seed = self.acts[config.train.seed], config.train.seed
+        act, seed = self.acts[config["train.seed"]], config["train.seed"]
         if act == "real":
-            return train(config, self._waiting(report), checkpoint_dir=checkpoint_dir)
+            return by_trainer(config, self._waiting(report), checkpoint_dir=checkpoint_dir)
         checkpoint = checkpoint_dir / "step"
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         checkpoint_dir.joinpath("pid").write_text(str(os.getpid()))
@@ -134,7 +136,7 @@ def fake_trial(seed: int, *, study: str = "fake", arm: str = "search", **short: 
         arm=arm,
         seed=seed,
         config=config,
-        params={"train.lr": config.train.lr},
+        params={"train.lr": config["train.lr"]},
     )
 
 
@@ -178,5 +180,5 @@ class Scripted:
         act = self._acts.pop(0) if self._acts else "complete"
         if act == "until_told":
             os.kill(os.getpid(), signal.SIGINT)
-        fake = FakeTrain({config.train.seed: act}, folder=self._folder)
+        fake = FakeTrain({config["train.seed"]: act}, folder=self._folder)
         return fake(config, report, checkpoint_dir=checkpoint_dir)

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablate.records.rows import Status
-from ablate.records.rows import TrialRow
+import model.api
+from ablate import trainers
+from ablate.records.rows import Status, TrialRow
 from ablate.spec import study_file
 from ablate.spec.models import StudySpec
+from ablate.trainers import Config, Report
 from ablate.trials.trial import Trial
-from model.api import Report
 
 GOOD = """\
 study: tides
@@ -37,6 +38,22 @@ optimizer: {sampler: random, startup: 1, trials: 3, seed: 0}
 tracking: {swanlab: disabled}
 """
 """What the tests of the sweep's command run."""
+
+
+TRAINER = trainers.load()
+"""The built-in one."""
+
+METRICS = TRAINER.description.metrics
+
+
+def resolve(preset: str, overrides: Mapping[str, Any]) -> Config:
+    """A configuration of the built-in trainer."""
+    return TRAINER.resolve({"preset": preset, **overrides})
+
+
+def wrapped(native: model.api.Config) -> Config:
+    """A configuration of `model` as `ablate` has it."""
+    return TRAINER.read(native.model_dump_json())
 
 
 def write(folder: Path, text: str = GOOD) -> Path:
@@ -64,7 +81,7 @@ def row(
         status=status,
         error_kind=None if status in ("completed", "pruned") else "ValueError",
         error=None if status in ("completed", "pruned") else "it broke",
-        config_json=trial.config.model_dump_json(),
+        config_json=trial.config.to_json(),
         params=trial.params,
         metrics={"val_loss": 2.0} if metrics is None else metrics,
         tokens_seen=4_096,

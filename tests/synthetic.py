@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ablate.records.ledger import Ledger
-from ablate.records.rows import Status
-from ablate.records.rows import TrialRow
+from ablate.records.rows import Status, TrialRow
+from ablate.trainers import Report
 from ablate.trials.trial import trial_id
-from model.api import Report, resolve
+from tests.study_files import resolve
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 BUDGET = 204_800
@@ -123,7 +123,7 @@ def add_trial(
         return name
     row: dict[str, Any] = {
         "study": ledger.root.name, "trial_id": name, "arm": arm, "seed": seed, "status": status,
-        "error_kind": error[0] or None, "error": error[1] or None, "config_json": config.model_dump_json(),
+        "error_kind": error[0] or None, "error": error[1] or None, "config_json": config.to_json(),
         "params": given, "metrics": dict(measured or {}), "tokens_seen": round(BUDGET * share), "budget_tokens": BUDGET,
         "wall_s": 21.0 * share + 2, "attempt": attempt, "started_at": START + timedelta(minutes=order),
         "finished_at": START + timedelta(minutes=order, seconds=25),

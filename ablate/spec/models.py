@@ -74,7 +74,7 @@ class EarlyStopping(Section):
     @field_validator("asha", mode="before")
     @classmethod
     def _rungs(cls, written: object) -> object:
-        if not isinstance(written, dict):
+        if not isinstance(written, dict | Asha):
             raise broken("not a mapping", "write {asha: {min_tokens: 50_000, reduction: 3}}, or leave it out")
         return written
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ import pytest
 from scipy import stats
 
 from ablate.analyze.arms.paired import effects
-from ablate.analyze.comparability import mixed
+from ablate.analyze.comparability import Mixed, mixed
 from ablate.analyze.frames import rows
 from ablate.analyze.memory import LEARNED, bank_use, gain_owner
 from ablate.spec.models import Objective
 from model.api import BY_NAME
+from tests.study_files import TRAINER
 
 LOSS = Objective(metric="val_loss", mode="min")
 SEEDS = range(1, 7)
@@ -122,20 +124,27 @@ def test_a_bank_is_read_only_where_its_interval_is_above_zero():
     assert not found["best"].read, "one trial has no interval, however large its value"
 
 
+def mixed_among(runs: list[dict[str, Any]], *varied: str) -> list[Mixed]:
+    return mixed(table(runs), varied=varied, trainer=TRAINER.description)
+
+
 def test_mixed_commits_budgets_and_data_are_found_and_named():
     runs = [run("baseline", seed, 3.0) for seed in SEEDS] + [run("arm", seed, 3.0) for seed in SEEDS]
-    assert mixed(table(runs), varied=[]) == [], "seeds have their own data"
+    assert mixed_among(runs) == [], "seeds have their own data"
     runs[7] |= {"git_commit": "bbb", "data_hash": "other", "budget_tokens": 999}
-    found = {entry.column: entry for entry in mixed(table(runs), varied=[])}
+    found = {entry.column: entry for entry in mixed_among(runs)}
     assert set(found) == {"git_commit", "budget_tokens", "data_hash"}
     assert found["git_commit"].odd == {"arm2": "bbb"}
     assert found["data_hash"].comparison == "seed 2 of the ablation"
-    assert {entry.column for entry in mixed(table(runs), varied=["train.tokens"])} == {"git_commit", "data_hash"}
-    assert {entry.column for entry in mixed(table(runs), varied=["data.facts_entities"])} == {"git_commit"}
+    assert {entry.column for entry in mixed_among(runs, "train.tokens")} == {
+        "git_commit",
+        "data_hash",
+    }
+    assert {entry.column for entry in mixed_among(runs, "data.facts_entities")} == {"git_commit"}
 
 
 def test_a_failed_trial_is_compared_with_nobody():
     runs = [run("search", 0, 3.0), run("search", 1, 3.0, data_hash="d0"), run("search", 2, None, git_commit="bbb")]
-    assert mixed(table(runs), varied=[]) == []
+    assert mixed_among(runs) == []
     runs.append(run("search", 3, 3.0, git_commit=None, data_hash="d0"))
-    assert mixed(table(runs), varied=[])[0].odd == {"search3": "unknown"}
+    assert mixed_among(runs)[0].odd == {"search3": "unknown"}

@@ -20,9 +20,9 @@ from ablate.analyze.arms.hypotheses import Claim, equivalence_p, judge, judge_al
 from ablate.analyze.arms.paired import effects
 from ablate.analyze.arms.robust import iqm, robust, share
 from ablate.analyze.frames import rows
-from ablate.spec.models import Objective
 from ablate.analyze.stats import Interval, t_interval
 from ablate.records.interim_looks import Look, hindsight, peeked
+from ablate.spec.models import Objective
 from benchmarks import inference
 from tests.oracles import inference as oracle
 

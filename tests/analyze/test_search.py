@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from ablate.analyze.frames import records, rows
 from ablate.analyze.search.best import best
-from ablate.spec.models import Objective
 from ablate.analyze.search.importance import NEEDED, importances
 from ablate.analyze.search.pareto import pareto_ids
 from ablate.analyze.search.rungs import at_common_budget, audit
 from ablate.analyze.search.slices import slice_of
 from ablate.analyze.search.space import Dimension
+from ablate.spec.models import Objective
 from tests.oracles import inference as oracle
 
 LOSS = Objective(metric="val_loss", mode="min")
@@ -168,7 +168,14 @@ def test_importances_are_optunas():
 def test_the_pareto_set_is_everybody_against_everybody(points: list[tuple[int, int, int]]):
     names = [f"t{index:02}" for index in range(len(points))]
     trials = pd.DataFrame(points, columns=pd.Index(["a", "b", "c"])).assign(trial_id=names, status="completed")
-    found = pareto_ids(trials, objectives=[Objective(metric="a", mode="min"), Objective(metric="b", mode="min"), Objective(metric="c", mode="min")])
+    found = pareto_ids(
+        trials,
+        objectives=[
+            Objective(metric="a", mode="min"),
+            Objective(metric="b", mode="min"),
+            Objective(metric="c", mode="min"),
+        ],
+    )
     assert set(found) == {name for name, on in zip(names, oracle.pareto(points), strict=True) if on}
 
 

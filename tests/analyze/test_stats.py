@@ -21,10 +21,7 @@ from ablate.analyze.stats import (
     sign_flip_p,
     t_interval,
 )
-from ablate.spec.declared_test import ALPHA
-from ablate.spec.declared_test import DRAWS
-from ablate.spec.declared_test import MAX_EXACT
-from ablate.spec.declared_test import smallest_p
+from ablate.spec.declared_test import ALPHA, DRAWS, MAX_EXACT, smallest_p
 
 
 def brute_sign_flip_p(differences: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import gpu_check
 from benchmarks.gpu_check import FULL, MPS, SIZES, SMALL, Outcome, Tools, check, configured, render
-from model.api import resolve
+from tests.study_files import resolve
 
 LOSSES = (8.7, 8.1, 7.9)
 
@@ -53,7 +53,9 @@ def test_every_size_is_a_configuration() -> None:
     for size in SIZES:
         keys = configured(size)
         config = resolve(keys.pop("preset"), keys)
-        assert config.train.tokens == gpu_check.MICRO_BATCHES * config.train.batch_size * config.model.max_seq_len
+        assert (
+            config["train.tokens"] == gpu_check.MICRO_BATCHES * config["train.batch_size"] * config["model.max_seq_len"]
+        )
 
 
 @pytest.mark.usefixtures("program")

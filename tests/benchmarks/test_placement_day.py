@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ablate.scheduling.placement import TURN, rate
+from ablate.trainers import Config
 from benchmarks import placement as day
-from model.api import Config
 
 GIB = {8: 3.0, 16: 4.0, 48: 13.0}
 
@@ -16,7 +16,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer trials, and peaks that take no time to predict, the largest more than half a card."""
 
     def peak_gib(config: Config) -> float:
-        return GIB[config.train.batch_size]
+        return GIB[config["train.batch_size"]]
 
     monkeypatch.setattr(day, "TRIALS", 60)
     monkeypatch.setattr(day, "predicted_gib", peak_gib)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ablate import cli, columns
-from ablate.records.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
+from ablate.records.schema import HISTORY_COLUMNS, TRIAL_ENDS, TRIAL_STARTS
 from ablate.spec import distributions, study_file
 from ablate.spec.models import (
     Ablation,
@@ -27,8 +27,9 @@ from ablate.spec.models import (
     TuneEachArm,
 )
 from ablate.spec.reader import SECTIONS
-from model.api import KEYS, PRESETS, resolve, value_of
+from model.api import KEYS, PRESETS
 from tests import ROOT
+from tests.study_files import resolve
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = ("ablate.sweep", "ablate.report", "ablate.rerun", "ablate.status", "model.train", "model.bank")
@@ -81,7 +82,7 @@ def test_the_configuration_reference_is_the_configuration(section: str):
         keys.append(key.strip("`"))
         assert about, key
         for config, shown in ((tiny, in_tiny), (seed, in_seed)):
-            value = value_of(config, keys[-1])
+            value = config[keys[-1]]
             assert value in (_read(shown), "x"), f"{key}: README says {shown}, it is {value}"
     assert keys == [key for key in KEYS if key.startswith(f"{section}.")]
 
@@ -143,7 +144,7 @@ def test_the_study_in_the_readme_is_a_valid_one(tmp_path: Path):
 def test_columns_md_is_current():
     written = (ROOT / "docs" / "columns.md").read_text(encoding="utf-8")
     assert written == columns.page(), "run: python -m ablate.columns > docs/columns.md"
-    for column in (*TRIAL_COLUMNS, *HISTORY_COLUMNS):
+    for column in (*TRIAL_STARTS, *TRIAL_ENDS, *HISTORY_COLUMNS):
         assert f"`{column.name}`" in written
 
 

@@ -16,7 +16,7 @@ from ablate import cli, rerun
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.running.trial import Desk, run_trial
-from model.api import Config, Report, Result, Verdict, check_data
+from ablate.trainers import Config, Report, Result, Verdict
 from tests import ROOT
 from tests.fakes import FakeTrain, fake_trial
 
@@ -46,7 +46,9 @@ class Told:
             return report(replace(now, losses=[1.25]) if now.step == self.changed else now)
 
         result = self.fake(config, change, checkpoint_dir=checkpoint_dir)
-        return replace(result, data_hash=check_data(config), metrics={"val_loss": float(config.train.seed)})
+        return replace(
+            result, data_hash=config.trainer.check_data(config), metrics={"val_loss": float(config["train.seed"])}
+        )
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_a_pruned_trial_is_compared_as_far_as_it_went(
 def test_set_trains_another_configuration_beside_it(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
     seen: list[Config] = []
     assert run(study, "--set", "model.ema_decay=0.95", train=replace(train, seen=seen.append)) == cli.DONE
-    assert seen[0].model.ema_decay == 0.95
+    assert seen[0]["model.ema_decay"] == 0.95
     (folder,) = study.path("reruns").glob("*/trials")
     assert folder.parent.name != fake_trial(1).trial_id
     assert f"results: {folder.parent}" in capsys.readouterr().out

@@ -165,9 +165,9 @@ def test_the_ablation_starts_from_the_searchs_best(space: Path, play: Callable[.
     assert [row["arm"] for row in rows] == ["search"] * 3 + ["baseline", "blind"] * 2
     best = min((row for row in rows if row["arm"] == "search"), key=lambda row: (row["val_loss"], row["trial_id"]))
     arms = train.configs[3:]
-    assert {config.train.lr for config in arms} == {best["param.train.lr"]}
-    assert [config.model.memory for config in arms] == ["token", "blind"] * 2
-    assert [config.train.seed for config in arms] == [1, 1, 2, 2]
+    assert {config["train.lr"] for config in arms} == {best["param.train.lr"]}
+    assert [config["model.memory"] for config in arms] == ["token", "blind"] * 2
+    assert [config["train.seed"] for config in arms] == [1, 1, 2, 2]
 
 
 def test_a_dry_run_writes_nothing(space: Path, capsys: pytest.CaptureFixture[str]) -> None:

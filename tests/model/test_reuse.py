@@ -17,14 +17,14 @@ from ablate.running.ray.coordinator import Board
 from ablate.running.ray.run_context import Orders
 from ablate.running.ray.tuner import RayRunner
 from ablate.running.runner import Halt
-from ablate.running.trial import Desk
+from ablate.running.trial import Desk, by_trainer
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
-from ablate.trials.trial import Trial
-from ablate.trials.trial import trial_id
-from model.api import METRICS, resolve, train
+from ablate.trials.trial import Trial, trial_id
+from model.api import METRICS
 from model.meters import reset_peaks
+from tests import study_files
 from tests.fakes import ListSource
 from tests.model.test_training import SMALL
 
@@ -32,12 +32,12 @@ MEASURED_IN_TIME = {"s", "tokens/s", "GiB", "ms"}
 
 
 def trial(**overrides: Any) -> Trial:
-    config = resolve("tiny", SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
+    config = study_files.resolve("tiny", SMALL | {key.replace("__", "."): value for key, value in overrides.items()})
     return Trial(
-        trial_id("search", config, config.train.seed),
+        trial_id("search", config, config.seed),
         study="reuse",
         arm="search",
-        seed=config.train.seed,
+        seed=config.seed,
         config=config,
         params={},
     )
@@ -49,14 +49,16 @@ def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[li
     resources = Resources(cpu=8, gpu=0, workers=0)  # all there are: one at a time
     orders = Orders(
         Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
-        train=train,
+        train=by_trainer,
         board=Board(f"reuse-{folder.name}"),
         slots=fit(resources, nodes=cluster.nodes, cuda=False),
         storage=str(folder / ".ray"),
         cuda=False,
     )
     source = ListSource(trials)
-    admission = Admission(copy.deepcopy(cluster.nodes), Sizes(resources, card_gib=0.0, predict=lambda _: 0.0))
+    admission = Admission(
+        copy.deepcopy(cluster.nodes), Sizes(resources, card_gib=0.0, predict=lambda _: 0.0, trainer=study_files.TRAINER)
+    )
     RayRunner("reuse", orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission).run(source)
     assert [(row.status, row.error) for row in source.rows] == [("completed", None)] * len(trials)
     history = ledger.history(trials[-1].trial_id)

@@ -131,10 +131,10 @@ def test_layers_are_an_arm_a_searched_value_and_a_set(tmp_path: Path) -> None:
     arms = "{last: {model.memory_layers: [1]}, nested: {model: {memory_layers: 0}}}"
     arms = f"ablation: {{seeds: 3, exploratory: true, arms: {arms}}}\n"
     study = study_files.load(tmp_path, "base.model.memory_layers=[0, 1]", text=text + arms)
-    assert study.base.model.memory_layers == "0,1"
+    assert study.base["model.memory_layers"] == "0,1"
     trial = plan.search_trial(study, {"model.memory_layers": 1})
-    assert (trial.config.model.layers_with_memory, trial.params) == ((1,), {"model.memory_layers": "1"})
-    assert {t.arm: t.config.model.memory_layers for t in plan.arm_trials(study, study.base)} == {
+    assert (trial.config["model.memory_layers"], trial.params) == ("1", {"model.memory_layers": "1"})
+    assert {t.arm: t.config["model.memory_layers"] for t in plan.arm_trials(study, study.base)} == {
         "baseline": "0,1", "last": "1", "nested": "0",
     }  # fmt: skip
 

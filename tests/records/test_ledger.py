@@ -6,7 +6,9 @@ import math
 import os
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -16,11 +18,11 @@ import pytest
 from ablate.errors import BadInput
 from ablate.records import atomic_files
 from ablate.records.ledger import Ledger, StaleAttempt
-from ablate.records.schema import HISTORY_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
+from ablate.records.schema import HISTORY_COLUMNS, SCHEMA_VERSION, TRIAL_ENDS, TRIAL_STARTS
 from ablate.trials import plan
 from ablate.trials.trial import Trial
 from tests import study_files
-from tests.study_files import report, row
+from tests.study_files import METRICS, report, row
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -54,9 +56,13 @@ def test_a_row_comes_back_as_it_was_written(ledger: Ledger, trials: list[Trial])
     assert ledger.final_ids() == {trials[0].trial_id}
 
 
+def names(columns: Iterable[Any]) -> list[str]:
+    return [column.name for column in columns]
+
+
 def test_every_column_of_the_table_is_there_even_without_a_trial(ledger: Ledger):
-    assert ledger.trials().column_names == [column.name for column in TRIAL_COLUMNS]
-    assert ledger.history().column_names == [column.name for column in HISTORY_COLUMNS]
+    assert ledger.trials().column_names == names(TRIAL_STARTS) + names(METRICS) + names(TRIAL_ENDS)
+    assert ledger.history().column_names == names(HISTORY_COLUMNS) + names(METRICS)
     assert ledger.trials().num_rows == ledger.history().num_rows == 0
 
 
@@ -185,7 +191,7 @@ def test_files_of_schema_version_1_keep_loading(ledger: Ledger):
         shutil.copy(GOLDEN / "v1" / name, ledger.path(name))
     assert ledger.problems() == []
     (trial,) = ledger.trials().to_pylist()
-    assert trial.keys() >= {column.name for column in TRIAL_COLUMNS}
+    assert trial.keys() >= {*names(TRIAL_STARTS), *names(METRICS), *names(TRIAL_ENDS)}
     shown = ("trial_id", "status", "val_loss", "param.model.ema_decay", "tokens_seen", "schema_version")
     assert [trial[name] for name in shown] == ["0123456789ab", "completed", 1.25, 0.5, 4_096, 1]
     assert [trial[name] for name in ("predicted_peak_gib", "gpu_fraction")] == [None, None]

@@ -10,6 +10,7 @@ import pytest
 from ablate.records import study_reader
 from ablate.records.ledger import Ledger
 from tests import synthetic
+from tests.study_files import METRICS
 from tests.synthetic import SPACE, add_search, add_trial, study_json
 
 
@@ -27,43 +28,47 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_the_copy_is_the_parts(ledger: Ledger):
-    assert study_reader.compact(ledger.root, at_least=1)
+    assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
     copied, (trials, _), (history, _) = (
-        study_reader.read(ledger.root), study_reader.trials(ledger.root), study_reader.history(ledger.root),
+        study_reader.read(ledger.root, metrics=METRICS),
+        study_reader.trials(ledger.root, metrics=METRICS),
+        study_reader.history(ledger.root, metrics=METRICS),
     )  # fmt: skip
     assert copied.trials.equals(trials)
     assert copied.history.equals(history)
     assert copied.problems == ()
-    narrow = study_reader.read(ledger.root, columns=["trial_id", "step", "val_loss"])
+    narrow = study_reader.read(ledger.root, metrics=METRICS, columns=["trial_id", "step", "val_loss"])
     assert narrow.history.equals(history.select(["trial_id", "step", "val_loss"]))
 
 
 def test_columns_alone_are_the_same_rows_without_a_copy(ledger: Ledger):
-    whole, names = study_reader.history(ledger.root)[0], ["trial_id", "tokens_seen"]
-    assert study_reader.history(ledger.root, columns=names)[0].equals(whole.select(names)), "cut attempts stay cut"
+    whole, names = study_reader.history(ledger.root, metrics=METRICS)[0], ["trial_id", "tokens_seen"]
+    assert study_reader.history(ledger.root, metrics=METRICS, columns=names)[0].equals(whole.select(names)), (
+        "cut attempts stay cut"
+    )
 
 
 def test_a_stale_copy_is_never_trusted(ledger: Ledger):
-    assert study_reader.compact(ledger.root, at_least=1)
+    assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
     copy = ledger.path("compact", "trials.parquet")
     before = copy.read_bytes()
     add_trial(
         ledger, params=synthetic.draw(synthetic.np.random.default_rng(11)), measured=synthetic.metrics(val_loss=2.5)
     )
-    assert study_reader.read(ledger.root).trials.num_rows == 6
+    assert study_reader.read(ledger.root, metrics=METRICS).trials.num_rows == 6
     assert copy.read_bytes() == before, "reading writes nothing"
-    assert study_reader.compact(ledger.root, at_least=1)
+    assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
     assert copy.read_bytes() != before
     part = next(ledger.path("trials").glob("*.parquet"))
     os.utime(part, ns=(1, 1))
     ledger.path("compact", "history.parquet").write_bytes(b"PAR1 nonsense")
-    assert study_reader.read(ledger.root).trials.num_rows == 6
+    assert study_reader.read(ledger.root, metrics=METRICS).trials.num_rows == 6
 
 
 def test_a_part_that_cannot_be_read_is_told_of_and_makes_no_copy(ledger: Ledger):
     ledger.path("trials", "aaaaaaaaaaaa.parquet").write_bytes(b"PAR1 cut off")
-    assert not study_reader.compact(ledger.root, at_least=1)
-    assert "aaaaaaaaaaaa.parquet" in study_reader.read(ledger.root).problems[0]
+    assert not study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
+    assert "aaaaaaaaaaaa.parquet" in study_reader.read(ledger.root, metrics=METRICS).problems[0]
 
 
 def test_a_small_study_has_no_copy(ledger: Ledger):

@@ -219,7 +219,7 @@ def test_the_live_view_shows_it_as_text(name: str):
 @pytest.mark.parametrize("name", STRINGS)
 def test_an_error_that_says_it_is_kept_as_one_line_that_utf8_can_hold(name: str):
     for text in (STRINGS[name], STRINGS[name] + "\ud800"):
-        message = failure_of(ValueError(text)).message
+        message = failure_of(ValueError(text), trainer=study_files.TRAINER).message
         assert message.isprintable()
         assert len(message) <= 600
         message.encode()

@@ -28,9 +28,9 @@ from ablate.running.limits import Limits
 from ablate.running.runner import Event, Halt
 from ablate.running.trial import Desk, run_trial
 from ablate.study import lifecycle
+from ablate.trainers import Verdict
 from ablate.trials.trial import Trial
-from model.api import Verdict
-from tests import ROOT
+from tests import ROOT, study_files
 from tests.commands.test_sweep import run as sweeping
 from tests.commands.test_sweep import wait_for
 from tests.fakes import Act, FakeTrain, ListSource, Scripted, fake_trial
@@ -203,7 +203,7 @@ def test_truncated_and_foreign_parts_are_named_and_the_rest_is_reported(
 
 
 def test_a_checkpoint_cut_in_half_is_said_and_trained_again(desk: Desk) -> None:
-    config = small()
+    config = study_files.wrapped(small())
     trial = Trial("half", study="fake", arm="search", seed=0, config=config, params={})
     said: list[str] = []
 
@@ -253,7 +253,7 @@ def test_a_clock_that_jumps_back_changes_no_duration_and_breaks_nothing(
     assert all(0 <= row.wall_s < 10 for row in rows)
     assert cli.guarded(lambda: writer.main([str(ledger.root)])) == cli.DONE
     assert status.collect(ledger).states == {"completed": 2, "timeout": 1}
-    assert study_reader.history(ledger.root)[1] == []
+    assert study_reader.history(ledger.root, metrics=study_files.METRICS)[1] == []
 
 
 def test_events_of_a_trial_that_is_given_up_are_whole(desk: Desk) -> None:

@@ -52,7 +52,9 @@ def test_a_full_disk_calls_the_study_off_and_fails_no_trial(
     assert sweeping(space, "--resume") == cli.DONE
     assert [row.status for row in ledger.rows()] == ["completed"] * 3
     assert finished[0] in ledger.rows()
-    assert len({config.train.lr for config in train.configs}) == 3, "the trial that met the full disk is gone on with"
+    assert len({config["train.lr"] for config in train.configs}) == 3, (
+        "the trial that met the full disk is gone on with"
+    )
 
 
 def test_results_that_became_read_only_are_one_line(

@@ -14,7 +14,7 @@ import pytest
 from ablate.running.inline import InlineRunner
 from ablate.running.runner import Event, Halt, Progress
 from ablate.running.trial import Desk, TryAgain, run_trial
-from model.api import Config, Report, Result, Verdict
+from ablate.trainers import Config, Report, Result, Verdict
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 
 

@@ -16,11 +16,11 @@ import pytest
 from ablate.records.ledger import Ledger
 from ablate.running.runner import Progress
 from ablate.running.trial import Desk, run_trial
-from ablate.trials.trial import Trial
-from ablate.trials.trial import trial_id
-from model.api import Verdict
+from ablate.trainers import Verdict
+from ablate.trials.trial import Trial, trial_id
 from tests import ROOT
 from tests.model.test_training import comparable, small
+from tests.study_files import wrapped
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "token": {},
@@ -38,9 +38,9 @@ REPORTS = 8
 
 
 def trial_of(variant: str) -> Trial:
-    config = small(**LENGTH, **VARIANTS[variant])
-    name = trial_id("search", config, config.train.seed)
-    return Trial(name, study="killed", arm="search", seed=config.train.seed, config=config, params={})
+    config = wrapped(small(**LENGTH, **VARIANTS[variant]))
+    name = trial_id("search", config, config["train.seed"])
+    return Trial(name, study="killed", arm="search", seed=config["train.seed"], config=config, params={})
 
 
 def desk_at(folder: Path) -> Desk:

@@ -9,9 +9,7 @@ import pytest
 from rich.console import Console
 
 from ablate import formatting
-from ablate.records.rows import MEASURED
-from ablate.records.rows import Status
-from ablate.records.rows import TrialRow
+from ablate.records.rows import MEASURED, Status, TrialRow
 from ablate.running.live import View
 from ablate.running.progress import Tally, best_of, best_of_study
 from ablate.running.runner import Event, Progress

@@ -11,7 +11,7 @@ from ablate.running import tracking
 from ablate.running.runner import Progress
 from ablate.running.tracking import Tracker
 from ablate.running.trial import Desk, run_trial
-from model.api import Report, Verdict
+from ablate.trainers import Report, Verdict
 from tests.fakes import FakeTrain, fake_trial
 
 REPORT = Report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,17 +15,26 @@ from ablate.scheduling.admission import AHEAD, LARGER, MARGIN, RETRIES, Admissio
 from ablate.scheduling.corrections import ASSUMED_BUSY, LEAST, MOST, Corrections, memory_class
 from ablate.scheduling.placement import Node
 from ablate.spec.models import Resources
+from ablate.trainers import Config
 from ablate.trials.trial import Trial
-from model.api import CONTEXT_GIB, resolve
+from model.api import CONTEXT_GIB
 from tests import study_files
 from tests.fakes import ListSource, fake_trial
+from tests.study_files import TRAINER, resolve
 
 CARD_GIB = 24.0
 TINY = resolve("tiny", {})
 
 
+def of_seeds(peaks: Mapping[int, float]) -> Sizes:
+    def predict(config: Config) -> float:
+        return peaks[config.seed]
+
+    return Sizes(Resources(), card_gib=CARD_GIB, predict=predict, trainer=TRAINER, turns=False)
+
+
 def sizes(peak_gib: float = 6.0, *, card_gib: float = CARD_GIB, turns: bool = True, **asked: Any) -> Sizes:
-    return Sizes(Resources(**asked), card_gib=card_gib, predict=lambda _: peak_gib, turns=turns)
+    return Sizes(Resources(**asked), card_gib=card_gib, predict=lambda _: peak_gib, trainer=TRAINER, turns=turns)
 
 
 def admission(own: Sizes, *, gpus: int = 1) -> Admission:
@@ -78,12 +88,20 @@ def test_trials_of_one_size_are_drawn_when_they_start():
 
 def test_few_are_drawn_before_they_can_start_and_a_small_one_passes():
     peaks = {0: 2.0, 1: 16.0, **dict.fromkeys(range(2, 20), 12.0), 4: 3.0}
-    own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config.train.seed], turns=False)
+    own = Sizes(
+        Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config["train.seed"]], trainer=TRAINER, turns=False
+    )
     source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
     assert [trial.seed for trial in let_in(by, source)] == [0, 1, 4]
     assert len(source._waiting) == 15, "drawn: those three, and two that are too large for what is left"
     nobody_small = dict.fromkeys(range(2, 20), 12.0) | {0: 2.0, 1: 16.0}
-    own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: nobody_small[config.train.seed], turns=False)
+    own = Sizes(
+        Resources(),
+        card_gib=CARD_GIB,
+        predict=lambda config: nobody_small[config["train.seed"]],
+        trainer=TRAINER,
+        turns=False,
+    )
     source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
     assert [trial.seed for trial in let_in(by, source)] == [0, 1]
     assert len(source._waiting) == 20 - 2 - AHEAD
@@ -91,7 +109,9 @@ def test_few_are_drawn_before_they_can_start_and_a_small_one_passes():
 
 def test_beside_a_first_large_trial_a_smaller_one_is_looked_for():
     peaks = {0: 18.0, 1: 18.0, 2: 4.0, **dict.fromkeys(range(3, 20), 18.0)}
-    own = Sizes(Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config.train.seed], turns=False)
+    own = Sizes(
+        Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config["train.seed"]], trainer=TRAINER, turns=False
+    )
     source = ListSource([fake_trial(seed) for seed in range(20)])
     by = Admission([Node.of("here", cpus=64, gpus=1)], own, least=fake_trial(2).config)
     assert [trial.seed for trial in let_in(by, source)] == [0, 2]
@@ -100,9 +120,9 @@ def test_beside_a_first_large_trial_a_smaller_one_is_looked_for():
 
 def test_the_least_that_a_study_may_ask_for_is_looked_for_in_its_space_and_its_arms(tmp_path: Path):
     searched = least(study_files.load(tmp_path))
-    assert searched.model.knowledge_length == 4
+    assert searched["model.knowledge_length"] == 4
     ablation = "ablation:\n  seeds: 2\n  exploratory: true\n  arms: {control: {model.memory: none}}\n"
-    assert least(study_files.load(tmp_path, text=study_files.GOOD + ablation)).model.memory == "none"
+    assert least(study_files.load(tmp_path, text=study_files.GOOD + ablation))["model.memory"] == "none"
 
 
 def test_it_is_done_when_nobody_could_come_back():
@@ -148,9 +168,12 @@ def test_a_correction_is_bounded(measured: float, factor: float):
 
 
 def test_what_nvml_saw_counts_before_what_torch_reserved():
-    assert Taken.of({"peak_reserved_gib": 4.0}).gib == 4.0 + CONTEXT_GIB
-    assert Taken.of({"peak_reserved_gib": 4.0, "nvml_used_gib": 4.7, "gpu_util_pct": 85}).gib == 4.7
-    assert Taken.of({"gpu_util_pct": 85}).busy == 0.85
+    assert Taken.of({"peak_reserved_gib": 4.0}, context_gib=CONTEXT_GIB).gib == 4.0 + CONTEXT_GIB
+    assert (
+        Taken.of({"peak_reserved_gib": 4.0, "nvml_used_gib": 4.7, "gpu_util_pct": 85}, context_gib=CONTEXT_GIB).gib
+        == 4.7
+    )
+    assert Taken.of({"gpu_util_pct": 85}, context_gib=CONTEXT_GIB).busy == 0.85
     there = Taken("node", card="0", gib=4.7, busy=0.85)
     assert Taken.from_flat({**there.flat(), "tokens_seen": 3}) == there
     assert Taken.from_flat({"tokens_seen": 3}) is None

@@ -21,8 +21,8 @@ from ablate.search.source import Search
 from ablate.spec.models import Resources, StudySpec
 from ablate.study import dry_run, lifecycle, preflight
 from ablate.trials.trial import Trial
-from model.api import footprint
 from tests import study_files
+from tests.study_files import TRAINER
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,21 @@ def test_an_unknown_card_wants_its_memory() -> None:
 
 def test_a_share_holds_the_predicted_peak_with_its_margin(tmp_path: Path) -> None:
     config = study_files.load(tmp_path).base
-    peak = footprint(config).peak_gib
-    shares = Shares(Resources(), Card(4.0, 1e14))
+    peak = config.trainer.peak_gib(config, ranks=1)
+    shares = Shares(Resources(), Card(4.0, 1e14), trainer=TRAINER)
     assert peak * MARGIN / 4 <= shares.gpu(config) <= peak * MARGIN / 4 + 1e-3
     assert shares.fits(config)
-    tight = Shares(Resources(), Card(peak, 1e14))
+    tight = Shares(Resources(), Card(peak, 1e14), trainer=TRAINER)
     assert tight.gpu(config) == 1.0
     assert not tight.fits(config)
-    assert not Shares(Resources(gpu=0.1), Card(4.0, 1e14)).fits(config)
+    assert not Shares(Resources(gpu=0.1), Card(4.0, 1e14), trainer=TRAINER).fits(config)
 
 
 def test_trials_at_once_are_bounded_by_memory_time_and_cores(tmp_path: Path) -> None:
     config = study_files.load(tmp_path).base
-    shares = Shares(Resources(), Card(4 * footprint(config).peak_gib * MARGIN * 1.01, 1e14))
+    shares = Shares(
+        Resources(), Card(4 * config.trainer.peak_gib(config, ranks=1) * MARGIN * 1.01, 1e14), trainer=TRAINER
+    )
     trials = [config] * 20
     assert shares.concurrent(trials, cpus=math.inf, gpus=2, turns=False) == 8
     assert shares.concurrent(trials, cpus=math.inf, gpus=2, turns=True) == 4
@@ -169,7 +171,7 @@ def test_a_cut_off_trial_held_the_share_that_it_is_planned_to_have(
     study = study_files.load(tmp_path, f"resources={{gpu: auto, max_gpu_hours: {BUDGET_H}}}")
     drawn = search.ask()
     assert drawn is not None
-    shares = Shares(study.resources, needs.card_for(study.resources, "RTX 4090"))
+    shares = Shares(study.resources, needs.card_for(study.resources, "RTX 4090"), trainer=TRAINER)
     trained(ledger, drawn, hours=20)
     past = needs.behind(study, ledger, shares=shares, planned={"another": 1.0})
     assert past.gpu_hours == pytest.approx(20 * shares.gpu(drawn.config))

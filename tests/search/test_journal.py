@@ -19,8 +19,8 @@ from ablate.records.ledger import Ledger
 from ablate.search import samplers
 from ablate.search.source import Search
 from ablate.spec.models import StudySpec
+from ablate.trainers import Verdict
 from ablate.trials.trial import Trial
-from model.api import Verdict
 from tests import study_files
 from tests.study_files import report
 

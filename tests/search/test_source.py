@@ -13,13 +13,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.records.ledger import Ledger
-from ablate.records.rows import Status
-from ablate.records.rows import TrialRow
+from ablate.records.rows import Status, TrialRow
 from ablate.search import samplers
 from ablate.search.source import Search, preview
 from ablate.spec.models import StudySpec
+from ablate.trainers import Verdict
 from ablate.trials.trial import Trial
-from model.api import Verdict
 from tests import study_files
 from tests.study_files import report
 
@@ -66,9 +65,9 @@ def test_it_asks_for_the_trials_of_the_budget_all_different_and_in_range(study: 
     assert len(trials) == len({trial.trial_id for trial in trials}) == source.total == 6
     for trial in trials:
         assert 0.3 <= trial.params["model.ema_decay"] <= 0.999
-        assert trial.config.model.ema_decay == trial.params["model.ema_decay"]
+        assert trial.config["model.ema_decay"] == trial.params["model.ema_decay"]
         assert trial.params["model.knowledge_length"] in (4, 8, 16)
-        assert (trial.arm, trial.seed) == ("search", study.base.train.seed)
+        assert (trial.arm, trial.seed) == ("search", study.base["train.seed"])
     assert source.ask() is None
 
 
@@ -142,7 +141,7 @@ def test_nothing_is_stopped_at_the_end_of_its_budget_nor_without_a_value(study: 
     good, bad = asked(source), asked(source)
     source.report(good.trial_id, tokens=1_000, value=2.0)
     assert source.report(bad.trial_id, tokens=1_000, value=None) is Verdict.CONTINUE
-    budget = bad.config.train.tokens
+    budget = bad.config["train.tokens"]
     assert budget is not None
     assert source.report(bad.trial_id, tokens=budget, value=3.0) is Verdict.CONTINUE
 

@@ -11,7 +11,6 @@ from ablate.cli import BAD_INPUT, guarded
 from ablate.errors import BadInput
 from ablate.spec import study_file
 from ablate.study import lifecycle
-from model.api import DataError
 from tests import study_files
 from tests.study_files import GOOD
 
@@ -212,7 +211,7 @@ def test_a_bad_line_of_data_is_named_by_file_and_line(line: str, tmp_path: Path,
     data = tmp_path / "data.jsonl"
     data.write_text('{"text": "good"}\n' + line + "\n", encoding="utf-8")
     study = study_files.load(tmp_path, "base.data.corpus=jsonl", f"base.data.train={data}")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(BadInput) as caught:
         study_file.check_files(study)
     assert str(caught.value).startswith(f"{data}:2: ")
     assert guarded(lambda: bool(study_file.check_files(study))) == BAD_INPUT

@@ -13,15 +13,12 @@ from ablate.analyze.stats import detectable_effect, flip_detectable_effect, holm
 from ablate.scheduling.packing import Slots
 from ablate.spec import declared_test, designs, matching, tuning
 from ablate.spec.distributions import Range
-from ablate.spec.models import Ablation
-from ablate.spec.models import StudySpec
-from ablate.spec.models import TuneEachArm
+from ablate.spec.models import Ablation, StudySpec, TuneEachArm
 from ablate.study import dry_run, phases, power
 from ablate.study.lifecycle import open_study
 from ablate.trials import plan
-from model.api import estimate, override, resolve
 from tests import study_files
-from tests.study_files import row
+from tests.study_files import resolve, row
 
 MIXED = """\
 study: mixed
@@ -72,7 +69,7 @@ def test_every_design_gives_its_arms_in_the_files_order(study: StudySpec):
 
 
 def test_the_cell_that_equals_the_baseline_is_the_baseline(study: StudySpec):
-    base = override(study.base, {"model.knowledge_length": 4, "model.ema_decay": 0.99})
+    base = study.base.override({"model.knowledge_length": 4, "model.ema_decay": 0.99})
     assert study.ablation is not None
     names = {arm.name for arm in designs.expand(study.ablation, base) if arm.design == "factorial"}
     assert "knowledge_length-4.ema_decay-0.99" not in names
@@ -80,7 +77,7 @@ def test_the_cell_that_equals_the_baseline_is_the_baseline(study: StudySpec):
 
 
 def test_where_no_cell_is_the_baseline_every_cell_is_an_arm(study: StudySpec):
-    base = override(study.base, {"model.ema_decay": 0.5})
+    base = study.base.override({"model.ema_decay": 0.5})
     assert study.ablation is not None
     assert sum(arm.design == "factorial" for arm in designs.expand(study.ablation, base)) == 4
 
@@ -89,7 +86,7 @@ def test_every_arm_has_the_same_seeds_and_the_aa_arm_other_streams(study: StudyS
     trials = plan.arm_trials(study, study.base)
     seeds = {arm: [trial.seed for trial in trials if trial.arm == arm] for arm in plan.arms(study, study.base)}
     assert all(own == list(range(1, 10)) for own in seeds.values())
-    assert {(t.arm, t.config.train.reseed) for t in trials if t.config.train.reseed} == {("again", 1)}
+    assert {(t.arm, t.config["train.reseed"]) for t in trials if t.config["train.reseed"]} == {("again", 1)}
     assert len({trial.trial_id for trial in trials}) == len(trials) == 9 * 9 == plan.planned(study)
 
 
@@ -121,17 +118,17 @@ def test_more_seeds_arms_and_designs_keep_the_trials_that_are_there(study: Study
 @pytest.mark.parametrize("memory", ["none", "blind"])
 def test_matched_flops_are_equal_but_for_a_token(memory: str):
     base = resolve("tiny", {})
-    arm = override(base, {"model.memory": memory})
-    tokens = matching.tokens_for_flops(base, arm)
-    control, own = estimate(base), estimate(arm)
-    assert control.budget_tokens is not None
-    assert abs(tokens * own.flops_per_token - control.budget_tokens * control.flops_per_token) <= own.flops_per_token
-    assert (tokens > control.budget_tokens) == (own.flops_per_token < control.flops_per_token)
+    arm = base.override({"model.memory": memory})
+    tokens = matching.budget_for_flops(base, arm)
+    control, own = base.cost, arm.cost
+    assert control.budget is not None
+    assert abs(tokens * own.flops_per_token - control.budget * control.flops_per_token) <= own.flops_per_token
+    assert (tokens > control.budget) == (own.flops_per_token < control.flops_per_token)
 
 
 def test_matched_time_is_equal_at_the_measured_speeds():
     base = resolve("tiny", {"train.tokens": 100_000})
-    assert matching.tokens_for_speed(base, baseline_tokens_per_s=2_000.0, arm_tokens_per_s=3_000.0) == 150_000
+    assert matching.budget_for_speed(base, baseline_tokens_per_s=2_000.0, arm_tokens_per_s=3_000.0) == 150_000
     assert 100_000 / 2_000 == 150_000 / 3_000
 
 
@@ -145,9 +142,11 @@ def test_flops_are_matched_in_the_arms_trials_and_not_in_the_baselines(tmp_path:
     budgets = plan.budgets(study, study.base, tokens_per_s={})
     trials = {trial.arm: trial for trial in plan.arm_trials(study, study.base, budgets)}
     blind, control = trials["blind"], trials["baseline"]
-    assert control.config == override(study.base, {"train.seed": control.seed})
+    assert control.config == study.base.override({"train.seed": control.seed})
     assert (
-        blind.config.train.tokens == matching.tokens_for_flops(study.base, blind.config) != control.config.train.tokens
+        blind.config["train.tokens"]
+        == matching.budget_for_flops(study.base, blind.config)
+        != control.config["train.tokens"]
     )
     assert blind.params == {"model.memory": "blind"}, "the budget has a column of its own"
 
@@ -155,7 +154,7 @@ def test_flops_are_matched_in_the_arms_trials_and_not_in_the_baselines(tmp_path:
 def test_a_speed_that_was_not_measured_leaves_its_arm_out(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.match=wall", text=MIXED)
     found = plan.budgets(study, study.base, tokens_per_s={"baseline": 1_000.0, "blind": 2_000.0})
-    assert found == {"baseline": {}, "blind": {"train.tokens": 2 * (study.base.train.tokens or 0)}}
+    assert found == {"baseline": {}, "blind": {"train.tokens": 2 * (study.base["train.tokens"] or 0)}}
     assert plan.budgets(study, study.base, tokens_per_s={"blind": 2_000.0}) == {}
 
 
@@ -178,14 +177,14 @@ def test_every_arm_is_tuned_at_the_same_points_on_a_seed_that_judges_nothing(tmp
     budgets = plan.budgets(study, study.base, tokens_per_s={})
     trials = plan.tuning_trials(study, study.base, points, budgets)
     rates = {
-        arm: [trial.config.train.lr for trial in trials if trial.arm == plan.TUNE + arm]
+        arm: [trial.config["train.lr"] for trial in trials if trial.arm == plan.TUNE + arm]
         for arm in plan.arms(study, study.base)
     }
     assert all(own == rates["baseline"] for own in rates.values())
     assert len(set(rates["baseline"])) == 4
     assert all(3e-3 / 8 <= rate <= 3e-3 * 8 for rate in rates["baseline"])
-    assert {trial.seed for trial in trials} == {study.base.train.seed}
-    assert study.base.train.seed not in plan.seeds(study)
+    assert {trial.seed for trial in trials} == {study.base["train.seed"]}
+    assert study.base["train.seed"] not in plan.seeds(study)
     assert plan.planned(study) == 9 * (9 + 4)
 
 
@@ -201,7 +200,7 @@ def test_a_dry_run_says_what_the_ablation_can_show(tmp_path: Path):
     assert said.mde_sd == pytest.approx(detectable_effect(1.0, n=9, alpha=0.05 / 7))
     assert said.mde_sd_exact == flip_detectable_effect(1.0, n=9, alpha=0.05 / 7)
     blind = next(arm for arm in said.arms if arm.name == "blind")
-    assert blind.tokens == matching.tokens_for_flops(study.base, override(study.base, {"model.memory": "blind"}))
+    assert blind.tokens == matching.budget_for_flops(study.base, study.base.override({"model.memory": "blind"}))
     assert blind.mde is None
     text = dry_run.render(run)
     assert "compared at equal flops" in text

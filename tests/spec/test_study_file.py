@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from ablate.errors import BadInput
 from ablate.spec import study_file, yaml_marks
 from ablate.spec.distributions import Choice, Range
-from ablate.spec.models import Asha
-from ablate.spec.models import EarlyStopping
-from ablate.spec.models import Objective
+from ablate.spec.models import Asha, EarlyStopping, Objective
 from tests import study_files
 from tests.study_files import GOOD
 
@@ -66,7 +64,7 @@ def test_no_text_makes_anything_but_a_value_or_bad_input(text: str):
 def test_a_file_becomes_a_study(tmp_path: Path):
     study = study_files.load(tmp_path)
     assert study.study == "tides"
-    assert study.base.model.dim == 128
+    assert study.base["model.dim"] == 128
     assert study.search["model.ema_decay"] == Range("one_minus_loguniform", 0.3, 0.999)
     assert study.search["model.knowledge_length"] == Choice((4, 8, 16))
     assert study.objectives == (Objective(metric="val_loss", mode="min"),)
@@ -80,7 +78,7 @@ def test_a_file_becomes_a_study(tmp_path: Path):
 def test_numbers_are_numbers_however_they_are_written(tmp_path: Path):
     study = study_files.load(tmp_path, "early_stopping.asha.min_tokens=5e4", "base.train.lr=1e-3")
     assert study.early_stopping == EarlyStopping(asha=Asha(min_tokens=50_000, reduction=3))
-    assert study.base.train.lr == 0.001
+    assert study.base["train.lr"] == 0.001
 
 
 def test_a_metric_knows_which_way_is_good(tmp_path: Path):
@@ -110,7 +108,7 @@ def test_settings_reach_every_part_and_the_last_one_wins(tmp_path: Path):
     )
     assert study.study == "other"
     assert study.optimizer.trials == 4
-    assert (study.base.model.dim, study.base.data.corpus) == (64, "pydoc")
+    assert (study.base["model.dim"], study.base["data.corpus"]) == (64, "pydoc")
     assert list(study.search) == ["model.ema_decay", "model.knowledge_length", "train.lr"]
     assert study.resources.gpu == 0.5
     assert (study.resources.gpu_memory_gib, study.resources.mps) == (20.0, "off")
@@ -133,13 +131,13 @@ def test_paths_are_relative_to_the_file_and_in_settings_to_the_current_folder(
     monkeypatch.chdir(tmp_path / "here")
     text = GOOD.replace("corpus: facts", "corpus: jsonl, train: ../train.jsonl")
     study = study_files.load(tmp_path / "spaces", "base.data.val=../val.jsonl", text=text)
-    assert study.base.data.train == str(tmp_path / "train.jsonl")
-    assert study.base.data.val == str(tmp_path / "val.jsonl")
+    assert study.base["data.train"] == str(tmp_path / "train.jsonl")
+    assert study.base["data.val"] == str(tmp_path / "val.jsonl")
 
 
 def test_a_budget_in_epochs_replaces_the_presets_tokens(tmp_path: Path):
     study = study_files.load(tmp_path, "base.train.epochs=2")
-    assert (study.base.train.tokens, study.base.train.epochs) == (None, 2.0)
+    assert (study.base["train.tokens"], study.base["train.epochs"]) == (None, 2.0)
 
 
 def test_every_data_file_that_an_arm_names_is_looked_for(tmp_path: Path):

@@ -38,8 +38,8 @@ def test_a_search_grows_in_trials_range_and_objective_and_only_what_is_new_runs(
         ends.append(go(study_files.load(tmp_path, *sets, text=SEARCHED), results, train))
         assert ends[-1].finished
         assert len(train.configs) == expected, step
-        assert not seen & {config.model_dump_json() for config in train.configs}
-        seen |= {config.model_dump_json() for config in train.configs}
+        assert not seen & {config.to_json() for config in train.configs}
+        seen |= {config.to_json() for config in train.configs}
     done = ends[-1]
     rates = [row.params["train.lr"] for row in done.ledger.rows()]
     assert max(rates) > 1e-1 or min(rates) < 1e-4, "the wider range is drawn from"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,13 @@ from hypothesis import strategies as st
 from ablate.errors import BadInput
 from ablate.scheduling.packing import Slots, fit
 from ablate.scheduling.placement import Gate, Need, Node
-from ablate.spec.models import Resources
-from ablate.spec.models import StudySpec
+from ablate.spec.models import Resources, StudySpec
 from ablate.study import dry_run
+from ablate.trainers import Verdict
 from ablate.trials import plan
 from ablate.trials.plan import arm_trials
 from ablate.trials.source import ArmQueue
 from ablate.trials.trial import trial_id
-from model.api import Verdict, override
 from tests import study_files
 from tests.study_files import GOOD
 
@@ -38,11 +38,11 @@ def study(tmp_path: Path) -> StudySpec:
 def test_an_id_is_a_hash_of_arm_configuration_and_seed(study: StudySpec):
     base = study.base
     one = trial_id("search", base, 0)
-    assert one == trial_id("search", base.model_copy(deep=True), 0)
+    assert one == trial_id("search", replace(base, values=dict(base.values)), 0)
     others = {
         trial_id("baseline", base, 0),
         trial_id("search", base, 1),
-        trial_id("search", override(base, {"model.ema_decay": 0.5}), 0),
+        trial_id("search", base.override({"model.ema_decay": 0.5}), 0),
     }
     assert len(others | {one}) == 4
     assert len(one) == 12
@@ -59,8 +59,8 @@ def test_arms_and_baseline_share_seeds_that_the_search_never_sees(study: StudySp
     trials = arm_trials(study, study.base)
     by_arm = {arm: [t.seed for t in trials if t.arm == arm] for arm in ("baseline", "no_memory", "slow")}
     assert all(seeds == [1, 2, 3] for seeds in by_arm.values())
-    assert study.base.train.seed not in by_arm["baseline"]
-    assert all(t.config.train.seed == t.seed for t in trials)
+    assert study.base["train.seed"] not in by_arm["baseline"]
+    assert all(t.config["train.seed"] == t.seed for t in trials)
     assert len({t.trial_id for t in trials}) == 9
     assert [t.params for t in trials[:3]] == [{}, {"model.memory": "none"}, {"model.ema_decay": 0.99}]
 
@@ -72,8 +72,8 @@ def test_adding_seeds_keeps_the_trials_that_are_there(study: StudySpec, tmp_path
 
 
 def test_arms_deviate_from_the_winner_where_asked(study: StudySpec):
-    best = override(study.base, {"model.knowledge_length": 16})
-    assert {t.config.model.knowledge_length for t in arm_trials(study, best)} == {16}
+    best = study.base.override({"model.knowledge_length": 16})
+    assert {t.config["model.knowledge_length"] for t in arm_trials(study, best)} == {16}
 
 
 def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudySpec):
@@ -180,7 +180,7 @@ def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
     assert corner.trial.params["model.knowledge_length"] == 16
     assert corner.predicted_peak_gib == max(planned.predicted_peak_gib for planned in run.trials[:5])
     assert run.total == 6 + 9
-    assert run.tokens == 15 * study.base.train.tokens  # pyright: ignore[reportOperatorIssue]
+    assert run.tokens == 15 * study.base["train.tokens"]  # pyright: ignore[reportOperatorIssue]
     answer = json.loads(dry_run.render_json(run))
     assert {"trials", "concurrent", "gpu_hours", "warnings"} <= answer.keys()
     assert {"id", "kind", "params", "predicted_peak_gib", "gpu_fraction"} <= answer["trials"][0].keys()

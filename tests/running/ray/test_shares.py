@@ -17,8 +17,9 @@ from ablate.running.trial import Desk, run_trial
 from ablate.scheduling.admission import LARGER, MARGIN, Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
-from model.api import Config, Verdict
+from ablate.trainers import Config, Verdict
 from tests.fakes import FakeTrain, ListSource, fake_trial
+from tests.study_files import TRAINER
 
 pytestmark = pytest.mark.timeout(900)  # a bound on hangs: seven worker groups start on whatever cores there are
 
@@ -29,7 +30,7 @@ NVML = {GREEDY: (5.0, 20.0), HOPELESS: (30.0, 20.0)}
 
 
 def predict(config: Config) -> float:
-    return PREDICTED[config.train.seed]
+    return PREDICTED[config["train.seed"]]
 
 
 def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothing(
@@ -63,7 +64,7 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
         cuda=False,
         card_gib=CARD_GIB,
     )
-    sizes = Sizes(resources, card_gib=CARD_GIB, predict=predict, turns=False)
+    sizes = Sizes(resources, card_gib=CARD_GIB, predict=predict, trainer=TRAINER, turns=False)
     admission = Admission(copy.deepcopy(ray_cluster.nodes), sizes)
     neighbour = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
     # The smallest first: the next is drawn only where one as small as the smallest so far could start.

@@ -24,6 +24,7 @@ from ablate.scheduling.packing import fit
 from ablate.scheduling.placement import Node
 from ablate.spec.models import Resources
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
+from tests.study_files import TRAINER
 
 pytestmark = pytest.mark.timeout(600)  # a bound on hangs: eleven worker groups start on whatever cores there are
 
@@ -62,7 +63,7 @@ class Stage:
             cuda=False,
         )
         source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
-        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0)
+        sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0, trainer=TRAINER)
         admission = Admission(nodes or copy.deepcopy(self.cluster.nodes), sizes)
         RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event, admission=admission).run(source)
         return source
