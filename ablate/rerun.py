@@ -17,9 +17,9 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import tracking
 from ablate.running.live import View, outcome
-from ablate.running.progress import Tally, best_of_study
+from ablate.running.progress import StudyProgress, best_of_study
 from ablate.running.runner import Event, Halt, Progress
-from ablate.running.trial import Desk, by_trainer, run_trial
+from ablate.running.trial import StudyContext, by_trainer, run_trial
 from ablate.spec import yaml_marks
 from ablate.spec.models import Objective
 from ablate.study import lifecycle, study_json
@@ -100,8 +100,8 @@ def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None,
     objective = spec.objectives[0]
     swanlab, complaint = tracking.check(spec.tracking.swanlab)
     commit = provenance.git("rev-parse", "HEAD")
-    desk = Desk(ledger, swanlab=swanlab, objective=objective.metric, git_commit=commit)
-    with Halt() as halt, View(Tally(objective, planned=1)) as view:
+    context = StudyContext(ledger, swanlab=swanlab, objective=objective.metric, git_commit=commit)
+    with Halt() as halt, View(StudyProgress(objective, planned=1)) as view:
 
         def tell(progress: Progress) -> Verdict:
             view.on_event(Event(trial, "reported", progress=progress))
@@ -112,7 +112,7 @@ def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None,
         if complaint:
             view.say(complaint)
         view.on_event(Event(trial, "started"))
-        row = run_trial(trial, desk=desk, tell=tell, train=train)
+        row = run_trial(trial, context=context, tell=tell, train=train)
         view.on_event(Event(trial, "ended", row=row))
     return row
 

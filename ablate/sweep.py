@@ -21,9 +21,9 @@ from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
-from ablate.running.progress import Tally, best_of_study
+from ablate.running.progress import StudyProgress, best_of_study
 from ablate.running.runner import Halt, Runner
-from ablate.running.trial import Desk
+from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.models import Resources, StudySpec
 from ablate.study import lifecycle, phases, preflight
@@ -86,7 +86,7 @@ def _within_budget(study: StudySpec, options: Options) -> Options:
 def _sweep(study: StudySpec, options: Options) -> int:
     halt = Halt(max_hours=options.max_hours)
     swanlab, complaint = tracking.check(study.tracking.swanlab)
-    desk = Desk(
+    context = StudyContext(
         # Absolute: workers need not share the current folder.
         Ledger((options.results / study.study).absolute(), study.trainer.description.metrics),
         swanlab=swanlab,
@@ -94,11 +94,11 @@ def _sweep(study: StudySpec, options: Options) -> int:
         git_commit=provenance.git("rev-parse", "HEAD"),
         limits=_limits(study.resources),
     )
-    tally = Tally(study.objectives[0], planned=plan.planned(study))
+    study_progress = StudyProgress(study.objectives[0], planned=plan.planned(study))
     with contextlib.ExitStack() as stack:
-        view = View(tally)
-        starting = _runner(study, desk, halt=halt, view=view, options=options)
-        lifecycle.check_free(desk.ledger)  # a runner makes room for itself in the study's folder
+        view = View(study_progress)
+        starting = _runner(study, context, halt=halt, view=view, options=options)
+        lifecycle.check_free(context.ledger)  # a runner makes room for itself in the study's folder
         # Somebody else's cluster may not be there or be too small: joined before anything is written.
         runner = stack.enter_context(starting) if options.address else None
         ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
@@ -106,7 +106,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
             view.say(f"study {study.study} is finished already: writing its report again")
             return _conclude(study, ledger, options)
         stack.enter_context(lifecycle.driving(ledger))
-        tally.rows += ledger.rows()
+        study_progress.rows += ledger.rows()
         stack.enter_context(halt)
         stack.enter_context(view)
         if complaint:
@@ -124,15 +124,15 @@ def _sweep(study: StudySpec, options: Options) -> int:
 
 
 def _runner(
-    study: StudySpec, desk: Desk, *, halt: Halt, view: View, options: Options
+    study: StudySpec, context: StudyContext, *, halt: Halt, view: View, options: Options
 ) -> AbstractContextManager[Runner]:
     if options.inline:
         from ablate.running import inline
 
-        return inline.start(desk, halt=halt, on_event=view.on_event)
+        return inline.start(context, halt=halt, on_event=view.on_event)
     from ablate.running.ray import tuner  # seconds of imports, which bad input need not wait for
 
-    return tuner.start(study, desk, halt=halt, on_event=view.on_event, address=options.address, gpus=options.gpus)
+    return tuner.start(study, context, halt=halt, on_event=view.on_event, address=options.address, gpus=options.gpus)
 
 
 def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> int:

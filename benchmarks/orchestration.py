@@ -25,11 +25,11 @@ from tabulate import tabulate
 from ablate import trainers
 from ablate.records.ledger import Ledger
 from ablate.running.ray.cluster import Cluster, connect
-from ablate.running.ray.coordinator import Board
-from ablate.running.ray.run_context import Orders
+from ablate.running.ray.coordinator import Coordinator
+from ablate.running.ray.run_context import RunContext
 from ablate.running.ray.tuner import RayRunner
 from ablate.running.runner import Halt
-from ablate.running.trial import Desk
+from ablate.running.trial import StudyContext
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
@@ -149,10 +149,10 @@ class _Stage:
         ledger = Ledger(place)
         resources = Resources(cpu=1, gpu=0, workers=way.workers)
         sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0, trainer=trainers.load())
-        orders = Orders(
-            Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
+        run_context = RunContext(
+            StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
             train=_train_nothing,
-            board=Board(f"{STUDY}-{self._runs}"),
+            coordinator=Coordinator(f"{STUDY}-{self._runs}"),
             slots=fit(resources, nodes=self._cluster.nodes, cuda=False),
             storage=str(ledger.path(".ray")),
             cuda=False,
@@ -160,7 +160,7 @@ class _Stage:
         )
         trials = [_trial(seed) for seed in range(self._trials)]
         admission = Admission(copy.deepcopy(self._cluster.nodes), sizes)
-        runner = RayRunner(STUDY, orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission)
+        runner = RayRunner(STUDY, run_context=run_context, halt=Halt(), on_event=lambda _: None, admission=admission)
         runner.run(ArmQueue(trials, done=set()))
         assert [row.status for row in ledger.rows()] == ["completed"] * self._trials
 

@@ -13,7 +13,7 @@ from ablate.records.ledger import Ledger
 from ablate.records.locations import Url
 from ablate.running import inline
 from ablate.running.runner import Halt, Listener
-from ablate.running.trial import Desk
+from ablate.running.trial import StudyContext
 from tests.fakes import Act, Scripted
 from tests.records import s3
 from tests.study_files import SMALL
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def context(tmp_path: Path) -> StudyContext:
     """What the trials of a study called `fake` share, in a temporary folder."""
-    return Desk(Ledger(tmp_path / "fake"), swanlab="disabled", objective="val_loss", git_commit="0" * 40)
+    return StudyContext(Ledger(tmp_path / "fake"), swanlab="disabled", objective="val_loss", git_commit="0" * 40)
 
 
 @pytest.fixture(scope="session")
@@ -72,8 +72,8 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scrip
         train = Scripted(list(acts), folder=tmp_path)
 
         @contextmanager
-        def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[Any]:
-            yield inline.InlineRunner(desk, halt=halt, on_event=on_event, train=train)
+        def start(context: StudyContext, *, halt: Halt, on_event: Listener) -> Iterator[Any]:
+            yield inline.InlineRunner(context, halt=halt, on_event=on_event, train=train)
 
         monkeypatch.setattr(inline, "start", start)
         return train

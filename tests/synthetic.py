@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 
 from ablate.records.ledger import Ledger
 from ablate.records.rows import Status, TrialRow
+from ablate.spec import designs
+from ablate.spec.models import Ablation
 from ablate.trainers import Report
 from ablate.trials.trial import trial_id
-from tests.study_files import resolve
+from tests.study_files import TRAINER, resolve
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 BUDGET = 204_800
@@ -47,18 +50,19 @@ def study_json(
     """study.json as a sweep writes it. `ablation`: more keys of that section; `spec`: more sections."""
     defaults = {"preset": "tiny", "data.corpus": "facts", "model.memory": "token", "model.ema_decay": 0.9,
                 "model.ema_update_freq": 5, "model.knowledge_length": 8, "train.balance_loss_coef": 0.01}  # fmt: skip
+    values = {**defaults, **(base or {})}
+    section = {"baseline": "base", "seeds": seeds, "arms": dict(arms or {}), **(ablation or {})}
     return {
         "study": name,
         "question": question,
+        "arms": [asdict(arm) for arm in designs.expand(Ablation.model_construct(**section), TRAINER.resolve(values))],
         "spec": {
-            "base": {**defaults, **(base or {})},
+            "base": values,
             "search": {entry["key"]: {} for entry in space},
             "objectives": list(objectives),
             "optimizer": {"sampler": "tpe", "startup": 4, "trials": trials, "seed": 0},
             "early_stopping": {"asha": {"min_tokens": 50_000, "reduction": 3}} if space else None,
-            "ablation": {"baseline": "base", "seeds": seeds, "arms": dict(arms or {}), **(ablation or {})}
-            if arms or ablation
-            else None,
+            "ablation": section if arms or ablation else None,
             "resources": {"cpu": 1, "gpu": 0, "workers": 1},
             "tracking": {"swanlab": "offline"},
             **spec,
@@ -228,8 +232,7 @@ def designed_study(root: Path, *, seeds: int = 10, lost: bool = True) -> Ledger:
     study = study_json(
         name=root.name, arms=arms, seeds=seeds, ablation=ablation, hypotheses=HYPOTHESES, targets=targets
     )
-    names = ["no_memory", *(f"without_{name}" for name in COMPONENTS), *CELLS]
-    ledger.write_study({**study, "arms": [{"name": name} for name in names]})
+    ledger.write_study(study)
     rng = np.random.default_rng(4)
     runs = {"baseline": ({}, 0.0), "no_memory": (arms["no_memory"], 0.11), **CELLS}
     runs |= {f"without_{name}": (COMPONENTS[name], true) for name, true in LEFT_OUT.items()}

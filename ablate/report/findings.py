@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablate.analyze.arms.contrasts import Factorial, factorial
-from ablate.analyze.arms.cost_effectiveness import Worth, worths
+from ablate.analyze.arms.cost_effectiveness import CostEffectiveness, cost_effectiveness
 from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all
 from ablate.analyze.arms.paired import Effect, effects, pairs_of
 from ablate.analyze.arms.robust import Robust, robust
@@ -97,7 +97,7 @@ class Findings:
     curves: tuple[Curve, ...]
     bands: tuple[Band, ...]
     mixed: tuple[Mixed, ...]
-    worths: tuple[Worth, ...]
+    cost_effectiveness: tuple[CostEffectiveness, ...]
     judged: tuple[Judged, ...]
     rungs: tuple[Rung, ...]
     exploratory: Mapping[str, str]
@@ -147,7 +147,9 @@ def analyse(data: StudyData) -> Findings:
         curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective))),
         bands=tuple(bands(history, trials, declared=arms)),
         mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys], trainer=data.trainer)),
-        worths=tuple(worths(trials, effects=effects_shown, flops_per_token=_flops(data, effects_shown))),
+        cost_effectiveness=tuple(
+            cost_effectiveness(trials, effects=effects_shown, flops_per_token=_flops(data, effects_shown))
+        ),
         judged=tuple(judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)),
         rungs=tuple(
             audit(

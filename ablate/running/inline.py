@@ -13,7 +13,7 @@ from pathlib import Path
 from ablate.errors import CannotWrite
 from ablate.running.limits import Overdue, Watch
 from ablate.running.runner import Event, Halt, Listener, Progress
-from ablate.running.trial import Desk, by_trainer, failed_row, record, run_trial, timeout
+from ablate.running.trial import StudyContext, by_trainer, failed_row, record, run_trial, timeout
 from ablate.running.watchdog import Unanswered, Watchdog
 from ablate.trainers import Config, Report, Result, Train, Verdict
 from ablate.trials.source import TrialSource
@@ -24,7 +24,7 @@ from ablate.trials.trial import Trial
 class InlineRunner:
     """Implements `Runner`. `hard_s`: seconds after which a trial that hangs outside Python takes the process along."""
 
-    desk: Desk
+    context: StudyContext
     halt: Halt
     on_event: Listener
     train: Train = by_trainer
@@ -43,7 +43,7 @@ class InlineRunner:
     def _run_one(self, trial: Trial, source: TrialSource) -> None:
         last: Progress | None = None
         started_at = datetime.now(UTC)
-        watch = Watch(self.desk.limits, now_s=time.monotonic())
+        watch = Watch(self.context.limits, now_s=time.monotonic())
 
         def tell(progress: Progress) -> Verdict:
             nonlocal last
@@ -58,11 +58,18 @@ class InlineRunner:
             if overdue is None:
                 print(f"interrupted: trial {trial.trial_id} does not answer", file=sys.__stderr__)
                 return
-            attempt = self.desk.ledger.attempt(trial.trial_id)
+            attempt = self.context.ledger.attempt(trial.trial_id)
             failure = timeout(overdue)
             record(
-                failed_row(trial, failure=failure, desk=self.desk, attempt=attempt, started_at=started_at, last=last),
-                ledger=self.desk.ledger,
+                failed_row(
+                    trial,
+                    failure=failure,
+                    context=self.context,
+                    attempt=attempt,
+                    started_at=started_at,
+                    last=last,
+                ),
+                ledger=self.context.ledger,
             )
             print(
                 f"trial {trial.trial_id} {failure.status}: {failure.kind}: {failure.message}; it hangs outside Python"
@@ -74,7 +81,7 @@ class InlineRunner:
         self.on_event(Event(trial, "started"))
         row = None
         try:
-            row = run_trial(trial, desk=self.desk, tell=tell, train=_watched(self.train, watchdog))
+            row = run_trial(trial, context=self.context, tell=tell, train=_watched(self.train, watchdog))
         except Unanswered:
             pass  # as an interrupted trial: it is gone on with from its last checkpoint
         except CannotWrite as full:
@@ -95,6 +102,6 @@ def _watched(train: Train, watchdog: Watchdog) -> Train:
 
 
 @contextmanager
-def start(desk: Desk, *, halt: Halt, on_event: Listener) -> Iterator[InlineRunner]:
+def start(context: StudyContext, *, halt: Halt, on_event: Listener) -> Iterator[InlineRunner]:
     """An inline runner, ready to run. There is nothing to clean up; the context is the shape that runners share."""
-    yield InlineRunner(desk, halt=halt, on_event=on_event)
+    yield InlineRunner(context, halt=halt, on_event=on_event)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate import escape, formatting
-from ablate.running.progress import Running, Tally
+from ablate.running.progress import Running, StudyProgress
 from ablate.running.runner import Event
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _PLAIN_EVERY_S = 60.0
 class View:
     """Shows a tally. Use it as a context, pass it every event, and let it say what else is to be said."""
 
-    def __init__(self, tally: Tally, *, console: Console | None = None) -> None:
+    def __init__(self, study_progress: StudyProgress, *, console: Console | None = None) -> None:
         # The console keeps the stream it is made with: what is redirected later does not take it along.
         self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._tally = tally
+        self._study_progress = study_progress
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
         self._said_at = time.monotonic()
 
@@ -53,7 +53,7 @@ class View:
     def on_event(self, event: Event) -> None:
         """Take an event in; an ended trial and a tracker's warning get a line."""
         now = time.monotonic()
-        self._tally.add(event, now_s=now)
+        self._study_progress.add(event, now_s=now)
         if event.progress is not None and event.progress.warning:
             self.say(event.progress.warning)
         if event.row is not None:
@@ -64,29 +64,30 @@ class View:
 
     def summary(self) -> str:
         """`12 planned: 3 completed, 1 pruned, 2 running, 6 to come · best val_loss 3.21 (0123abcd…) · 4 min left`."""
-        tally = self._tally
-        counts = [f"{count} {status}" for status, count in sorted(tally.ended.items())]
-        counts += [f"{len(tally.running)} running"] if tally.running else []
-        counts += [f"{tally.left} to come"] if tally.left else []
-        parts = [f"{tally.planned} planned: {', '.join(counts)}"]
-        if tally.best is not None:
-            row, value = tally.best
-            parts.append(f"best {tally.objective.metric} {formatting.significant(value)} ({row.trial_id})")
-        left_s = tally.left_s(now_s=time.monotonic())
+        study_progress = self._study_progress
+        counts = [f"{count} {status}" for status, count in sorted(study_progress.ended.items())]
+        counts += [f"{len(study_progress.running)} running"] if study_progress.running else []
+        counts += [f"{study_progress.left} to come"] if study_progress.left else []
+        parts = [f"{study_progress.planned} planned: {', '.join(counts)}"]
+        if study_progress.best is not None:
+            row, value = study_progress.best
+            parts.append(f"best {study_progress.objective.metric} {formatting.significant(value)} ({row.trial_id})")
+        left_s = study_progress.left_s(now_s=time.monotonic())
         if left_s is not None:
             parts.append(f"about {formatting.duration(left_s)} left")
         return " · ".join(parts)
 
     def _ended_line(self, row: TrialRow) -> str:
-        tally = self._tally
-        return f"[{len(tally.rows)}/{tally.planned}] {row.trial_id} {outcome(row, metric=tally.objective.metric)}"
+        study_progress = self._study_progress
+        said = outcome(row, metric=study_progress.objective.metric)
+        return f"[{len(study_progress.rows)}/{study_progress.planned}] {row.trial_id} {said}"
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for header in ("trial", "arm", "seed", "state", "loss", self._tally.objective.metric, "parameters"):
+        for header in ("trial", "arm", "seed", "state", "loss", self._study_progress.objective.metric, "parameters"):
             table.add_column(header, no_wrap=True, overflow="ellipsis")
-        for row in self._tally.rows[-_LAST_ENDED:]:
-            loss, value = row.metrics.get("ce_loss"), row.metrics.get(self._tally.objective.metric)
+        for row in self._study_progress.rows[-_LAST_ENDED:]:
+            loss, value = row.metrics.get("ce_loss"), row.metrics.get(self._study_progress.objective.metric)
             cells = (
                 row.trial_id,
                 row.arm,
@@ -97,7 +98,7 @@ class View:
                 formatting.parameters(row.params),
             )
             table.add_row(*map(_text, cells), style="" if row.status in ("completed", "pruned") else "red")
-        for running in self._tally.running.values():
+        for running in self._study_progress.running.values():
             table.add_row(*map(_text, _running_cells(running)), style="cyan")
         return Group(table, Text(self.summary(), style="bold"))
 

@@ -36,7 +36,7 @@ class Running:
 
 
 @dataclass
-class Tally:
+class StudyProgress:
     """Feed it every event. `planned` counts all trials of the study, `rows` those that ended before this run."""
 
     objective: Objective

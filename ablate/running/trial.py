@@ -37,7 +37,7 @@ def by_trainer(config: Config, report: Callable[[Report], Verdict], *, checkpoin
 
 
 @dataclass(frozen=True)
-class Desk:
+class StudyContext:
     """What all trials of a study share. It travels to workers as it is; `objective` names the metric to follow."""
 
     ledger: Ledger
@@ -57,7 +57,12 @@ class Failure:
 
 
 def run_trial(
-    trial: Trial, *, desk: Desk, tell: Callable[[Progress], Verdict], alone: bool = True, train: Train = by_trainer
+    trial: Trial,
+    *,
+    context: StudyContext,
+    tell: Callable[[Progress], Verdict],
+    alone: bool = True,
+    train: Train = by_trainer,
 ) -> TrialRow | None:
     """Claim the next attempt at `trial`, train it, record every report and the end. Rank 0's part of a trial.
 
@@ -68,30 +73,30 @@ def run_trial(
     the trial's, which has no row then.
     """
     with writing():
-        return _run(trial, desk=desk, tell=tell, alone=alone, train=train)
+        return _run(trial, context=context, tell=tell, alone=alone, train=train)
 
 
 def _run(
-    trial: Trial, *, desk: Desk, tell: Callable[[Progress], Verdict], alone: bool, train: Train
+    trial: Trial, *, context: StudyContext, tell: Callable[[Progress], Verdict], alone: bool, train: Train
 ) -> TrialRow | None:
-    ledger, started_at = desk.ledger, datetime.now(UTC)
+    ledger, started_at = context.ledger, datetime.now(UTC)
     attempt = ledger.claim(trial.trial_id)
     last: Progress | None = None
     overdue: Overdue | None = None
-    with recorded() as output, Tracker(trial, mode=desk.swanlab, folder=ledger.path("swanlab")) as tracker:
+    with recorded() as output, Tracker(trial, mode=context.swanlab, folder=ledger.path("swanlab")) as tracker:
 
         def report(now: Report) -> Verdict:
             nonlocal last, overdue
             ledger.append_report(trial.trial_id, attempt=attempt, report=now)
             tracker.log(now)
             note = f"trial {trial.trial_id}: {now.note}" if now.note else ""
-            last = Progress.of(now, objective=desk.objective, warning=note or tracker.take_warning())
+            last = Progress.of(now, objective=context.objective, warning=note or tracker.take_warning())
             verdict = tell(last)
             # A trial that has used its budget has cost all it can: what is left to do is to measure it.
             if verdict is Verdict.STOP and last.done:
                 return Verdict.CONTINUE
             if verdict is Verdict.CONTINUE and not last.done:
-                overdue = desk.limits.spent(now.wall_s)
+                overdue = context.limits.spent(now.wall_s)
                 return Verdict.STOP if overdue else verdict
             return verdict
 
@@ -111,24 +116,35 @@ def _run(
             if isinstance(error, TryAgain):
                 return None
             failure = failure_of(error, trainer=trial.config.trainer)
-            row = failed_row(trial, failure=failure, desk=desk, attempt=attempt, started_at=started_at, last=last)
+            row = failed_row(trial, failure=failure, context=context, attempt=attempt, started_at=started_at, last=last)
         else:
             if result.verdict is Verdict.INTERRUPT:
                 return None
             if overdue is not None:
                 failure = timeout(overdue)
-                row = failed_row(trial, failure=failure, desk=desk, attempt=attempt, started_at=started_at, last=last)
+                row = failed_row(
+                    trial,
+                    failure=failure,
+                    context=context,
+                    attempt=attempt,
+                    started_at=started_at,
+                    last=last,
+                )
                 tracker.end(row)
                 return record(row, ledger=ledger)
-            row = _measured_row(trial, result=result, desk=desk, attempt=attempt, started_at=started_at, last=last)
+            row = _measured_row(
+                trial, result=result, context=context, attempt=attempt, started_at=started_at, last=last
+            )
             ledger.write_samples(trial.trial_id, result.samples)
         tracker.end(row)
     return record(row, ledger=ledger)
 
 
-def follow_trial(trial: Trial, *, desk: Desk, tell: Callable[[Report], Verdict], train: Train = by_trainer) -> None:
+def follow_trial(
+    trial: Trial, *, context: StudyContext, tell: Callable[[Report], Verdict], train: Train = by_trainer
+) -> None:
     """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
-    train(trial.config, tell, checkpoint_dir=desk.ledger.checkpoint_dir(trial.trial_id, own=True))
+    train(trial.config, tell, checkpoint_dir=context.ledger.checkpoint_dir(trial.trial_id, own=True))
 
 
 def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:
@@ -162,10 +178,16 @@ def failure_of(error: BaseException, *, trainer: Trainer) -> Failure:
 
 
 def failed_row(
-    trial: Trial, *, failure: Failure, desk: Desk, attempt: int, started_at: datetime, last: Progress | None
+    trial: Trial,
+    *,
+    failure: Failure,
+    context: StudyContext,
+    attempt: int,
+    started_at: datetime,
+    last: Progress | None,
 ) -> TrialRow:
     """The row of a trial that did not get to its end; `last` is what it reported last, if anything in this attempt."""
-    last = last or _reported(trial, desk.ledger)
+    last = last or _reported(trial, context.ledger)
     return TrialRow(
         status=failure.status,
         error_kind=failure.kind,
@@ -176,15 +198,21 @@ def failed_row(
         wall_s=last.wall_s if last else 0.0,
         data_hash=None,
         device="",
-        **_identity(trial, desk=desk, attempt=attempt, started_at=started_at),
+        **_identity(trial, context=context, attempt=attempt, started_at=started_at),
     )
 
 
 def _measured_row(
-    trial: Trial, *, result: Result, desk: Desk, attempt: int, started_at: datetime, last: Progress | None
+    trial: Trial,
+    *,
+    result: Result,
+    context: StudyContext,
+    attempt: int,
+    started_at: datetime,
+    last: Progress | None,
 ) -> TrialRow:
     """The row of a trial that completed or was pruned; `last` as in `failed_row`."""
-    last = last or _reported(trial, desk.ledger)
+    last = last or _reported(trial, context.ledger)
     return TrialRow(
         status=_ENDS[result.verdict],
         error_kind=None,
@@ -195,7 +223,7 @@ def _measured_row(
         wall_s=last.wall_s if last else 0.0,
         data_hash=result.data_hash,
         device=result.device,
-        **_identity(trial, desk=desk, attempt=attempt, started_at=started_at),
+        **_identity(trial, context=context, attempt=attempt, started_at=started_at),
     )
 
 
@@ -206,7 +234,7 @@ def _reported(trial: Trial, ledger: Ledger) -> Progress | None:
     return Progress(**reports[-1], loss=None, value=None, warning="") if reports else None
 
 
-def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -> dict[str, Any]:
+def _identity(trial: Trial, *, context: StudyContext, attempt: int, started_at: datetime) -> dict[str, Any]:
     """The cells that say which trial a row is of, and where and when it ran."""
     return {
         "study": trial.study,
@@ -221,7 +249,7 @@ def _identity(trial: Trial, *, desk: Desk, attempt: int, started_at: datetime) -
         "attempt": attempt,
         "started_at": started_at,
         "finished_at": datetime.now(UTC),
-        "git_commit": desk.git_commit,
+        "git_commit": context.git_commit,
         "host": platform.node(),
         "versions": provenance.versions(),
     }

@@ -15,20 +15,12 @@ import pytest
 from ablate import cli, rerun
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
-from ablate.running.trial import Desk, run_trial
+from ablate.running.trial import StudyContext, run_trial
 from ablate.trainers import Config, Report, Result, Verdict
-from tests import ROOT
+from tests import ROOT, synthetic
 from tests.fakes import FakeTrain, fake_trial
 
-STUDY = {
-    "study": "fake",
-    "started_at": "2026-01-01T00:00:00+00:00",
-    "spec": {
-        "objectives": [{"metric": "val_loss", "mode": "min"}],
-        "resources": {"cpu": 1.0, "gpu": "auto", "workers": 1},
-        "tracking": {"swanlab": "disabled"},
-    },
-}
+STUDY = synthetic.study_json(name="fake", tracking={"swanlab": "disabled"})
 
 
 @dataclass(frozen=True)
@@ -57,12 +49,12 @@ def train(tmp_path: Path) -> Told:
 
 
 @pytest.fixture
-def study(desk: Desk, train: Told) -> Ledger:
+def study(context: StudyContext, train: Told) -> Ledger:
     """Seeds 1 (the best) and 2 completed, 3 broke after its first step."""
-    desk.ledger.write_study(STUDY)
+    context.ledger.write_study(STUDY)
     for seed in (1, 2, 3):
-        run_trial(fake_trial(seed), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train)
-    return desk.ledger
+        run_trial(fake_trial(seed), context=context, tell=lambda _: Verdict.CONTINUE, train=train)
+    return context.ledger
 
 
 def run(study: Ledger, *flags: str, train: Told) -> int:
@@ -106,10 +98,10 @@ def test_a_trial_that_broke_breaks_again(study: Ledger, train: Told, capsys: pyt
 
 
 def test_a_pruned_trial_is_compared_as_far_as_it_went(
-    study: Ledger, desk: Desk, train: Told, capsys: pytest.CaptureFixture[str]
+    study: Ledger, context: StudyContext, train: Told, capsys: pytest.CaptureFixture[str]
 ):
     train = replace(train, fake=FakeTrain({4: "complete"}, train.fake.folder))
-    run_trial(fake_trial(4), desk=desk, tell=_stop_at(200), train=train)
+    run_trial(fake_trial(4), context=context, tell=_stop_at(200), train=train)
     pruned = fake_trial(4).trial_id
     assert run(study, "--trial", pruned, "--verify", train=train) == cli.DONE
     assert capsys.readouterr().out == "identical: 2 steps\n"
@@ -129,8 +121,8 @@ def test_set_trains_another_configuration_beside_it(study: Ledger, train: Told, 
 def test_an_interrupted_rerun_goes_on(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
     best = fake_trial(1)
     ledger = Ledger(study.path("reruns", best.trial_id))
-    desk = Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
-    assert run_trial(best, desk=desk, tell=lambda _: Verdict.INTERRUPT, train=train) is None
+    context = StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
+    assert run_trial(best, context=context, tell=lambda _: Verdict.INTERRUPT, train=train) is None
     assert run(study, "--verify", train=train) == cli.DONE
     assert capsys.readouterr().out == "identical: 5 steps\n"
     assert ledger.attempt(best.trial_id) == 2
@@ -168,8 +160,8 @@ def test_bad_input_is_one_line_and_writes_nothing(study: Ledger, train: Told, fl
     assert not study.path("reruns").exists()
 
 
-def test_changed_data_is_said_before_training(study: Ledger, desk: Desk, train: Told):
-    run_trial(fake_trial(2, arm="other"), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train.fake)
+def test_changed_data_is_said_before_training(study: Ledger, context: StudyContext, train: Told):
+    run_trial(fake_trial(2, arm="other"), context=context, tell=lambda _: Verdict.CONTINUE, train=train.fake)
     with pytest.raises(BadInput, match="the data is not what the trial read"):
         run(study, "--trial", fake_trial(2, arm="other").trial_id, "--verify", train=train)
 

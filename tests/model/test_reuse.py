@@ -13,11 +13,11 @@ import pytest
 from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
 from ablate.running.ray.cluster import Cluster
-from ablate.running.ray.coordinator import Board
-from ablate.running.ray.run_context import Orders
+from ablate.running.ray.coordinator import Coordinator
+from ablate.running.ray.run_context import RunContext
 from ablate.running.ray.tuner import RayRunner
 from ablate.running.runner import Halt
-from ablate.running.trial import Desk, by_trainer
+from ablate.running.trial import StudyContext, by_trainer
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
@@ -47,10 +47,10 @@ def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[li
     """Train `trials` one after the other in one process of Tune's; the last one's losses and row."""
     ledger = Ledger(folder)
     resources = Resources(cpu=8, gpu=0, workers=0)  # all there are: one at a time
-    orders = Orders(
-        Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
+    run_context = RunContext(
+        StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None),
         train=by_trainer,
-        board=Board(f"reuse-{folder.name}"),
+        coordinator=Coordinator(f"reuse-{folder.name}"),
         slots=fit(resources, nodes=cluster.nodes, cuda=False),
         storage=str(folder / ".ray"),
         cuda=False,
@@ -59,7 +59,7 @@ def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[li
     admission = Admission(
         copy.deepcopy(cluster.nodes), Sizes(resources, card_gib=0.0, predict=lambda _: 0.0, trainer=study_files.TRAINER)
     )
-    RayRunner("reuse", orders=orders, halt=Halt(), on_event=lambda _: None, admission=admission).run(source)
+    RayRunner("reuse", run_context=run_context, halt=Halt(), on_event=lambda _: None, admission=admission).run(source)
     assert [(row.status, row.error) for row in source.rows] == [("completed", None)] * len(trials)
     history = ledger.history(trials[-1].trial_id)
     return history["losses"].to_pylist(), source.rows[-1]

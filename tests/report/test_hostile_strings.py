@@ -22,7 +22,7 @@ from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.running import live
-from ablate.running.progress import Tally
+from ablate.running.progress import StudyProgress
 from ablate.running.ray.trial import run_name
 from ablate.running.runner import Event
 from ablate.running.trial import failure_of
@@ -205,8 +205,8 @@ def test_terminals_get_text_and_nothing_else(name: str, tmp_path: Path, capsys: 
 def test_the_live_view_shows_it_as_text(name: str):
     text = STRINGS[name]
     out = io.StringIO()
-    tally = Tally(Objective(metric="val_loss", mode="min"), planned=2)
-    view = live.View(tally, console=Console(file=out, force_terminal=True, color_system=None, width=200))
+    study_progress = StudyProgress(Objective(metric="val_loss", mode="min"), planned=2)
+    view = live.View(study_progress, console=Console(file=out, force_terminal=True, color_system=None, width=200))
     trial = Trial(text, study=text, arm=text, seed=0, config=fake_trial(0).config, params={text: text})
     with view:
         view.say(text[:5_000])

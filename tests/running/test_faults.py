@@ -26,7 +26,7 @@ from ablate.running import trial as trial_module
 from ablate.running.inline import InlineRunner
 from ablate.running.limits import Limits
 from ablate.running.runner import Event, Halt
-from ablate.running.trial import Desk, run_trial
+from ablate.running.trial import StudyContext, run_trial
 from ablate.study import lifecycle
 from ablate.trainers import Verdict
 from ablate.trials.trial import Trial
@@ -37,22 +37,22 @@ from tests.fakes import Act, FakeTrain, ListSource, Scripted, fake_trial
 from tests.model.test_training import small
 
 
-def run(desk: Desk, acts: dict[int, Act], *, halt: Halt | None = None) -> dict[int, Any]:
+def run(context: StudyContext, acts: dict[int, Act], *, halt: Halt | None = None) -> dict[int, Any]:
     """Train one trial per act without Ray; the rows by seed."""
     source = ListSource([fake_trial(seed) for seed in acts])
-    train = FakeTrain(acts, folder=desk.ledger.root)
-    InlineRunner(desk, halt=halt or Halt(), on_event=lambda _: None, train=train).run(source)
+    train = FakeTrain(acts, folder=context.ledger.root)
+    InlineRunner(context, halt=halt or Halt(), on_event=lambda _: None, train=train).run(source)
     return {row.seed: row for row in source.rows}
 
 
 # ---- a trial's own faults
 
 
-def test_every_fault_of_a_trial_is_a_typed_row_and_the_next_one_trains(desk: Desk) -> None:
-    desk = dataclasses.replace(desk, limits=Limits(max_s=90, stall_s=1.0))
+def test_every_fault_of_a_trial_is_a_typed_row_and_the_next_one_trains(context: StudyContext) -> None:
+    context = dataclasses.replace(context, limits=Limits(max_s=90, stall_s=1.0))
     acts: dict[int, Act] = {0: "oom", 1: "cuda_oom", 2: "nan", 3: "error", 4: "deaf", 5: "endless", 6: "complete"}
     began = time.monotonic()
-    rows = run(desk, acts)
+    rows = run(context, acts)
     assert {seed: (row.status, row.error_kind) for seed, row in rows.items()} == {
         0: ("oom", "MemoryError"),
         1: ("oom", "OutOfMemoryError"),
@@ -67,18 +67,18 @@ def test_every_fault_of_a_trial_is_a_typed_row_and_the_next_one_trains(desk: Des
     assert rows[5].wall_s == 120, "the report at which it was over, and none after it"
 
 
-def test_a_failed_trial_keeps_its_traceback_and_what_it_wrote(desk: Desk) -> None:
-    rows = run(dataclasses.replace(desk, limits=Limits(stall_s=0.5)), {0: "error", 1: "deaf", 2: "complete"})
-    log = desk.ledger.log(rows[0].trial_id, attempt=1)
+def test_a_failed_trial_keeps_its_traceback_and_what_it_wrote(context: StudyContext) -> None:
+    rows = run(dataclasses.replace(context, limits=Limits(stall_s=0.5)), {0: "error", 1: "deaf", 2: "complete"})
+    log = context.ledger.log(rows[0].trial_id, attempt=1)
     assert log.startswith("Traceback (most recent call last):")
     assert "ValueError: a toy error" in log
     assert "what a toy prints" in log
-    silent = desk.ledger.log(rows[1].trial_id, attempt=1)
+    silent = context.ledger.log(rows[1].trial_id, attempt=1)
     assert "time.sleep(BOUND_S)" in silent, "where it stood"
     assert "deaf from now on" in silent
     assert "\x1b" not in silent
-    assert desk.ledger.log(rows[2].trial_id, attempt=1) == ""
-    assert desk.ledger.store.names("logs") == sorted(f"{rows[seed].trial_id}-1.txt" for seed in (0, 1))
+    assert context.ledger.log(rows[2].trial_id, attempt=1) == ""
+    assert context.ledger.store.names("logs") == sorted(f"{rows[seed].trial_id}-1.txt" for seed in (0, 1))
 
 
 def test_report_and_status_show_the_end_of_a_failed_trials_log(
@@ -202,7 +202,7 @@ def test_truncated_and_foreign_parts_are_named_and_the_rest_is_reported(
     assert len(ledger.rows()) == 2
 
 
-def test_a_checkpoint_cut_in_half_is_said_and_trained_again(desk: Desk) -> None:
+def test_a_checkpoint_cut_in_half_is_said_and_trained_again(context: StudyContext) -> None:
     config = study_files.wrapped(small())
     trial = Trial("half", study="fake", arm="search", seed=0, config=config, params={})
     said: list[str] = []
@@ -210,19 +210,19 @@ def test_a_checkpoint_cut_in_half_is_said_and_trained_again(desk: Desk) -> None:
     def interrupt(progress: Any) -> Verdict:
         return Verdict.INTERRUPT if progress.tokens_seen else Verdict.CONTINUE
 
-    assert run_trial(trial, desk=desk, tell=interrupt) is None
-    folder = desk.ledger.checkpoint_dir(trial.trial_id)
+    assert run_trial(trial, context=context, tell=interrupt) is None
+    folder = context.ledger.checkpoint_dir(trial.trial_id)
     (weights,) = folder.glob("step-*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    row = run_trial(trial, desk=desk, tell=lambda now: said.append(now.warning) or Verdict.CONTINUE)
+    row = run_trial(trial, context=context, tell=lambda now: said.append(now.warning) or Verdict.CONTINUE)
     assert row is not None
     assert (row.status, row.attempt) == ("completed", 2)
     assert "step-4 is damaged" in said[0]
     assert said[0].endswith("training goes on from step 0")
     assert set(said[1:]) == {""}
     whole = dataclasses.replace(trial, trial_id="whole")
-    assert run_trial(whole, desk=desk, tell=lambda _: Verdict.CONTINUE) is not None
-    losses = [desk.ledger.history(name)["losses"].to_pylist() for name in ("half", "whole")]
+    assert run_trial(whole, context=context, tell=lambda _: Verdict.CONTINUE) is not None
+    losses = [context.ledger.history(name)["losses"].to_pylist() for name in ("half", "whole")]
     assert losses[0] == losses[1]
 
 
@@ -256,12 +256,12 @@ def test_a_clock_that_jumps_back_changes_no_duration_and_breaks_nothing(
     assert study_reader.history(ledger.root, metrics=study_files.METRICS)[1] == []
 
 
-def test_events_of_a_trial_that_is_given_up_are_whole(desk: Desk) -> None:
+def test_events_of_a_trial_that_is_given_up_are_whole(context: StudyContext) -> None:
     """Whoever counts what runs sees every start end."""
     events: list[Event] = []
     source = ListSource([fake_trial(0), fake_trial(1)])
-    limited = dataclasses.replace(desk, limits=Limits(stall_s=0.5))
-    train = FakeTrain({0: "deaf", 1: "complete"}, folder=desk.ledger.root)
+    limited = dataclasses.replace(context, limits=Limits(stall_s=0.5))
+    train = FakeTrain({0: "deaf", 1: "complete"}, folder=context.ledger.root)
     InlineRunner(limited, halt=Halt(), on_event=events.append, train=train).run(source)
     assert [event.kind for event in events if event.trial.seed == 0] == ["started", "reported", "ended"]
     assert [event.row.status for event in events if event.row] == ["timeout", "completed"]

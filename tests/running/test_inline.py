@@ -13,23 +13,29 @@ import pytest
 
 from ablate.running.inline import InlineRunner
 from ablate.running.runner import Event, Halt, Progress
-from ablate.running.trial import Desk, TryAgain, run_trial
+from ablate.running.trial import StudyContext, TryAgain, run_trial
 from ablate.trainers import Config, Report, Result, Verdict
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 
 
-def run(desk: Desk, acts: dict[int, Act], *, halt: Halt | None = None, stop_at: dict[int, int] | None = None):
+def run(
+    context: StudyContext,
+    acts: dict[int, Act],
+    *,
+    halt: Halt | None = None,
+    stop_at: dict[int, int] | None = None,
+):
     """Run one trial per act; returns the source and the events."""
     events: list[Event] = []
     source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
-    train = FakeTrain(acts, folder=desk.ledger.root)
-    InlineRunner(desk, halt=halt or Halt(), on_event=events.append, train=train).run(source)
+    train = FakeTrain(acts, folder=context.ledger.root)
+    InlineRunner(context, halt=halt or Halt(), on_event=events.append, train=train).run(source)
     return source, events
 
 
-def test_every_end_becomes_its_row(desk: Desk) -> None:
+def test_every_end_becomes_its_row(context: StudyContext) -> None:
     acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_told"}
-    source, events = run(desk, acts, stop_at={4: 2 * TOKENS_A_STEP})
+    source, events = run(context, acts, stop_at={4: 2 * TOKENS_A_STEP})
     assert [row.status for row in source.rows] == ["completed", "error", "nan", "oom", "pruned"]
     assert [row.error_kind for row in source.rows] == [None, "ValueError", "NonFiniteLoss", "MemoryError", None]
     assert source.rows[1].error.startswith("a toy error [at fakes.py:")
@@ -37,25 +43,27 @@ def test_every_end_becomes_its_row(desk: Desk) -> None:
     assert [event.kind for event in events if event.trial.seed == 0] == ["started", *["reported"] * STEPS, "ended"]
 
 
-def test_rows_read_back_as_they_were_written(desk: Desk) -> None:
-    source, _ = run(desk, {0: "complete", 1: "error"})
+def test_rows_read_back_as_they_were_written(context: StudyContext) -> None:
+    source, _ = run(context, {0: "complete", 1: "error"})
     for row in source.rows:
-        assert desk.ledger.row(row.trial_id) == row
-    table = desk.ledger.trials()
+        assert context.ledger.row(row.trial_id) == row
+    table = context.ledger.trials()
     assert table["val_loss"].to_pylist() == [pytest.approx(2.0 + 1 / STEPS), None], "a failed trial has null metrics"
 
 
-def test_history_holds_every_report(desk: Desk) -> None:
-    run(desk, {0: "complete"})
-    assert desk.ledger.history()["losses"].to_pylist() == [[3.0 / step] for step in range(1, STEPS + 1)]
+def test_history_holds_every_report(context: StudyContext) -> None:
+    run(context, {0: "complete"})
+    assert context.ledger.history()["losses"].to_pylist() == [[3.0 / step] for step in range(1, STEPS + 1)]
 
 
-def test_a_trial_that_has_used_its_budget_is_completed_even_where_the_search_says_stop(desk: Desk) -> None:
-    source, _ = run(desk, {0: "complete"}, stop_at={0: STEPS * TOKENS_A_STEP})
+def test_a_trial_that_has_used_its_budget_is_completed_even_where_the_search_says_stop(
+    context: StudyContext,
+) -> None:
+    source, _ = run(context, {0: "complete"}, stop_at={0: STEPS * TOKENS_A_STEP})
     assert source.rows[0].status == "completed"
 
 
-def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(desk: Desk) -> None:
+def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(context: StudyContext) -> None:
     trial = fake_trial(0)
 
     def interrupted(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
@@ -64,24 +72,24 @@ def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(desk: Desk) 
 
     source = ListSource([trial, fake_trial(1)])
     with Halt() as halt:
-        InlineRunner(desk, halt=halt, on_event=lambda _: None, train=interrupted).run(source)
+        InlineRunner(context, halt=halt, on_event=lambda _: None, train=interrupted).run(source)
         assert halt.reason == "signal"
     assert source.rows == []
-    assert desk.ledger.started_ids() == {trial.trial_id}, "the second trial was not started"
-    assert desk.ledger.final_ids() == set()
+    assert context.ledger.started_ids() == {trial.trial_id}, "the second trial was not started"
+    assert context.ledger.final_ids() == set()
 
 
-def test_an_interrupted_trial_goes_on_as_its_next_attempt(desk: Desk) -> None:
-    train = FakeTrain({0: "complete"}, folder=desk.ledger.root)
-    stopped = run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.INTERRUPT, train=train)
+def test_an_interrupted_trial_goes_on_as_its_next_attempt(context: StudyContext) -> None:
+    train = FakeTrain({0: "complete"}, folder=context.ledger.root)
+    stopped = run_trial(fake_trial(0), context=context, tell=lambda _: Verdict.INTERRUPT, train=train)
     assert stopped is None
-    row = run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, train=train)
+    row = run_trial(fake_trial(0), context=context, tell=lambda _: Verdict.CONTINUE, train=train)
     assert row is not None
     assert (row.status, row.attempt) == ("completed", 2)
-    assert desk.ledger.history()["step"].to_pylist() == list(range(1, STEPS + 1))
+    assert context.ledger.history()["step"].to_pylist() == list(range(1, STEPS + 1))
 
 
-def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(desk: Desk) -> None:
+def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(context: StudyContext) -> None:
     """It was killed while it was measured: nothing is left to report, neither where that works now nor where not."""
 
     def broken(*_: object, **__: object) -> Result:
@@ -90,23 +98,31 @@ def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(desk: De
     def at_the_end(progress: Progress) -> Verdict:
         return Verdict.INTERRUPT if progress.done else Verdict.CONTINUE
 
-    train = FakeTrain({0: "complete", 1: "complete"}, folder=desk.ledger.root)
+    train = FakeTrain({0: "complete", 1: "complete"}, folder=context.ledger.root)
     for seed, last in enumerate((train, broken)):
-        assert run_trial(fake_trial(seed), desk=desk, tell=at_the_end, train=train) is None
-        row = run_trial(fake_trial(seed), desk=desk, tell=at_the_end, train=last)
+        assert run_trial(fake_trial(seed), context=context, tell=at_the_end, train=train) is None
+        row = run_trial(fake_trial(seed), context=context, tell=at_the_end, train=last)
         assert row is not None
         assert (row.status, row.attempt) == ("completed" if last is train else "error", 2)
         assert (row.tokens_seen, row.budget_tokens) == (STEPS * TOKENS_A_STEP, STEPS * TOKENS_A_STEP)
         assert row.wall_s == pytest.approx(STEPS * 0.02)
 
 
-def test_rank_0_of_several_does_not_leave_its_peers_waiting_where_it_is_to_be_tried_again(desk: Desk) -> None:
+def test_rank_0_of_several_does_not_leave_its_peers_waiting_where_it_is_to_be_tried_again(
+    context: StudyContext,
+) -> None:
     def out_of_its_share(*_: object, **__: object) -> Result:
         raise TryAgain("CUDA out of memory")
 
-    assert run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, train=out_of_its_share) is None
+    assert run_trial(fake_trial(0), context=context, tell=lambda _: Verdict.CONTINUE, train=out_of_its_share) is None
     with pytest.raises(TryAgain):
-        run_trial(fake_trial(0), desk=desk, tell=lambda _: Verdict.CONTINUE, alone=False, train=out_of_its_share)
+        run_trial(
+            fake_trial(0),
+            context=context,
+            tell=lambda _: Verdict.CONTINUE,
+            alone=False,
+            train=out_of_its_share,
+        )
 
 
 def test_the_second_ctrl_c_is_at_once() -> None:
@@ -123,17 +139,17 @@ def test_handlers_are_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_replaced_attempt_writes_nothing_more(desk: Desk) -> None:
+def test_a_replaced_attempt_writes_nothing_more(context: StudyContext) -> None:
     """A worker that was thought dead and lives: its report is refused, and so is its end."""
     trial = fake_trial(0)
 
     def outlived(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        desk.ledger.claim(trial.trial_id)
+        context.ledger.claim(trial.trial_id)
         return FakeTrain({0: "complete"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
 
-    assert run_trial(trial, desk=desk, tell=lambda _: Verdict.CONTINUE, train=outlived) is None
-    assert desk.ledger.final_ids() == set()
-    assert desk.ledger.history().num_rows == 0
+    assert run_trial(trial, context=context, tell=lambda _: Verdict.CONTINUE, train=outlived) is None
+    assert context.ledger.final_ids() == set()
+    assert context.ledger.history().num_rows == 0
 
 
 def test_inline_imports_neither_ray_nor_torch() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ablate.records.ledger import Ledger
 from ablate.running.runner import Progress
-from ablate.running.trial import Desk, run_trial
+from ablate.running.trial import StudyContext, run_trial
 from ablate.trainers import Verdict
 from ablate.trials.trial import Trial, trial_id
 from tests import ROOT
@@ -43,8 +43,8 @@ def trial_of(variant: str) -> Trial:
     return Trial(name, study="killed", arm="search", seed=config["train.seed"], config=config, params={})
 
 
-def desk_at(folder: Path) -> Desk:
-    return Desk(Ledger(folder), swanlab="disabled", objective="val_loss", git_commit=None)
+def context_at(folder: Path) -> StudyContext:
+    return StudyContext(Ledger(folder), swanlab="disabled", objective="val_loss", git_commit=None)
 
 
 def go_on(variant: str, folder: Path) -> None:
@@ -54,7 +54,7 @@ def go_on(variant: str, folder: Path) -> None:
         del progress
         return Verdict.CONTINUE
 
-    run_trial(trial_of(variant), desk=desk_at(folder), tell=tell)
+    run_trial(trial_of(variant), context=context_at(folder), tell=tell)
 
 
 def kill_midway(variant: str, folder: Path) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from ablate import formatting
 from ablate.records.rows import MEASURED, Status, TrialRow
 from ablate.running.live import View
-from ablate.running.progress import Tally, best_of, best_of_study
+from ablate.running.progress import StudyProgress, best_of, best_of_study
 from ablate.running.runner import Event, Progress
 from ablate.spec.models import Objective
 from ablate.trials.trial import Trial
@@ -36,15 +36,15 @@ def trials() -> list[Trial]:
 
 
 def test_counts(trials: list[Trial]) -> None:
-    tally = Tally(LOSS, planned=6)
+    study_progress = StudyProgress(LOSS, planned=6)
     for trial in trials[:4]:
-        tally.add(Event(trial, "started"), now_s=0.0)
-    tally.add(Event(trials[0], "ended", row=row(trials[0])), now_s=10.0)
-    tally.add(Event(trials[1], "ended", row=row(trials[1], status="error")), now_s=10.0)
-    tally.add(Event(trials[2], "ended"), now_s=10.0)  # interrupted: no row
-    assert tally.ended == {"completed": 1, "error": 1}
-    assert list(tally.running) == [trials[3].trial_id]
-    assert tally.left == 3
+        study_progress.add(Event(trial, "started"), now_s=0.0)
+    study_progress.add(Event(trials[0], "ended", row=row(trials[0])), now_s=10.0)
+    study_progress.add(Event(trials[1], "ended", row=row(trials[1], status="error")), now_s=10.0)
+    study_progress.add(Event(trials[2], "ended"), now_s=10.0)  # interrupted: no row
+    assert study_progress.ended == {"completed": 1, "error": 1}
+    assert list(study_progress.running) == [trials[3].trial_id]
+    assert study_progress.left == 3
 
 
 @pytest.mark.parametrize(("mode", "seed"), [("min", 1), ("max", 2)])
@@ -71,30 +71,30 @@ def test_a_studys_best_is_the_searchs_or_else_an_arms_and_never_a_preparations()
 
 
 def test_time_left_from_the_trials_that_ended(trials: list[Trial]) -> None:
-    tally = Tally(LOSS, planned=6)
-    assert tally.left_s(now_s=0.0) is None
-    tally.add(Event(trials[0], "started"), now_s=0.0)
-    tally.add(Event(trials[1], "started"), now_s=0.0)
-    tally.add(Event(trials[0], "ended", row=row(trials[0])), now_s=30.0)
-    tally.add(Event(trials[1], "ended", row=row(trials[1])), now_s=30.0)
-    tally.add(Event(trials[2], "started"), now_s=30.0)
+    study_progress = StudyProgress(LOSS, planned=6)
+    assert study_progress.left_s(now_s=0.0) is None
+    study_progress.add(Event(trials[0], "started"), now_s=0.0)
+    study_progress.add(Event(trials[1], "started"), now_s=0.0)
+    study_progress.add(Event(trials[0], "ended", row=row(trials[0])), now_s=30.0)
+    study_progress.add(Event(trials[1], "ended", row=row(trials[1])), now_s=30.0)
+    study_progress.add(Event(trials[2], "started"), now_s=30.0)
     # Half of one is left, three are to come, two at once: 15 + 3 * 30 over 2.
-    assert tally.left_s(now_s=45.0) == pytest.approx((15 + 90) / 2)
+    assert study_progress.left_s(now_s=45.0) == pytest.approx((15 + 90) / 2)
 
 
 def test_time_left_before_the_first_end_extrapolates_the_furthest(trials: list[Trial]) -> None:
-    tally = Tally(LOSS, planned=1)
-    tally.add(Event(trials[0], "started"), now_s=0.0)
-    tally.add(Event(trials[0], "reported", progress=progress(10, wall_s=0.1)), now_s=10.0)
-    assert tally.left_s(now_s=10.0) is None, "one per cent says nothing yet"
-    tally.add(Event(trials[0], "reported", progress=progress(500, wall_s=5.0)), now_s=15.0)
-    assert tally.left_s(now_s=15.0) == pytest.approx(5.0), "ten seconds were start-up"
+    study_progress = StudyProgress(LOSS, planned=1)
+    study_progress.add(Event(trials[0], "started"), now_s=0.0)
+    study_progress.add(Event(trials[0], "reported", progress=progress(10, wall_s=0.1)), now_s=10.0)
+    assert study_progress.left_s(now_s=10.0) is None, "one per cent says nothing yet"
+    study_progress.add(Event(trials[0], "reported", progress=progress(500, wall_s=5.0)), now_s=15.0)
+    assert study_progress.left_s(now_s=15.0) == pytest.approx(5.0), "ten seconds were start-up"
 
 
 def test_a_log_gets_a_line_a_trial(trials: list[Trial]) -> None:
     out = io.StringIO()
-    tally = Tally(LOSS, planned=2)
-    with View(tally, console=Console(file=out, width=200)) as view:
+    study_progress = StudyProgress(LOSS, planned=2)
+    with View(study_progress, console=Console(file=out, width=200)) as view:
         for trial in trials[:2]:
             view.on_event(Event(trial, "started"))
         view.on_event(
@@ -111,8 +111,8 @@ def test_a_log_gets_a_line_a_trial(trials: list[Trial]) -> None:
 
 def test_the_live_table_shows_state_best_and_time_left(trials: list[Trial]) -> None:
     out = io.StringIO()
-    tally = Tally(LOSS, planned=3)
-    view = View(tally, console=Console(file=out, width=200, force_terminal=True, color_system=None))
+    study_progress = StudyProgress(LOSS, planned=3)
+    view = View(study_progress, console=Console(file=out, width=200, force_terminal=True, color_system=None))
     with view:
         view.on_event(Event(trials[0], "started"))
         view.on_event(Event(trials[1], "started"))

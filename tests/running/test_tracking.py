@@ -10,7 +10,7 @@ from ablate.records.ledger import Ledger
 from ablate.running import tracking
 from ablate.running.runner import Progress
 from ablate.running.tracking import Tracker
-from ablate.running.trial import Desk, run_trial
+from ablate.running.trial import StudyContext, run_trial
 from ablate.trainers import Report, Verdict
 from tests.fakes import FakeTrain, fake_trial
 
@@ -72,20 +72,20 @@ def test_whatever_breaks_the_trial_completes_and_it_is_said_once(
         return Run()
 
     monkeypatch.setattr(tracking, "_start", start)
-    desk = Desk(Ledger(tmp_path / "fake"), swanlab="offline", objective="val_loss", git_commit=None)
-    desk.ledger.path("swanlab").mkdir(parents=True)
+    context = StudyContext(Ledger(tmp_path / "fake"), swanlab="offline", objective="val_loss", git_commit=None)
+    context.ledger.path("swanlab").mkdir(parents=True)
     told: list[Progress] = []
 
     def tell(progress: Progress) -> Verdict:
         told.append(progress)
         return Verdict.CONTINUE
 
-    row = run_trial(fake_trial(0), desk=desk, tell=tell, train=FakeTrain({0: "complete"}, folder=tmp_path))
+    row = run_trial(fake_trial(0), context=context, tell=tell, train=FakeTrain({0: "complete"}, folder=tmp_path))
     assert row is not None
     assert row.status == "completed"
     warnings = [progress.warning for progress in told if progress.warning]
     assert len(warnings) == (0 if broken == "finish" else 1)
-    assert "no space on the moon" in desk.ledger.path("swanlab", "warnings.txt").read_text()
+    assert "no space on the moon" in context.ledger.path("swanlab", "warnings.txt").read_text()
 
 
 def test_online_without_a_key_goes_on_untracked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,13 +98,13 @@ def test_online_without_a_key_goes_on_untracked(monkeypatch: pytest.MonkeyPatch)
     assert tracking.check("offline") == ("offline", "")
 
 
-def test_disabled_does_nothing(desk: Desk) -> None:
-    assert desk.swanlab == "disabled"
+def test_disabled_does_nothing(context: StudyContext) -> None:
+    assert context.swanlab == "disabled"
     row = run_trial(
         fake_trial(0),
-        desk=desk,
+        context=context,
         tell=lambda _: Verdict.CONTINUE,
-        train=FakeTrain({0: "complete"}, folder=desk.ledger.root),
+        train=FakeTrain({0: "complete"}, folder=context.ledger.root),
     )
     assert row is not None
-    assert not desk.ledger.path("swanlab").exists()
+    assert not context.ledger.path("swanlab").exists()

@@ -16,7 +16,7 @@ from ablate.records.ledger import Ledger
 from ablate.report.writer import write as write_report
 from ablate.running.inline import InlineRunner
 from ablate.running.runner import Halt
-from ablate.running.trial import Desk
+from ablate.running.trial import StudyContext
 from ablate.spec.models import StudySpec
 from ablate.study import dataset, lifecycle, phases
 from ablate.study.lifecycle import open_study
@@ -86,8 +86,8 @@ def go(study: StudySpec, results: Path, train: Formula, *, halt: Halt | None = N
     ledger, state = open_study(study, results, resume=True)
     said: list[str] = []
     if state != "finished":
-        desk = Desk(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
-        runner = InlineRunner(desk, halt=halt, on_event=lambda _: None, train=train)
+        context = StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
+        runner = InlineRunner(context, halt=halt, on_event=lambda _: None, train=train)
         if not phases.run(study, ledger, runner=runner, halt=halt, say=said.append):
             return Once(ledger, said, finished=False)
         lifecycle.mark_finished(ledger)

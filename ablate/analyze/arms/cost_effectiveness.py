@@ -17,7 +17,7 @@ PFLOP = 1e15
 
 
 @dataclass(frozen=True)
-class Worth:
+class CostEffectiveness:
     """One group's completed runs. `hours` and `pflop`: means over its runs; an arm's `*_ratio`: over the baseline's.
 
     `per_hour` and `per_pflop`: the arm's difference to the baseline over what one of its runs costs (NaN for the
@@ -35,14 +35,16 @@ class Worth:
     per_pflop: float
 
 
-def worths(trials: pd.DataFrame, *, effects: Sequence[Effect], flops_per_token: Mapping[str, float]) -> list[Worth]:
+def cost_effectiveness(
+    trials: pd.DataFrame, *, effects: Sequence[Effect], flops_per_token: Mapping[str, float]
+) -> list[CostEffectiveness]:
     """The baseline, then every arm that has a pair. `flops_per_token`: by recorded configuration."""
     control = _costs(trials, BASELINE, flops_per_token)
-    found = [_worth(BASELINE, control, control, difference=math.nan)]
+    found = [_cost_effectiveness(BASELINE, control, control, difference=math.nan)]
     for effect in effects:
         if effect.n:
             own = _costs(trials, effect.arm, flops_per_token)
-            found.append(_worth(effect.arm, own, control, difference=effect.difference.mean))
+            found.append(_cost_effectiveness(effect.arm, own, control, difference=effect.difference.mean))
     return [entry for entry in found if entry.n]
 
 
@@ -60,9 +62,11 @@ def _costs(trials: pd.DataFrame, group: str, flops_per_token: Mapping[str, float
     )
 
 
-def _worth(group: str, own: tuple[int, float, float], control: tuple[int, float, float], *, difference: float) -> Worth:
+def _cost_effectiveness(
+    group: str, own: tuple[int, float, float], control: tuple[int, float, float], *, difference: float
+) -> CostEffectiveness:
     n, hours, pflop = own
-    return Worth(
+    return CostEffectiveness(
         group=group,
         n=n,
         hours=hours,

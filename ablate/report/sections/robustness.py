@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablate import formatting
-from ablate.analyze.arms.cost_effectiveness import Worth
+from ablate.analyze.arms.cost_effectiveness import CostEffectiveness
 from ablate.analyze.arms.robust import Estimate
 from ablate.report.document import Block, Cell, Column, Table, cell
 from ablate.report.findings import Findings, PerObjective
@@ -75,11 +75,11 @@ def _unit_for(value: float, units: tuple[_Unit, ...]) -> _Unit:
 
 def cost_blocks(findings: Findings) -> list[Block]:
     """The cost of a run of each arm, and the difference for each unit of it."""
-    if len(findings.worths) < 2:
+    if len(findings.cost_effectiveness) < 2:
         return []
     per = findings.primary
     unit = per.unit.strip() or per.objective.metric
-    control = findings.worths[0]
+    control = findings.cost_effectiveness[0]
     time, work = _unit_for(control.hours, _TIMES), _unit_for(control.pflop, _WORKS)
     return [
         Table(
@@ -96,12 +96,12 @@ def cost_blocks(findings: Findings) -> list[Block]:
                 Column("per_hour", f"{unit} / {time.name}"),
                 Column("per_pflop", f"{unit} / {work.name}"),
             ),
-            rows=tuple(_worth(entry, time=time, work=work) for entry in findings.worths),
+            rows=tuple(_cost_effectiveness(entry, time=time, work=work) for entry in findings.cost_effectiveness),
         )
     ]
 
 
-def _worth(entry: Worth, *, time: _Unit, work: _Unit) -> tuple[Cell, ...]:
+def _cost_effectiveness(entry: CostEffectiveness, *, time: _Unit, work: _Unit) -> tuple[Cell, ...]:
     def cost(value: float, ratio: float, unit: _Unit) -> Cell:
         return Cell(f"{formatting.significant(value * unit.of_one, digits=3)} ({formatting.fixed(ratio, 2)})", value)
 

@@ -89,7 +89,7 @@ class _Board:
         return Left(tuple(self._places.pop(trial_id, [])), self._ooms.pop(trial_id, None))
 
 
-class Board:
+class Coordinator:
     """A handle on the board, for driver and workers alike; it travels by pickle."""
 
     def __init__(self, name: str, *, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen

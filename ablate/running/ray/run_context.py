@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ablate.running.ray.coordinator import Board
-from ablate.running.trial import Desk
+from ablate.running.ray.coordinator import Coordinator
+from ablate.running.trial import StudyContext
 from ablate.trainers import Train
 from ablate.trials.trial import Trial
 
@@ -18,7 +18,7 @@ RETRIES = 2
 
 
 @dataclass(frozen=True)
-class Orders:
+class RunContext:
     """What a trial's driver and workers need to know beside the trial: the same for all trials of a run.
 
     `storage` is where Train keeps its own notes; `cuda` says whether a worker sees a card that torch can use, and
@@ -26,9 +26,9 @@ class Orders:
     whether the processes of Tune's own, in which trials without workers train, are kept for the next trial.
     """
 
-    desk: Desk
+    context: StudyContext
     train: Train
-    board: Board
+    coordinator: Coordinator
     slots: Slots
     storage: str
     cuda: bool

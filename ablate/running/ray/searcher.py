@@ -15,7 +15,7 @@ from ablate.errors import CannotWrite, writing
 from ablate.records.rows import TrialRow
 from ablate.running.ray.coordinator import Left
 from ablate.running.ray.reaper import reap
-from ablate.running.ray.run_context import RETRIES, Orders
+from ablate.running.ray.run_context import RETRIES, RunContext
 from ablate.running.ray.worker_place import last_words
 from ablate.running.runner import Event, Halt, Listener, Progress
 from ablate.running.trial import Failure, failed_row, record
@@ -53,12 +53,12 @@ class SourceSearcher(Searcher):
     """A Tune searcher that asks a TrialSource. Tune's ids are its own; the source knows only the study's."""
 
     def __init__(
-        self, source: TrialSource, *, orders: Orders, halt: Halt, on_event: Listener, admission: Admission
+        self, source: TrialSource, *, run_context: RunContext, halt: Halt, on_event: Listener, admission: Admission
     ) -> None:
         super().__init__()
         self._admission = admission
         self._source, self._halt, self._on_event = source, halt, on_event
-        self._desk, self._board = orders.desk, orders.board
+        self._context, self._coordinator = run_context.context, run_context.coordinator
         self._running: dict[str, _Running] = {}
         self._lost: deque[_Running] = deque()
         self._memory_kill: Failure | None = None
@@ -104,7 +104,7 @@ class SourceSearcher(Searcher):
         name = running.trial.trial_id
         with self._kept():
             if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
-                self._board.stop(name)
+                self._coordinator.stop(name)
 
     def on_trial_complete(
         self,
@@ -118,7 +118,7 @@ class SourceSearcher(Searcher):
         """
         running = self._running.pop(trial_id)
         name, log = running.trial.trial_id, ""
-        left = self._board.leave(name)
+        left = self._coordinator.leave(name)
         reap(left.groups)
         if error and self._memory_kill:
             running.failure, self._memory_kill = self._memory_kill, None
@@ -127,7 +127,7 @@ class SourceSearcher(Searcher):
             running.failure, log = self._condemned.pop(name)
         row = None
         with self._kept():
-            row = self._desk.ledger.row(name)
+            row = self._context.ledger.row(name)
             if row is None and not condemned and self._again(running, left, error=error):
                 return
             row = row or self._failed(running, left, log=log)
@@ -176,7 +176,7 @@ class SourceSearcher(Searcher):
             return None  # its attempt was replaced by somebody else's, who will write the row
         if failure.kind == CannotWrite.__name__:
             raise CannotWrite(failure.message)
-        ledger, name = self._desk.ledger, running.trial.trial_id
+        ledger, name = self._context.ledger, running.trial.trial_id
         attempt = ledger.attempt(name) or ledger.claim(name)
         if not log and left.places:
             log = last_words(left.places[-1], stack=False)
@@ -184,7 +184,7 @@ class SourceSearcher(Searcher):
         row = failed_row(
             running.trial,
             failure=failure,
-            desk=self._desk,
+            context=self._context,
             attempt=attempt,
             started_at=running.started_at,
             last=running.last,

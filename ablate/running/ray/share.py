@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from ablate.running.ray.coordinator import Board
+from ablate.running.ray.coordinator import Coordinator
 from ablate.running.trial import TryAgain, failure_of
 from ablate.scheduling.admission import Taken
 from ablate.trainers import Config, Report, Result, Train, Verdict
@@ -27,8 +27,8 @@ class Held:
     """A `Train` that trains as another does, within the trial's share. Remembers what the last report said it took, and
     whether it `ran_out`."""
 
-    def __init__(self, trial: Trial, *, train: Train, board: Board, card_gib: float) -> None:
-        self._trial, self._train, self._board = trial, train, board
+    def __init__(self, trial: Trial, *, train: Train, coordinator: Coordinator, card_gib: float) -> None:
+        self._trial, self._train, self._coordinator = trial, train, coordinator
         self._share = trial.gpu_fraction or 0.0
         self._allowed_gib = self._share * card_gib if card_gib and 0 < self._share < 1 else None
         self._metrics: Mapping[str, Any] = {}
@@ -58,7 +58,7 @@ class Held:
             if config.trainer.failure_kind(error) != "oom" or not self._share:
                 raise
             self.ran_out = True
-            self._board.ran_out(self._trial.trial_id, failure_of(error, trainer=config.trainer))
+            self._coordinator.ran_out(self._trial.trial_id, failure_of(error, trainer=config.trainer))
             raise TryAgain(str(error)) from error
 
     def _check(self) -> None:

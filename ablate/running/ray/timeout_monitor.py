@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ablate.running.ray.coordinator import Board
+from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.reaper import reap, reap_orphans
 from ablate.running.ray.worker_place import last_words
 from ablate.running.trial import Failure, timeout
@@ -16,11 +16,11 @@ from ablate.running.trial import Failure, timeout
 _LOOK_EVERY_S = 1.0
 
 
-class Watchman:
+class TimeoutMonitor:
     """`condemn` takes the id of a trial that is being ended, why, and what it wrote last."""
 
-    def __init__(self, board: Board, *, condemn: Callable[[str, Failure, str], None]) -> None:
-        self._board, self._condemn = board, condemn
+    def __init__(self, coordinator: Coordinator, *, condemn: Callable[[str, Failure, str], None]) -> None:
+        self._coordinator, self._condemn = coordinator, condemn
         self._looked_s = time.monotonic()
 
     def look(self) -> None:
@@ -29,7 +29,7 @@ class Watchman:
         if now_s - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = now_s
-        for trial_id, (overdue, place) in self._board.overdue().items():
+        for trial_id, (overdue, place) in self._coordinator.overdue().items():
             self._condemn(trial_id, timeout(overdue), last_words(place, stack=True))
-            reap(self._board.give_up(trial_id))
+            reap(self._coordinator.give_up(trial_id))
         reap_orphans()

@@ -12,7 +12,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ablate.records.ledger import StaleAttempt
 from ablate.records.rows import MEASURED, TrialRow
 from ablate.running.ray.group import GroupTrainer, MeetingConfig, ReportToTune, join
-from ablate.running.ray.run_context import RETRIES, Orders, run_name
+from ablate.running.ray.run_context import RETRIES, RunContext, run_name
 from ablate.running.ray.searcher import failure_result
 from ablate.running.ray.share import Held
 from ablate.running.ray.worker_place import Place
@@ -27,7 +27,7 @@ class Spoilt(Exception):
     other."""
 
 
-def train_here(trial: Trial, orders: Orders) -> None:
+def train_here(trial: Trial, run_context: RunContext) -> None:
     """Train in this process, a Tune actor that has the trial's CPUs and its share of a card, by Train's local mode.
 
     Local mode's `ray.train.report` goes nowhere, so reports go to Tune directly; they return when the search has seen
@@ -37,21 +37,21 @@ def train_here(trial: Trial, orders: Orders) -> None:
     """
     from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
 
-    board = orders.board
-    if board.enter(trial.trial_id, place=Place.here(kept=True)) is Verdict.INTERRUPT:
+    coordinator = run_context.coordinator
+    if coordinator.enter(trial.trial_id, place=Place.here(kept=True)) is Verdict.INTERRUPT:
         return  # asked to stop before it began
 
-    held = Held(trial, train=orders.train, board=board, card_gib=orders.card_gib)
+    held = Held(trial, train=run_context.train, coordinator=coordinator, card_gib=run_context.card_gib)
 
     def tell(progress: Progress) -> Verdict:
         tune.report(progress.flat() | held.taken().flat())
         try:
-            return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+            return coordinator.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
         except RayActorError as error:  # the sweep is dead, and this process about to be
             raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
 
     def work() -> TrialRow | None:
-        return run_trial(trial, desk=orders.desk, tell=tell, train=held)
+        return run_trial(trial, context=run_context.context, tell=tell, train=held)
 
     try:
         trainer = TorchTrainer(
@@ -67,7 +67,7 @@ def train_here(trial: Trial, orders: Orders) -> None:
         raise Spoilt(f"{row.status}: {row.error}")
 
 
-def drive(trial: Trial, orders: Orders) -> Failure | None:
+def drive(trial: Trial, run_context: RunContext) -> Failure | None:
     """Run the trial's workers to an end, again where they were lost; what ended them if they did not themselves.
 
     Runs in a Tune actor. Ray's own retries are off: they count every error alike, and only a lost trial is worth the
@@ -77,12 +77,12 @@ def drive(trial: Trial, orders: Orders) -> Failure | None:
         try:
             # Train goes on from its notes where a run has the name of an earlier one; attempts count those as well
             # that a driver before this one has made.
-            _trainer(trial, orders, tries=orders.desk.ledger.attempt(trial.trial_id) + 1).fit()
+            _trainer(trial, run_context, tries=run_context.context.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
             failure = classify(error, trainer=trial.config.trainer)
             if failure.kind == StaleAttempt.__name__:
                 return None  # a newer attempt runs: the end of the trial is its to record
-            if failure.status != "lost" or tries > RETRIES or not orders.board.away(trial.trial_id):
+            if failure.status != "lost" or tries > RETRIES or not run_context.coordinator.away(trial.trial_id):
                 return failure
         else:
             return None
@@ -110,44 +110,44 @@ def classify(error: TrainingFailedError, *, trainer: Trainer) -> Failure:
     return Failure("lost", kind=type(cause).__name__, message=_first_line(cause))
 
 
-def _trainer(trial: Trial, orders: Orders, *, tries: int) -> GroupTrainer:
-    slots, gpu = orders.slots, trial.gpu_fraction or 0.0
+def _trainer(trial: Trial, run_context: RunContext, *, tries: int) -> GroupTrainer:
+    slots, gpu = run_context.slots, trial.gpu_fraction or 0.0
     resources = {"CPU": slots.cpu_per_worker, **({"GPU": gpu} if gpu else {})}
     return GroupTrainer(
-        lambda config: _work(trial, orders),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
+        lambda config: _work(trial, run_context),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
         train_loop_config={"study": trial.study, "trial": trial.trial_id, "arm": trial.arm, **trial.params},
         backend_config=MeetingConfig(),
         scaling_config=ScalingConfig(num_workers=slots.workers, use_gpu=gpu > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=run_name(trial, tries=tries),
-            storage_path=orders.storage,
-            callbacks=[ReportToTune(gone=partial(orders.board.away, trial.trial_id))],
+            storage_path=run_context.storage,
+            callbacks=[ReportToTune(gone=partial(run_context.coordinator.away, trial.trial_id))],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2, max_preemption_failures=RETRIES),
         ),
     )
 
 
-def _work(trial: Trial, orders: Orders) -> None:
+def _work(trial: Trial, run_context: RunContext) -> None:
     """A Train worker: the trial's own process. One worker alone needs no process group, unless it is DeepSpeed's."""
     rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     if ranks > 1 or trial.config.trainer.needs_process_group(trial.config):
-        join(cuda=orders.cuda)
-    held = Held(trial, train=orders.train, board=orders.board, card_gib=orders.card_gib)
+        join(cuda=run_context.cuda)
+    held = Held(trial, train=run_context.train, coordinator=run_context.coordinator, card_gib=run_context.card_gib)
     if rank > 0:
-        follow_trial(trial, desk=orders.desk, tell=_tell_along, train=held)
+        follow_trial(trial, context=run_context.context, tell=_tell_along, train=held)
         return
-    board = orders.board
-    if board.enter(trial.trial_id, place=Place.here()) is Verdict.INTERRUPT and ranks == 1:
+    coordinator = run_context.coordinator
+    if coordinator.enter(trial.trial_id, place=Place.here()) is Verdict.INTERRUPT and ranks == 1:
         return  # asked to stop before it began
 
     def tell(progress: Progress) -> Verdict:
         try:
             ray.train.report(progress.flat() | held.taken().flat())
-            return board.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
+            return coordinator.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
         except RayActorError as error:  # the sweep is dead, and this process about to be
             raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
 
-    run_trial(trial, desk=orders.desk, tell=tell, alone=ranks == 1, train=held)
+    run_trial(trial, context=run_context.context, tell=tell, alone=ranks == 1, train=held)
 
 
 def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - rank 0's counts

@@ -18,15 +18,15 @@ from ray.tune.trainable import wrap_function
 
 from ablate.running.ray import orphans
 from ablate.running.ray.cluster import connect
-from ablate.running.ray.coordinator import Board
+from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.memory_kills import as_deaths
 from ablate.running.ray.reaper import reap_all, reap_orphans
-from ablate.running.ray.run_context import Orders, run_name
+from ablate.running.ray.run_context import RunContext, run_name
 from ablate.running.ray.searcher import TRIAL, SourceSearcher, failure_result
-from ablate.running.ray.timeout_monitor import Watchman
+from ablate.running.ray.timeout_monitor import TimeoutMonitor
 from ablate.running.ray.trial import drive, train_here
 from ablate.running.runner import GRACE_S, Halt, Listener
-from ablate.running.trial import Desk, by_trainer
+from ablate.running.trial import StudyContext, by_trainer
 from ablate.scheduling.admission import Admission, Sizes, least
 from ablate.scheduling.packing import Slots, fit
 from ablate.trials.source import TrialSource
@@ -47,7 +47,7 @@ class RayRunner:
     """Implements `Runner` on a cluster that is up."""
 
     study: str
-    orders: Orders
+    run_context: RunContext
     halt: Halt
     on_event: Listener
     admission: Admission
@@ -62,24 +62,24 @@ class RayRunner:
 
     def run(self, source: TrialSource) -> None:
         """Train the trials of `source`, as many at once as are admitted; see `Runner`."""
-        self.admission.begin(self.orders.desk.ledger.rows())
+        self.admission.begin(self.run_context.context.ledger.rows())
         searcher = SourceSearcher(
-            source, orders=self.orders, halt=self.halt, on_event=self.on_event, admission=self.admission
+            source, run_context=self.run_context, halt=self.halt, on_event=self.on_event, admission=self.admission
         )
         try:
             tuner = tune.Tuner(
-                tune.with_resources(_trainable(self.study, self.orders), partial(_needs, self.orders.slots)),
+                tune.with_resources(_trainable(self.study, self.run_context), partial(_needs, self.run_context.slots)),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    reuse_actors=self.orders.reuse,
+                    reuse_actors=self.run_context.reuse,
                     num_samples=-1,  # the source says when there are no more
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
                 ),
                 run_config=tune.RunConfig(
                     name=f"{self.study}-{time.time_ns():x}",
-                    storage_path=self.orders.storage,
-                    stop=_Brake(self.halt, board=self.orders.board, searcher=searcher),
+                    storage_path=self.run_context.storage,
+                    stop=_Brake(self.halt, coordinator=self.run_context.coordinator, searcher=searcher),
                     verbose=0,
                 ),
             )
@@ -93,15 +93,21 @@ class RayRunner:
 
 @contextmanager
 def start(
-    spec: StudySpec, desk: Desk, *, halt: Halt, on_event: Listener, address: str | None, gpus: int | None
+    spec: StudySpec,
+    context: StudyContext,
+    *,
+    halt: Halt,
+    on_event: Listener,
+    address: str | None,
+    gpus: int | None,
 ) -> Iterator[RayRunner]:
     """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
     # All nodes of a cluster see results/, and perhaps nothing else.
-    storage = desk.ledger.store.scratch(".ray", shared=address is not None)
-    note = desk.ledger.path(".ray", "session.json")
+    storage = context.ledger.store.scratch(".ray", shared=address is not None)
+    note = context.ledger.path(".ray", "session.json")
     orphans.end(note)
     with suppress(OSError):
-        desk.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
+        context.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
     asked, environment = spec.resources, spec.trainer.worker_environment
     with connect(
         spec.study, address=address, gpus=gpus, use_mps=asked.mps, environment=environment, note=note
@@ -111,10 +117,10 @@ def start(
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
         predict = partial(spec.trainer.peak_gib, ranks=asked.processes)
         sizes = Sizes(asked, card_gib=card_gib, predict=predict, trainer=spec.trainer, turns=not cluster.mps)
-        orders = Orders(
-            desk,
+        run_context = RunContext(
+            context,
             train=by_trainer,
-            board=Board(f"{spec.study}-board", limits=desk.limits),
+            coordinator=Coordinator(f"{spec.study}-board", limits=context.limits),
             slots=fit(spec.resources, nodes=cluster.nodes, cuda=cluster.cuda),
             storage=storage,
             cuda=cluster.cuda,
@@ -124,7 +130,7 @@ def start(
         try:
             yield RayRunner(
                 spec.study,
-                orders=orders,
+                run_context=run_context,
                 halt=halt,
                 on_event=on_event,
                 admission=admission,
@@ -132,7 +138,7 @@ def start(
             )
         finally:
             with suppress(OSError):
-                desk.ledger.store.remove(".ray")
+                context.ledger.store.remove(".ray")
 
 
 class _Overdue(KeyboardInterrupt):
@@ -145,10 +151,10 @@ class _Brake(Stopper):
     Tune asks it several times a second; there is no other place in its loop to look at the halt.
     """
 
-    def __init__(self, halt: Halt, *, board: Board, searcher: SourceSearcher) -> None:
-        self._halt, self._board, self._searcher = halt, board, searcher
+    def __init__(self, halt: Halt, *, coordinator: Coordinator, searcher: SourceSearcher) -> None:
+        self._halt, self._coordinator, self._searcher = halt, coordinator, searcher
         self._since: float | None = None
-        self._watchman = Watchman(board, condemn=searcher.condemn)
+        self._timeout_monitor = TimeoutMonitor(coordinator, condemn=searcher.condemn)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as with the searcher."""
@@ -159,25 +165,25 @@ class _Brake(Stopper):
 
     def stop_all(self) -> bool:
         if self._halt.reason is None:
-            self._watchman.look()
+            self._timeout_monitor.look()
             return False
         if self._since is None:
             self._since = time.monotonic()
-            self._board.interrupt()
+            self._coordinator.interrupt()
         if not self._searcher.busy or time.monotonic() - self._since > GRACE_S:
             raise _Overdue
         return False
 
 
-def _trainable(study: str, orders: Orders) -> type[tune.Trainable]:
+def _trainable(study: str, run_context: RunContext) -> type[tune.Trainable]:
     """What Tune runs a trial with: its driver, or the trial itself where it has no workers. One actor serves trial
     after trial until one fails, so the dashboard lists it under the study's name."""
 
     def run(config: dict[str, Any]) -> dict[str, Any]:
-        if orders.slots.workers == 0:
-            train_here(config[TRIAL], orders)
+        if run_context.slots.workers == 0:
+            train_here(config[TRIAL], run_context)
             return {}
-        return failure_result(drive(config[TRIAL], orders))
+        return failure_result(drive(config[TRIAL], run_context))
 
     class TrialProcess(wrap_function(run)):
         def __repr__(self) -> str:

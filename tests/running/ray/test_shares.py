@@ -9,11 +9,11 @@ import pytest
 
 from ablate.records.ledger import Ledger
 from ablate.running.ray.cluster import Cluster
-from ablate.running.ray.coordinator import Board
-from ablate.running.ray.run_context import Orders
+from ablate.running.ray.coordinator import Coordinator
+from ablate.running.ray.run_context import RunContext
 from ablate.running.ray.tuner import RayRunner
 from ablate.running.runner import Event, Halt
-from ablate.running.trial import Desk, run_trial
+from ablate.running.trial import StudyContext, run_trial
 from ablate.scheduling.admission import LARGER, MARGIN, Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
@@ -34,7 +34,7 @@ def predict(config: Config) -> float:
 
 
 def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothing(
-    ray_cluster: Cluster, desk: Desk, tmp_path: Path
+    ray_cluster: Cluster, context: StudyContext, tmp_path: Path
 ):
     """Three sizes side by side. One holds 5 GiB of a share of 3.15: it gets half as much again, and again, and ends.
     Another holds more than a card: it is given up as `oom`. Both while the first is in the middle of its training."""
@@ -55,10 +55,10 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
 
     resources = Resources(gpu="auto")
     train = FakeTrain({NEIGHBOUR: "real", GREEDY: "complete", HOPELESS: "complete"}, folder=tmp_path, nvml=NVML)
-    orders = Orders(
-        desk,
+    run_context = RunContext(
+        context,
         train=train,
-        board=Board(f"board-{tmp_path.name}"),
+        coordinator=Coordinator(f"board-{tmp_path.name}"),
         slots=fit(resources, nodes=ray_cluster.nodes, cuda=False),
         storage=str(tmp_path / ".ray"),
         cuda=False,
@@ -69,7 +69,7 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
     neighbour = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
     # The smallest first: the next is drawn only where one as small as the smallest so far could start.
     source = ListSource([fake_trial(HOPELESS), fake_trial(GREEDY), neighbour])
-    RayRunner("fake", orders=orders, halt=Halt(), on_event=watch, admission=admission).run(source)
+    RayRunner("fake", run_context=run_context, halt=Halt(), on_event=watch, admission=admission).run(source)
 
     rows = {row.seed: row for row in source.rows}
     assert len(source.rows) == 3, "an end is told once, when it is final"
@@ -83,7 +83,7 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
     assert rows[HOPELESS].error_kind == "OverShare"
     assert any({0.525, rows[GREEDY].gpu_fraction} <= shares for shares in side_by_side), "side by side on one card"
     assert rows[NEIGHBOUR].attempt == 1
-    assert curve(desk.ledger, neighbour.trial_id) == alone(desk, tmp_path)
+    assert curve(context.ledger, neighbour.trial_id) == alone(context, tmp_path)
 
 
 def curve(ledger: Ledger, trial_id: str) -> list[float]:
@@ -91,11 +91,16 @@ def curve(ledger: Ledger, trial_id: str) -> list[float]:
     return [loss for line in ledger.history(trial_id).to_pylist() for loss in line["losses"]]
 
 
-def alone(desk: Desk, tmp_path: Path) -> list[float]:
+def alone(context: StudyContext, tmp_path: Path) -> list[float]:
     """The neighbour's curve, with nobody beside it and no Ray."""
     trial = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
-    quiet = Desk(Ledger(tmp_path / "alone"), swanlab="disabled", objective=desk.objective, git_commit=desk.git_commit)
-    assert run_trial(trial, desk=quiet, tell=lambda _: Verdict.CONTINUE) is not None
+    quiet = StudyContext(
+        Ledger(tmp_path / "alone"),
+        swanlab="disabled",
+        objective=context.objective,
+        git_commit=context.git_commit,
+    )
+    assert run_trial(trial, context=quiet, tell=lambda _: Verdict.CONTINUE) is not None
     losses = curve(quiet.ledger, trial.trial_id)
     assert len(losses) == 20
     return losses

@@ -20,11 +20,11 @@ from ablate.running.limits import Limits
 from ablate.running.output import Spool
 from ablate.running.ray import reaper, trial, tuner
 from ablate.running.ray.cluster import Cluster
-from ablate.running.ray.coordinator import Board
-from ablate.running.ray.run_context import Orders
+from ablate.running.ray.coordinator import Coordinator
+from ablate.running.ray.run_context import RunContext
 from ablate.running.ray.worker_place import Place
 from ablate.running.runner import Event
-from ablate.running.trial import Desk, Failure
+from ablate.running.trial import Failure, StudyContext
 from ablate.scheduling.admission import LARGER
 from ablate.scheduling.packing import fit
 from ablate.scheduling.placement import Node
@@ -43,8 +43,8 @@ WRONG = (Node.of("elsewhere", cpus=16, gpus=2),)
 
 
 @pytest.fixture
-def stage(ray_cluster: Cluster, desk: Desk, tmp_path: Path) -> Stage:
-    return Stage(ray_cluster, desk=desk, tmp_path=tmp_path)
+def stage(ray_cluster: Cluster, context: StudyContext, tmp_path: Path) -> Stage:
+    return Stage(ray_cluster, context=context, tmp_path=tmp_path)
 
 
 def waiting_drivers() -> list[int]:
@@ -61,7 +61,7 @@ def waiting_drivers() -> list[int]:
 @HOW
 def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage, workers: int) -> None:
     """One waits in Python, one is stopped by a signal and answers nothing, one takes too long; then one completes."""
-    stage.desk = dataclasses.replace(stage.desk, limits=Limits(max_s=150, stall_s=4))
+    stage.context = dataclasses.replace(stage.context, limits=Limits(max_s=150, stall_s=4))
     whole = Resources(cpu=8, gpu=1, workers=workers)
     source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
     rows = {row.seed: row for row in source.rows}
@@ -71,7 +71,7 @@ def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage, w
     assert all(rows[seed].metrics == {} for seed in range(3))
     assert [rows[seed].attempt for seed in range(4)] == [1, 1, 1, 1], "none is tried again"
     assert rows[0].tokens_seen == TOKENS_A_STEP
-    log = stage.desk.ledger.log(rows[0].trial_id, attempt=1)
+    log = stage.context.ledger.log(rows[0].trial_id, attempt=1)
     assert log.startswith("Stalled: no report for")
     assert "deaf from now on" in log
     assert "\x1b" not in log
@@ -121,13 +121,13 @@ def test_a_process_whose_trial_ran_out_of_its_card_trains_no_other(stage: Stage)
     source = stage.run({0: "oom", 1: "complete"}, resources=Resources(cpu=8, gpu=1, workers=0))
     assert [row.status for row in source.rows] == ["oom", "completed"]
     assert source.rows[0].error.startswith("the world is not enough")
-    one, other = [(stage.desk.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
+    one, other = [(stage.context.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
     assert one != other
 
 
 def test_peers_of_a_rank_that_ran_out_are_ended_and_the_trial_is_tried_larger(stage: Stage) -> None:
     """They wait for it at the next report, and would to the end of its silence."""
-    stage.desk = dataclasses.replace(stage.desk, limits=Limits(stall_s=30))
+    stage.context = dataclasses.replace(stage.context, limits=Limits(stall_s=30))
     source = stage.run({0: "oom_of_rank_0"}, resources=Resources(gpu=0.25, workers=2))
     assert [(row.status, row.error) for row in source.rows] == [("completed", None)]
     assert (source.rows[0].attempt, source.rows[0].gpu_fraction) == (2, 0.25 * LARGER)
@@ -138,15 +138,15 @@ def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
     """A newer attempt, another driver's, takes over: rank 0 learns of it at its next report, where the others wait."""
 
     def watch(event: Event) -> None:
-        if event.kind == "reported" and stage.desk.ledger.attempt(event.trial.trial_id) == 1:
-            stage.desk.ledger.claim(event.trial.trial_id)
+        if event.kind == "reported" and stage.context.ledger.attempt(event.trial.trial_id) == 1:
+            stage.context.ledger.claim(event.trial.trial_id)
 
     stage.watch = watch
-    stage.desk = dataclasses.replace(stage.desk, limits=Limits(stall_s=60))
+    stage.context = dataclasses.replace(stage.context, limits=Limits(stall_s=60))
     began = time.monotonic()
     source = stage.run({0: "until_told"}, resources=Resources(gpu=0, workers=2))
     assert source.rows == []
-    assert stage.desk.ledger.rows() == [], "the trial's end is the newer attempt's to record"
+    assert stage.context.ledger.rows() == [], "the trial's end is the newer attempt's to record"
     assert time.monotonic() - began < 60
     assert groups() == []
 
@@ -155,7 +155,7 @@ def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
 class Group:
     """A worker group that is lost at its first fit, and at its second sees whose time is over, for twice `STALL_S`."""
 
-    board: Board
+    coordinator: Coordinator
     ran_out: bool = False
     fits: int = 0
     overdue: set[str] = field(default_factory=set)
@@ -164,12 +164,12 @@ class Group:
         self.fits += 1
         name, end = fake_trial(0).trial_id, time.monotonic() + 2 * STALL_S
         if self.fits == 1:
-            self.board.enter(name, place=Place("n", 1, "g", Spool(())))
+            self.coordinator.enter(name, place=Place("n", 1, "g", Spool(())))
             if self.ran_out:
-                self.board.ran_out(name, Failure("oom", kind="OverShare", message="holds too much"))
+                self.coordinator.ran_out(name, Failure("oom", kind="OverShare", message="holds too much"))
             raise WorkerGroupError("a node died", {0: RayActorError()})
         while time.monotonic() < end:  # it waits for a place
-            self.overdue |= self.board.overdue().keys()
+            self.overdue |= self.coordinator.overdue().keys()
 
 
 @pytest.mark.parametrize("ran_out", [False, True])
@@ -177,12 +177,19 @@ def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
     ran_out: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that ran out of memory is not put there again: its peers' deaths come of that."""
-    board = Board(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
-    group = Group(board, ran_out)
+    coordinator = Coordinator(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
+    group = Group(coordinator, ran_out)
     monkeypatch.setattr(trial, "_trainer", lambda *_, **__: group)
     slots = fit(Resources(gpu=0), nodes=[Node.of("n", cpus=8, gpus=0)], cuda=False)
-    orders = Orders(stage.desk, train=FakeTrain({}, stage.tmp_path), board=board, slots=slots, storage="", cuda=False)
-    failure = trial.drive(fake_trial(0), orders)
+    run_context = RunContext(
+        stage.context,
+        train=FakeTrain({}, stage.tmp_path),
+        coordinator=coordinator,
+        slots=slots,
+        storage="",
+        cuda=False,
+    )
+    failure = trial.drive(fake_trial(0), run_context)
     assert (failure and failure.status, group.fits) == (("lost", 1) if ran_out else (None, 2))
     assert group.overdue == set()
 

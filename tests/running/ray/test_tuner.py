@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from ablate.running.ray.cluster import Cluster
-from ablate.running.ray.coordinator import Board
+from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.memory_kills import as_deaths
-from ablate.running.ray.run_context import RETRIES, Orders
+from ablate.running.ray.run_context import RETRIES, RunContext
 from ablate.running.ray.tuner import RayRunner
 from ablate.running.runner import Event, Halt
-from ablate.running.trial import Desk
+from ablate.running.trial import StudyContext
 from ablate.scheduling.admission import Admission, Sizes
 from ablate.scheduling.packing import fit
 from ablate.scheduling.placement import Node
@@ -34,7 +34,7 @@ class Stage:
     """A runner with everything around it; `watch` is called at every event."""
 
     cluster: Cluster
-    desk: Desk
+    context: StudyContext
     tmp_path: Path
     halt: Halt = field(default_factory=Halt)
     events: list[Event] = field(default_factory=list)
@@ -54,10 +54,10 @@ class Stage:
             self.events.append(event)
             self.watch(event)
 
-        orders = Orders(
-            self.desk,
+        run_context = RunContext(
+            self.context,
             train=FakeTrain(acts, folder=self.tmp_path),
-            board=Board(f"board-{self.tmp_path.name}", limits=self.desk.limits),
+            coordinator=Coordinator(f"board-{self.tmp_path.name}", limits=self.context.limits),
             slots=fit(resources, nodes=self.cluster.nodes, cuda=False),
             storage=str(self.tmp_path / ".ray"),
             cuda=False,
@@ -65,13 +65,13 @@ class Stage:
         source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
         sizes = Sizes(resources, card_gib=0.0, predict=lambda _: 0.0, trainer=TRAINER)
         admission = Admission(nodes or copy.deepcopy(self.cluster.nodes), sizes)
-        RayRunner("fake", orders=orders, halt=self.halt, on_event=on_event, admission=admission).run(source)
+        RayRunner("fake", run_context=run_context, halt=self.halt, on_event=on_event, admission=admission).run(source)
         return source
 
 
 @pytest.fixture
-def stage(ray_cluster: Cluster, desk: Desk, tmp_path: Path) -> Stage:
-    return Stage(ray_cluster, desk=desk, tmp_path=tmp_path)
+def stage(ray_cluster: Cluster, context: StudyContext, tmp_path: Path) -> Stage:
+    return Stage(ray_cluster, context=context, tmp_path=tmp_path)
 
 
 def groups() -> list[tuple[str, dict]]:
@@ -112,9 +112,9 @@ def test_every_end_becomes_its_row(stage: Stage, workers: int) -> None:
     assert [event.kind for event in stage.events if event.trial.seed == 5].count("started") == 1
     assert rows[6].metrics == {}
     assert rows[0].metrics["val_loss"] == pytest.approx(2.0 + 1 / STEPS)
-    history = stage.desk.ledger.history(rows[5].trial_id)
+    history = stage.context.ledger.history(rows[5].trial_id)
     assert history["step"].to_pylist() == list(range(1, STEPS + 1))
-    assert stage.desk.ledger.final_ids() == {row.trial_id for row in rows.values()}
+    assert stage.context.ledger.final_ids() == {row.trial_id for row in rows.values()}
     assert groups() == []
 
 
@@ -173,8 +173,8 @@ def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage, wor
     resources = Resources(cpu=4, gpu=0, workers=workers)  # two have all eight CPUs: drivers need none
     source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, resources=resources)
     assert source.rows == []
-    assert stage.desk.ledger.final_ids() == set()
-    assert len(stage.desk.ledger.started_ids()) == 2, "the third was never started"
+    assert stage.context.ledger.final_ids() == set()
+    assert len(stage.context.ledger.started_ids()) == 2, "the third was never started"
     assert groups() == []
 
 
@@ -195,7 +195,7 @@ def test_a_dead_driver_is_tried_again_and_leaves_no_group(deaths: int, stage: St
     def watch(event: Event) -> None:
         if event.kind != "reported" or event.trial.seed != 0:
             return
-        if stage.desk.ledger.attempt(trial.trial_id) <= len(killed):
+        if stage.context.ledger.attempt(trial.trial_id) <= len(killed):
             return  # a late report of the attempt before
         if len(killed) == deaths:
             stage.tmp_path.joinpath("release").touch()
@@ -217,7 +217,7 @@ def test_a_dead_driver_is_tried_again_and_leaves_no_group(deaths: int, stage: St
         assert rows[0].tokens_seen > 0
     else:
         assert (rows[0].status, rows[0].attempt) == ("completed", deaths + 1)
-        steps = stage.desk.ledger.history(trial.trial_id)["step"].to_pylist()
+        steps = stage.context.ledger.history(trial.trial_id)["step"].to_pylist()
         assert steps == list(range(1, len(steps) + 1)), "it went on from its checkpoint"
     assert groups() == []
 
@@ -243,7 +243,7 @@ def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> Non
         "error",
         "completed",
     ]
-    pids = [(stage.desk.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
+    pids = [(stage.context.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
     assert pids[0] == pids[1] == pids[2], "kept after a trial that completed, and after one that was pruned"
     assert pids[3] == pids[4]
     assert len(set(pids)) == 4, "never after nan, oom or error"
@@ -251,8 +251,8 @@ def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> Non
 
 def test_what_fails_outside_of_the_trainer_is_an_error_with_its_text(stage: Stage) -> None:
     """Here a file stands where a folder belongs: the trial's samples cannot be written."""
-    stage.desk.ledger.root.mkdir()
-    stage.desk.ledger.path("samples").write_text("a file")
+    stage.context.ledger.root.mkdir()
+    stage.context.ledger.path("samples").write_text("a file")
     source = stage.run({0: "complete"}, resources=Resources(gpu=0, workers=0))
     assert [(row.status, row.attempt) for row in source.rows] == [("error", 1)]
     assert "samples" in source.rows[0].error
