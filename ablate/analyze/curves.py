@@ -35,15 +35,13 @@ class Band:
     high: np.ndarray
 
 
-def curves(history: pd.DataFrame, *, statuses: Mapping[str, str], metric: str = "val_loss") -> list[Curve]:
+def curves(history: pd.DataFrame, *, statuses: Mapping[str, str], metric: str) -> list[Curve]:
     """Curves of the trials in `statuses` (id -> status), in its order; trials without two measured points are left
     out."""
     return _curves(_by_trial(history, metric), statuses)
 
 
-def bands(
-    history: pd.DataFrame, trials: pd.DataFrame, *, declared: Sequence[str] = (), metric: str = "val_loss"
-) -> list[Band]:
+def bands(history: pd.DataFrame, trials: pd.DataFrame, *, metric: str, declared: Sequence[str] = ()) -> list[Band]:
     """One band for the baseline and for each arm that has a completed trial with a curve."""
     done, reports, found = completed(trials), _by_trial(history, metric), []
     for arm in [BASELINE, *arm_names(trials, declared=declared)]:

@@ -25,7 +25,10 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def floats(table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column as doubles, NaN where nothing was measured and where the measure left the numbers."""
+    """A column as doubles, NaN where nothing was measured and where the measure left the numbers; all NaN where the
+    trainer does not measure it at all."""
+    if column not in table:
+        return np.full(len(table), np.nan)
     values = np.asarray(cast(pd.Series, table[column]).to_numpy(dtype=float, na_value=np.nan))
     return np.where(np.isfinite(values), values, np.nan)
 

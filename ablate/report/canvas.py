@@ -158,13 +158,13 @@ def in_lines(text: str, *, width: int = 30, most: int = 4) -> str:
     return "\n".join(shown if len(shown) <= most else [*shown[: most - 1], "…"])
 
 
-def finish_curves(axes: Axes, *, floors: tuple[float, float] | None) -> None:
+def finish_curves(axes: Axes, *, label: str, floors: tuple[float, float] | None) -> None:
     """The corpus's floors as lines, the axes' names, and the legend over the whole page."""
     for value, line, name in zip(floors or (), ((0, (1, 2)), (0, (4, 2, 1, 2))), ("unigram", "bigram"), strict=False):
         axes.axhline(value, color=ORANGE, linestyle=line, linewidth=1.2, zorder=1, label=f"{name} floor")
     tokens_axis(axes)
     axes.set_xlim(left=0)
-    axes.set_ylabel("val_loss (nats/token)")
+    axes.set_ylabel(label)
     legend_above(axes, columns=4, whole_page=True)
 
 

@@ -45,7 +45,9 @@ MANY = 1_000  # points: more of them are drawn as pixels, also in SVG and PDF
 PANELS = 3
 
 
-def draw_curves(curves: Sequence[Curve], *, best_id: str | None, floors: tuple[float, float] | None) -> Figure:
+def draw_curves(
+    curves: Sequence[Curve], *, label: str, best_id: str | None, floors: tuple[float, float] | None
+) -> Figure:
     """A search's learning curves: thin lines, the best bold; pruned ones dashed and ended by a cross. Beside them their
     second half on a scale of its own, where some curve has one."""
     with style():
@@ -74,13 +76,13 @@ def draw_curves(curves: Sequence[Curve], *, best_id: str | None, floors: tuple[f
                 panel.plot(curve.tokens[there], curve.values[there], **look)
             if not is_best:
                 seen.add(kind)
-        finish_curves(axes, floors=floors)
+        finish_curves(axes, label=label, floors=floors)
         for panel in beside:
             tokens_axis(panel)
     return figure
 
 
-def draw_bands(bands: Sequence[Band], *, floors: tuple[float, float] | None) -> Figure:
+def draw_bands(bands: Sequence[Band], *, label: str, floors: tuple[float, float] | None) -> Figure:
     """The arms' learning curves: the mean over the seeds, and the range between the lowest and the highest of them.
 
     Beside it, where the first band is the baseline's: the means of the others minus its own, over the second half of
@@ -100,14 +102,14 @@ def draw_bands(bands: Sequence[Band], *, floors: tuple[float, float] | None) -> 
                 tokens = baseline.tokens[late]
                 means = np.interp(tokens, band.tokens, band.mean)
                 panel.plot(tokens, means - baseline.mean[late], markevery=max(1, len(tokens) // 6), **look)
-        finish_curves(axes, floors=floors)
+        finish_curves(axes, label=label, floors=floors)
         for panel in beside:
             tokens_axis(panel)
             panel.set_ylabel("mean minus the baseline's")
     return figure
 
 
-def draw_run(reports: pd.DataFrame, *, floors: tuple[float, float]) -> Figure:
+def draw_run(reports: pd.DataFrame, *, metric: str, label: str, floors: tuple[float, float]) -> Figure:
     """One trial: the loss of every step, its mean over each report, and the held-out loss where it was measured."""
     with style():
         figure, axes = page(height=3.2)
@@ -123,12 +125,12 @@ def draw_run(reports: pd.DataFrame, *, floors: tuple[float, float]) -> Figure:
         )
         means = [float(np.mean(part)) if len(part) else math.nan for part in losses]
         axes.plot(tokens, means, color=ORANGE, linestyle="--", label="training, mean a report")
-        measured = np.isfinite(floats(reports, "val_loss"))
-        axes.plot(
-            tokens[measured], floats(reports, "val_loss")[measured], "o-", color=BLUE, markersize=4, label="held out"
-        )
-        finish_curves(axes, floors=floors if all(map(math.isfinite, floors)) else None)
-        axes.set_ylabel("loss (nats/token)")
+        values = floats(reports, metric)
+        measured = np.isfinite(values)
+        name = "held out" if metric == "val_loss" else metric
+        axes.plot(tokens[measured], values[measured], "o-", color=BLUE, markersize=4, label=name)
+        loss = "loss (nats/token)" if metric == "val_loss" else label
+        finish_curves(axes, label=loss, floors=floors if all(map(math.isfinite, floors)) else None)
     return figure
 
 

@@ -108,6 +108,13 @@ class Findings:
         return self.per_objective[0]
 
     @property
+    def curve_label(self) -> str:
+        """The metric of the learning curves with its unit, for an axis."""
+        metric = self.data.curve_metric
+        unit = self.data.trainer.unit(metric)
+        return f"{metric} ({unit})" if unit else metric
+
+    @property
     def odd_ids(self) -> frozenset[str]:
         """Trials that differ from the majority of their comparison: marked wherever they are named."""
         return frozenset(trial_id for entry in self.mixed for trial_id in entry.odd)
@@ -144,8 +151,8 @@ def analyse(data: StudyData) -> Findings:
         floors=tuple(floors(trials, objective=primary, declared=arms)),
         failures=tuple(failures(data.every_trial)),
         costs=tuple(costs(trials, declared=arms)),
-        curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective))),
-        bands=tuple(bands(history, trials, declared=arms)),
+        curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective), metric=data.curve_metric)),
+        bands=tuple(bands(history, trials, metric=data.curve_metric, declared=arms)),
         mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys], trainer=data.trainer)),
         cost_effectiveness=tuple(
             cost_effectiveness(trials, effects=effects_shown, flops_per_token=_flops(data, effects_shown))

@@ -82,6 +82,16 @@ class StudyData:
         """What was trained."""
         return Ledger(self.path).trainer
 
+    @property
+    def curve_metric(self) -> str:
+        """The metric whose learning curves a report draws."""
+        return self.trainer.curve or self.objectives[0].metric
+
+    @property
+    def measures_memory(self) -> bool:
+        """Whether the trainer measures what a memory's content is worth, and a corpus's n-gram floors."""
+        return "bank_use_nats" in self.trainer.by_name
+
     @cached_property
     def baseline(self) -> Mapping[str, Any]:
         """What the arms deviate from, as dotted keys: the configuration that the baseline ran, or the study's base
@@ -146,7 +156,7 @@ def read(study_dir: Place, *, whole: bool = True) -> StudyData:
     ledger = Ledger(study_dir)
     study = ledger.read_study()
     facts = study_json.parse(study, place=study_dir)
-    asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
+    asked = dict.fromkeys([*REPORTED, ledger.trainer.curve, *(entry.metric for entry in facts.spec.objectives)])
     known = history_schema(ledger.metrics).names
     columns = None if whole else [name for name in asked if name in known]
     found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()

@@ -295,7 +295,7 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
 
 
 def _params(params: Mapping[str, Any]) -> str:
-    short = (f"{key.split('.', 1)[1]}={_short(value)}" for key, value in params.items())
+    short = (f"{key.rpartition('.')[2]}={_short(value)}" for key, value in params.items())
     return ", ".join(short)
 
 

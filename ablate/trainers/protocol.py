@@ -37,8 +37,9 @@ class Description:
     `seed`, `budget`: the parameters that are the seed and the budget (in `budget_unit`). `budget_keys`: all that say
     how long a trial trains. `reseed`: the parameter that gives the same trial other random streams, for A/A arms; None
     where there is none. `data_keys`, `size_keys`: keys, or beginnings of keys, that change the data that a trial reads,
-    and the budget that it ends with. `headlines`: the metrics that a trial's record shows first. `sections`: beginning
-    of a key -> title, for pages that list a configuration.
+    and the budget that it ends with. `curve`: the metric whose learning curves a report draws; "" for the objective.
+    `headlines`: the metrics that a trial's record shows first. `sections`: beginning of a key -> title, for pages that
+    list a configuration.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Description:
     reseed: str | None = None
     data_keys: tuple[str, ...] = ()
     size_keys: tuple[str, ...] = ()
+    curve: str = ""
     headlines: tuple[str, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
 

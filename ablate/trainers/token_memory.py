@@ -33,6 +33,7 @@ DESCRIPTION = Description(
         *_DATA_KEYS, "train.tokens", "train.epochs", "train.batch_size", "train.accumulation_steps",
         "model.max_seq_len",
     ),
+    curve="val_loss",
     headlines=(
         "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
         "tokens_per_s", "peak_gib",

@@ -37,7 +37,7 @@ def trial(trial_id: str, arm: str, status: str = "completed", **columns: object)
 
 def test_curves_skip_reports_without_a_measurement_and_trials_without_a_curve():
     history = pd.concat([reports("a", [3.0, None, 2.0]), reports("b", [3.0]), reports("other", [1.0, 1.0])])
-    found = curves(history, statuses={"b": "running", "a": "completed"})
+    found = curves(history, statuses={"b": "running", "a": "completed"}, metric="val_loss")
     assert [curve.trial_id for curve in found] == ["a"]
     assert found[0].tokens.tolist() == [100.0, 300.0]
     assert found[0].values.tolist() == [3.0, 2.0]

@@ -288,11 +288,13 @@ def _forest(findings: Findings, per: PerObjective) -> list[Figure]:
 
 def _curves(findings: Findings) -> Figure:
     floors = findings.floors_of(BASELINE)
+    levels = (floors.unigram, floors.bigram) if floors else None
+    what = "Held-out loss" if findings.data.curve_metric == "val_loss" else findings.data.curve_metric
+    lines = "; horizontal lines are the corpus's n-gram floors, mean over the baseline's seeds" if levels else ""
     return Figure(
         label="curves_arms",
-        caption="Held-out loss over training: mean over the seeds of each arm, with the range from the lowest to the "
-        "highest seed; horizontal lines are the corpus's n-gram floors, mean over the baseline's seeds. Beside it the "
-        "means minus the baseline's, over the second half of training.",
+        caption=f"{what} over training: mean over the seeds of each arm, with the range from the lowest to the "
+        f"highest seed{lines}. Beside it the means minus the baseline's, over the second half of training.",
         alt=f"Learning curves of {len(findings.bands)} arms.",
-        draw=partial(figures.draw_bands, findings.bands, floors=(floors.unigram, floors.bigram) if floors else None),
+        draw=partial(figures.draw_bands, findings.bands, label=findings.curve_label, floors=levels),
     )

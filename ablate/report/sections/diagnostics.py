@@ -95,7 +95,7 @@ def _unfinished(findings: Findings) -> Table:
 def record_sections(findings: Findings) -> list[Section]:
     """The chapters that every study has, each when it has something to tell."""
     sections = []
-    if findings.progress.completed:
+    if findings.progress.completed and findings.data.measures_memory:
         sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
     if findings.progress.final:
         sections += [failures_section(findings), _cost(findings)]

@@ -68,7 +68,7 @@ def record_document(findings: Findings, trial_id: str, *, bank: Block) -> Docume
         Section(
             "Environment", (provenance_table(findings, label=f"{trial_id}_environment"), *_commands(findings, row))
         ),
-        Section("Progress", tuple(progress(row, reports))),
+        Section("Progress", tuple(progress(findings, row, reports))),
         Section("Results", tuple(results(findings, row, reports))),
         Section("What it writes", tuple(_samples(findings, trial_id))),
         Section("The bank", (*bank_use(row, findings.data.trainer), bank)),

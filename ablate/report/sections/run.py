@@ -57,12 +57,15 @@ def configuration(findings: Findings, row: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
+def progress(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
     took = formatting.duration(float(row["wall_s"]))
     start, end = (f"{pd.Timestamp(row[name]):%Y-%m-%d %H:%M:%S}" for name in ("started_at", "finished_at"))
     times = f"Attempt {int(row['attempt'])} ran from {start} to {end} UTC; all its attempts trained for {took}."
     if reports.empty:
         return [words(times), words("It reported nothing.")]
+    known, metric = findings.data.trainer, findings.data.curve_metric
+    shown = [name for name in ("ce_loss", "val_loss", "tokens_per_s") if name in known.by_name] or known.headlines[:3]
+    floors = (number(row, "unigram_floor"), number(row, "bigram_floor"))
     chosen = np.unique(np.linspace(0, len(reports) - 1, min(MILESTONES, len(reports))).round().astype(int))
     lines = [
         (
@@ -71,10 +74,7 @@ def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
             Cell(f"{int(entry['tokens_seen']):,}", int(entry["tokens_seen"])),
             Cell(formatting.duration(float(entry["wall_s"])), float(entry["wall_s"])),
             Cell(formatting.significant(float(entry["lr"]), digits=3), float(entry["lr"])),
-            *(
-                Cell(formatting.significant(number(entry, name)), number(entry, name))
-                for name in ("ce_loss", "val_loss", "tokens_per_s")
-            ),
+            *(Cell(formatting.significant(number(entry, name)), number(entry, name)) for name in shown),
         )
         for entry in records(reports.iloc[chosen])
     ]
@@ -87,18 +87,20 @@ def progress(row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
             Column("tokens_seen", "tokens seen"),
             Column("wall_s", "time"),
             Column("lr", "lr"),
-            Column("ce_loss", "ce_loss"),
-            Column("val_loss", "val_loss"),
-            Column("tokens_per_s", "tokens/s"),
+            *(Column(name, "tokens/s" if name == "tokens_per_s" else name) for name in shown),
         ),
         rows=tuple(lines),
     )
     curve = Figure(
         label=f"{row['trial_id']}_curve",
-        caption="Loss of every training step (thin), its mean over each report, and the held-out loss; horizontal "
-        "lines are the corpus's n-gram floors.",
+        caption="Loss of every training step (thin), its mean over each report, and "
+        + (
+            "the held-out loss; horizontal lines are the corpus's n-gram floors."
+            if np.isfinite(floors).all()
+            else metric
+        ),
         alt="Learning curve of the trial.",
-        draw=partial(figures.draw_run, reports, floors=(number(row, "unigram_floor"), number(row, "bigram_floor"))),
+        draw=partial(figures.draw_run, reports, metric=metric, label=findings.curve_label, floors=floors),
     )
     return [words(times), table, curve]
 

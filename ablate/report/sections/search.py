@@ -148,14 +148,19 @@ def _curves(findings: Findings) -> Figure:
     best = findings.primary.best
     floors = findings.floors_of("best")
     levels = (floors.unigram, floors.bigram) if floors else None
+    what = "Held-out loss" if findings.data.curve_metric == "val_loss" else findings.data.curve_metric
+    lines = "; horizontal lines are the corpus's n-gram floors beside the best trial" if levels else ""
     draw = partial(
-        figures.draw_curves, findings.curves, best_id=best.trial_id if best else None, floors=levels
-    )  # fmt: skip
+        figures.draw_curves,
+        findings.curves,
+        label=findings.curve_label,
+        best_id=best.trial_id if best else None,
+        floors=levels,
+    )
     return Figure(
         label="curves_search",
-        caption=f"Held-out loss over training of {_which(findings)} of the search: the best bold; pruned trials dashed "
-        "and ended by a cross; horizontal lines are the corpus's n-gram floors beside the best trial. "
-        "Beside it their second half, on a scale of its own.",
+        caption=f"{what} over training of {_which(findings)} of the search: the best bold; pruned trials dashed "
+        f"and ended by a cross{lines}. Beside it their second half, on a scale of its own.",
         alt=f"Learning curves of {len(findings.curves)} trials.",
         draw=draw,
     )
