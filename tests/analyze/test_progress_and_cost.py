@@ -46,7 +46,7 @@ def test_curves_skip_reports_without_a_measurement_and_trials_without_a_curve():
 def test_a_band_is_the_mean_and_range_over_seeds_on_common_tokens():
     history = pd.concat([reports("a", [4.0, 3.0, 2.0]), reports("b", [2.0, 1.0], step=150), reports("c", [9.0, 9.0])])
     rows = [trial("a", "token"), trial("b", "token"), trial("c", "token", "nan")]
-    (band,) = bands(history, pd.DataFrame(rows))
+    (band,) = bands(history, pd.DataFrame(rows), metric="val_loss")
     assert (band.arm, band.n) == ("token", 2), "a failed run is in no mean"
     assert band.tokens.tolist() == [200.0, 300.0], "from where both have begun"
     between = 2.0 - 50 / 150  # b, read at 200 tokens

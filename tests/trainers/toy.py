@@ -1,4 +1,4 @@
-"""A second trainer, in plain Python: a walk down a parabola. It shares the protocol with the token memory, and no more."""
+"""A second trainer, in plain Python: a walk down a parabola. It shares only the protocol with the token memory."""
 
 # ruff: noqa: ARG002 - the signatures are the protocol's
 

@@ -1,0 +1,26 @@
+"""results/memory, the committed example: what was written before the present version is what this version would write."""
+
+from __future__ import annotations
+
+from ablate.records.ledger import Ledger
+from ablate.spec import study_file
+from ablate.trials import plan
+from ablate.trials.trial import trial_id
+from tests import ROOT
+from tests.study_files import TRAINER
+
+LEDGER = Ledger(ROOT / "results" / "memory")
+
+
+def test_ids_are_recomputed_from_the_recorded_configurations() -> None:
+    rows = LEDGER.rows()
+    assert len(rows) == 80
+    assert [trial_id(row.arm, TRAINER.read(row.config_json), row.seed) for row in rows] == [
+        row.trial_id for row in rows
+    ]
+
+
+def test_ids_are_recomputed_from_the_study_file() -> None:
+    study = study_file.load(ROOT / "search_spaces" / "memory.yaml")
+    planned = {trial.trial_id for trial in plan.arm_trials(study, study.base)}
+    assert planned == {row.trial_id for row in LEDGER.rows()}
