@@ -1,4 +1,4 @@
-"""results/memory, the committed example: what was written before the present version is what this version would write."""
+"""results/memory, the committed example, was written by an earlier version: this version gives its trials the same ids."""
 
 from __future__ import annotations
 
