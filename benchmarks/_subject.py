@@ -22,7 +22,7 @@ from model.bank.bank_read import decode
 from model.bank.memory import MEMORIES, Read
 from model.bank.memory_bank import MemoryBank
 from model.bank.product_key import Selection
-from model.config.resolve import Config, ModelConfig, resolve
+from model.config import Config, ModelConfig, resolve
 from model.trainer import Trainer, _Window
 from model.transformer import Transformer
 

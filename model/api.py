@@ -10,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.config.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages, check_ranks
-from model.config.resolve import (
+from model.config import (
+    ALLOCATOR_VARIABLES,
+    EXPANDABLE,
     KEYS,
     PATH_KEYS,
     PRESETS,
     Config,
     ConfigError,
     check_key,
+    check_packages,
+    check_ranks,
     explain,
     from_json,
     missing_files,
@@ -25,16 +28,15 @@ from model.config.resolve import (
     override,
     read_overrides,
     resolve,
+    stream_seed,
     value_of,
 )
-from model.config.seeding import stream_seed
-from model.cost.estimate import Estimate, estimate
-from model.cost.footprint import CONTEXT_GIB, Footprint, footprint
+from model.cost import CONTEXT_GIB, Estimate, Footprint, estimate, footprint
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 if TYPE_CHECKING:
-    from model.bank.inspect import Entry as BankEntry
+    from model.evaluate import Entry as BankEntry
 
 __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
@@ -52,16 +54,16 @@ def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir
     gone on from, bit for bit. Raises NonFiniteLoss when the loss leaves the numbers, DataError for a bad data file,
     and torch.OutOfMemoryError as torch raises it.
     """
-    from model.train import run  # torch is imported here, so that a plan or a report never pays for it
+    from model.trainer import Trainer  # imports torch, which a plan or a report does without
 
-    return run(config, report, checkpoint_dir=checkpoint_dir)
+    return Trainer(config, checkpoint_dir=checkpoint_dir).run(report)
 
 
 def hold_to_share(share: float) -> None:
     """Let this process take `share` of its card's memory and no more; torch raises OutOfMemoryError beyond it."""
-    from model.limits import hold_to  # torch again
+    from model.meters import hold_to_share as hold  # imports torch
 
-    hold_to(share, context_gib=CONTEXT_GIB)
+    hold(share, context_gib=CONTEXT_GIB)
 
 
 def check_data(config: Config) -> str:
@@ -69,7 +71,7 @@ def check_data(config: Config) -> str:
 
     Raises DataError with file and line for a line that is not JSON or has no text. Imports no torch.
     """
-    from model.data.corpus import content_hash
+    from model.data import content_hash  # imports numpy
 
     return content_hash(config)
 
@@ -80,9 +82,9 @@ def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
     Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError for a data file that is
     needed to make the bank at the start again and is broken.
     """
-    from model.bank.inspect import read, select  # torch again
+    from model.evaluate import read_bank, select_entries  # imports torch
 
-    return select(read(checkpoint_dir), find=None, top=top)[0]
+    return select_entries(read_bank(checkpoint_dir), find=None, top=top)[0]
 
 
 _OUT_OF_MEMORY = (

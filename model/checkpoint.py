@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from model.config.resolve import Config
-from model.transformer import Transformer
+from model.config import Config
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 DATA = "data_hash"
@@ -41,7 +41,7 @@ def save(
     *,
     config: Config,
     data_hash: str,
-    model: Transformer,
+    model: nn.Module,
     optimizer: torch.optim.AdamW | None,
     progress: Progress,
 ) -> Path:
@@ -105,12 +105,12 @@ def newest(directory: Path) -> Path | None:
     return next(iter(_whole(directory)), None)
 
 
-def load_model(path: Path, model: Transformer) -> None:
+def load_model(path: Path, model: nn.Module) -> None:
     """Weights and bank of a checkpoint into a model of its configuration."""
     model.load_state_dict(load_file(path / MODEL))
 
 
-def load(path: Path, *, model: Transformer, optimizer: torch.optim.AdamW) -> Progress:
+def load(path: Path, *, model: nn.Module, optimizer: torch.optim.AdamW) -> Progress:
     """Everything of a checkpoint; returns where the run stood."""
     load_model(path, model)
     moments = load_file(path / OPTIMIZER)
@@ -134,7 +134,7 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def _moments(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+def _moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
     """AdamW's state by parameter name; names outlive the order that optimisers number them by."""
     moments = {}
     for name, parameter in model.named_parameters():

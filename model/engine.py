@@ -14,9 +14,11 @@ from accelerate.utils import DeepSpeedPlugin, GradientAccumulationPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config.launch import check_packages, check_ranks, deepspeed_config
-from model.config.resolve import Config, ConfigError
+from model.config import Config, ConfigError, check_packages, check_ranks, deepspeed_config
 from model.meters import reset_peaks
+
+# Before cuBLAS starts: without a fixed workspace it may sum in another order from run to run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 class Zero2(DeepSpeedPlugin):

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.data.batches import IGNORED
-
-CHUNK_BYTES = 2**25
-"""Bound on the fp32 logits that exist at once; their gradient takes their place."""
+from model.config.work_sizes import LOGITS_BYTES
+from model.data import IGNORED
 
 
-def summed_nats(hidden_BTD: Tensor, table_VD: Tensor, target_BT: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def summed_nats(hidden_BTD: Tensor, table_VD: Tensor, target_BT: Tensor, *, chunk_bytes: int = LOGITS_BYTES) -> Tensor:
     """Sum over the targets that are not IGNORED of -log softmax(hidden W^T)[target]; differentiable in both factors.
 
     Products in autocast's type where it is on, everything after them in fp32 (fp64 stays fp64).
@@ -33,7 +31,7 @@ def summed_nats(hidden_BTD: Tensor, table_VD: Tensor, target_BT: Tensor, *, chun
     return token_nats(hidden_PD, table_VD, target_P, chunk_bytes=chunk_bytes).sum()
 
 
-def token_nats(hidden_PD: Tensor, table_VD: Tensor, target_P: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def token_nats(hidden_PD: Tensor, table_VD: Tensor, target_P: Tensor, *, chunk_bytes: int = LOGITS_BYTES) -> Tensor:
     """The cost of each target, [P]; 0 where it is IGNORED. No gradient."""
     with torch.no_grad():
         chunks = _chunks(hidden_PD, table_VD, target_P, chunk_bytes=chunk_bytes)

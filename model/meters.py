@@ -99,6 +99,17 @@ def nvml_memory(device: torch.device) -> dict[str, float]:
     return {"nvml_used_gib": max(held) / GIB} if held and None not in held else {}
 
 
+def hold_to_share(share: float, *, context_gib: float) -> None:
+    """Let this process's allocator take `share` of its GPU's memory and no more; `context_gib` of it is CUDA's context.
+
+    What is asked for beyond that raises torch.OutOfMemoryError here, and takes nothing from the GPU's other processes.
+    Does nothing without CUDA.
+    """
+    if torch.cuda.is_available():
+        gpu_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_gib * GIB / gpu_bytes))
+
+
 class Peaks:
     """The most memory that this process was seen to take in a run: what the allocator and the kernel keep, and the most
     that NVML said."""

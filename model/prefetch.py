@@ -18,11 +18,11 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-THREAD = "feed"
+THREAD = "prefetch"
 """How its thread is called."""
 
 
-class Feed(Generic[T]):
+class Prefetcher(Generic[T]):
     """`take(step)` is `read(step)`, prepared by one thread at most `ahead` steps before it is asked for.
 
     Steps are taken in the order of `steps`, each once. What `read` raises is raised by the `take` of its step, after
@@ -35,7 +35,7 @@ class Feed(Generic[T]):
         self._waiting: deque[tuple[int, Future[T]]] = deque()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD)  # starts no thread before it has work
 
-    def __enter__(self) -> Feed[T]:
+    def __enter__(self) -> Prefetcher[T]:
         return self
 
     def __exit__(

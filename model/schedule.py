@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from model.config.resolve import TrainConfig
+from model.config import TrainConfig
 
 
 def learning_rate(update: int, *, total: int, train: TrainConfig) -> float:

@@ -18,20 +18,10 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.config.launch import check_packages, check_processes
-from model.config.resolve import PATH_KEYS, Config, ConfigError, missing_files, resolve
-from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
-
-# Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
+from model.api import train
 from model.checkpoint import newest
-from model.trainer import Listener, Trainer
-
-
-def run(config: Config, report: Listener, *, checkpoint_dir: Path) -> Result:
-    """Train `config` in this process (see model.api.train)."""
-    return Trainer(config, checkpoint_dir=checkpoint_dir).run(report)
+from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
+from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,7 +117,7 @@ def _train(config: Config, out: Path, *, asked: Event) -> Result:
                 console.print(report.note, markup=False, highlight=False)
             return Verdict.INTERRUPT if asked.is_set() else Verdict.CONTINUE
 
-        result = run(config, show, checkpoint_dir=out)
+        result = train(config, show, checkpoint_dir=out)
     if first and result.verdict is Verdict.CONTINUE:
         (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
     return result

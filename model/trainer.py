@@ -14,18 +14,14 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from model import checkpoint, engine
-from model.bank import ema
-from model.bank.bank_updater import Upkeep, fill_bank
-from model.bank.memory import sum_over_ranks
-from model.config.resolve import Config
-from model.config.seeding import reseeded
-from model.data import corpus
-from model.data.batches import IGNORED, Batches
+from model.bank import BankUpdater, UpdateStats, fill_bank, sum_over_ranks, update_metrics
+from model.config import Config, reseeded
+from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Evaluator
 from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
-from model.prefetch import Feed, ahead_on, on_host
+from model.prefetch import Prefetcher, ahead_on, on_host
 from model.schedule import learning_rate, report_due, reports_by
 from model.transformer import Transformer, initialise
 
@@ -40,7 +36,7 @@ class Trainer:
         self.config, self.checkpoint_dir = config, checkpoint_dir
         self.accelerator = engine.start(config)
         self.device = self.accelerator.device
-        documents = corpus.load(config)
+        documents = load_documents(config)
         tokenizer = load_or_train(config, documents)
         model_config, train = config.model, config.train
         token_documents = tokenizer.encode_documents(documents.train)
@@ -54,7 +50,7 @@ class Trainer:
         )
         self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         initialise(self.model, seed=reseeded(train.seed, train.reseed))
-        bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
+        bank = fill_bank(self.model.bank, config, documents.knowledge, tokenizer)
         self.model.to(self.device, engine.weights_dtype(config))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -64,14 +60,20 @@ class Trainer:
             fused=True,  # and no step count read back
         )
         self.data_hash = documents.data_hash
-        self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
-        self.upkeep = Upkeep(config, self.model, self.optimizer)
+        self.evaluator = Evaluator(config, documents, tokenizer, train_documents=token_documents)
+        self.bank_updater = BankUpdater(
+            config,
+            self.model.bank,
+            table_VD=self.model.table.weight,
+            sub_keys=self.model.sub_keys,
+            optimizer=self.optimizer,
+        )
         self.steps = self._total_steps()
         parameters = sum(p.numel() for p in self.model.parameters())
         self.constants: Metrics = {
             "parameters": parameters,
             "active_parameters": parameters - self.model.table.weight.numel(),
-            **self.examiner.floors,
+            **self.evaluator.floors,
         }
         if bank is not None and bank.objects_kept is not None:
             self.constants["objects_kept"] = bank.objects_kept
@@ -84,7 +86,9 @@ class Trainer:
             [*found.passed_over, f"training goes on from step {self.progress.step}"] if found.passed_over else []
         )
         self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
-        self.feed = Feed(self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device))
+        self.prefetcher = Prefetcher(
+            self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device)
+        )
 
     @property
     def budget_tokens(self) -> int:
@@ -106,7 +110,7 @@ class Trainer:
 
     def run(self, report: Listener) -> Result:
         """Train to the budget, or until the listener stops it."""
-        with self.feed:
+        with self.prefetcher:
             return self._run(report)
 
     def _run(self, report: Listener) -> Result:
@@ -121,7 +125,9 @@ class Trainer:
                 continue
             reports = reports_by(step, train=train)
             losses = self._losses(window, last_step=step)
-            measured = window.metrics(self._step_tokens, losses) | gpu_utilisation(self.device) | self.upkeep.metrics()
+            measured = (
+                window.metrics(self._step_tokens, losses) | gpu_utilisation(self.device) | self.bank_updater.metrics()
+            )
             if step == self.steps or reports % self.config.eval.every == 0:
                 measured |= self._validate(step)
             measured |= peaks.read()
@@ -149,7 +155,7 @@ class Trainer:
         samples = []
         if verdict is Verdict.CONTINUE:
             saved = self._save()
-            final, samples = self.examiner.final(self.model, saved=saved, autocast=self._autocast)
+            final, samples = self.evaluator.final(self.model, saved=saved, autocast=self._autocast)
             metrics |= final | peaks.read()
         return Result(
             verdict=verdict,
@@ -164,7 +170,7 @@ class Trainer:
 
     def _validate(self, step: int) -> Metrics:
         """Raises NonFiniteLoss: an update can break the weights after a loss that was still a number."""
-        measured = self.examiner.validate(self.model, autocast=self._autocast)
+        measured = self.evaluator.validate(self.model, autocast=self._autocast)
         val_loss = measured["val_loss"]
         assert isinstance(val_loss, float)
         if not np.isfinite(val_loss):
@@ -187,7 +193,7 @@ class Trainer:
         if updates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
-        x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.feed.take(step))
+        x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.prefetcher.take(step))
         # Between updates each rank adds up gradients of its own; they are summed over ranks once, where one is due.
         apart = nullcontext() if updates else self.accelerator.no_sync(self.wrapped)
         with window.steps.running():
@@ -205,13 +211,13 @@ class Trainer:
                 self.wrapped_optimizer.step()
                 self.wrapped_optimizer.zero_grad()
             window.losses.append(ce.detach())
-        self.upkeep.note(output.reads)
-        if self.upkeep.due(step):
+        self.bank_updater.note(output.reads)
+        if self.bank_updater.due(step):
             with window.emas.running():
-                window.updates += self.upkeep.update(step, output.reads)
+                window.updates += self.bank_updater.update(step, output.reads)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's rows of a step; called in the feed's thread."""
+        """This rank's rows of a step; called in the prefetcher's thread."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         x, y = self.batches.rank_batch(step, rank=rank, world=world)
         return on_host(x, self.device), on_host(y, self.device)
@@ -262,7 +268,7 @@ class _Window:
     def start(self) -> None:
         """Forget; count time from now."""
         self.losses: list[Tensor] = []
-        self.updates: list[ema.UpdateStats] = []
+        self.updates: list[UpdateStats] = []
         self.steps.read_s()
         self.emas.read_s()
 
@@ -276,4 +282,4 @@ class _Window:
         }
         if emas:
             metrics["ema_ms"] = 1e3 * ema_s / emas
-        return metrics | ema.update_metrics(self.updates)
+        return metrics | update_metrics(self.updates)

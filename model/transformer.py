@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.bank.memory import MEMORIES, NORM_EPS, Read
-from model.bank.memory_bank import MemoryBank
-from model.config.resolve import Memory, ModelConfig
-from model.config.seeding import stream_seed
+from model.bank import MEMORIES, NORM_EPS, MemoryBank, Read
+from model.config import Memory, ModelConfig, stream_seed
 from model.layers import Attention, rotary_table
 from model.loss import summed_nats
 
@@ -110,6 +108,11 @@ class Transformer(nn.Module):
         hidden_BTD = self.norm(x_BTD)
         nats = None if targets_BT is None else summed_nats(hidden_BTD, table_VD, targets_BT)
         return Output(hidden_BTD, reads, nats)
+
+    @property
+    def sub_keys(self) -> list[nn.Parameter]:
+        """The sub-keys [2, n, h] of each layer that reads the bank, first layer first."""
+        return [self.blocks[layer].get_parameter("memory.keys_2nh") for layer in self.readers]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [.., D] through the head: [.., V]."""

@@ -22,16 +22,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from model.bank import feature_cache
 from model.bank.encode import encode, nearest_tokens, output_head
-from model.bank.memory import Read, sum_over_ranks
+from model.bank.memory import Read
 from model.bank.memory_bank import MemoryBank
+from model.bank.ranks import sum_over_ranks, union_over_ranks
 from model.bank.segment_sum import cache_bytes
-from model.config.resolve import ModelConfig
-from model.cost.estimate import CHUNK_BYTES
+from model.config import ModelConfig
+from model.config.work_sizes import UPDATE_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def update_bank(
     *,
     table_VD: Tensor,
     config: ModelConfig,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = UPDATE_BYTES,
 ) -> UpdateStats:
     """Update every unfrozen entry that the reads selected; the bank is changed in place.
 
@@ -76,12 +76,12 @@ def update_bank(
     return _UPDATES[config.memory](bank, means, table_VD, config, chunk_bytes)
 
 
-def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -> EntryMeans:
+def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = UPDATE_BYTES) -> EntryMeans:
     """Means over the selections of each entry, all layers and ranks; duplicates by `index_add_`.
 
     A weight can underflow to 0; such an entry has a mean of 0 and not NaN.
     """
-    entry_S = _union_over_ranks(torch.cat([read.selection.index_BTK.flatten() for read in reads]).unique())
+    entry_S = union_over_ranks(torch.cat([read.selection.index_BTK.flatten() for read in reads]).unique())
     entry_S = entry_S[entry_S >= frozen]
     D, device, dtype = reads[0].features_BTD.shape[-1], entry_S.device, reads[0].selection.weight_BTK.dtype
     # One row more than there are entries: the selections of frozen entries fall into it and are dropped.
@@ -196,16 +196,3 @@ def _ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
 def _parts(total: int, size: int) -> Iterator[slice]:
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
-
-
-def _union_over_ranks(entry_S: Tensor) -> Tensor:
-    """The ascending union of every rank's entries. Ranks differ in how many they have: lengths first, then padded."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return entry_S
-    lengths = [torch.zeros(1, dtype=torch.int64, device=entry_S.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, torch.tensor([len(entry_S)], device=entry_S.device))
-    longest = max(int(length) for length in lengths)
-    padded = torch.cat([entry_S, entry_S[:1].expand(longest - len(entry_S))])
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    return torch.cat(gathered).unique()

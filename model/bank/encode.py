@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.bank.segment_sum import cache_bytes, device_type
-from model.config.resolve import ModelConfig
-from model.cost.estimate import CHUNK_BYTES
+from model.config import ModelConfig
+from model.config.work_sizes import UPDATE_BYTES
 
 GROUP = 64
 """Columns whose maximum is taken at once on CPU."""
@@ -33,7 +33,7 @@ def output_head(table_VD: Tensor, config: ModelConfig) -> Tensor:
 
 
 def encode(
-    old_SL: Tensor, mean_SD: Tensor, *, table_VD: Tensor, head_VD: Tensor, decay: float, chunk_bytes: int = CHUNK_BYTES
+    old_SL: Tensor, mean_SD: Tensor, *, table_VD: Tensor, head_VD: Tensor, decay: float, chunk_bytes: int = UPDATE_BYTES
 ) -> Tensor:
     """argmax_v (decay * E[old] + (1-decay) * a) . head[v], as int64 [S, L], for S entries.
 
@@ -104,14 +104,14 @@ def _first_maximum(logits_rv: Tensor, *, group: int = GROUP) -> tuple[Tensor, Te
     return value_r, at_r * group + column_r
 
 
-def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = UPDATE_BYTES) -> Tensor:
     """argmax_v f . head[v] of every feature, int64 [M]; the literal encode, so many rows at a time as a cache holds."""
     rows = max(1, min(chunk_bytes, 2 * cache_bytes(features_MD.device)) // (4 * head_VD.shape[0]))
     return torch.cat([(part_mD @ head_VD.T).argmax(dim=-1) for part_mD in features_MD.split(rows)])
 
 
 @torch.no_grad()
-def self_encode_rate(table_VD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def self_encode_rate(table_VD: Tensor, *, head_VD: Tensor, chunk_bytes: int = UPDATE_BYTES) -> Tensor:
     """Share of the tokens t with argmax_v E[t].head[v] = t: how far encoding inverts decoding. `table_VD` may be the
     first rows only; the head is whole."""
     kept_V = nearest_tokens(table_VD, head_VD=head_VD, chunk_bytes=chunk_bytes)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from model.bank.bank_read import decode, pool
 from model.bank.memory_bank import MemoryBank
@@ -23,8 +22,8 @@ from model.bank.product_key import (
     retrieve,
     selection_counts,
 )
-from model.config.resolve import Memory, ModelConfig
-from model.cost.estimate import swiglu_hidden
+from model.bank.ranks import sum_over_ranks
+from model.config import Memory, ModelConfig
 from model.layers import SwiGLU
 
 NORM_EPS = 1e-6
@@ -158,7 +157,7 @@ class MatchedFeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.net = SwiGLU(dim_in=config.dim, hidden=swiglu_hidden(config), dim_out=config.dim)
+        self.net = SwiGLU(dim_in=config.dim, hidden=config.swiglu_hidden, dim_out=config.dim)
 
     def forward(
         self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
@@ -174,11 +173,3 @@ MEMORIES: dict[Memory, type[nn.Module]] = {
     "none": MatchedFeedForward,
     "blind": BlindMemory,
 }
-
-
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of a tensor without gradient over all ranks; itself where there is one."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        tensor = tensor.contiguous()
-        dist.all_reduce(tensor)
-    return tensor

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from model.config.resolve import ModelConfig
-from model.config.seeding import stream_seed
+from model.config import ModelConfig, stream_seed
 
 CONTENTS = ("tokens_NL", "vectors_NQ", "residual_NR")
 """The buffers with a row an entry that a read sees."""

@@ -219,10 +219,11 @@ def _group(n: int, K: int) -> int:
 @torch.compiler.assume_constant_result
 def _candidate_pairs(K: int, device: torch.device) -> Tensor:
     """[2, M]: the ranks (a, b) of the pairs that can be among the best K. A compiler takes them for a constant."""
-    return _cached_pairs(K, device)
+    return cached_pairs(K, device)
 
 
 @functools.lru_cache(maxsize=32)
-def _cached_pairs(K: int, device: torch.device) -> Tensor:
+def cached_pairs(K: int, device: torch.device) -> Tensor:
+    """The same, kept between calls."""
     pairs = [(a, b) for a in range(K) for b in range(K) if (a + 1) * (b + 1) <= K]
     return torch.tensor(pairs, device=device).T.contiguous()

@@ -20,39 +20,47 @@ Letters: X layers that read, n = sqrt(N) sub-keys a half, h = Q/2, P positions, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from model.bank import feature_cache
 from model.bank.encode import nearest_tokens, output_head
 from model.bank.memory import Read
-from model.config.resolve import Config
-from model.config.seeding import reseeded, stream_seed
-from model.transformer import Transformer
+from model.bank.memory_bank import MemoryBank
+from model.bank.ranks import from_first_rank
+from model.config import Config, reseeded, stream_seed
 
 NOISE = 0.1
 SEEDS = 256
 """Features drawn a layer to re-seed entries from."""
 
 
-def note(model: Transformer, reads: list[Read]) -> None:
+def note(bank: MemoryBank, reads: list[Read]) -> None:
     """After every micro-batch: a row that was selected is at -1, from which the next update brings it to 0. Waits for
     nothing."""
     used_X2n = torch.stack([read.counts_2n for read in reads]) > 0
-    model.bank.idle_X2n.masked_fill_(used_X2n, -1)
+    bank.idle_X2n.masked_fill_(used_X2n, -1)
 
 
 @torch.no_grad()
 def refresh(
-    model: Transformer, optimizer: torch.optim.Optimizer, reads: list[Read], *, config: Config, step: int
+    bank: MemoryBank,
+    reads: list[Read],
+    *,
+    sub_keys: Sequence[Tensor],
+    table_VD: Tensor,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    step: int,
 ) -> None:
     """One update has passed: count it, reset the rows that are dead by now, re-seed what they led to.
 
     Waits for the device once where nothing is dead. Every rank must call it.
     """
-    bank, model_config = model.bank, config.model
+    model_config = config.model
     bank.idle_X2n += 1
     dead_X2n = bank.idle_X2n >= model_config.refresh_after
     rows = dead_X2n.nonzero().tolist()
@@ -61,8 +69,7 @@ def refresh(
     generator = torch.Generator().manual_seed(
         stream_seed(reseeded(config.train.seed, config.train.reseed), f"refresh/{step}")
     )
-    for reader, (layer, read) in enumerate(zip(model_config.layers_with_memory, reads, strict=True)):
-        keys_2nh = model.blocks[layer].get_parameter("memory.keys_2nh")
+    for reader, (keys_2nh, read) in enumerate(zip(sub_keys, reads, strict=True)):
         for half in (0, 1):
             dead = [row for x, a_half, row in rows if (x, a_half) == (reader, half)]
             if dead:
@@ -77,7 +84,7 @@ def refresh(
         entry_S = entry_S[entry_S >= model_config.frozen_entries]
         pool_MD = torch.cat([_drawn(read.features_BTD, count=SEEDS, generator=generator) for read in reads])
         pick_S = torch.randint(len(pool_MD), (len(entry_S),), generator=generator).to(entry_S.device)
-        _seed_entries(model, entry_S, pool_MD, pick_S)
+        _seed_entries(bank, entry_S, pool_MD, pick_S, table_VD=table_VD)
     bank.idle_X2n.masked_fill_(dead_X2n, 0)
     bank.refreshed += len(rows)
 
@@ -101,8 +108,7 @@ def _unreachable(dead_X2n: Tensor) -> Tensor:
     return cut_nn.flatten().nonzero().flatten()
 
 
-def _seed_entries(model: Transformer, entry_S: Tensor, pool_MD: Tensor, pick_S: Tensor) -> None:
-    bank, table_VD = model.bank, model.table.weight
+def _seed_entries(bank: MemoryBank, entry_S: Tensor, pool_MD: Tensor, pick_S: Tensor, *, table_VD: Tensor) -> None:
     if bank.config.memory == "vector":
         bank.vectors_NQ[entry_S] = pool_MD[pick_S].to(bank.vectors_NQ.dtype)
         return
@@ -119,7 +125,4 @@ def _drawn(values_BTF: Tensor, *, count: int, generator: torch.Generator) -> Ten
     """`count` positions of this micro-batch, drawn with replacement; rank 0's, on every rank. fp32 [count, F]."""
     values_PF = values_BTF.flatten(0, -2)
     position_M = torch.randint(len(values_PF), (count,), generator=generator).to(values_PF.device)
-    drawn_MF = values_PF[position_M].float().contiguous()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.broadcast(drawn_MF, src=0)
-    return drawn_MF
+    return from_first_rank(values_PF[position_M].float().contiguous())

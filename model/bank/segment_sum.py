@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CPU_CACHE_BYTES = 2**21
-CUDA_CACHE_BYTES = 2**28
+from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
+
 LONGEST_ON_CUDA = 256
 """Summands that one thread block of CUDA adds up, one after the other, before others share the group's work."""
 

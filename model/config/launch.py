@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from model.config.resolve import Config, ConfigError
+from model.config.settings import Config, ConfigError
 
 EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """For the environment of a process that shares a card: what the allocator holds grows where it is, instead of in pieces

@@ -5,6 +5,7 @@ Names are those of experiment 1.4.6 (``knowledge_num``, ``ema_decay``, ...). Imp
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -122,6 +123,13 @@ class ModelConfig(Section):
     def has_bank(self) -> bool:
         """Whether anything is stored and read."""
         return self.memory in ("token", "vector", "hybrid")
+
+    @property
+    def swiglu_hidden(self) -> int:
+        """Width of the control's SwiGLU whose 3DF parameters match the token memory's: (5D^2 + DQ + nQ) / 3D, down to a
+        multiple of 8 (all keys count, stored tokens do not)."""
+        D, Q, n = self.dim, self.knowledge_dim, math.isqrt(self.knowledge_num)
+        return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
 
     @property
     def cached_entries(self) -> int:

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.bank import ema, segment_sum
-from model.bank.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
-from model.config.resolve import Config, ModelConfig
+from model.bank import cached_pairs, pretending, update_bank
+from model.config import Config, ModelConfig
+from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
 from model.cost.allocations import Allocations
 from model.cost.kernel_buffers import INNER
-from model.data.batches import IGNORED
+from model.data import IGNORED
 from model.transformer import Output, Transformer
 
 Device = Literal["cuda", "cpu"]
@@ -127,20 +127,20 @@ def trace_forward(config: Config, *, device: Device, bf16: bool, batch: int) -> 
 @contextmanager
 def _fake(config: Config, *, device: Device, positions: int) -> Iterator[Allocations]:
     model = config.model
-    cache = segment_sum.CUDA_CACHE_BYTES
+    cache = CUDA_CACHE_BYTES
     if device == "cpu":
-        cache = max(segment_sum.CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.dim // PIECES)
+        cache = max(CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.dim // PIECES)
     # What the model keeps for the next call must be neither real in here nor fake afterwards.
-    _cached_pairs.cache_clear()
+    cached_pairs.cache_clear()
     try:
         with ExitStack() as stack:
-            stack.enter_context(segment_sum.pretending(device, cache=cache))
+            stack.enter_context(pretending(device, cache=cache))
             stack.enter_context(_made_of(torch.float64 if config.train.precision == "fp64" else torch.float32))
             stack.enter_context(FakeTensorMode())
             record = stack.enter_context(Allocations(INNER[device]))
             yield record
     finally:
-        _cached_pairs.cache_clear()
+        cached_pairs.cache_clear()
 
 
 def _update(model: Transformer, output: Output, *, record: Allocations) -> None:
@@ -148,7 +148,7 @@ def _update(model: Transformer, output: Output, *, record: Allocations) -> None:
     draws = sum(read.selection.index_BTK.numel() for read in output.reads)
     try:
         with _Shapes(config, draws=draws, record=record) as shapes, _lists(shapes.bounds), torch.no_grad():
-            ema.update_bank(bank, output.reads, table_VD=model.table.weight, config=config)
+            update_bank(bank, output.reads, table_VD=model.table.weight, config=config)
     except _Enough:
         pass
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config.seeding import stream_seed
+from model.config import stream_seed
 from model.data.token_documents import TokenDocuments, end_documents
 
 IGNORED = -100

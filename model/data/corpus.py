@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pydoc_data.topics import topics
 
-from model.config.resolve import PATH_KEYS, Config, DataConfig, value_of
+from model.config import PATH_KEYS, Config, DataConfig, value_of
 from model.data import facts
 from model.data.datafiles import file_digest, read_documents, read_knowledge, read_tokenizer
 from model.data.facts import Fact, Probe
@@ -33,7 +33,7 @@ class Documents:
     data_hash: str
 
 
-def load(config: Config) -> Documents:
+def load_documents(config: Config) -> Documents:
     """Read or make the corpus. A knowledge file, where one is given, replaces the corpus's own facts.
 
     Raises DataError (file, line) for a broken file.
@@ -48,7 +48,7 @@ def content_hash(config: Config) -> str:
     """Sixteen hex digits of everything that is read, after reading and checking it all.
 
     Raises DataError (file, line) for a broken file, ConfigError for a tokenizer that does not fit the model. Not
-    `load(config).data_hash`: a study's check before it starts should not hold a large corpus in memory.
+    `load_documents(config).data_hash`: a study's check before it starts should not hold a large corpus in memory.
     """
     data = config.data
     for path in filter(None, (data.train, data.val)):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.config.resolve import ConfigError
+from model.config import ConfigError
 from model.data.facts import Fact
 from model.outcome import DataError
 

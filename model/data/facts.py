@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.config.seeding import stream_seed
+from model.config import stream_seed
 from model.data import language
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.config.seeding import stream_seed
+from model.config import stream_seed
 
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdfghjklmnprstvz" for vowel in "aeiou")
 _NAMES_PER_ENTITY = 8  # at least so many possible names for each that is used: names tell little of one another

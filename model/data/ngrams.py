@@ -12,7 +12,7 @@ from model.data.token_documents import TokenDocuments, end_documents
 _CHUNK = 4_194_304  # training tokens counted at a time
 
 
-def floors(
+def ngram_floors(
     train: TokenDocuments | Sequence[Sequence[int]],
     val: TokenDocuments | Sequence[Sequence[int]],
     *,

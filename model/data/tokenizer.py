@@ -15,7 +15,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.config.resolve import Config
+from model.config import Config
 from model.data import language
 from model.data.corpus import Documents
 from model.data.datafiles import EOS, PAD, START, read_tokenizer

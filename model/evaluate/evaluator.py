@@ -12,13 +12,9 @@ import torch
 from torch import Tensor
 
 from model import checkpoint
-from model.bank.encode import output_head, self_encode_rate
-from model.config.resolve import Config
-from model.config.seeding import stream_seed
-from model.data import ngrams
-from model.data.batches import fixed_rows
-from model.data.corpus import Documents
-from model.data.token_documents import TokenDocuments
+from model.bank import output_head, self_encode_rate
+from model.config import Config, stream_seed
+from model.data import Documents, TokenDocuments, fixed_rows, ngram_floors
 from model.data.tokenizer import Tokenizer
 from model.evaluate.generate import generate, text_metrics
 from model.evaluate.losses import Usage, bank_diversity, bank_use, continuation_nats, text_loss
@@ -30,7 +26,7 @@ Metrics = dict[str, float | int | list[float]]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-class Examiner:
+class Evaluator:
     """The held-out text, prompts and probes of one run, and the questions asked of a model with them."""
 
     def __init__(
@@ -40,7 +36,7 @@ class Examiner:
         val = tokenizer.encode_documents(documents.val)
         shape = {"seq_len": config.model.max_seq_len, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
         self.rows = fixed_rows(val, max_tokens=config.eval.val_tokens, **shape)
-        unigram, bigram = ngrams.floors(
+        unigram, bigram = ngram_floors(
             train_documents, val, vocab_size=config.model.vocab_size, eos_id=tokenizer.eos_id
         )
         self.floors: Metrics = {"unigram_floor": unigram, "bigram_floor": bigram}

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config.seeding import stream_seed
-from model.data.batches import IGNORED, FixedRows
+from model.config import stream_seed
+from model.data import IGNORED, FixedRows
 from model.loss import token_nats
 from model.transformer import Output, Transformer
 

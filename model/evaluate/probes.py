@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model.data.facts import Probe
+from model.data import Probe
 from model.data.tokenizer import Tokenizer
 from model.evaluate.losses import continuation_nats
 from model.transformer import Transformer

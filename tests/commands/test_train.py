@@ -27,7 +27,7 @@ def ctrl_c() -> Iterator[None]:
 
 def signalled(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C so many times before the first report."""
-    run = command.run
+    run = command.train
 
     def signalling(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         left = times
@@ -41,7 +41,7 @@ def signalled(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run(config, show, checkpoint_dir=checkpoint_dir)
 
-    monkeypatch.setattr(command, "run", signalling)
+    monkeypatch.setattr(command, "train", signalling)
 
 
 def test_ctrl_c_ends_at_the_next_report_with_a_checkpoint(
@@ -96,7 +96,7 @@ def test_an_out_that_can_be_no_folder_is_said_before_anything_is_trained(
     def never(*_: Any, **__: Any) -> Result:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(command, "run", never)
+    monkeypatch.setattr(command, "train", never)
     file = tmp_path / "file"
     file.write_text("kept")
     said = complaint(capsys, *SETS, "--out", str(file / below))

@@ -20,7 +20,7 @@ from ablate.sweep import main as sweep
 from model import checkpoint, engine
 from model import train as command
 from model.api import ConfigError, check_packages, resolve
-from model.config.launch import deepspeed_config
+from model.config import deepspeed_config
 from model.trainer import Trainer
 from tests import ROOT, study_files
 from tests.model import rank_program

@@ -10,7 +10,7 @@ import torch
 
 from model import trainer
 from model.api import NonFiniteLoss, Report, Verdict, resolve
-from model.prefetch import THREAD, Feed, ahead_on, on_host
+from model.prefetch import THREAD, Prefetcher, ahead_on, on_host
 from model.trainer import Trainer
 
 SMALL = {
@@ -21,8 +21,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def feeding() -> list[str]:
-    """Feeds' threads that are alive."""
+def threads() -> list[str]:
+    """Prefetchers' threads that are alive."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(THREAD)]
 
 
@@ -34,17 +34,17 @@ def test_steps_come_in_order_each_once(ahead: int) -> None:
         read.append(step)
         return step * step
 
-    with Feed(square, steps=range(5, 25), ahead=ahead) as feed:
-        assert [feed.take(step) for step in range(5, 25)] == [step * step for step in range(5, 25)]
+    with Prefetcher(square, steps=range(5, 25), ahead=ahead) as prefetcher:
+        assert [prefetcher.take(step) for step in range(5, 25)] == [step * step for step in range(5, 25)]
     assert read == list(range(5, 25))
-    assert feeding() == []
+    assert threads() == []
 
 
 def test_it_looks_so_far_ahead_and_no_further() -> None:
     read: list[int] = []
-    with Feed(read.append, steps=range(100), ahead=2) as feed:
+    with Prefetcher(read.append, steps=range(100), ahead=2) as prefetcher:
         for step in range(5):
-            feed.take(step)
+            prefetcher.take(step)
     assert read == list(range(len(read)))
     assert 5 <= len(read) <= 5 + 2
 
@@ -57,10 +57,10 @@ def test_a_batch_is_read_while_another_is_used() -> None:
         assert step == 0 or in_use.wait(timeout=60)
         return threading.current_thread().name
 
-    with Feed(read, steps=range(2), ahead=1) as feed:
-        names = [feed.take(0)]
+    with Prefetcher(read, steps=range(2), ahead=1) as prefetcher:
+        names = [prefetcher.take(0)]
         in_use.set()
-        names.append(feed.take(1))
+        names.append(prefetcher.take(1))
     assert all(name.startswith(THREAD) for name in names)
 
 
@@ -71,16 +71,19 @@ def test_an_error_is_raised_by_its_own_step(ahead: int) -> None:
             raise OSError("the disk is gone")
         return step
 
-    with Feed(read, steps=range(10), ahead=ahead) as feed:
-        assert [feed.take(step) for step in range(4)] == [0, 1, 2, 3]
+    with Prefetcher(read, steps=range(10), ahead=ahead) as prefetcher:
+        assert [prefetcher.take(step) for step in range(4)] == [0, 1, 2, 3]
         with pytest.raises(OSError, match="the disk is gone"):
-            feed.take(4)
-    assert feeding() == []
+            prefetcher.take(4)
+    assert threads() == []
 
 
 def test_a_step_out_of_turn_is_a_bug() -> None:
-    with Feed(int, steps=range(10), ahead=1) as feed, pytest.raises(AssertionError, match="step 3 was asked for"):
-        feed.take(3)
+    with (
+        Prefetcher(int, steps=range(10), ahead=1) as prefetcher,
+        pytest.raises(AssertionError, match="step 3 was asked for"),
+    ):
+        prefetcher.take(3)
 
 
 def test_a_cpu_gets_no_thread_and_no_pinned_memory() -> None:
@@ -114,7 +117,7 @@ def test_a_run_that_is_fed_ahead_is_the_same_run(tmp_path: Path, monkeypatch: py
     assert train(tmp_path / "fed") == direct
     assert len(direct) == 8
     assert train(tmp_path / "stopped", stop_at=2) == direct[:4]
-    assert feeding() == []
+    assert threads() == []
     with pytest.raises(NonFiniteLoss):
         train(tmp_path / "broken", train__lr=1e30, train__warmup_ratio=0.0)
-    assert feeding() == []
+    assert threads() == []

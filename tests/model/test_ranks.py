@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ablate.records.ledger import Ledger
 from model.api import ConfigError, resolve
-from model.config.launch import check_processes, check_ranks
+from model.config import check_processes, check_ranks
 from tests import ROOT
 from tests.model import rank_program
 

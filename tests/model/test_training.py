@@ -12,7 +12,7 @@ import torch
 
 from model import meters
 from model.api import METRICS, Config, NonFiniteLoss, Report, Verdict, failure_kind, resolve, train
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Evaluator
 from model.schedule import learning_rate
 from model.transformer import Transformer, initialise
 
@@ -153,14 +153,14 @@ def test_peaks_of_memory_are_read_after_every_evaluation(tmp_path: Path, monkeyp
         return {"peak_rss_gib": peak, "peak_gib": peak}
 
     def raising(name: str, gib: float) -> None:
-        ask = getattr(Examiner, name)
+        ask = getattr(Evaluator, name)
 
         def asked(*arguments: Any, **named: Any) -> Any:
             nonlocal peak
             peak = max(peak, gib)
             return ask(*arguments, **named)
 
-        monkeypatch.setattr(Examiner, name, asked)
+        monkeypatch.setattr(Evaluator, name, asked)
 
     monkeypatch.setattr(meters, "memory_metrics", measured)
     raising("validate", 2.0)
@@ -240,12 +240,12 @@ def test_what_is_reloaded_has_the_precision_that_was_trained(tmp_path: Path, mon
     """Its continuations' loss would be another's otherwise, by the rounding of every weight."""
     seen: list[Transformer] = []
 
-    def watching(examiner: Examiner, *args: Any, **keys: Any) -> Transformer:
-        seen.append(reload(examiner, *args, **keys))
+    def watching(evaluator: Evaluator, *args: Any, **keys: Any) -> Transformer:
+        seen.append(reload(evaluator, *args, **keys))
         return seen[-1]
 
-    reload = Examiner._reload  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(Examiner, "_reload", watching)
+    reload = Evaluator._reload  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(Evaluator, "_reload", watching)
     result = train(small(train__precision="fp64", train__tokens=128 * 4), Listener(), checkpoint_dir=tmp_path)
     assert {tensor.dtype for tensor in seen[0].parameters()} == {torch.float64}
     assert isinstance(result.metrics["inference_loss"], float)

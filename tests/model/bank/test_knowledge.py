@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.bank import knowledge
-from model.bank.knowledge import BankInit, KbFit, bank_rows
-from model.bank.layout import grid_cells
-from model.config.resolve import resolve
-from model.data.corpus import load
+from model.bank.knowledge import BankInit, KbFit, bank_rows, grid_cells
+from model.config import resolve
+from model.data import load_documents
 from model.data.facts import Fact
 from model.data.tokenizer import Tokenizer, load_or_train
 from tests.oracles import layout as layout_oracle
@@ -23,7 +22,7 @@ LONG = Fact("Doka owns a Kibum.", "Doka", "owns a", "Kibum")  # Do|ka| owns| a| 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     config = resolve("tiny", {})
-    return load_or_train(config, load(config), cache_dir=tmp_path_factory.mktemp("tokenizers"))
+    return load_or_train(config, load_documents(config), cache_dir=tmp_path_factory.mktemp("tokenizers"))
 
 
 def bank(

@@ -12,10 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bank import refresh
-from model.bank.bank_updater import Upkeep
+from model.bank import BankUpdater, Read, refresh
 from model.bank.encode import nearest_tokens, output_head
-from model.config.resolve import Config, resolve
+from model.config import Config, resolve
 from model.transformer import Output, Transformer, initialise
 from tests.model.test_training import SMALL, Listener, small, train
 from tests.oracles import variants as oracle
@@ -47,23 +46,31 @@ def forward(model: Transformer, optimizer: torch.optim.AdamW) -> Output:
     return output
 
 
+def refreshed(
+    model: Transformer, optimizer: torch.optim.AdamW, reads: list[Read], *, config: Config, step: int
+) -> None:
+    """One refresh of the model."""
+    about: dict[str, Any] = {"sub_keys": model.sub_keys, "table_VD": model.table.weight, "optimizer": optimizer}
+    refresh.refresh(model.bank, reads, **about, config=config, step=step)
+
+
 @pytest.mark.parametrize("memory", ["token", "vector", "hybrid"])
 def test_a_row_made_dead_is_selected_again(memory: str) -> None:
     config, model, optimizer = with_a_dead_row(**{"model.memory": memory})
-    upkeep = Upkeep(config, model, optimizer)
+    updater = BankUpdater(config, model.bank, table_VD=model.table.weight, sub_keys=model.sub_keys, optimizer=optimizer)
     resets = []
     used = [torch.zeros_like(model.bank.idle_X2n, dtype=torch.bool) for _ in range(2)]  # an update each
     for step in range(6):
         reads = forward(model, optimizer).reads
-        upkeep.note(reads)
+        updater.note(reads)
         used[step // 3] |= torch.stack([read.counts_2n for read in reads]) > 0
         if step < 6 - 1:
             assert step >= 3 or not any(read.counts_2n[0, ROW] for read in reads), "the row is not dead to begin with"
         before = {name: value.clone() for name, value in model.named_parameters()}
         if (step + 1) % 3 == 0:
-            assert upkeep.due(step)
+            assert updater.due(step)
             dead = ~(used[0] | used[1]) if step // 3 else torch.zeros_like(used[0])
-            upkeep.update(step, reads)
+            updater.update(step, reads)
             resets.append(int(dead.sum()))
             for layer, dead_2n in zip(config.model.layers_with_memory, dead, strict=True):
                 name = f"blocks.{layer}.memory.keys_2nh"
@@ -77,7 +84,7 @@ def test_a_row_made_dead_is_selected_again(memory: str) -> None:
             assert all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
     assert resets[0] == 0, "one update is not two"
     assert resets[1] >= 2, "the row of either layer"
-    assert upkeep.metrics() == {"subkeys_refreshed": sum(resets)}
+    assert updater.metrics() == {"subkeys_refreshed": sum(resets)}
     assert all(read.counts_2n[0, ROW] > 0 for read in model(IDS).reads)
 
 
@@ -89,7 +96,7 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
     model.bank.idle_X2n[:, 1, 6] = 5  # dead in both
     before = model.bank.tokens_NL.clone()
     reached = set(oracle.unreachable(model.bank.idle_X2n == 5))
-    refresh.refresh(model, optimizer, reads, config=config, step=0)
+    refreshed(model, optimizer, reads, config=config, step=0)
     changed = set((model.bank.tokens_NL != before).any(dim=1).nonzero().flatten().tolist())
     assert reached == {row * 8 + 6 for row in range(8)}
     assert changed == {s for s in reached if s >= config.model.frozen_entries == 24}
@@ -111,9 +118,9 @@ def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(
         selected = [torch.rand(2, 2, 8, generator=generator) < 0.25 for _ in range(2)]
         for used_X2n in selected:
             noted = [replace(read, counts_2n=used_2n.float()) for read, used_2n in zip(reads, used_X2n, strict=True)]
-            refresh.note(model, noted)
+            refresh.note(model.bank, noted)
         keys = torch.stack([model.get_parameter(f"blocks.{layer}.memory.keys_2nh").clone() for layer in (0, 1)])
-        refresh.refresh(model, optimizer, reads, config=config, step=step)
+        refreshed(model, optimizer, reads, config=config, step=step)
         now = torch.stack([model.get_parameter(f"blocks.{layer}.memory.keys_2nh") for layer in (0, 1)])
         unused = torch.where(selected[0] | selected[1], 0, unused + 1)
         dead = unused >= after
@@ -128,7 +135,7 @@ def test_the_same_step_draws_the_same() -> None:
         config, model, optimizer = with_a_dead_row()
         reads = forward(model, optimizer).reads
         model.bank.idle_X2n.fill_(5)
-        refresh.refresh(model, optimizer, reads, config=config, step=step)
+        refreshed(model, optimizer, reads, config=config, step=step)
         states.append(torch.cat([model.bank.tokens_NL.flatten().float(), *(p.flatten() for p in model.parameters())]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -139,7 +146,7 @@ def test_the_bank_stays_as_it_was_filled_without_an_ema() -> None:
     before, keys = model.bank.tokens_NL.clone(), model.get_parameter("blocks.0.memory.keys_2nh").clone()
     reads = forward(model, optimizer).reads
     model.bank.idle_X2n.fill_(5)
-    refresh.refresh(model, optimizer, reads, config=config, step=0)
+    refreshed(model, optimizer, reads, config=config, step=0)
     assert torch.equal(model.bank.tokens_NL, before)
     assert not torch.equal(model.get_parameter("blocks.0.memory.keys_2nh"), keys)
 

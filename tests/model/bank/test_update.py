@@ -15,8 +15,8 @@ from model.bank.encode import encode, output_head, self_encode_rate
 from model.bank.memory import Read
 from model.bank.memory_bank import CONTENTS, MemoryBank
 from model.bank.product_key import Selection, cosine_factors, normalise_halves, retrieve
-from model.config.resolve import ModelConfig, resolve
-from model.cost.estimate import bank_bytes
+from model.config import ModelConfig, resolve
+from model.cost.formulas import bank_bytes
 from tests.model.bank.test_token_memory import random_selection
 from tests.oracles import variants as oracle
 

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from benchmarks import _allocator
 from model.api import Config, ConfigError, estimate, footprint, resolve
 from model.bank import product_key
-from model.cost.estimate import GIB, bank_bytes
 from model.cost.fake_step import trace_step
+from model.cost.formulas import GIB, bank_bytes
 from model.trainer import Trainer, _Window  # pyright: ignore[reportPrivateUsage]
 from tests import ROOT
 from tests.model.probes import peak_bytes
@@ -33,7 +33,7 @@ SMALL = {
 def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions are made anew; tokenizers too."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("model.cost.footprint._KNOWN", {})
+    monkeypatch.setattr("model.cost.peak_memory._KNOWN", {})
 
 
 def small(**overrides: Any) -> Config:
@@ -59,7 +59,7 @@ def test_a_steps_peak_is_what_the_allocator_says(
 ) -> None:
     config = small(**keys)
     trainer = Trainer(config, checkpoint_dir=tmp_path)
-    monkeypatch.setattr(trainer.upkeep, "due", lambda _: False)
+    monkeypatch.setattr(trainer.bank_updater, "due", lambda _: False)
     window, steps = _Window(trainer.device), config.train.accumulation_steps
     for step in range(steps):  # makes AdamW's moments
         trainer._step(step, window)
@@ -143,7 +143,7 @@ def test_it_is_cached_and_a_broken_cache_is_passed_over(tmp_path: Path, monkeypa
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == [str(said.peak_gib), "False"]
     path.write_text('{"weights": 1', encoding="utf-8")
-    monkeypatch.setattr("model.cost.footprint._KNOWN", {})
+    monkeypatch.setattr("model.cost.peak_memory._KNOWN", {})
     assert footprint(config, device="cpu") == said
 
 

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config.resolve import Config, ConfigError, resolve
-from model.data import language, tokenizer
-from model.data.corpus import Documents, load
+from model.config import Config, ConfigError, resolve
+from model.data import Documents, language, load_documents, tokenizer
 from model.data.datafiles import EOS, PAD, START
 from model.data.tokenizer import Tokenizer, load_or_train
 from model.outcome import DataError
@@ -22,7 +21,7 @@ from model.outcome import DataError
 
 def trained(cache_dir: Path, **overrides: object) -> Tokenizer:
     config = resolve("tiny", {f"data.{key}": value for key, value in overrides.items()})
-    return load_or_train(config, load(config), cache_dir=cache_dir)
+    return load_or_train(config, load_documents(config), cache_dir=cache_dir)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_documents_end_in_eos(of_facts: Tokenizer, monkeypatch: pytest.MonkeyPat
 
 def test_a_probe_is_cut_where_running_text_is(of_facts: Tokenizer) -> None:
     config = resolve("tiny", {})
-    for probe in load(config).probes[:200]:
+    for probe in load_documents(config).probes[:200]:
         whole = of_facts.encode_one(f"{probe.prefix}{probe.object}.")
         assert whole == [
             *of_facts.encode_one(probe.prefix),
@@ -70,16 +69,16 @@ def test_a_probe_is_cut_where_running_text_is(of_facts: Tokenizer) -> None:
 def test_worlds_of_all_seeds_share_one_tokenizer(tmp_path: Path) -> None:
     for seed in (0, 1):
         config = resolve("tiny", {"train.seed": seed})
-        load_or_train(config, load(config), cache_dir=tmp_path)
+        load_or_train(config, load_documents(config), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_training_is_deterministic_over_processes(tmp_path: Path) -> None:
     program = (
-        "import hashlib, pathlib, sys; from model.config import resolve; from model.corpus import load\n"
-        "from model.tokenizer import load_or_train\n"
+        "import hashlib, pathlib, sys; from model.config import resolve; from model.data import load_documents\n"
+        "from model.data.tokenizer import load_or_train\n"
         "config = resolve('tiny', {'data.corpus': 'pydoc'})\n"
-        "trained = load_or_train(config, load(config), cache_dir=pathlib.Path(sys.argv[1]))\n"
+        "trained = load_or_train(config, load_documents(config), cache_dir=pathlib.Path(sys.argv[1]))\n"
         "print(hashlib.sha256(trained.to_json().encode()).hexdigest())"
     )
     # Side by side, with and without the library's own threads, into one cache and into another.

@@ -15,8 +15,7 @@ from model.bank.product_key import Selection
 from model.data.batches import fixed_rows
 from model.data.facts import Probe
 from model.data.tokenizer import Tokenizer
-from model.evaluate import probes
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Evaluator, probes
 from model.evaluate.generate import generate, text_metrics
 from model.evaluate.losses import Usage, bank_use, continuation_nats, text_loss
 from model.transformer import Transformer, initialise
@@ -94,9 +93,9 @@ def test_prompts_are_held_out_documents_cut_in_two(tmp_path: Path) -> None:
     from model.trainer import Trainer
 
     trainer = Trainer(small(), checkpoint_dir=tmp_path)
-    examiner: Examiner = trainer.examiner
-    texts = [examiner.tokenizer.decode(prompt + rest) for prompt, rest in examiner.prompts]
-    assert texts == list(examiner.documents.val[: len(texts)])
+    evaluator: Evaluator = trainer.evaluator
+    texts = [evaluator.tokenizer.decode(prompt + rest) for prompt, rest in evaluator.prompts]
+    assert texts == list(evaluator.documents.val[: len(texts)])
 
 
 def test_read_entropy_is_the_mean_over_positions_and_layers() -> None:
@@ -154,9 +153,9 @@ def test_rows_of_the_table_that_are_no_tokens_do_not_count_as_encoded(tmp_path: 
     from model.trainer import Trainer
 
     trainer = Trainer(small(model__vocab_size=2048, model__encode="cosine"), checkpoint_dir=tmp_path)
-    size, table_VD = trainer.examiner.tokenizer.size, trainer.model.table.weight
+    size, table_VD = trainer.evaluator.tokenizer.size, trainer.model.table.weight
     assert size < 2048
     with torch.no_grad():
         table_VD[size:] = table_VD[0]  # nearest to token 0, every one of them
-    found = trainer.examiner.validate(trainer.model, autocast=nullcontext)
+    found = trainer.evaluator.validate(trainer.model, autocast=nullcontext)
     assert found["self_encode_rate"] == pytest.approx(1.0)

@@ -21,18 +21,10 @@ from model.config.settings import (
     ConfigError,
     DataConfig,
     EvalConfig,
-    Memory,
     ModelConfig,
     Section,
     TrainConfig,
 )
-
-__all__ = [
-    "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig", "EvalConfig", "Memory", "ModelConfig",
-    "TrainConfig", "check_key", "explain", "from_json", "missing_files", "nearest", "override", "read_overrides",
-    "resolve", "value_of",
-]  # fmt: skip
-
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from model.config.resolve import Config, Memory, ModelConfig
+from model.config import Config, Memory, ModelConfig
+from model.config.work_sizes import LOGITS_BYTES, UPDATE_BYTES
 
 GIB = 2**30
-CHUNK_BYTES = 2**27
-"""Bound on each temporary of an EMA update; the sums themselves ([entries, dim] fp32) come on top."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,11 @@ def attention_parameters(model: ModelConfig) -> int:
     return 4 * model.dim**2
 
 
-def swiglu_hidden(model: ModelConfig) -> int:
-    """Width of the control's SwiGLU whose 3DF parameters match the token memory's: (5D^2 + DQ + nQ) / 3D, down to a
-    multiple of 8 (all keys count, stored tokens do not)."""
-    D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
-    return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
-
-
 def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
     """Trained parameters of what stands in a feed-forward net's place, norms of the read and the query included."""
     D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
     if memory == "none":
-        return 3 * D * swiglu_hidden(model)
+        return 3 * D * model.swiglu_hidden
     fuse = 5 * D * D
     if memory == "blind":
         return fuse
@@ -98,7 +90,7 @@ def _peak_bytes(config: Config, parameters: int) -> float:
     """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
 
     A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input); beside
-    them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`model.loss.CHUNK_BYTES`)
+    them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`LOGITS_BYTES`)
     and the loss's gradients of states and table.
     """
     model, train = config.model, config.train
@@ -108,7 +100,7 @@ def _peak_bytes(config: Config, parameters: int) -> float:
         kept = sum(count * numbers for count, numbers in layers.values())
     else:
         kept = max(numbers for _, numbers in layers.values()) + model.n_layers * D
-    logits = min(2.0**25, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
+    logits = min(LOGITS_BYTES, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
     scores = 8.0 * tokens * math.isqrt(model.knowledge_num) if model.has_bank else 0.0
     step = 4.0 * tokens * kept + max(scores, logits)
     return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
@@ -118,7 +110,7 @@ def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
     """fp32 numbers that a layer keeps a position."""
     D, K = model.dim, model.num_selected
     if memory == "none":
-        return 12 * D + 4 * swiglu_hidden(model)
+        return 12 * D + 4 * model.swiglu_hidden
     if memory == "blind":
         return 22 * D
     # The balance loss's slope of the query; K indices (int64) and weights; rows pooled before a projection.
@@ -133,7 +125,7 @@ def _update_bytes(model: ModelConfig, tokens: int) -> float:
     entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
     if model.memory == "vector":
         width = model.knowledge_dim
-        return 4.0 * entries * width + min(CHUNK_BYTES, 12 * entries * width)
+        return 4.0 * entries * width + min(UPDATE_BYTES, 12 * entries * width)
     slots = entries * model.knowledge_length
     logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
-    return 4.0 * entries * model.dim + min(8 * CHUNK_BYTES, logits)
+    return 4.0 * entries * model.dim + min(8 * UPDATE_BYTES, logits)

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-import model
-from model.config.resolve import Config
-from model.cost.estimate import CHUNK_BYTES, GIB
+from model.config import Config
+from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES, UPDATE_BYTES
+from model.cost.formulas import GIB
 
 if TYPE_CHECKING:
     from model.cost.fake_step import StepTrace
@@ -36,7 +36,7 @@ MIB = 2**20
 BLOCK, SMALL_SEGMENT, LARGE_SEGMENT = 512, 2 * MIB, 20 * MIB
 """Of CUDACachingAllocator.cpp: what every block is rounded up to, and by what its two pools grow."""
 WORKSPACES = 2 * 8 * 4 * MIB
-"""cuBLAS under CUBLAS_WORKSPACE_CONFIG=:4096:8 (model/train.py): 8 of 4 MiB for a handle, and the thread of the
+"""cuBLAS under CUBLAS_WORKSPACE_CONFIG=:4096:8 (model/engine.py): 8 of 4 MiB for a handle, and the thread of the
 backward has a handle of its own."""
 CONTEXT = 480 * MIB
 """Assumed, not measured here: CUDA's context with the kernels of PyTorch that a step loads. It stands outside of what
@@ -141,8 +141,6 @@ def _evaluation(
     (`forward` bytes, of which `casts` of the weights), with what is counted meanwhile, with the bank's rows in another
     order, or in the model that was read from the checkpoint; one over questions (`asked`); what is made of the counts.
     """
-    from model.bank.segment_sum import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
-
     model, evaluated = config.model, config.eval
     N, L, V, T = model.knowledge_num, model.knowledge_length, model.vocab_size, model.max_seq_len
     counts = 4 * N * len(model.layers_with_memory) if model.has_bank else 0
@@ -159,7 +157,7 @@ def _evaluation(
     prompts, wide = evaluated.prompts, min(T, 1 + evaluated.prompt_tokens + evaluated.new_tokens)
     written = max(min(prompts, evaluated.val_batch_size) * T, prompts * wide) / (evaluated.val_batch_size * T)
     cache = 2 * (CPU_CACHE_BYTES if device == "cpu" else CUDA_CACHE_BYTES)
-    encoded = min(CHUNK_BYTES, cache, 4 * V * V) if model.stores_tokens else 0
+    encoded = min(UPDATE_BYTES, cache, 4 * V * V) if model.stores_tokens else 0
     return counts + forward, max(
         counts + max(asked, forward),
         counts + contents + order + forward,
@@ -174,7 +172,7 @@ def _key(config: Config, *, device: Device, ranks: int) -> str:
     """A hash of what the answer depends on: the sizes in the configuration, this code, torch."""
     train, evaluated = config.train, config.eval
     code = hashlib.sha256()
-    for path in sorted(Path(model.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(path.read_bytes())
     relevant = [
         {key: value for key, value in config.model.model_dump().items() if key not in _SIZELESS},

@@ -1,45 +1,35 @@
-"""`python -m model.bank CHECKPOINT`: a trained bank's entries as text, most used first, with what changed.
+"""A trained bank read from its checkpoint: its entries as text, how often each was used, what changed since the start.
 
 The bank at the start is made again from the checkpoint's configuration, as the trainer made it; so the data files that
-it names must still be there. Use is what the run counted at its last validation. Only what is printed is decoded;
-`--find` decodes every entry once.
+it names must still be there. Use is what the run counted at its last validation. Only the entries that are asked for
+are decoded; a search for a text decodes every entry once.
 
 Letters: N entries, L tokens an entry.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from tabulate import tabulate
 
-from model.bank.knowledge import initial_bank
+from model.bank import initial_bank
 from model.checkpoint import DATA, MODEL, STATE, newest
-from model.config.resolve import Config, ConfigError, missing_files
-from model.data import corpus
+from model.config import Config, ConfigError, missing_files
+from model.data import load_documents
 from model.data.tokenizer import Tokenizer, load_or_train
 from model.evaluate.losses import bank_diversity
-from model.outcome import DataError
 
 Ints = NDArray[np.int32]
 
 _DECODED = 65_536  # entries turned into text at a time
-
-EPILOG = """example:
-  python -m model.bank results/single/0123456789ab
-  python -m model.bank results/ema/checkpoints/0123456789ab --find river --top 50"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class Summary:
     distinct_tokens_at_start: float
 
 
-def read(path: Path) -> Bank:
+def read_bank(path: Path) -> Bank:
     """The bank of `path`: a `step-N` folder, or one that holds such folders (the newest is taken).
 
     Raises ConfigError where there is no checkpoint, no bank of tokens in it, or a file of its configuration has gone or
@@ -101,7 +91,7 @@ def read(path: Path) -> Bank:
     for key, name in missing_files(config):
         raise ConfigError(key, name, "no such file, and the bank at the start is made from it", "put it back")
     now_NL, used_N, window_tokens = _read_entries(folder / MODEL)
-    documents = corpus.load(config)
+    documents = load_documents(config)
     if data_hash not in (documents.data_hash, None):
         rule = f"trained on other data ({data_hash}) than its configuration names now ({documents.data_hash})"
         raise ConfigError("CHECKPOINT", folder, rule, "put the files back as they were: its tokens are theirs")
@@ -132,7 +122,7 @@ def _read_entries(path: Path) -> tuple[Ints, Ints, int]:
         raise ConfigError("CHECKPOINT", path, "not a checkpoint's tensors", "give a folder that a run wrote") from None
 
 
-def summarise(bank: Bank) -> Summary:
+def summarise_bank(bank: Bank) -> Summary:
     """The header's numbers."""
     changed_NL = bank.now_NL != bank.start_NL
     return Summary(
@@ -147,7 +137,7 @@ def summarise(bank: Bank) -> Summary:
     )
 
 
-def select(bank: Bank, *, find: str | None, top: int) -> tuple[list[Entry], int]:
+def select_entries(bank: Bank, *, find: str | None, top: int) -> tuple[list[Entry], int]:
     """The `top` most used entries whose text, now or at the start, contains `find` (upper or lower case alike), and how
     many contain it in all."""
     by_use_N = np.argsort(-bank.used_N, kind="stable")
@@ -180,69 +170,3 @@ def containing(bank: Bank, find: str) -> NDArray[np.bool_]:
 def _folded(tokenizer: Tokenizer, rows_ML: Ints) -> Iterator[str]:
     for first in range(0, len(rows_ML), _DECODED):
         yield from (text.casefold() for text in tokenizer.decode_rows(rows_ML[first : first + _DECODED]))
-
-
-def render(bank: Bank, *, find: str | None, top: int) -> str:
-    """The answer as text for a terminal."""
-    summary = summarise(bank)
-    entries, matches = select(bank, find=find, top=top)
-    if summary.window_tokens:
-        use = f"selected in {summary.window_tokens:,} validation tokens: {summary.used_share:.1%} of the entries"
-    else:
-        use = "use was not counted yet: this checkpoint is older than the run's first validation"
-    slots = f"{summary.changed_share:.1%} of the entries, {summary.slots_changed_share:.1%} of the slots"
-    distinct = f"{summary.distinct_tokens:.2f} now, {summary.distinct_tokens_at_start:.2f} at the start"
-    lines = [
-        f"bank at step {bank.step}: {summary.entries:,} entries of {summary.tokens_per_entry} tokens",
-        use,
-        f"changed since the start: {slots}",
-        f"different tokens in an entry: {distinct}",
-    ]
-    if find is not None:
-        lines.append(f"entries whose text, now or at the start, contains {visible(find)}: {matches:,}")
-    headers = ["rank", "entry", "times selected", "slots changed", "now", "at the start"]
-    table = [[e.rank, e.entry, e.count, e.slots_changed, visible(e.now), visible(e.start)] for e in entries]
-    return "\n".join([*lines, "", tabulate(table, headers=headers, disable_numparse=[4, 5])])
-
-
-def visible(text: str) -> str:
-    """In quotes, on one line, every character that a terminal would not show as Python would escape it."""
-    shown = (c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
-    return f'"{"".join(shown)}"'
-
-
-def as_json(bank: Bank, *, find: str | None, top: int) -> str:
-    """The same for machines; texts as they are."""
-    entries, matches = select(bank, find=find, top=top)
-    answer: dict[str, Any] = {"step": bank.step, **asdict(summarise(bank)), "matches": matches}
-    return json.dumps(answer | {"rows": [asdict(entry) for entry in entries]}, indent=1)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command. Exit 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.bank",
-        description="A trained bank's entries as text, most used first, and what changed since the start.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a step-N folder, or the folder holding it")
-    parser.add_argument("--find", metavar="TEXT", help="only entries whose text, now or at the start, contains TEXT")
-    parser.add_argument("--top", metavar="N", type=int, default=20, help="how many entries; default: 20")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.top < 1:
-            raise ConfigError("--top", arguments.top, "shows nothing", "give 1 or more")
-        bank = read(arguments.checkpoint)
-        print((as_json if arguments.json else render)(bank, find=arguments.find, top=arguments.top), flush=True)
-    except (ConfigError, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader (`| head`) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
