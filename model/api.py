@@ -48,11 +48,11 @@ __all__ = [
 
 
 def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-    """Train one configuration, whole, in this process.
+    """Train one configuration in this process, from start to end.
 
-    `report` is called on every rank at every report; rank 0's answer counts. A checkpoint found in `checkpoint_dir` is
-    gone on from, bit for bit. Raises NonFiniteLoss when the loss leaves the numbers, DataError for a bad data file,
-    and torch.OutOfMemoryError as torch raises it.
+    Every rank calls `report` at every report; rank 0's answer counts. Resumes, bit for bit, from a checkpoint that it
+    finds in `checkpoint_dir`. Raises NonFiniteLoss when the loss becomes NaN or infinite, DataError for a bad data
+    file, and torch.OutOfMemoryError as torch raises it.
     """
     from model.trainer import Trainer  # imports torch, which a plan or a report does without
 
@@ -60,14 +60,14 @@ def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir
 
 
 def hold_to_share(share: float) -> None:
-    """Let this process take `share` of its card's memory and no more; torch raises OutOfMemoryError beyond it."""
+    """Let this process take `share` of its GPU's memory and no more; torch raises OutOfMemoryError beyond it."""
     from model.meters import hold_to_share as hold  # imports torch
 
     hold(share, context_gib=CONTEXT_GIB)
 
 
 def check_data(config: Config) -> str:
-    """Read every data file of the configuration once; returns the hash of what was read (part of a study's identity).
+    """Read every data file of the configuration once; return the hash of what was read (part of a study's identity).
 
     Raises DataError with file and line for a line that is not JSON or has no text. Imports no torch.
     """
@@ -79,8 +79,8 @@ def check_data(config: Config) -> str:
 def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
     """The `top` most used entries of the newest checkpoint's bank, as text, with what changed since the start.
 
-    Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError for a data file that is
-    needed to make the bank at the start again and is broken.
+    Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError where a data file that the
+    bank at the start is made from is broken.
     """
     from model.evaluate import read_bank, select_entries  # imports torch
 
@@ -93,11 +93,11 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
-"""What torch says in a RuntimeError where memory runs out other than in its allocator for CUDA."""
+"""What torch's RuntimeError says where memory runs out outside of its CUDA allocator."""
 
 
 def failure_kind(error: BaseException) -> str:
-    """`oom`, `nan` or `error`: what kind of end an exception from `train` is."""
+    """The kind of failure that an exception from `train` is: `oom`, `nan` or `error`."""
     if isinstance(error, NonFiniteLoss):
         return "nan"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -1,4 +1,7 @@
-"""One training run: set up, steps, reports, checkpoints, the final measure. Only an EMA update waits for the device."""
+"""One training run: set-up, steps, reports, checkpoints, the final evaluation.
+
+Between two reports only an update of the bank waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ Listener = Callable[[Report], Verdict]
 
 
 class Trainer:
-    """Everything a run holds. `run` is called once."""
+    """Everything that a run holds. Call `run` once."""
 
     def __init__(self, config: Config, *, checkpoint_dir: Path) -> None:
         self.config, self.checkpoint_dir = config, checkpoint_dir
@@ -57,7 +60,7 @@ class Trainer:
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
-            fused=True,  # and no step count read back
+            fused=True,  # keeps its step count on the device
         )
         self.data_hash = documents.data_hash
         self.evaluator = Evaluator(config, documents, tokenizer, train_documents=token_documents)
@@ -83,7 +86,7 @@ class Trainer:
             self.progress = checkpoint.load(found.path, model=self.model, optimizer=self.optimizer)
         self.saved = found.path
         self.note = "; ".join(
-            [*found.passed_over, f"training goes on from step {self.progress.step}"] if found.passed_over else []
+            [*found.passed_over, f"training resumes from step {self.progress.step}"] if found.passed_over else []
         )
         self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
         self.prefetcher = Prefetcher(
@@ -92,7 +95,7 @@ class Trainer:
 
     @property
     def budget_tokens(self) -> int:
-        """Tokens of all steps: positions, padding included."""
+        """Tokens of all steps: positions, including padding."""
         return self.steps * self._step_tokens
 
     @property
@@ -109,7 +112,7 @@ class Trainer:
         return -(-steps // train.accumulation_steps) * train.accumulation_steps  # whole updates
 
     def run(self, report: Listener) -> Result:
-        """Train to the budget, or until the listener stops it."""
+        """Train until the budget is used or the listener stops the run."""
         with self.prefetcher:
             return self._run(report)
 
@@ -169,7 +172,7 @@ class Trainer:
         )
 
     def _validate(self, step: int) -> Metrics:
-        """Raises NonFiniteLoss: an update can break the weights after a loss that was still a number."""
+        """Validate. Raises NonFiniteLoss: an update can break the weights after a loss that was still finite."""
         measured = self.evaluator.validate(self.model, autocast=self._autocast)
         val_loss = measured["val_loss"]
         assert isinstance(val_loss, float)
@@ -186,22 +189,22 @@ class Trainer:
         return learning_rate(update, total=total, train=train)
 
     def _step(self, step: int, window: _Window) -> None:
-        """One micro-batch: forward, backward, the optimiser where an update is due, the bank's EMA where one is due."""
+        """Train one micro-batch: forward and backward, then the optimiser and the bank's update where they are due."""
         train = self.config.train
         updates = (step + 1) % train.accumulation_steps == 0
-        self.accelerator.sync_gradients = updates  # DeepSpeed's backward is its optimiser's step as well
+        self.accelerator.sync_gradients = updates  # DeepSpeed's backward also steps its optimiser
         if updates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
         x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.prefetcher.take(step))
-        # Between updates each rank adds up gradients of its own; they are summed over ranks once, where one is due.
+        # Between updates each rank accumulates its own gradients; they are summed over ranks once an update.
         apart = nullcontext() if updates else self.accelerator.no_sync(self.wrapped)
         with window.steps.running():
             with apart:
                 with self.accelerator.autocast():
                     output = self.wrapped(x_BT, y_BT)
-                # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which
-                # DDP forms of the gradients, is the joined batch's mean.
+                # Ranks pad differently. Each divides by the mean number of targets, so that DDP's mean of the gradients
+                # over ranks is the mean of the joined batch.
                 targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
                 ce = output.nats / targets
                 total = ce + train.balance_loss_coef * output.balance
@@ -217,13 +220,13 @@ class Trainer:
                 window.updates += self.bank_updater.update(step, output.reads)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's rows of a step; called in the prefetcher's thread."""
+        """This rank's rows of a step; the prefetcher calls it in its thread."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         x, y = self.batches.rank_batch(step, rank=rank, world=world)
         return on_host(x, self.device), on_host(y, self.device)
 
     def _losses(self, window: _Window, *, last_step: int) -> list[float]:
-        """The losses of the window, mean over ranks; one transfer. Raises NonFiniteLoss at the first that is none."""
+        """The window's losses, mean over ranks; one transfer. Raises NonFiniteLoss for the first that is not finite."""
         losses_S = sum_over_ranks(torch.stack(window.losses)) / self.accelerator.num_processes
         losses = losses_S.tolist()
         for offset, loss in enumerate(losses):
@@ -238,8 +241,8 @@ class Trainer:
         return Verdict(broadcast_object_list([verdict.value])[0])
 
     def _save(self) -> Path:
-        """Rank 0 writes, unless the run stands where it was read or written last; the others wait for it, since they
-        may read it next."""
+        """Write a checkpoint, unless the present step was read or written last. Rank 0 writes; the others wait, because
+        they may read it next."""
         path = self.checkpoint_dir / f"step-{self.progress.step}"
         if path == self.saved:
             return path
@@ -249,7 +252,7 @@ class Trainer:
                 config=self.config,
                 data_hash=self.data_hash,
                 model=self.model,
-                # ZeRO-2 keeps a share of the moments on every rank, and under names of its own.
+                # ZeRO-2 keeps a share of the moments on every rank, under other names.
                 optimizer=self.optimizer if self.config.train.engine == "ddp" else None,
                 progress=self.progress,
             )
@@ -259,21 +262,21 @@ class Trainer:
 
 
 class _Window:
-    """What has happened since the last report, still on the device."""
+    """What happened since the last report; losses and updates are still on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.steps, self.emas = Stopwatch(device), Stopwatch(device)
         self.start()
 
     def start(self) -> None:
-        """Forget; count time from now."""
+        """Start an empty window, and count time from now."""
         self.losses: list[Tensor] = []
         self.updates: list[UpdateStats] = []
         self.steps.read_s()
         self.emas.read_s()
 
     def metrics(self, step_tokens: int, losses: list[float]) -> Metrics:
-        """Speed, loss and what the EMA did. tokens_per_s counts steps and updates, and no evaluation."""
+        """Speed, loss and what the EMA did. tokens_per_s counts steps and updates, not evaluation."""
         (step_s, steps), (ema_s, emas) = self.steps.read_s(), self.emas.read_s()
         metrics: Metrics = {
             "ce_loss": sum(losses) / len(losses),

@@ -45,20 +45,20 @@ def render(bank: Bank, *, find: str | None, top: int) -> str:
 
 
 def visible(text: str) -> str:
-    """In quotes, on one line, every character that a terminal would not show as Python would escape it."""
+    """The text in quotes on one line; characters that a terminal would not show are escaped as in Python."""
     shown = (c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
     return f'"{"".join(shown)}"'
 
 
 def as_json(bank: Bank, *, find: str | None, top: int) -> str:
-    """The same for machines; texts as they are."""
+    """The answer as JSON, with the texts unescaped."""
     entries, matches = select_entries(bank, find=find, top=top)
     answer: dict[str, Any] = {"step": bank.step, **asdict(summarise_bank(bank)), "matches": matches}
     return json.dumps(answer | {"rows": [asdict(entry) for entry in entries]}, indent=1)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Exit 0 done, 2 bad input."""
+    """Run the command. Exit 0 done, 2 bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m model.bank",
         description="A trained bank's entries as text, most used first, and what changed since the start.",
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader (`| head`) has gone
+    except BrokenPipeError:  # the reader (`| head`) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -1,6 +1,6 @@
-"""What a configuration will cost, by formula: parameters, FLOPs, bytes. Imports no torch, so a plan is made at once.
+"""What a configuration will cost, by formula: parameters, FLOPs, bytes. Imports no torch, so a plan takes no time.
 
-The formulas are first-order and stated, not fitted: see each function. Nothing here is a measurement.
+The formulas are first-order, and none is fitted: each function states its own. Nothing here is a measurement.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ GIB = 2**30
 class Estimate:
     """`peak_gib`: peak bytes of tensors in a training step. `flops_per_token`: forward and backward, a trained token.
 
-    `budget_tokens` is None where the budget is in epochs of a corpus that was not read yet.
+    `budget_tokens` is None where the budget is in epochs, since the corpus was not read yet.
     """
 
     parameters: int
@@ -52,7 +52,7 @@ def attention_parameters(model: ModelConfig) -> int:
 
 
 def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
-    """Trained parameters of what stands in a feed-forward net's place, norms of the read and the query included."""
+    """Trained parameters of the layer that replaces the feed-forward net, including the norms of read and query."""
     D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
     if memory == "none":
         return 3 * D * model.swiglu_hidden
@@ -66,8 +66,8 @@ def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
 
 
 def bank_bytes(model: ModelConfig) -> int:
-    """What the bank holds: tokens, vectors or residuals, the features that are kept, and their index; not the few
-    numbers a sub-key that `refresh` keeps."""
+    """Bytes of the bank: tokens, vectors or residuals, cached features and their index; not the few numbers of each
+    sub-key that `refresh` keeps."""
     N, L, D = model.knowledge_num, model.knowledge_length, model.dim
     if not model.has_bank:
         return 0
@@ -79,7 +79,7 @@ def bank_bytes(model: ModelConfig) -> int:
 
 
 def _layers(model: ModelConfig) -> dict[Memory, int]:
-    """How many layers have which memory."""
+    """The number of layers of each memory."""
     chosen = len(model.layers_with_memory)
     if model.memory == "none":
         return {"none": model.n_layers}
@@ -107,13 +107,13 @@ def _peak_bytes(config: Config, parameters: int) -> float:
 
 
 def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
-    """fp32 numbers that a layer keeps a position."""
+    """fp32 numbers that a layer keeps for each position."""
     D, K = model.dim, model.num_selected
     if memory == "none":
         return 12 * D + 4 * model.swiglu_hidden
     if memory == "blind":
         return 22 * D
-    # The balance loss's slope of the query; K indices (int64) and weights; rows pooled before a projection.
+    # The balance loss's gradient of the query; K indices (int64) and weights; rows pooled before a projection.
     pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
     return 22 * D + model.knowledge_dim + pooled[memory]
 

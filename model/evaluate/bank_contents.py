@@ -1,7 +1,7 @@
 """A trained bank read from its checkpoint: its entries as text, how often each was used, what changed since the start.
 
-The bank at the start is made again from the checkpoint's configuration, as the trainer made it; so the data files that
-it names must still be there. Use is what the run counted at its last validation. Only the entries that are asked for
+The bank at the start is computed again from the checkpoint's configuration, as the trainer computed it, so the data
+files that it names must still exist. Use is what the run counted at its last validation. Only entries that are shown
 are decoded; a search for a text decodes every entry once.
 
 Letters: N entries, L tokens an entry.
@@ -34,8 +34,8 @@ _DECODED = 65_536  # entries turned into text at a time
 
 @dataclass(frozen=True)
 class Bank:
-    """A bank now and at the start, int32 [N, L], and how often each entry was selected in `window_tokens` tokens of
-    validation text, all layers together: `used_N`, int32 [N]. `window_tokens` is 0 before the first validation."""
+    """A bank now and at the start, int32 [N, L]. `used_N`, int32 [N]: how often each entry was selected in
+    `window_tokens` tokens of validation text, in all layers; `window_tokens` is 0 before the first validation."""
 
     config: Config
     step: int
@@ -48,7 +48,7 @@ class Bank:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the answer. `rank` is the place among all entries by use, from 1; equal use by entry number."""
+    """An entry as text. `rank` is its place among all entries by use, from 1; ties go by entry number."""
 
     rank: int
     entry: int
@@ -60,7 +60,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Summary:
-    """The whole bank: shares of its entries or slots, different tokens an entry (mean)."""
+    """The bank as a whole: shares of its entries or slots, mean number of different tokens in an entry."""
 
     entries: int
     tokens_per_entry: int
@@ -73,11 +73,11 @@ class Summary:
 
 
 def read_bank(path: Path) -> Bank:
-    """The bank of `path`: a `step-N` folder, or one that holds such folders (the newest is taken).
+    """The bank of `path`: a `step-N` folder, or a folder of such folders, of which it takes the newest.
 
-    Raises ConfigError where there is no checkpoint, no bank of tokens in it, or a file of its configuration has gone or
-    holds something else than the run read; DataError for a broken data file. A checkpoint of an earlier version does
-    not say what it read, and is taken to have read the same.
+    Raises ConfigError where there is no checkpoint, where it has no bank of tokens, or where a file of its
+    configuration is missing or has changed; DataError for a broken data file. A checkpoint of an earlier version does
+    not identify its data, which are then assumed to be unchanged.
     """
     folder = path if (path / STATE).is_file() else newest(path)
     if folder is None:
@@ -94,7 +94,7 @@ def read_bank(path: Path) -> Bank:
     documents = load_documents(config)
     if data_hash not in (documents.data_hash, None):
         rule = f"trained on other data ({data_hash}) than its configuration names now ({documents.data_hash})"
-        raise ConfigError("CHECKPOINT", folder, rule, "put the files back as they were: its tokens are theirs")
+        raise ConfigError("CHECKPOINT", folder, rule, "put the files back as they were: its tokens come from them")
     tokenizer = load_or_train(config, documents)
     start_NL = initial_bank(config, documents.knowledge, tokenizer).rows
     if start_NL.shape != now_NL.shape:
@@ -103,7 +103,7 @@ def read_bank(path: Path) -> Bank:
 
 
 def _read_state(path: Path) -> tuple[Config, int, str | None]:
-    """(configuration, step, hash of the data; None where an earlier version wrote it)."""
+    """(configuration, step, hash of the data or None where an earlier version wrote the checkpoint)."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         data_hash = str(state[DATA]) if DATA in state else None
@@ -113,7 +113,7 @@ def _read_state(path: Path) -> tuple[Config, int, str | None]:
 
 
 def _read_entries(path: Path) -> tuple[Ints, Ints, int]:
-    """(bank [N, L], uses [N], tokens in which they were counted): the only place that knows their names."""
+    """(bank [N, L], uses [N], tokens in which they were counted)."""
     try:
         with safe_open(path, framework="numpy") as tensors:
             used_tokens = int(tensors.get_tensor("bank.used_tokens"))
@@ -123,7 +123,7 @@ def _read_entries(path: Path) -> tuple[Ints, Ints, int]:
 
 
 def summarise_bank(bank: Bank) -> Summary:
-    """The header's numbers."""
+    """The numbers of the whole bank."""
     changed_NL = bank.now_NL != bank.start_NL
     return Summary(
         entries=bank.now_NL.shape[0],
@@ -138,8 +138,8 @@ def summarise_bank(bank: Bank) -> Summary:
 
 
 def select_entries(bank: Bank, *, find: str | None, top: int) -> tuple[list[Entry], int]:
-    """The `top` most used entries whose text, now or at the start, contains `find` (upper or lower case alike), and how
-    many contain it in all."""
+    """The `top` most used entries whose text, now or at the start, contains `find` (whatever the case), and how many
+    entries contain it."""
     by_use_N = np.argsort(-bank.used_N, kind="stable")
     rank_N = np.empty_like(by_use_N)
     rank_N[by_use_N] = np.arange(1, len(by_use_N) + 1)
@@ -157,8 +157,7 @@ def select_entries(bank: Bank, *, find: str | None, top: int) -> tuple[list[Entr
 
 
 def containing(bank: Bank, find: str) -> NDArray[np.bool_]:
-    """Which entries' text contains `find`, now or at the start; bool [N]. An entry that has not changed is decoded
-    once."""
+    """Which entries' text contains `find`, now or at the start; bool [N]. Decodes an unchanged entry once."""
     wanted = find.casefold()
     found_N = np.fromiter((wanted in text for text in _folded(bank.tokenizer, bank.now_NL)), dtype=bool)
     other = np.flatnonzero(~found_N & (bank.now_NL != bank.start_NL).any(axis=1))

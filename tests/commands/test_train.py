@@ -53,7 +53,7 @@ def test_ctrl_c_ends_at_the_next_report_with_a_checkpoint(
         assert command.main([*SETS, "--out", str(tmp_path)]) == 130
     said = capfd.readouterr()
     assert said.out == ""
-    assert "ends at the next report, with a checkpoint; Ctrl-C again: at once" in said.err
+    assert "stopping at the next report, with a checkpoint; Ctrl-C again stops at once" in said.err
     assert said.err.splitlines()[-1] == f"interrupted; the newest checkpoint is {tmp_path / 'step-4'}"
     assert signal.getsignal(signal.SIGINT) is before
     assert command.main([*SETS, "--out", str(tmp_path)]) == 0
@@ -120,5 +120,5 @@ def test_held_out_documents_without_a_text_are_named_before_anything_is_trained(
     sets = [f"--set=data.{name}={path}" for name, path in paths.items()]
     assert command.main([*SETS, "--set=data.corpus=jsonl", *sets, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith(f"{paths['val']}:1: no held-out document has more than its end")
+    assert said[-1].startswith(f"{paths['val']}:1: no held-out document has text before its end")
     assert "step" not in said[0], "nothing was reported"

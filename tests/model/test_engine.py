@@ -137,7 +137,7 @@ def test_installed_it_still_needs_a_card_and_a_launcher(monkeypatch: pytest.Monk
     config = resolve("tiny", DEEPSPEED)
     check_packages(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="CUDA sees no card; use ddp"):
+    with pytest.raises(ConfigError, match="CUDA sees no GPU; use ddp"):
         engine.start(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)

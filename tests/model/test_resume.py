@@ -113,7 +113,7 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path) -> None:
         results.append(train(config, listener, checkpoint_dir=tmp_path / "run"))
     then, now = (result.data_hash for result in results)
     assert then != now
-    note = f"checkpoint step-12 is of other data ({then} then, {now} now); training goes on from step 0"
+    note = f"checkpoint step-12 is of other data ({then} then, {now} now); training resumes from step 0"
     assert [report.note for report in listeners[1].reports] == [note, "", ""]
     assert len(listeners[1].losses) == 12
     state = json.loads((tmp_path / "run" / "step-12" / "state.json").read_text())

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bank.bank_read import decode
+from model.bank.bank_read import read_tokens
 from model.bank.encode import _first_maximum  # pyright: ignore[reportPrivateUsage]
 from model.bank.product_key import Factors, Selection, balance_loss, retrieve, selection_counts
 from model.bank.segment_sum import grouped_sum
@@ -124,7 +124,7 @@ def test_decode_equals_the_literal_read(chunk_bytes: int) -> None:
     bank = torch.randint(0, 40, (25, 3), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
     table = torch.randn(40, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = oracle.decode(selection.weight_BTK, selection.index_BTK, bank, table)
-    torch.testing.assert_close(decode(selection, bank, table, chunk_bytes=chunk_bytes), expected)
+    torch.testing.assert_close(read_tokens(selection, bank, table, chunk_bytes=chunk_bytes), expected)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**28])
@@ -135,7 +135,7 @@ def test_decode_has_the_right_gradients(chunk_bytes: int) -> None:
     weight = selection.weight_BTK.clone().requires_grad_()
 
     def read(weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return decode(Selection(weight, selection.index_BTK), bank, table, chunk_bytes=chunk_bytes)
+        return read_tokens(Selection(weight, selection.index_BTK), bank, table, chunk_bytes=chunk_bytes)
 
     assert torch.autograd.gradcheck(read, (weight, table))
 
@@ -146,7 +146,7 @@ def test_decode_equals_autograd_through_the_literal_read() -> None:
     table = torch.randn(12, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
     weight = selection.weight_BTK.clone().requires_grad_()
     upstream = torch.randn(9, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    ours = decode(Selection(weight, selection.index_BTK), bank, table)
+    ours = read_tokens(Selection(weight, selection.index_BTK), bank, table)
     literal = oracle.decode(weight, selection.index_BTK, bank, table)
     for gradient, expected in zip(
         torch.autograd.grad(ours, (weight, table), upstream),
@@ -170,7 +170,7 @@ def test_the_read_holds_an_eighth_of_the_literal_decode_at_most() -> None:
         (weight[..., None] * rows_PKLD.mean(dim=2)).sum(dim=1).sum().backward()
 
     def ours(table: torch.Tensor) -> None:
-        decode(Selection(weight, index), bank, table).sum().backward()
+        read_tokens(Selection(weight, index), bank, table).sum().backward()
 
     # The weights' gradient comes first, while E's does not exist yet; then E's, which is not the read's to answer for.
     held = max(peak_bytes(lambda: ours(table.detach())), peak_bytes(lambda: ours(table)) - 4 * V * D)
