@@ -33,7 +33,7 @@ def run(folder: Path, precision: str, *, engine: str = "ddp", interrupts: int = 
     """Train, and write `PRECISION-rank-R.safetensors`: the weights, `bank.tokens_NL`, and `losses` of every step.
 
     The run is stopped at its last report: there is nothing to measure. It is interrupted at each of its first
-    `interrupts` reports, and gone on with.
+    `interrupts` reports, and resumed.
     """
     losses: list[float] = []
     left = interrupts

@@ -27,7 +27,7 @@ def threads() -> list[str]:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 50])
-def test_steps_come_in_order_each_once(ahead: int) -> None:
+def test_prefetcher_returns_each_step_once_in_order(ahead: int) -> None:
     read: list[int] = []
 
     def square(step: int) -> int:
@@ -40,7 +40,7 @@ def test_steps_come_in_order_each_once(ahead: int) -> None:
     assert threads() == []
 
 
-def test_it_looks_so_far_ahead_and_no_further() -> None:
+def test_prefetcher_reads_at_most_ahead_steps_early() -> None:
     read: list[int] = []
     with Prefetcher(read.append, steps=range(100), ahead=2) as prefetcher:
         for step in range(5):
@@ -49,7 +49,7 @@ def test_it_looks_so_far_ahead_and_no_further() -> None:
     assert 5 <= len(read) <= 5 + 2
 
 
-def test_a_batch_is_read_while_another_is_used() -> None:
+def test_prefetcher_reads_a_batch_while_another_is_used() -> None:
     """The second read ends only once the first batch is in use: without a thread of its own this would never end."""
     in_use = threading.Event()
 
@@ -65,7 +65,7 @@ def test_a_batch_is_read_while_another_is_used() -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, 3])
-def test_an_error_is_raised_by_its_own_step(ahead: int) -> None:
+def test_prefetcher_raises_an_error_at_its_own_step(ahead: int) -> None:
     def read(step: int) -> int:
         if step == 4:
             raise OSError("the disk is gone")
@@ -78,7 +78,7 @@ def test_an_error_is_raised_by_its_own_step(ahead: int) -> None:
     assert threads() == []
 
 
-def test_a_step_out_of_turn_is_a_bug() -> None:
+def test_prefetcher_refuses_a_step_out_of_order() -> None:
     with (
         Prefetcher(int, steps=range(10), ahead=1) as prefetcher,
         pytest.raises(AssertionError, match="step 3 was asked for"),
@@ -86,7 +86,7 @@ def test_a_step_out_of_turn_is_a_bug() -> None:
         prefetcher.take(3)
 
 
-def test_a_cpu_gets_no_thread_and_no_pinned_memory() -> None:
+def test_a_cpu_has_no_prefetch_thread_and_no_pinned_memory() -> None:
     cpu = torch.device("cpu")
     assert ahead_on(cpu) == 0
     assert ahead_on(torch.device("cuda")) > 0
@@ -110,8 +110,8 @@ def train(folder: Path, *, stop_at: int = -1, **overrides: object) -> list[float
     return losses
 
 
-def test_a_run_that_is_fed_ahead_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, stopped early, and broken: what a card does by default, on the CPU."""
+def test_prefetching_does_not_change_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complete, stopped early, and diverged runs, with the prefetching of a GPU, on the CPU."""
     direct = train(tmp_path / "direct")
     monkeypatch.setattr(trainer, "ahead_on", lambda device: 2)  # noqa: ARG005
     assert train(tmp_path / "fed") == direct

@@ -55,7 +55,7 @@ def refreshed(
 
 
 @pytest.mark.parametrize("memory", ["token", "vector", "hybrid"])
-def test_a_row_made_dead_is_selected_again(memory: str) -> None:
+def test_a_dead_row_is_reset_and_selected_again(memory: str) -> None:
     config, model, optimizer = with_a_dead_row(**{"model.memory": memory})
     updater = BankUpdater(config, model.bank, table_VD=model.table.weight, sub_keys=model.sub_keys, optimizer=optimizer)
     resets = []
@@ -88,7 +88,7 @@ def test_a_row_made_dead_is_selected_again(memory: str) -> None:
     assert all(read.counts_2n[0, ROW] > 0 for read in model(IDS).reads)
 
 
-def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
+def test_refresh_rewrites_only_unreachable_unfrozen_entries() -> None:
     config, model, optimizer = with_a_dead_row(**{"model.freeze_ratio": 0.375})
     reads = forward(model, optimizer).reads
     model.bank.idle_X2n.fill_(0)
@@ -108,7 +108,7 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(after: int) -> None:
+def test_a_row_is_dead_after_refresh_after_unused_updates(after: int) -> None:
     """Seven updates of two micro-batches; every row's uses are drawn, and its idle updates counted by hand."""
     config, model, optimizer = with_a_dead_row(**{"model.refresh_after": after})
     reads = forward(model, optimizer).reads
@@ -129,7 +129,7 @@ def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(
     assert int(model.bank.refreshed) == resets > 0
 
 
-def test_the_same_step_draws_the_same() -> None:
+def test_refresh_draws_are_a_function_of_the_step() -> None:
     states = []
     for step in (0, 0, 1):
         config, model, optimizer = with_a_dead_row()
@@ -141,7 +141,7 @@ def test_the_same_step_draws_the_same() -> None:
     assert not torch.equal(states[0], states[2])
 
 
-def test_the_bank_stays_as_it_was_filled_without_an_ema() -> None:
+def test_refresh_without_ema_leaves_the_bank_unchanged() -> None:
     config, model, optimizer = with_a_dead_row(**{"model.ema": "off"})
     before, keys = model.bank.tokens_NL.clone(), model.get_parameter("blocks.0.memory.keys_2nh").clone()
     reads = forward(model, optimizer).reads
@@ -153,12 +153,12 @@ def test_the_bank_stays_as_it_was_filled_without_an_ema() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**31), st.floats(0.1, 0.9))
-def test_unreachable_entries_are_those_without_a_way(X: int, n: int, seed: int, share: float) -> None:
+def test_unreachable_entries_equal_the_oracle(X: int, n: int, seed: int, share: float) -> None:
     dead = torch.rand(X, 2, n, generator=torch.Generator().manual_seed(seed)) < share
     assert refresh._unreachable(dead).tolist() == oracle.unreachable(dead)
 
 
-def test_a_run_says_how_many_were_reset(tmp_path: Path) -> None:
+def test_a_run_reports_the_number_of_reset_sub_keys(tmp_path: Path) -> None:
     config = small(model__refresh="frequency", model__refresh_after=1, model__ema_update_freq=1)
     listener = Listener()
     result = train(config, listener, checkpoint_dir=tmp_path)

@@ -44,7 +44,7 @@ def test_a_byte_order_mark_and_blank_lines_are_no_documents(tmp_path: Path) -> N
     assert load_documents(resolve("tiny", jsonl(str(path), val=str(path)))).train == ("one", "two")
 
 
-def test_the_held_out_share_is_the_same_for_all_seeds_and_keeps_copies_together(tmp_path: Path) -> None:
+def test_the_held_out_share_is_independent_of_the_seed_and_keeps_copies_together(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [*TEXTS, *TEXTS])
     documents = load_documents(resolve("tiny", jsonl(path, val_fraction=0.25)))
     assert len(documents.val) == 10
@@ -171,7 +171,7 @@ def test_pydoc_is_cut_between_paragraphs_and_loses_none() -> None:
     assert {part.strip("\n") for topic in topics.values() for part in topic.split("\n\n")} - {""} == told
 
 
-def test_facts_are_the_world_of_the_trials_seed() -> None:
+def test_the_corpus_facts_depends_on_the_seed_and_its_hash_does_not() -> None:
     one, same, other = (load_documents(resolve("tiny", {"train.seed": seed})) for seed in (0, 0, 1))
     assert one == same
     assert one.train != other.train
@@ -179,7 +179,7 @@ def test_facts_are_the_world_of_the_trials_seed() -> None:
     assert {probe.kind for probe in one.probes} == {"seen", "heldout", "kb_only"}
 
 
-def test_the_hash_is_that_of_all_that_is_read_and_of_nothing_else(tmp_path: Path) -> None:
+def test_data_hash_depends_on_everything_read_and_nothing_else(tmp_path: Path) -> None:
     train, val = write_jsonl(tmp_path / "a.jsonl", TEXTS), write_jsonl(tmp_path / "b.jsonl", ["other"])
     copy = write_jsonl(tmp_path / "copy.jsonl", TEXTS)
     knowledge = tmp_path / "k.json"
