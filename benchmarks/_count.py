@@ -26,15 +26,14 @@ PHASES = ("attention", "retrieval", "read", "fuse", "norms", "head and loss", "o
 _RULES = (
     ("product_key.py", "", "retrieval"),
     ("memory.py", "TokenMemory.factors", "retrieval"),
-    ("decode.py", "", "read"),
-    ("bags.py", "", "read"),
+    ("bank_read.py", "", "read"),
+    ("segment_sum.py", "", "read"),
     ("layers.py", "SwiGLU", "fuse"),
     ("memory.py", "", "fuse"),
     ("layers.py", "", "attention"),
     ("transformer.py", "Block", "norms"),
     ("transformer.py", "", "head and loss"),
     ("loss.py", "", "head and loss"),
-    ("evaluate.py", "", "head and loss"),
 )
 _MODEL = Path(__file__).parent.parent / "model"
 

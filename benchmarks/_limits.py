@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks import _subject
 from benchmarks._count import PHASES, Cost, Counter
 from model.bank import segment_sum
-from model.bank.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
-from model.config.resolve import Config, resolve
+from model.bank.product_key import cached_pairs  # pyright: ignore[reportPrivateUsage]
+from model.config import Config, resolve
+from model.config.work_sizes import CUDA_CACHE_BYTES
 from model.transformer import Transformer
 
 TENSOR_FLOPS, VECTOR_FLOPS, BYTES_PER_S = 165.2e12, 82.6e12, 1_008e9
@@ -95,14 +96,14 @@ def count() -> Roofline:
 
 def _as_on_a_card() -> AbstractContextManager[None]:
     """The kernels that are chosen on a card, in pieces as large as there."""
-    return segment_sum.pretending("cuda", cache=segment_sum.CUDA_CACHE_BYTES)
+    return segment_sum.pretending("cuda", cache=CUDA_CACHE_BYTES)
 
 
 def count_step(config: Config) -> dict[str, Cost]:
     """A micro-batch with an optimiser's update, by phase. The second of two: the first one makes AdamW's moments."""
     shape = (config.train.batch_size, config.model.max_seq_len)
     # What the model keeps for the next call must be neither real in here nor fake afterwards.
-    _cached_pairs.cache_clear()
+    cached_pairs.cache_clear()
     with FakeTensorMode(), _as_on_a_card():
         model = Transformer(config.model)
         optimizer = _subject.optimizer_of(model)
@@ -111,7 +112,7 @@ def count_step(config: Config) -> dict[str, Cost]:
         model.zero_grad()
         counter = Counter()
         _subject.train_once(model, optimizer, x_BT, x_BT.clone(), counter=counter)
-    _cached_pairs.cache_clear()
+    cached_pairs.cache_clear()
     return {phase: counter.costs[phase] for phase in PHASES if phase in counter.costs}
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from benchmarks._count import Counter
 from model.bank import ema
-from model.bank.bank_read import decode
+from model.bank.bank_read import read_tokens
 from model.bank.memory import MEMORIES, Read
 from model.bank.memory_bank import MemoryBank
 from model.bank.product_key import Selection
-from model.config.resolve import Config, ModelConfig, resolve
+from model.config import Config, ModelConfig, resolve
 from model.trainer import Trainer, _Window
 from model.transformer import Transformer
 
@@ -170,7 +170,7 @@ def means(made: Scene) -> ema.EntryMeans:
 def read(made: Scene) -> Callable[[Tensor, Tensor], Tensor]:
     """The model's read as a function of weights [P, K] and table: [P, D]."""
     index_PK, bank_NL = made.selection.index_BTK, made.bank_NL
-    return lambda weight_PK, table_VD: decode(Selection(weight_PK, index_PK), bank_NL, table_VD)
+    return lambda weight_PK, table_VD: read_tokens(Selection(weight_PK, index_PK), bank_NL, table_VD)
 
 
 def train_once(

@@ -25,7 +25,7 @@ from benchmarks import _allocator
 from benchmarks._measure import peak_bytes
 from model.api import Config, Verdict, footprint, resolve, train
 from model.cost.fake_step import trace_step
-from model.cost.footprint import BLOCK, LARGE_SEGMENT, SMALL_SEGMENT
+from model.cost.peak_memory import BLOCK, LARGE_SEGMENT, SMALL_SEGMENT
 
 GIB, MIB = 2**30, 2**20
 WITHIN, SHARE, UNDER = 0.10, 0.90, 0.05

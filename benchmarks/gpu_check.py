@@ -219,7 +219,7 @@ def _outcome(process: subprocess.Popen[str]) -> Outcome:
 def predict(run: Overrides) -> float:
     """GiB that PyTorch's allocator is to reserve, as a plan says it."""
     from model.api import resolve
-    from model.cost.footprint import footprint
+    from model.cost.peak_memory import footprint
 
     keys = dict(run)
     return footprint(resolve(str(keys.pop("preset")), keys), device="cuda").reserved_gib

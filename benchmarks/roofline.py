@@ -29,7 +29,7 @@ from benchmarks._limits import (
     count,
     memory_s,
 )
-from model.cost.estimate import estimate
+from model.cost.formulas import estimate
 
 PAGE = """\
 # Roofline of `seed-1.4.6` on an RTX 4090

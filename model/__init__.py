@@ -1,1 +1,1 @@
-"""The thing under study: a token-memory language model and its trainer. Knows nothing of Ray."""
+"""A token-memory language model and its trainer: what `ablate` studies. Imports nothing of `ablate` and no Ray."""

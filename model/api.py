@@ -10,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.config.launch import ALLOCATOR_VARIABLES, EXPANDABLE, check_packages, check_ranks
-from model.config.resolve import (
+from model.config import (
+    ALLOCATOR_VARIABLES,
+    EXPANDABLE,
     KEYS,
     PATH_KEYS,
     PRESETS,
     Config,
     ConfigError,
     check_key,
+    check_packages,
+    check_ranks,
     explain,
     from_json,
     missing_files,
@@ -25,16 +28,15 @@ from model.config.resolve import (
     override,
     read_overrides,
     resolve,
+    stream_seed,
     value_of,
 )
-from model.config.seeding import stream_seed
-from model.cost.estimate import Estimate, estimate
-from model.cost.footprint import CONTEXT_GIB, Footprint, footprint
+from model.cost import CONTEXT_GIB, Estimate, Footprint, estimate, footprint
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 if TYPE_CHECKING:
-    from model.bank.inspect import Entry as BankEntry
+    from model.evaluate import Entry as BankEntry
 
 __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
@@ -46,30 +48,30 @@ __all__ = [
 
 
 def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-    """Train one configuration, whole, in this process.
+    """Train one configuration in this process, from start to end.
 
-    `report` is called on every rank at every report; rank 0's answer counts. A checkpoint found in `checkpoint_dir` is
-    gone on from, bit for bit. Raises NonFiniteLoss when the loss leaves the numbers, DataError for a bad data file,
-    and torch.OutOfMemoryError as torch raises it.
+    Every rank calls `report` at every report; rank 0's answer counts. Resumes, bit for bit, from a checkpoint that it
+    finds in `checkpoint_dir`. Raises NonFiniteLoss when the loss becomes NaN or infinite, DataError for a bad data
+    file, and torch.OutOfMemoryError as torch raises it.
     """
-    from model.train import run  # torch is imported here, so that a plan or a report never pays for it
+    from model.trainer import Trainer  # imports torch, which a plan or a report does without
 
-    return run(config, report, checkpoint_dir=checkpoint_dir)
+    return Trainer(config, checkpoint_dir=checkpoint_dir).run(report)
 
 
 def hold_to_share(share: float) -> None:
-    """Let this process take `share` of its card's memory and no more; torch raises OutOfMemoryError beyond it."""
-    from model.limits import hold_to  # torch again
+    """Let this process take `share` of its GPU's memory and no more; torch raises OutOfMemoryError beyond it."""
+    from model.meters import hold_to_share as hold  # imports torch
 
-    hold_to(share, context_gib=CONTEXT_GIB)
+    hold(share, context_gib=CONTEXT_GIB)
 
 
 def check_data(config: Config) -> str:
-    """Read every data file of the configuration once; returns the hash of what was read (part of a study's identity).
+    """Read every data file of the configuration once; return the hash of what was read (part of a study's identity).
 
     Raises DataError with file and line for a line that is not JSON or has no text. Imports no torch.
     """
-    from model.data.corpus import content_hash
+    from model.data import content_hash  # imports numpy
 
     return content_hash(config)
 
@@ -77,12 +79,12 @@ def check_data(config: Config) -> str:
 def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
     """The `top` most used entries of the newest checkpoint's bank, as text, with what changed since the start.
 
-    Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError for a data file that is
-    needed to make the bank at the start again and is broken.
+    Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError where a data file that the
+    bank at the start is made from is broken.
     """
-    from model.bank.inspect import read, select  # torch again
+    from model.evaluate import read_bank, select_entries  # imports torch
 
-    return select(read(checkpoint_dir), find=None, top=top)[0]
+    return select_entries(read_bank(checkpoint_dir), find=None, top=top)[0]
 
 
 _OUT_OF_MEMORY = (
@@ -91,11 +93,11 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
-"""What torch says in a RuntimeError where memory runs out other than in its allocator for CUDA."""
+"""What torch's RuntimeError says where memory runs out outside of its CUDA allocator."""
 
 
 def failure_kind(error: BaseException) -> str:
-    """`oom`, `nan` or `error`: what kind of end an exception from `train` is."""
+    """The kind of failure that an exception from `train` is: `oom`, `nan` or `error`."""
     if isinstance(error, NonFiniteLoss):
         return "nan"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors and JSON, no pickle. A checkpoint is a folder `step-N`, whole or not there at all.
+"""Checkpoints: safetensors and JSON, no pickle. A checkpoint is a folder `step-N` that is complete or absent.
 
-Data order, learning rate and every random stream are pure functions of (seed, step), so weights, bank, AdamW's moments
-and a few counters are the entire state.
+It holds weights, bank, AdamW's moments and a few counters. That is the entire state, because data order, learning rate
+and every random stream are pure functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from model.config.resolve import Config
-from model.transformer import Transformer
+from model.config import Config
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 DATA = "data_hash"
-"""Where STATE says what was trained on (`corpus.Documents.data_hash`)."""
+"""The key of STATE that identifies the training data (`Documents.data_hash`)."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `wall_s`: seconds spent so far, over all attempts; `metrics`: the last report's."""
+    """How far a run is. `wall_s`: seconds spent so far, over all attempts; `metrics`: those of the last report."""
 
     step: int
     tokens_seen: int
@@ -41,14 +41,14 @@ def save(
     *,
     config: Config,
     data_hash: str,
-    model: Transformer,
+    model: nn.Module,
     optimizer: torch.optim.AdamW | None,
     progress: Progress,
 ) -> Path:
-    """Write `directory/step-N`, then remove older ones: a reader always finds a whole one.
+    """Write `directory/step-N`, then remove older ones, so that a reader always finds a complete one.
 
-    Called where no gradients are held, which it leaves out. Without an optimiser it holds weights and bank only, and no
-    run goes on from it.
+    Call it between updates: it does not save gradients. Without an optimiser the checkpoint holds weights and bank
+    only, and no run resumes from it.
     """
     target, draft = directory / f"step-{progress.step}", directory / f"step-{progress.step}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
@@ -60,7 +60,7 @@ def save(
     (draft / STATE).write_text(json.dumps(state, indent=2))
     for part in draft.iterdir():
         _fsync(part)
-    if target.exists():  # damaged, or another run's: what a run goes on from it does not write again
+    if target.exists():  # damaged, or another run's: a run does not write again what it resumed from
         shutil.rmtree(target)
     draft.rename(target)
     for older in _whole(directory):
@@ -71,16 +71,18 @@ def save(
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder has to go on from: the newest checkpoint of a configuration and its data that can be read whole, if
-    there is one, and a line for each newer one of that configuration that cannot, or is of other data."""
+    """`path`: the newest checkpoint to resume from, if there is one. `passed_over`: a line for each newer checkpoint of
+    the same configuration that is damaged or was trained on other data."""
 
     path: Path | None
     passed_over: tuple[str, ...]
 
 
 def latest(directory: Path, *, config: Config, data_hash: str) -> Found:
-    """What there is to go on from; checkpoints of another configuration, of other data or without an optimiser do not
-    count, nor do those of earlier versions, which did not say what their data were."""
+    """Find the checkpoint to resume from: the newest readable one with this configuration, these data and an optimiser.
+
+    Checkpoints of earlier versions do not name their data, so none of them is taken.
+    """
     passed_over: list[str] = []
     for path in _whole(directory):
         if not (path / OPTIMIZER).exists():
@@ -101,21 +103,21 @@ def latest(directory: Path, *, config: Config, data_hash: str) -> Found:
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint in a folder, of whatever configuration; None where there is none."""
+    """The newest checkpoint in a folder, of any configuration; None where there is none."""
     return next(iter(_whole(directory)), None)
 
 
-def load_model(path: Path, model: Transformer) -> None:
-    """Weights and bank of a checkpoint into a model of its configuration."""
+def load_model(path: Path, model: nn.Module) -> None:
+    """Load the weights and the bank of a checkpoint into a model of its configuration."""
     model.load_state_dict(load_file(path / MODEL))
 
 
-def load(path: Path, *, model: Transformer, optimizer: torch.optim.AdamW) -> Progress:
-    """Everything of a checkpoint; returns where the run stood."""
+def load(path: Path, *, model: nn.Module, optimizer: torch.optim.AdamW) -> Progress:
+    """Load everything of a checkpoint; return how far the run was."""
     load_model(path, model)
     moments = load_file(path / OPTIMIZER)
     for name, parameter in model.named_parameters():
-        # The step too: a fused AdamW counts on the device.
+        # The step moves to the device too: a fused AdamW counts there.
         optimizer.state[parameter] = {
             key: moments[f"{name}/{key}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
         }
@@ -123,7 +125,7 @@ def load(path: Path, *, model: Transformer, optimizer: torch.optim.AdamW) -> Pro
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Raises OSError where the disk is full, as every other write does; safetensors has an error of its own."""
+    """Write a safetensors file. Raises OSError where the disk is full; safetensors itself raises its own error."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:
@@ -134,8 +136,8 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def _moments(model: Transformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """AdamW's state by parameter name; names outlive the order that optimisers number them by."""
+def _moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+    """AdamW's state by parameter name: optimisers number parameters, and the numbers may change."""
     moments = {}
     for name, parameter in model.named_parameters():
         for key, tensor in optimizer.state[parameter].items():

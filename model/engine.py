@@ -1,4 +1,4 @@
-"""Who runs the step: Accelerate, with DDP between the ranks or DeepSpeed's ZeRO-2. A run starts a fresh one."""
+"""The engine of a run: Accelerate, with DDP between the ranks or with DeepSpeed's ZeRO-2. Each run starts its own."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ from accelerate.utils import DeepSpeedPlugin, GradientAccumulationPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config.launch import check_packages, check_ranks, deepspeed_config
-from model.config.resolve import Config, ConfigError
+from model.config import Config, ConfigError, check_packages, check_ranks, deepspeed_config
 from model.meters import reset_peaks
+
+# Before cuBLAS starts: without a fixed workspace it may sum in another order from run to run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 class Zero2(DeepSpeedPlugin):
-    """Accelerate's plugin, which hands its configuration to transformers as well, installed or not. What transformers
-    does with it, loading models under ZeRO-3, nobody does here."""
+    """Accelerate's plugin, without its call to transformers, which may not be installed. transformers needs the
+    configuration to load models under ZeRO-3 only."""
 
     def set_deepspeed_weakref(self) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
 
 def start(config: Config) -> Accelerator:
-    """A fresh one: Accelerate keeps its state in the process, and a process may train one trial after another.
+    """Start a fresh engine. Accelerate keeps its state in the process, and a process may train several trials.
 
-    Raises ConfigError where the engine cannot run here, or its ranks cannot share a batch.
+    Raises ConfigError where the engine cannot run here, or where its ranks cannot share a batch.
     """
     _forget_earlier_runs()
     torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(True)
-    # Deterministic mode writes NaN over every new tensor, which costs a twentieth of a step here; nothing reads one
-    # before it is written.
+    # Deterministic mode fills every new tensor with NaN, which costs a twentieth of a step here. The model reads no
+    # tensor before it writes it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    # The configuration decides, and neither `accelerate launch --use_deepspeed` nor an earlier run of this process.
+    # The configuration decides, not `accelerate launch --use_deepspeed` or an earlier run of this process.
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
     accelerator = {"ddp": _ddp, "deepspeed": _deepspeed}[config.train.engine](config)
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    assert accelerator.num_processes == ranks, "RANK, LOCAL_RANK and WORLD_SIZE are set by whoever starts the ranks"
+    assert accelerator.num_processes == ranks, "the launcher of the ranks sets RANK, LOCAL_RANK and WORLD_SIZE"
     check_ranks(config, ranks=ranks)
     return accelerator
 
 
 def _forget_earlier_runs() -> None:
-    """What a run that this process trained before has left: its model, should anything still hold it, cached blocks
-    of the device, peaks, Accelerate's state. Not torch's default generator: a new process seeds it at random, and
-    nothing here draws from it."""
+    """Remove what an earlier run of this process left: its model, cached blocks of the device, peaks of memory,
+    Accelerate's state. torch's default generator stays: a new process seeds it at random, and no run draws from it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -62,19 +63,19 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.O
     """(model, optimiser) as the training step calls them."""
     wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
     if isinstance(wrapped, DistributedDataParallel):
-        # Every rank forms the same bank from the same sums. Sending rank 0's along with every step would cost 32 MB at
-        # full size, and would hide it if they did not.
+        # Every rank computes the same bank from the same sums. Sending rank 0's bank with every step would cost 32 MB
+        # at full size, and would hide a difference.
         wrapped.forward_sync_buffers = False
     return wrapped, wrapped_optimizer
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
-    """The precision of a forward outside the training step."""
+    """The autocast context of a forward outside the training step."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_bf16(config))
 
 
 def weights_dtype(config: Config) -> torch.dtype:
-    """What weights are stored in: fp32 under every autocast."""
+    """The type that weights are stored in: fp32 under every autocast."""
     return torch.float64 if config.train.precision == "fp64" else torch.float32
 
 
@@ -99,14 +100,14 @@ def _deepspeed(config: Config) -> Accelerator:
 
 def _check_deepspeed_can_start() -> None:
     if not torch.cuda.is_available():
-        raise ConfigError("train.engine", "deepspeed", "CUDA sees no card", "use ddp")
+        raise ConfigError("train.engine", "deepspeed", "CUDA sees no GPU", "use ddp")
     if "LOCAL_RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        cure = "start it with torchrun --nproc-per-node CARDS -m model.train, or use ddp"
+        cure = "start it with torchrun --nproc-per-node GPUS -m model.train, or use ddp"
         raise ConfigError("train.engine", "deepspeed", "no launcher started this process", cure)
 
 
 def _accumulation(config: Config) -> GradientAccumulationPlugin:
-    """`backward` divides by the steps of an update; the trainer says which steps end one."""
+    """`backward` divides by the steps of an update; the trainer decides which steps end an update."""
     return GradientAccumulationPlugin(num_steps=config.train.accumulation_steps, sync_with_dataloader=False)
 
 

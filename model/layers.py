@@ -1,4 +1,4 @@
-"""The parts of a block that are not memory: attention with rotary positions, the control's SwiGLU.
+"""The parts of a block that are not memory: attention with rotary positions, and SwiGLU.
 
 Letters: B batch, T tokens, D dim, H heads, d = D/H, F hidden width.
 """

@@ -1,4 +1,4 @@
-"""What a run costs: time, memory, how busy the card is. Reading a meter may wait for the device; steps never do."""
+"""What a run costs: time, memory, how busy the GPU is. Reading a meter may wait for the device; a step never does."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ GIB = 2**30
 
 
 class Stopwatch:
-    """Total time of a kind of work since the last reading; on CUDA by events, so that starting and stopping waits for
-    nothing."""
+    """Total time of one kind of work since the last reading. On CUDA it records events, so starting and stopping does
+    not wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -29,7 +29,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count what happens inside as one piece of work."""
+        """Count the work inside the `with` block as one piece."""
         if self._cuda:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -53,10 +53,10 @@ class Stopwatch:
 
 
 def reset_peaks() -> None:
-    """Start the peaks of memory anew, for a run in a process that trained before.
+    """Reset the peaks of memory, for a run in a process that trained before.
 
-    Resident memory's starts anew on Linux only (proc(5), clear_refs); elsewhere it is the larger of the runs'. What an
-    earlier run freed and the C library keeps for later counts as resident, so it is given back first where it can be.
+    The peak of resident memory resets on Linux only (proc(5), clear_refs); elsewhere it stays the largest of all runs.
+    Memory that an earlier run freed and the C library keeps counts as resident, so glibc gives it back first.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -68,7 +68,7 @@ def reset_peaks() -> None:
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:
-    """Peaks since `reset_peaks`: of the allocator on CUDA, of the process elsewhere. GiB."""
+    """Peaks since `reset_peaks` in GiB: the allocator's on CUDA, the process's elsewhere."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     rss_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
     if device.type != "cuda":
@@ -83,8 +83,8 @@ def memory_metrics(device: torch.device) -> dict[str, float]:
 
 
 def nvml_memory(device: torch.device) -> dict[str, float]:
-    """`nvml_used_gib`, what this process holds of its card, context included; empty where NVML does not tell (another
-    namespace of processes, no permission, no card)."""
+    """`nvml_used_gib`: what this process holds of its GPU, context included. Empty where NVML does not say (another
+    process namespace, no permission, no GPU)."""
     if device.type != "cuda":
         return {}
     import pynvml
@@ -99,23 +99,33 @@ def nvml_memory(device: torch.device) -> dict[str, float]:
     return {"nvml_used_gib": max(held) / GIB} if held and None not in held else {}
 
 
+def hold_to_share(share: float, *, context_gib: float) -> None:
+    """Let this process's allocator take `share` of its GPU's memory and no more; `context_gib` of it is CUDA's context.
+
+    What is asked for beyond that raises torch.OutOfMemoryError here, and takes nothing from the GPU's other processes.
+    Does nothing without CUDA.
+    """
+    if torch.cuda.is_available():
+        gpu_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, share - context_gib * GIB / gpu_bytes))
+
+
 class Peaks:
-    """The most memory that this process was seen to take in a run: what the allocator and the kernel keep, and the most
-    that NVML said."""
+    """The largest readings of a run: of the allocator's and the process's peaks, and of what NVML says."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seen: dict[str, float] = {}
 
     def read(self) -> dict[str, float]:
-        """Look, and return the largest of all looks."""
+        """Read the meters, and return the largest values so far."""
         for name, gib in (memory_metrics(self._device) | nvml_memory(self._device)).items():
             self._seen[name] = max(gib, self._seen.setdefault(name, gib))
         return dict(self._seen)
 
 
 def gpu_utilisation(device: torch.device) -> dict[str, float]:
-    """`gpu_util_pct` where NVML answers for this device; empty elsewhere."""
+    """`gpu_util_pct` where NVML answers for this device; otherwise empty."""
     if device.type != "cuda":
         return {}
     import pynvml
@@ -127,7 +137,7 @@ def gpu_utilisation(device: torch.device) -> dict[str, float]:
 
 
 def _nvml_handle(device: torch.device) -> Any:
-    """NVML's own name for a card: it counts all cards of the machine, torch those that the process sees."""
+    """NVML's handle of a GPU, by its UUID: NVML numbers all GPUs of the machine, torch only those the process sees."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -136,5 +146,5 @@ def _nvml_handle(device: torch.device) -> Any:
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the card's name."""
+    """`cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

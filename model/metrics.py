@@ -1,4 +1,4 @@
-"""The table of what every trial measures: one row a column, from which schema, documentation and headers derive."""
+"""The table of what every trial measures: a row for each column. Schema, documentation and headers derive from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured quantity. `kind` is its storage type, `better` which way is good ("" where neither is)."""
+    """A measured quantity. `kind` is its storage type, `better` the direction that is good ("" where neither is)."""
 
     name: str
     kind: Literal["float", "int", "floats"]
@@ -72,7 +72,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("nvml_used_gib", "float", "GiB", "min", "most that NVML saw the process hold, CUDA's context included"),
     Metric("peak_rss_gib", "float", "GiB", "min", "peak resident memory of the process"),
     Metric("peak_gib", "float", "GiB", "min", "peak reserved on CUDA, peak resident elsewhere"),
-    Metric("gpu_util_pct", "float", "%", "max", "how busy the card was, where NVML answers"),
+    Metric("gpu_util_pct", "float", "%", "max", "how busy the GPU was, where NVML answers"),
 )
 
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}

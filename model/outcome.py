@@ -1,4 +1,4 @@
-"""What a run says while it goes and when it ends. Imports no torch: listeners live in processes that need none."""
+"""What a run reports and how it ends. Imports no torch, because the processes that listen to a run need none."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 
 class Verdict(StrEnum):
-    """What the listener of a report wants next."""
+    """What the listener of a report asks for."""
 
     CONTINUE = "continue"
-    STOP = "stop"  # the search has seen enough: measure nothing more, return
-    INTERRUPT = "interrupt"  # write a checkpoint to go on from, return
+    STOP = "stop"  # return without the final evaluation
+    INTERRUPT = "interrupt"  # write a checkpoint to resume from, then return
 
 
 @dataclass(frozen=True)
 class Report:
-    """Progress of a run, a row of its history.
+    """Progress of a run: a row of its history.
 
     `losses`: cross-entropy of every step since the last report, nats a token. `metrics`: those of METRICS that were
-    measured for this report, and the run's constants; what an earlier report measured is absent. `note`: what the user
-    should know, once.
+    measured for this report, and the run's constants; values of earlier reports are absent. `note`: a message for the
+    user, in one report only.
     """
 
     step: int
@@ -37,8 +37,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget; `metrics` are the last that were
-    measured of each."""
+    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget; `metrics` holds the last value of
+    each."""
 
     verdict: Verdict
     step: int
@@ -51,7 +51,7 @@ class Result:
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite at `step`."""
+    """The loss was NaN or infinite at `step`."""
 
     def __init__(self, step: int, value: float) -> None:
         super().__init__(f"loss is {value} at step {step}; try a lower train.lr or a smaller train.grad_clip")

@@ -1,7 +1,7 @@
-"""The next steps' batches, prepared while this one trains.
+"""Prepares the batches of the next steps while the present step trains.
 
-What a step reads is a pure function of the step, so looking ahead changes nothing but the time: the order is that of
-asking, and a resumed run goes on where it was.
+A batch is a pure function of its step, so prefetching changes the time and nothing else, and a resumed run reads what
+an uninterrupted one reads.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-THREAD = "feed"
-"""How its thread is called."""
+THREAD = "prefetch"
+"""The name of its thread."""
 
 
-class Feed(Generic[T]):
-    """`take(step)` is `read(step)`, prepared by one thread at most `ahead` steps before it is asked for.
+class Prefetcher(Generic[T]):
+    """`take(step)` returns `read(step)`, which one thread prepares at most `ahead` steps early.
 
-    Steps are taken in the order of `steps`, each once. What `read` raises is raised by the `take` of its step, after
-    all that came before it. The thread lives within the `with` block; it ends with the batch that it is at. With
-    `ahead` 0 there is no thread, and `take` reads.
+    Take each of `steps` once and in order. An exception of `read` is raised by the `take` of its step. The thread lives
+    within the `with` block; at its end it finishes the batch that it is reading. With `ahead` 0 there is no thread, and
+    `take` reads.
     """
 
     def __init__(self, read: Callable[[int], T], *, steps: range, ahead: int) -> None:
@@ -35,7 +35,7 @@ class Feed(Generic[T]):
         self._waiting: deque[tuple[int, Future[T]]] = deque()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD)  # starts no thread before it has work
 
-    def __enter__(self) -> Feed[T]:
+    def __enter__(self) -> Prefetcher[T]:
         return self
 
     def __exit__(
@@ -44,7 +44,7 @@ class Feed(Generic[T]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def take(self, step: int) -> T:
-        """The batch of `step`, which is the next of the steps."""
+        """The batch of `step`, which must be the next of the steps."""
         if not self._ahead:
             return self._read(step)
         while len(self._waiting) <= self._ahead and (later := next(self._steps, None)) is not None:
@@ -55,15 +55,15 @@ class Feed(Generic[T]):
 
 
 def ahead_on(device: torch.device) -> int:
-    """How far to look ahead: on CUDA the host is free while the card works; a CPU has no idle core to prepare with, and
-    its batches are made in a thousandth of a step (docs/log.md)."""
+    """How many steps to prepare. On CUDA the host is idle while the GPU works. A CPU has no idle core, and its batches
+    take a thousandth of a step (docs/log.md)."""
     return 2 if device.type == "cuda" else 0
 
 
 def on_host(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array as a tensor that `device` can fetch without the host waiting: pinned on CUDA."""
+    """The array as a tensor that `device` can copy without the host waiting: pinned on CUDA."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor
-    with torch.cuda.device(device):  # a thread of its own would open a context on card 0
+    with torch.cuda.device(device):  # another thread would open a context on GPU 0
         return tensor.pin_memory()

@@ -1,10 +1,10 @@
-"""What falls on which step, and at which rate: pure functions, so there is nothing to save and nothing to restore."""
+"""Which steps report, and at which learning rate a step trains. Pure functions: no state to save or to restore."""
 
 from __future__ import annotations
 
 import math
 
-from model.config.resolve import TrainConfig
+from model.config import TrainConfig
 
 
 def learning_rate(update: int, *, total: int, train: TrainConfig) -> float:
@@ -31,10 +31,10 @@ def reports_by(step: int, *, train: TrainConfig) -> int:
 
 
 def report_due(step: int, *, total: int, train: TrainConfig) -> bool:
-    """Whether a report follows the first `step` steps of `total`: on the last one, and on the update that ends or
-    follows every `report_every`.
+    """Whether a report follows the first `step` steps of `total`: on the last one, and every `report_every` steps, or
+    with the next update where that falls between two updates.
 
-    Only on updates: between two of them there are gradients, which no checkpoint holds.
+    Reports fall on updates only: between two of them there are gradients, which no checkpoint holds.
     """
     if step % train.accumulation_steps:
         return False

@@ -1,4 +1,4 @@
-"""Train one configuration by itself: `python -m model.train --set preset=tiny --set model.memory=blind`."""
+"""The command that trains one configuration: `python -m model.train --set preset=tiny --set model.memory=blind`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,14 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.config.launch import check_packages, check_processes
-from model.config.resolve import PATH_KEYS, Config, ConfigError, missing_files, resolve
-from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
-
-# Before CUDA starts: without a fixed workspace cuBLAS may sum in another order from run to run.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
+from model.api import train
 from model.checkpoint import newest
-from model.trainer import Listener, Trainer
-
-
-def run(config: Config, report: Listener, *, checkpoint_dir: Path) -> Result:
-    """Train `config` in this process (see model.api.train)."""
-    return Trainer(config, checkpoint_dir=checkpoint_dir).run(report)
+from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
+from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Exit 0 done, 1 the loss left the numbers, 2 bad input, 130 interrupted."""
+    """Run the command. Exit 0 done, 1 the loss became NaN or infinite, 2 bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m model.train",
         description="Train one configuration, without Ray.",
@@ -82,15 +72,15 @@ def _interrupted(out: Path | None) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """An event that the first Ctrl-C sets; the second is a KeyboardInterrupt, as ever. Where Ctrl-C is ignored (of a
-    process in the background), it stays so."""
+    """An event that the first Ctrl-C sets; the second raises KeyboardInterrupt. Where the process ignores Ctrl-C (as
+    one in the background does), it still ignores it."""
     asked, before = Event(), signal.getsignal(signal.SIGINT)
 
     def ask(*_: object) -> None:
         asked.set()
         signal.signal(signal.SIGINT, before)
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nends at the next report, with a checkpoint; Ctrl-C again: at once\n")
+        # Not print, because the signal may interrupt a print.
+        os.write(2, b"\nstopping at the next report, with a checkpoint; Ctrl-C again stops at once\n")
 
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, ask)
@@ -101,7 +91,7 @@ def _interruptible() -> Iterator[Event]:
 
 
 def _make(out: Path) -> None:
-    """Before anything is trained: whoever cannot write there should not learn it at the end."""
+    """Make the folder before training, so that a folder that cannot be written is an error at the start."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,8 +99,8 @@ def _make(out: Path) -> None:
 
 
 def _train(config: Config, out: Path, *, asked: Event) -> Result:
-    """With a progress bar on stderr, and samples beside the checkpoints; interrupted at the first report after `asked`
-    was set."""
+    """Train with a progress bar on stderr, and write samples beside the checkpoints. Interrupts the run at the first
+    report after `asked` was set."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
     first = os.environ.get("RANK", "0") == "0"
@@ -127,19 +117,19 @@ def _train(config: Config, out: Path, *, asked: Event) -> Result:
                 console.print(report.note, markup=False, highlight=False)
             return Verdict.INTERRUPT if asked.is_set() else Verdict.CONTINUE
 
-        result = run(config, show, checkpoint_dir=out)
+        result = train(config, show, checkpoint_dir=out)
     if first and result.verdict is Verdict.CONTINUE:
         (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
     return result
 
 
 def _id(config: Config) -> str:
-    """A folder's name: every configuration its own, so that one run never replaces another's checkpoints."""
+    """The name of a configuration's folder. Each has its own, so no run replaces the checkpoints of another."""
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
 
 
 def _read(path: Path | None, sets: list[str]) -> Config:
-    """Overrides of a file, then those of --set; `preset` is one of them, `tiny` where nobody names one."""
+    """Merge the overrides of a file, then those of --set. `preset` is one of them, by default `tiny`."""
     overrides: dict[str, Any] = {}
     if path is not None:
         overrides |= _read_file(path)
@@ -169,7 +159,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    """A number where it is one however it is written (`1e-4`, `50_000`), else the text (`on` stays `on`)."""
+    """The number that a text writes (`1e-4`, `50_000`), otherwise the text (`on` stays `on`)."""
     for kind in (int, float):
         try:
             return kind(text)

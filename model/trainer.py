@@ -1,4 +1,7 @@
-"""One training run: set up, steps, reports, checkpoints, the final measure. Only an EMA update waits for the device."""
+"""One training run: set-up, steps, reports, checkpoints, the final evaluation.
+
+Between two reports only an update of the bank waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,14 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from model import checkpoint, engine
-from model.bank import ema
-from model.bank.bank_updater import Upkeep, fill_bank
-from model.bank.memory import sum_over_ranks
-from model.config.resolve import Config
-from model.config.seeding import reseeded
-from model.data import corpus
-from model.data.batches import IGNORED, Batches
+from model.bank import BankUpdater, UpdateStats, fill_bank, sum_over_ranks, update_metrics
+from model.config import Config, reseeded
+from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Evaluator
 from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
-from model.prefetch import Feed, ahead_on, on_host
+from model.prefetch import Prefetcher, ahead_on, on_host
 from model.schedule import learning_rate, report_due, reports_by
 from model.transformer import Transformer, initialise
 
@@ -34,13 +33,13 @@ Listener = Callable[[Report], Verdict]
 
 
 class Trainer:
-    """Everything a run holds. `run` is called once."""
+    """Everything that a run holds. Call `run` once."""
 
     def __init__(self, config: Config, *, checkpoint_dir: Path) -> None:
         self.config, self.checkpoint_dir = config, checkpoint_dir
         self.accelerator = engine.start(config)
         self.device = self.accelerator.device
-        documents = corpus.load(config)
+        documents = load_documents(config)
         tokenizer = load_or_train(config, documents)
         model_config, train = config.model, config.train
         token_documents = tokenizer.encode_documents(documents.train)
@@ -54,24 +53,30 @@ class Trainer:
         )
         self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         initialise(self.model, seed=reseeded(train.seed, train.reseed))
-        bank = fill_bank(self.model, config, documents.knowledge, tokenizer)
+        bank = fill_bank(self.model.bank, config, documents.knowledge, tokenizer)
         self.model.to(self.device, engine.weights_dtype(config))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=train.lr,
             betas=(train.beta1, train.beta2),
             weight_decay=train.weight_decay,
-            fused=True,  # and no step count read back
+            fused=True,  # keeps its step count on the device
         )
         self.data_hash = documents.data_hash
-        self.examiner = Examiner(config, documents, tokenizer, train_documents=token_documents)
-        self.upkeep = Upkeep(config, self.model, self.optimizer)
+        self.evaluator = Evaluator(config, documents, tokenizer, train_documents=token_documents)
+        self.bank_updater = BankUpdater(
+            config,
+            self.model.bank,
+            table_VD=self.model.table.weight,
+            sub_keys=self.model.sub_keys,
+            optimizer=self.optimizer,
+        )
         self.steps = self._total_steps()
         parameters = sum(p.numel() for p in self.model.parameters())
         self.constants: Metrics = {
             "parameters": parameters,
             "active_parameters": parameters - self.model.table.weight.numel(),
-            **self.examiner.floors,
+            **self.evaluator.floors,
         }
         if bank is not None and bank.objects_kept is not None:
             self.constants["objects_kept"] = bank.objects_kept
@@ -81,14 +86,16 @@ class Trainer:
             self.progress = checkpoint.load(found.path, model=self.model, optimizer=self.optimizer)
         self.saved = found.path
         self.note = "; ".join(
-            [*found.passed_over, f"training goes on from step {self.progress.step}"] if found.passed_over else []
+            [*found.passed_over, f"training resumes from step {self.progress.step}"] if found.passed_over else []
         )
         self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
-        self.feed = Feed(self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device))
+        self.prefetcher = Prefetcher(
+            self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device)
+        )
 
     @property
     def budget_tokens(self) -> int:
-        """Tokens of all steps: positions, padding included."""
+        """Tokens of all steps: positions, including padding."""
         return self.steps * self._step_tokens
 
     @property
@@ -105,8 +112,8 @@ class Trainer:
         return -(-steps // train.accumulation_steps) * train.accumulation_steps  # whole updates
 
     def run(self, report: Listener) -> Result:
-        """Train to the budget, or until the listener stops it."""
-        with self.feed:
+        """Train until the budget is used or the listener stops the run."""
+        with self.prefetcher:
             return self._run(report)
 
     def _run(self, report: Listener) -> Result:
@@ -121,7 +128,9 @@ class Trainer:
                 continue
             reports = reports_by(step, train=train)
             losses = self._losses(window, last_step=step)
-            measured = window.metrics(self._step_tokens, losses) | gpu_utilisation(self.device) | self.upkeep.metrics()
+            measured = (
+                window.metrics(self._step_tokens, losses) | gpu_utilisation(self.device) | self.bank_updater.metrics()
+            )
             if step == self.steps or reports % self.config.eval.every == 0:
                 measured |= self._validate(step)
             measured |= peaks.read()
@@ -149,7 +158,7 @@ class Trainer:
         samples = []
         if verdict is Verdict.CONTINUE:
             saved = self._save()
-            final, samples = self.examiner.final(self.model, saved=saved, autocast=self._autocast)
+            final, samples = self.evaluator.final(self.model, saved=saved, autocast=self._autocast)
             metrics |= final | peaks.read()
         return Result(
             verdict=verdict,
@@ -163,8 +172,8 @@ class Trainer:
         )
 
     def _validate(self, step: int) -> Metrics:
-        """Raises NonFiniteLoss: an update can break the weights after a loss that was still a number."""
-        measured = self.examiner.validate(self.model, autocast=self._autocast)
+        """Validate. Raises NonFiniteLoss: an update can break the weights after a loss that was still finite."""
+        measured = self.evaluator.validate(self.model, autocast=self._autocast)
         val_loss = measured["val_loss"]
         assert isinstance(val_loss, float)
         if not np.isfinite(val_loss):
@@ -180,22 +189,22 @@ class Trainer:
         return learning_rate(update, total=total, train=train)
 
     def _step(self, step: int, window: _Window) -> None:
-        """One micro-batch: forward, backward, the optimiser where an update is due, the bank's EMA where one is due."""
+        """Train one micro-batch: forward and backward, then the optimiser and the bank's update where they are due."""
         train = self.config.train
         updates = (step + 1) % train.accumulation_steps == 0
-        self.accelerator.sync_gradients = updates  # DeepSpeed's backward is its optimiser's step as well
+        self.accelerator.sync_gradients = updates  # DeepSpeed's backward also steps its optimiser
         if updates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
-        x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.feed.take(step))
-        # Between updates each rank adds up gradients of its own; they are summed over ranks once, where one is due.
+        x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.prefetcher.take(step))
+        # Between updates each rank accumulates its own gradients; they are summed over ranks once an update.
         apart = nullcontext() if updates else self.accelerator.no_sync(self.wrapped)
         with window.steps.running():
             with apart:
                 with self.accelerator.autocast():
                     output = self.wrapped(x_BT, y_BT)
-                # Ranks pad differently: each divides by the mean number of targets, so that the mean over ranks, which
-                # DDP forms of the gradients, is the joined batch's mean.
+                # Ranks pad differently. Each divides by the mean number of targets, so that DDP's mean of the gradients
+                # over ranks is the mean of the joined batch.
                 targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
                 ce = output.nats / targets
                 total = ce + train.balance_loss_coef * output.balance
@@ -205,19 +214,19 @@ class Trainer:
                 self.wrapped_optimizer.step()
                 self.wrapped_optimizer.zero_grad()
             window.losses.append(ce.detach())
-        self.upkeep.note(output.reads)
-        if self.upkeep.due(step):
+        self.bank_updater.note(output.reads)
+        if self.bank_updater.due(step):
             with window.emas.running():
-                window.updates += self.upkeep.update(step, output.reads)
+                window.updates += self.bank_updater.update(step, output.reads)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's rows of a step; called in the feed's thread."""
+        """This rank's rows of a step; the prefetcher calls it in its thread."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         x, y = self.batches.rank_batch(step, rank=rank, world=world)
         return on_host(x, self.device), on_host(y, self.device)
 
     def _losses(self, window: _Window, *, last_step: int) -> list[float]:
-        """The losses of the window, mean over ranks; one transfer. Raises NonFiniteLoss at the first that is none."""
+        """The window's losses, mean over ranks; one transfer. Raises NonFiniteLoss for the first that is not finite."""
         losses_S = sum_over_ranks(torch.stack(window.losses)) / self.accelerator.num_processes
         losses = losses_S.tolist()
         for offset, loss in enumerate(losses):
@@ -232,8 +241,8 @@ class Trainer:
         return Verdict(broadcast_object_list([verdict.value])[0])
 
     def _save(self) -> Path:
-        """Rank 0 writes, unless the run stands where it was read or written last; the others wait for it, since they
-        may read it next."""
+        """Write a checkpoint, unless the present step was read or written last. Rank 0 writes; the others wait, because
+        they may read it next."""
         path = self.checkpoint_dir / f"step-{self.progress.step}"
         if path == self.saved:
             return path
@@ -243,7 +252,7 @@ class Trainer:
                 config=self.config,
                 data_hash=self.data_hash,
                 model=self.model,
-                # ZeRO-2 keeps a share of the moments on every rank, and under names of its own.
+                # ZeRO-2 keeps a share of the moments on every rank, under other names.
                 optimizer=self.optimizer if self.config.train.engine == "ddp" else None,
                 progress=self.progress,
             )
@@ -253,21 +262,21 @@ class Trainer:
 
 
 class _Window:
-    """What has happened since the last report, still on the device."""
+    """What happened since the last report; losses and updates are still on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.steps, self.emas = Stopwatch(device), Stopwatch(device)
         self.start()
 
     def start(self) -> None:
-        """Forget; count time from now."""
+        """Start an empty window, and count time from now."""
         self.losses: list[Tensor] = []
-        self.updates: list[ema.UpdateStats] = []
+        self.updates: list[UpdateStats] = []
         self.steps.read_s()
         self.emas.read_s()
 
     def metrics(self, step_tokens: int, losses: list[float]) -> Metrics:
-        """Speed, loss and what the EMA did. tokens_per_s counts steps and updates, and no evaluation."""
+        """Speed, loss and what the EMA did. tokens_per_s counts steps and updates, not evaluation."""
         (step_s, steps), (ema_s, emas) = self.steps.read_s(), self.emas.read_s()
         metrics: Metrics = {
             "ce_loss": sum(losses) / len(losses),
@@ -276,4 +285,4 @@ class _Window:
         }
         if emas:
             metrics["ema_ms"] = 1e3 * ema_s / emas
-        return metrics | ema.update_metrics(self.updates)
+        return metrics | update_metrics(self.updates)

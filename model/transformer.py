@@ -1,4 +1,4 @@
-"""The language model: blocks of attention and memory over one embedding table, which is the output head as well.
+"""The language model: blocks of attention and memory over one embedding table, which is also the output head.
 
 Letters: B batch, T tokens, D dim, V vocabulary, X layers that read a bank.
 """
@@ -12,19 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.bank.memory import MEMORIES, NORM_EPS, Read
-from model.bank.memory_bank import MemoryBank
-from model.config.resolve import Memory, ModelConfig
-from model.config.seeding import stream_seed
+from model.bank import MEMORIES, NORM_EPS, MemoryBank, Read
+from model.config import Memory, ModelConfig, stream_seed
 from model.layers import Attention, rotary_table
 from model.loss import summed_nats
 
 
 @dataclass(frozen=True)
 class Output:
-    """The normed states before the head, and what each layer that reads a bank read, first layer first: no others are
-    in the list. `nats` is the summed cross-entropy where targets were given. Logits are formed by `Transformer.logits`
-    only where they are asked for."""
+    """The normed states before the head, and what each layer that reads a bank read, first layer first. `nats` is the
+    summed cross-entropy where targets were given. `Transformer.logits` computes logits where they are needed."""
 
     hidden_BTD: Tensor
     reads: list[Read]
@@ -32,7 +29,7 @@ class Output:
 
     @property
     def balance(self) -> Tensor:
-        """Mean balance loss over layers; 0 without a memory, so that a total can always be formed."""
+        """Mean balance loss over the layers that read; 0 where none does, so that a total loss always exists."""
         if not self.reads:
             return self.hidden_BTD.new_zeros(())
         return torch.stack([read.balance for read in self.reads]).mean()
@@ -64,7 +61,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids [B, T] in, states [B, T, D] of the next tokens out, and their loss; W = E. One bank for all layers.
 
-    With `gradient_checkpointing` a block keeps its input only and is computed again in the backward.
+    With `gradient_checkpointing` a block keeps its input only, and the backward computes the block again.
     """
 
     def __init__(self, config: ModelConfig, *, gradient_checkpointing: bool = False) -> None:
@@ -88,10 +85,10 @@ class Transformer(nn.Module):
     def forward(
         self, ids_BT: Tensor, targets_BT: Tensor | None = None, replace_reads_XD: Tensor | None = None
     ) -> Output:
-        """`replace_reads_XD`: a constant read for each of the X layers that read, an intervention of the
-        evaluation.
+        """`replace_reads_XD`: a constant read for each of the X layers that read, with which the evaluation measures
+        what reading is worth.
 
-        The loss is formed in here and not by the caller, so that DDP and a compiler see all of a step's forward.
+        The loss is computed here and not by the caller, so that DDP and a compiler see the whole forward of a step.
         """
         table_VD = self.table.weight
         x_BTD, reads = self.table(ids_BT), []
@@ -101,7 +98,7 @@ class Transformer(nn.Module):
                 replace_D = replace_reads_XD[self.readers.index(layer)]
             inputs = x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                # Nothing in a block is random. What it returns besides the states (the read) is the first pass's.
+                # Nothing in a block is random. The read that it returns besides the states is the first pass's.
                 x_BTD, read = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BTD, read = block(*inputs)
@@ -110,6 +107,11 @@ class Transformer(nn.Module):
         hidden_BTD = self.norm(x_BTD)
         nats = None if targets_BT is None else summed_nats(hidden_BTD, table_VD, targets_BT)
         return Output(hidden_BTD, reads, nats)
+
+    @property
+    def sub_keys(self) -> list[nn.Parameter]:
+        """The sub-keys [2, n, h] of each layer that reads the bank, first layer first."""
+        return [self.blocks[layer].get_parameter("memory.keys_2nh") for layer in self.readers]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [.., D] through the head: [.., V]."""
@@ -121,8 +123,8 @@ def initialise(model: Transformer, *, seed: int) -> None:
     """E ~ N(0, 0.02); keys uniform in +-1/sqrt(Q/2); linear layers uniform in +-1/sqrt(fan in); gains and temperatures
     1, biases 0. What the bank draws: MemoryBank.initialise.
 
-    Every parameter draws from the stream of its own name, on the CPU: the same on every device, and shared bit for bit
-    by two arms that share the parameter.
+    Every parameter draws from the stream of its own name, on the CPU. So the values are the same on every device, and
+    two arms that share a parameter share its values bit for bit.
     """
     for name, parameter in model.named_parameters():
         generator = torch.Generator().manual_seed(stream_seed(seed, f"init/{name}"))

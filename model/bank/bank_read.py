@@ -1,6 +1,6 @@
-"""Read stored tokens: m = sum_k w_k * mean_l E[bank[I_k, l]], pooled before anything of size [.., K, L, D] exists.
+"""Read the bank: m = sum_k w_k * mean_l E[bank[I_k, l]], without a tensor of size [.., K, L, D].
 
-The backward is written by hand. Both gradients are embedding bags themselves: with G the gradient of m,
+The backward is written by hand. Both gradients are embedding bags too: with G the gradient of m,
 
     dE[v]  = sum over the slots (p, k, l) that hold v of  w_pk / L * G[p]      positions pooled by token
     dw_pk  = 1/L * (sum_l E[bank[I_pk, l]]) . G[p]                             rows of entries, a chunk at a time
@@ -25,14 +25,14 @@ from model.bank.product_key import Selection
 from model.bank.segment_sum import cache_bytes, grouped_sum
 
 CHUNK_BYTES = 2**28
-"""Bound on what a read holds at once besides its result, and its backward besides E's gradient."""
+"""Bound on what a read holds at once besides its result, and what its backward holds besides E's gradient."""
 
 
-def decode(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+def read_tokens(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
     """The pooled read, [.., D], for a selection of shape [.., K]; differentiable in the weights and the table.
 
-    Chunked over positions, so that memory is bounded by bytes. The backward keeps the P*M tokens that were read: the
-    entries of a large bank stand anywhere in memory. The bank may change before it.
+    It works on chunks of positions, so that `chunk_bytes` bounds its memory. For the backward it keeps the P*M tokens
+    that it read: the bank may change before, and the entries of a large bank are scattered in memory.
     """
     *batch, K = selection.index_BTK.shape
     index_PK = selection.index_BTK.reshape(-1, K)
@@ -42,7 +42,7 @@ def decode(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_byt
 
 
 def pool(selection: Selection, rows_NF: Tensor) -> Tensor:
-    """sum_k w_k * rows[I_k], [.., F], of stored rows that have no gradient: one weighted `embedding_bag` of K rows."""
+    """sum_k w_k * rows[I_k], [.., F], of stored rows without a gradient: one weighted `embedding_bag` of K rows."""
     *batch, K = selection.index_BTK.shape
     weight_PK = selection.weight_BTK.reshape(-1, K).to(rows_NF.dtype)
     pooled_PF = F.embedding_bag(selection.index_BTK.reshape(-1, K), rows_NF, per_sample_weights=weight_PK, mode="sum")
@@ -57,7 +57,7 @@ class _Read(torch.autograd.Function):
         token_PM = bank_NL.index_select(0, index_PK.flatten()).view(len(index_PK), -1)
         ctx.save_for_backward(weight_PK, table_VD, token_PM)
         ctx.chunk_bytes = chunk_bytes
-        positions = max(1, chunk_bytes // (16 * token_PM.shape[1]))  # of a slot: its token widened, its share
+        positions = max(1, chunk_bytes // (16 * token_PM.shape[1]))  # bytes of a slot: its token as int64, its share
         reads = [
             F.embedding_bag(token_cM, table_VD, per_sample_weights=_shares(weight_cK, token_cM), mode="sum")
             for token_cM, weight_cK in zip(token_PM.split(positions), weight_PK.split(positions), strict=True)
@@ -78,21 +78,21 @@ class _Read(torch.autograd.Function):
 
 
 def _weight_slope(slope_PD: Tensor, token_PM: Tensor, table_VD: Tensor, *, K: int, chunk_bytes: int) -> Tensor:
-    """dw: [P, K]. Entries are decoded again, so many at a time as stay in the cache."""
+    """dw: [P, K]. Reads the entries again, as many at a time as stay in the cache."""
     L, D = token_PM.shape[1] // K, table_VD.shape[1]
     positions = max(1, min(chunk_bytes, cache_bytes(slope_PD.device)) // (4 * K * D))
     slopes = []
     for token_cM, slope_cD in zip(token_PM.split(positions), slope_PD.split(positions), strict=True):
         rows_cKD = F.embedding_bag(token_cM.view(-1, L), table_VD, mode="sum").view(-1, K, D)
         slopes.append(rows_cKD.mul_(slope_cD[:, None]).sum(dim=-1))
-        del rows_cKD  # or two pieces would stand at a time
+        del rows_cKD  # or two pieces would exist at a time
     return torch.cat(slopes) / L
 
 
 def _table_slope(slope_PD: Tensor, weight_PK: Tensor, token_PM: Tensor, *, V: int, chunk_bytes: int) -> Tensor:
-    """dE: [V, D]. Slots are sorted by token, and each token's positions pooled."""
+    """dE: [V, D]. Sorts slots by token, and pools the positions of each token."""
     M = token_PM.shape[1]
-    positions = max(1, chunk_bytes // (64 * M))  # sorted tokens, order, position, share and their sort's buffers
+    positions = max(1, chunk_bytes // (64 * M))  # sorted tokens, order, position, share, the sort's buffers
     total_VD: Tensor | None = None
     for slope_cD, weight_cK, token_cM in zip(
         slope_PD.split(positions), weight_PK.split(positions), token_PM.split(positions), strict=True

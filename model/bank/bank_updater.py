@@ -1,29 +1,45 @@
-"""What happens to a bank besides being read: filled at the start, kept up by the EMA and the refresh."""
+"""What happens to a bank besides being read: it is filled at the start, then updated by the EMA and the refresh."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
-from model.bank import ema, knowledge, refresh
+from model.bank import ema, refresh
+from model.bank.knowledge import BankInit, initial_bank
 from model.bank.memory import Read
-from model.config.resolve import Config
-from model.data.facts import Fact
+from model.bank.memory_bank import MemoryBank
+from model.config import Config
+from model.data import Fact
 from model.data.tokenizer import Tokenizer
-from model.transformer import Transformer
 
 
-class Upkeep:
-    """Called after every micro-batch, after the optimiser's step where one falls there; on every rank."""
+class BankUpdater:
+    """Updates the bank after micro-batches; every rank calls it, after the optimiser's step where one falls there.
 
-    def __init__(self, config: Config, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
-        self.config, self.model, self.optimizer = config, model, optimizer
+    `table_VD` and `sub_keys` (those of each layer that reads, first layer first) are the model's parameters.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        bank: MemoryBank,
+        *,
+        table_VD: Tensor,
+        sub_keys: Sequence[Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.config, self.bank, self.table_VD = config, bank, table_VD
+        self.sub_keys, self.optimizer = sub_keys, optimizer
         self._ema = config.model.has_bank and config.model.ema == "on"
         self._refresh = config.model.has_bank and config.model.refresh == "frequency"
 
     def note(self, reads: list[Read]) -> None:
         """Count what a micro-batch selected."""
         if self._refresh:
-            refresh.note(self.model, reads)
+            refresh.note(self.bank, reads)
 
     def due(self, step: int) -> bool:
         """Whether an update follows micro-batch `step`."""
@@ -31,27 +47,31 @@ class Upkeep:
 
     @torch.no_grad()
     def update(self, step: int, reads: list[Read]) -> list[ema.UpdateStats]:
-        """The EMA, then the refresh; what the EMA did (nothing with `ema: off`)."""
+        """Run the EMA, then the refresh; return what the EMA did (nothing with `ema: off`)."""
         stats = []
         if self._ema:
-            stats.append(
-                ema.update_bank(self.model.bank, reads, table_VD=self.model.table.weight, config=self.config.model)
-            )
+            stats.append(ema.update_bank(self.bank, reads, table_VD=self.table_VD, config=self.config.model))
         if self._refresh:
-            refresh.refresh(self.model, self.optimizer, reads, config=self.config, step=step)
+            refresh.refresh(
+                self.bank,
+                reads,
+                sub_keys=self.sub_keys,
+                table_VD=self.table_VD,
+                optimizer=self.optimizer,
+                config=self.config,
+                step=step,
+            )
         return stats
 
     def metrics(self) -> dict[str, int]:
-        """Totals of the run; read at a report."""
-        return {"subkeys_refreshed": int(self.model.bank.refreshed)} if self._refresh else {}
+        """Totals of the run, read at a report."""
+        return {"subkeys_refreshed": int(self.bank.refreshed)} if self._refresh else {}
 
 
-def fill_bank(
-    model: Transformer, config: Config, facts: tuple[Fact, ...], tokenizer: Tokenizer
-) -> knowledge.BankInit | None:
-    """The first tokens of a bank: the knowledge base, then random ones. None where no tokens are stored."""
+def fill_bank(bank: MemoryBank, config: Config, facts: tuple[Fact, ...], tokenizer: Tokenizer) -> BankInit | None:
+    """Fill a bank with the knowledge base, then with random tokens. None where the bank stores no tokens."""
     if not config.model.stores_tokens:
         return None
-    filled = knowledge.initial_bank(config, facts, tokenizer)
-    model.bank.tokens_NL.copy_(torch.from_numpy(filled.rows))
+    filled = initial_bank(config, facts, tokenizer)
+    bank.tokens_NL.copy_(torch.from_numpy(filled.rows))
     return filled

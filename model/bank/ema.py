@@ -1,12 +1,12 @@
-"""The bank's update: an exponential moving average in feature space, encoded back into tokens by the output head.
+"""The bank's update: an exponential moving average in feature space, which the output head encodes back into tokens.
 
     a_s       = sum(w f) / sum(w)                         over the selections of entry s, all layers, all ranks
     F'_l      = ema_decay * F_l + (1 - ema_decay) * a_s   F_l = E[bank[s, l]], or the cached feature
-    bank[s,l] = argmax_v F'_l . W[v]                      W = E; see model/encode.py
+    bank[s,l] = argmax_v F'_l . W[v]                      W = E; see encode.py
 
-f is u; of a bank of vectors it is the query, F' is the new entry, and nothing is encoded. With `ema_rescale:
-match_norm`, a_s is multiplied by |mean_l F_l| / |a_s| first (0 stays 0): the update has the norm of what the entry
-decodes to before it, of a vector the norm of the vector. A hybrid entry then learns what its new tokens leave out:
+f is u. In a bank of vectors f is the query, F' is the new entry, and nothing is encoded. `ema_rescale: match_norm`
+first multiplies a_s by |mean_l F_l| / |a_s| (0 stays 0): a_s gets the norm of the entry as it is read, or of the
+vector. A hybrid entry also learns what its new tokens leave out:
 
     residual_s = ema_decay * residual_s + (1 - ema_decay) * S (a_s - mean_l E[new tokens of s])
 
@@ -22,16 +22,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from model.bank import feature_cache
 from model.bank.encode import encode, nearest_tokens, output_head
-from model.bank.memory import Read, sum_over_ranks
+from model.bank.memory import Read
 from model.bank.memory_bank import MemoryBank
+from model.bank.ranks import sum_over_ranks, union_over_ranks
 from model.bank.segment_sum import cache_bytes
-from model.config.resolve import ModelConfig
-from model.cost.estimate import CHUNK_BYTES
+from model.config import ModelConfig
+from model.config.work_sizes import UPDATE_BYTES
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ class EntryMeans:
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What an update did, still on the device: nothing is waited for until the next report.
+    """What an update did. Its tensors stay on the device, so that nothing waits for it before the next report.
 
-    `scale_ratio`: |(1-decay) a| / |decay F|, summed over the `slots` (of a vector the entry is the one slot); infinite
-    at a decay of 0.
+    `scale_ratio`: |(1-decay) a| / |decay F|, summed over the `slots` (a vector is one slot); infinite at a decay of 0.
     `flipped`: slots whose token changed; None where there are no tokens.
     """
 
@@ -64,27 +63,27 @@ def update_bank(
     *,
     table_VD: Tensor,
     config: ModelConfig,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = UPDATE_BYTES,
 ) -> UpdateStats:
-    """Update every unfrozen entry that the reads selected; the bank is changed in place.
+    """Update, in place, every unfrozen entry that the reads selected.
 
-    Every rank must call it: the sums are reduced over ranks, and every rank ends with the same bank, bit for bit.
-    Waits for the device twice to know which entries (once more a rank), then a bounded number of times for each part of
-    the entries, whose number depends on `chunk_bytes` alone.
+    Every rank must call it: it sums over ranks, and every rank ends with the same bank, bit for bit. It waits for the
+    device twice to learn which entries they are (with several ranks once more for each), then a bounded number of times
+    for each part of the entries. The number of parts depends on `chunk_bytes` alone.
     """
     means = collect(reads, frozen=config.frozen_entries, chunk_bytes=chunk_bytes)
     return _UPDATES[config.memory](bank, means, table_VD, config, chunk_bytes)
 
 
-def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -> EntryMeans:
-    """Means over the selections of each entry, all layers and ranks; duplicates by `index_add_`.
+def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = UPDATE_BYTES) -> EntryMeans:
+    """Means over the selections of each entry, in all layers and on all ranks.
 
     A weight can underflow to 0; such an entry has a mean of 0 and not NaN.
     """
-    entry_S = _union_over_ranks(torch.cat([read.selection.index_BTK.flatten() for read in reads]).unique())
+    entry_S = union_over_ranks(torch.cat([read.selection.index_BTK.flatten() for read in reads]).unique())
     entry_S = entry_S[entry_S >= frozen]
     D, device, dtype = reads[0].features_BTD.shape[-1], entry_S.device, reads[0].selection.weight_BTK.dtype
-    # One row more than there are entries: the selections of frozen entries fall into it and are dropped.
+    # An extra row takes the selections of frozen entries, and is dropped.
     sum_SD = torch.zeros(len(entry_S) + 1, D, device=device, dtype=dtype)
     weight_S = torch.zeros(len(entry_S) + 1, device=device, dtype=dtype)
     for read in reads:
@@ -101,12 +100,12 @@ def collect(reads: list[Read], *, frozen: int, chunk_bytes: int = CHUNK_BYTES) -
             sum_SD.index_add_(0, row_P, (w_PK[..., None] * u_PD.to(dtype)[:, None, :]).flatten(0, 1))
             weight_S.index_add_(0, row_P, w_PK.flatten())
     sum_SD, weight_S = sum_over_ranks(sum_SD)[:-1], sum_over_ranks(weight_S)[:-1]
-    # In place: at full size the sums are 2 GiB, and they are not needed any more.
+    # In place: at full size the sums are 2 GiB.
     return EntryMeans(entry_S, sum_SD.div_(weight_S.clamp_min(torch.finfo(dtype).tiny)[:, None]), weight_S)
 
 
 def update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
-    """What the updates since the last report did; empty where there were none. One transfer."""
+    """Metrics of the updates since the last report; empty where there were none. One transfer."""
     if not updates:
         return {}
     metrics = {"entries_updated": sum(stats.entries for stats in updates) / len(updates)}
@@ -129,8 +128,8 @@ def _update_tokens(
     head_VD, norm_V = output_head(table_VD, config), table_VD.norm(dim=-1)
     rescaled, hybrid = config.ema_rescale == "match_norm", config.memory == "hybrid"
     places = feature_cache.assign(bank, means.entry_S, means.weight_S) if bank.has_cache else None
-    # What exists at once an entry: some int64 of every slot; two or three [D] of what is pooled; of kept features a few
-    # [L, D], for so many entries that they are not the peak of a small run.
+    # Bytes of an entry: some int64 for each slot; two or three [D] for what is pooled; a few [L, D] for kept features.
+    # The latter get a smaller bound, so that they are not the peak of a small run.
     width = 64 * L + (12 * D if rescaled or hybrid else 0) + (16 * L * D if places else 0)
     if places is not None:
         chunk_bytes = min(chunk_bytes, 8 * cache_bytes(norm_V.device))
@@ -183,9 +182,9 @@ _UPDATES: dict[str, Callable[[MemoryBank, EntryMeans, Tensor, ModelConfig, int],
 }
 
 
-def match_norm(mean_SD: Tensor, decoded_SD: Tensor) -> None:
-    """Give every a_s the norm of what its entry decodes to, in place; an a_s of 0 stays 0."""
-    mean_SD.mul_((decoded_SD.norm(dim=-1) / mean_SD.norm(dim=-1).clamp_min(1e-20))[:, None])
+def match_norm(mean_SD: Tensor, read_SD: Tensor) -> None:
+    """Give every a_s the norm of its entry as it is read, in place; an a_s of 0 stays 0."""
+    mean_SD.mul_((read_SD.norm(dim=-1) / mean_SD.norm(dim=-1).clamp_min(1e-20))[:, None])
 
 
 def _ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
@@ -196,16 +195,3 @@ def _ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
 def _parts(total: int, size: int) -> Iterator[slice]:
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
-
-
-def _union_over_ranks(entry_S: Tensor) -> Tensor:
-    """The ascending union of every rank's entries. Ranks differ in how many they have: lengths first, then padded."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return entry_S
-    lengths = [torch.zeros(1, dtype=torch.int64, device=entry_S.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, torch.tensor([len(entry_S)], device=entry_S.device))
-    longest = max(int(length) for length in lengths)
-    padded = torch.cat([entry_S, entry_S[:1].expand(longest - len(entry_S))])
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    return torch.cat(gathered).unique()

@@ -1,7 +1,5 @@
-"""Features into tokens through the output head: argmax_v of F'.W[v] (`dot`, the source), or of F'.W[v]/|W[v]|
-(`cosine`).
-
-Both are linear in F' once the head's rows are what they are, so `cosine` is `dot` with a head of unit rows.
+"""Encodes features as tokens through the output head: argmax_v of F'.W[v] (`dot`, the source) or of F'.W[v]/|W[v]|
+(`cosine`), which is `dot` with a head of unit rows.
 
 Letters: S entries, L tokens an entry, D dim, V vocabulary, U distinct tokens among the entries, R distinct pairs
 (entry, token), M features.
@@ -17,32 +15,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.bank.segment_sum import cache_bytes, device_type
-from model.config.resolve import ModelConfig
-from model.cost.estimate import CHUNK_BYTES
+from model.config import ModelConfig
+from model.config.work_sizes import UPDATE_BYTES
 
 GROUP = 64
-"""Columns whose maximum is taken at once on CPU."""
+"""Columns of a group, whose maximum is taken first on CPU."""
 
 HEADS = 6
-"""The tokens' products take at most as much as so many heads: in a small model they would be the peak of a run."""
+"""The products of the tokens take at most the memory of so many heads; else they would be the peak of a small run."""
 
 
 def output_head(table_VD: Tensor, config: ModelConfig) -> Tensor:
-    """The rows that features are multiplied with, [V, D]: W = E, of norm 1 for `encode: cosine`."""
+    """The rows that features are multiplied with, [V, D]: W = E, with norm 1 for `encode: cosine`."""
     return F.normalize(table_VD, dim=-1) if config.encode == "cosine" else table_VD
 
 
 def encode(
-    old_SL: Tensor, mean_SD: Tensor, *, table_VD: Tensor, head_VD: Tensor, decay: float, chunk_bytes: int = CHUNK_BYTES
+    old_SL: Tensor, mean_SD: Tensor, *, table_VD: Tensor, head_VD: Tensor, decay: float, chunk_bytes: int = UPDATE_BYTES
 ) -> Tensor:
     """argmax_v (decay * E[old] + (1-decay) * a) . head[v], as int64 [S, L], for S entries.
 
-    Logits are linear in F': the head's product with E[old] is needed once a distinct token and the one with a once an
-    entry, so U + S rows of the head are multiplied instead of S*L. Slots of an entry that hold the same token get the
-    same new one, so the sums are formed once a pair (entry, token): R of them, in tiles of entries by vocabulary that
-    stay in a core's cache. A running best, strict so that ties go to the lower token, joins the tiles.
+    Logits are linear in F'. So the head is multiplied with E[old] once for each distinct token and with a once for each
+    entry: U + S rows instead of S*L. Slots of an entry that hold the same token get the same new token, so there is one
+    sum for each of the R pairs (entry, token). The sums are computed in tiles of entries by vocabulary that stay in a
+    core's cache. A running best joins the tiles; it is strict, so that ties go to the lower token.
 
-    Waits for the device three times, whatever the sizes: R, U, and where each tile's pairs begin.
+    It waits for the device three times at any size: for R, for U, and for where the pairs of each tile begin.
     """
     S, L, V = *old_SL.shape, table_VD.shape[0]
     pair_R, place_SL = (torch.arange(S, device=old_SL.device)[:, None] * V + old_SL).unique(return_inverse=True)
@@ -55,10 +53,10 @@ def encode(
     rows = min(S, tiling.entries * tiling.tiles)
     summand_R2 = torch.stack([old_R, U + entry_R % rows], dim=1)
     best_R = torch.full((len(pair_R),), -torch.inf, dtype=kept_UD.dtype, device=old_SL.device)
-    room = kept_UD.new_empty((U + rows) * tiling.columns)  # for the products of one tile of columns after the other
+    room = kept_UD.new_empty((U + rows) * tiling.columns)  # for the products of each tile of columns in turn
     for first in range(0, V, tiling.columns):
         head_Dv = head_VD[first : first + tiling.columns].T
-        product_Xv = room[: (U + rows) * head_Dv.shape[1]].view(U + rows, -1)  # of the U tokens, then of some entries
+        product_Xv = room[: (U + rows) * head_Dv.shape[1]].view(U + rows, -1)  # the U tokens, then some entries
         torch.mm(kept_UD, head_Dv, out=product_Xv[:U])
         for number, part in enumerate(tiles):
             if number % tiling.tiles == 0:
@@ -73,7 +71,7 @@ def encode(
 
 @dataclass(frozen=True)
 class _Tiling:
-    """`columns` of the head at a time; `entries` a tile; `tiles` that share one product with the head."""
+    """`columns` of the head at a time, `entries` of a tile, `tiles` that share one product with the head."""
 
     columns: int
     entries: int
@@ -92,8 +90,8 @@ def _tiling(device: torch.device, *, U: int, L: int, head_VD: Tensor, chunk_byte
 
 
 def _first_maximum(logits_rv: Tensor, *, group: int = GROUP) -> tuple[Tensor, Tensor]:
-    """(value, column) of each row's maximum, the first on ties. `max` with its index takes about three times as long on
-    CPU as the maximum of every GROUP columns and then of the group that has it."""
+    """(value, column) of each row's maximum, the first on ties. On CPU `max` with its index takes about three times as
+    long as the maximum of every group of columns and then of the best group."""
     r, v = logits_rv.shape
     if device_type(logits_rv.device) != "cpu" or v % group:
         value_r, column_r = logits_rv.max(dim=-1)
@@ -104,15 +102,15 @@ def _first_maximum(logits_rv: Tensor, *, group: int = GROUP) -> tuple[Tensor, Te
     return value_r, at_r * group + column_r
 
 
-def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """argmax_v f . head[v] of every feature, int64 [M]; the literal encode, so many rows at a time as a cache holds."""
+def nearest_tokens(features_MD: Tensor, *, head_VD: Tensor, chunk_bytes: int = UPDATE_BYTES) -> Tensor:
+    """argmax_v f . head[v] of every feature, int64 [M]: the plain encode, as many rows at a time as a cache holds."""
     rows = max(1, min(chunk_bytes, 2 * cache_bytes(features_MD.device)) // (4 * head_VD.shape[0]))
     return torch.cat([(part_mD @ head_VD.T).argmax(dim=-1) for part_mD in features_MD.split(rows)])
 
 
 @torch.no_grad()
-def self_encode_rate(table_VD: Tensor, *, head_VD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """Share of the tokens t with argmax_v E[t].head[v] = t: how far encoding inverts decoding. `table_VD` may be the
+def self_encode_rate(table_VD: Tensor, *, head_VD: Tensor, chunk_bytes: int = UPDATE_BYTES) -> Tensor:
+    """Share of the tokens t with argmax_v E[t].head[v] = t: how far encoding inverts embedding. `table_VD` may be the
     first rows only; the head is whole."""
     kept_V = nearest_tokens(table_VD, head_VD=head_VD, chunk_bytes=chunk_bytes)
     return (kept_V == torch.arange(len(kept_V), device=kept_V.device)).float().mean()

@@ -1,7 +1,7 @@
-"""`ema_state: sparse_cache`: the continuous features of the entries updated last, within a budget of bytes.
+"""`ema_state: sparse_cache`: keeps the continuous features of the entries updated last, within a budget of bytes.
 
-An entry whose features are not kept is its tokens again: F = E[token]. Everything is a buffer of the bank, so it is
-saved, and a pure function of what all ranks share, so they agree on it.
+Without kept features an entry is its tokens: F = E[token]. The cache is buffers of the bank, so checkpoints save it. It
+is a pure function of what all ranks share, so the ranks agree on it.
 
 Letters: N entries, C places for an entry's features, S updated entries, M of them without a place, L tokens an entry.
 """
@@ -18,17 +18,17 @@ from model.bank.memory_bank import MemoryBank
 
 @dataclass(frozen=True)
 class Places:
-    """Where the S entries of an update stand: `slot_S` (-1: nowhere), and whether they stood there before it."""
+    """The places of the S entries of an update: `slot_S` (-1: none), and whether an entry had its place before."""
 
     slot_S: Tensor
     known_S: Tensor
 
 
 def assign(bank: MemoryBank, entry_S: Tensor, weight_S: Tensor) -> Places:
-    """A place for every updated entry, as far as there are any. Waits for the device once.
+    """Give updated entries a place while there are any. Waits for the device once.
 
-    Entries that have one keep it. The others take empty places, then those whose entries were updated longest ago. An
-    entry of this update is never displaced; where more want a place than there are, the most weight of selection wins
+    Entries that have a place keep it. The others take empty places, then those of the entries updated longest ago. No
+    entry of this update loses its place. Where places are too few, the entries with most weight of selection get them
     (`weight_S`; ties by index).
     """
     bank.cache_clock += 1
@@ -49,7 +49,7 @@ def assign(bank: MemoryBank, entry_S: Tensor, weight_S: Tensor) -> Places:
 
 
 def forget(bank: MemoryBank, entries: Tensor) -> None:
-    """Take the entries' places away; -1 stands for none."""
+    """Free the places of the entries; -1 is no entry."""
     entries = entries[entries >= 0]
     slots = bank.cache_slot_N[entries].long()
     slots = slots[slots >= 0]
@@ -65,6 +65,6 @@ def features(bank: MemoryBank, places: Places, *, old_SL: Tensor, table_VD: Tens
 
 
 def store(bank: MemoryBank, slot_S: Tensor, features_SLD: Tensor) -> None:
-    """Keep the new features of those entries that have a place. Waits for the device once."""
+    """Store the new features of the entries that have a place. Waits for the device once."""
     has_place_S = slot_S >= 0
     bank.cache_features_CLD[slot_S[has_place_S]] = features_SLD[has_place_S]

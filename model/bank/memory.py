@@ -1,4 +1,4 @@
-"""What can stand in the feed-forward net's place. One table, one interface: `layer(u, bank, table) -> Output`.
+"""The layers that can replace the feed-forward net: one table, one interface, `layer(u, bank, table) -> (fused, Read)`.
 
 Letters: B batch, T tokens, D dim, Q query width, N entries, L tokens an entry, K selected, V vocabulary, n = sqrt(N).
 """
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
-from model.bank.bank_read import decode, pool
+from model.bank.bank_read import pool, read_tokens
 from model.bank.memory_bank import MemoryBank
 from model.bank.product_key import (
     Factors,
@@ -23,8 +22,8 @@ from model.bank.product_key import (
     retrieve,
     selection_counts,
 )
-from model.config.resolve import Memory, ModelConfig
-from model.cost.estimate import swiglu_hidden
+from model.bank.ranks import sum_over_ranks
+from model.config import Memory, ModelConfig
 from model.layers import SwiGLU
 
 NORM_EPS = 1e-6
@@ -33,11 +32,11 @@ NORM_EPS = 1e-6
 @dataclass(frozen=True)
 class Read:
     """What one layer read in one forward: for the EMA (features, selection), the loss (balance), the refresh (query,
-    counts) and the diagnostics. Only `balance` carries a gradient.
+    counts) and the diagnostics. Only `balance` has a gradient.
 
-    `features_BTD` is what the EMA averages into the selected entries: u, or of a bank of vectors the query itself, of
-    width Q. `query_BTQ` is normalised, as the scores saw it. `read_BTD` is what entered the fusion. `counts_2n` is how
-    often each sub-key was selected, a half a row, over all ranks.
+    `features_BTD` is what the EMA averages into the selected entries: u, or with a bank of vectors the query, of width
+    Q. `query_BTQ` is the normalised query that the scores used. `read_BTD` is what the fusion used. `counts_2n` is how
+    often each sub-key was selected, over all ranks, with a row for each half.
     """
 
     features_BTD: Tensor
@@ -49,7 +48,7 @@ class Read:
 
 
 class TokenMemory(nn.Module):
-    """Product-key retrieval from a bank of token ids, decoded through the embedding table and fused with the query.
+    """Product-key retrieval from a bank of token ids, read through the embedding table and fused with the input.
 
     The other memories that read a bank differ in `read` and in `features`.
     """
@@ -70,9 +69,9 @@ class TokenMemory(nn.Module):
     def forward(
         self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
     ) -> tuple[Tensor, Read]:
-        """`replace_read_D` puts a constant in the read's place: an intervention that measures what reading is worth."""
-        # Scores in fp32 whatever the autocast: bf16 has 8 bits, and ties among a thousand keys would be common. The
-        # read sums a handful of rows a position: autocast would save nothing there and lose bits.
+        """`replace_read_D` replaces the read by a constant, so that an evaluation measures what reading is worth."""
+        # Scores are in fp32 under every autocast: bf16 has 8 bits, and ties among a thousand keys would be common. The
+        # read sums a few rows a position: autocast would save nothing there and lose bits.
         with torch.autocast(u_BTD.device.type, enabled=False):
             query_BTQ, factors = self.factors(u_BTD)
             selection, scores = retrieve(factors, num_selected=self.num_selected)
@@ -93,15 +92,15 @@ class TokenMemory(nn.Module):
 
     def read(self, selection: Selection, bank: MemoryBank, table_VD: Tensor) -> Tensor:
         """m = sum_k w_k * mean_l E[bank[I_k, l]]."""
-        return decode(selection, bank.tokens_NL, table_VD)
+        return read_tokens(selection, bank.tokens_NL, table_VD)
 
     def features(self, u_BTD: Tensor, query_BTQ: Tensor) -> Tensor:
-        """What a selection gives to its entries."""
+        """What the EMA averages into the selected entries."""
         del query_BTQ
         return u_BTD
 
     def factors(self, u_BTD: Tensor) -> tuple[Tensor, Factors]:
-        """The normalised query, and what is multiplied to its scores."""
+        """The normalised query, and the factors whose product is its scores."""
         query_BTQ = self.query_norm(torch.nn.functional.linear(u_BTD.to(self.query.weight.dtype), self.query.weight))
         if self.cosine:
             query_BTQ = normalise_halves(query_BTQ)
@@ -110,7 +109,7 @@ class TokenMemory(nn.Module):
 
 
 class VectorMemory(TokenMemory):
-    """1.4.5: the bank holds vectors of a query's width, projected to D on reading; the EMA averages queries."""
+    """1.4.5: the bank holds vectors of the query's width, which a read projects to D; the EMA averages queries."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -128,7 +127,7 @@ class VectorMemory(TokenMemory):
 
 
 class HybridMemory(TokenMemory):
-    """Tokens, and a continuous residual an entry for what they leave out."""
+    """A bank of tokens, with a continuous residual for each entry that holds what the tokens leave out."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -140,7 +139,7 @@ class HybridMemory(TokenMemory):
 
 
 class BlindMemory(nn.Module):
-    """fuse(u, 0): the same gated layer without a memory; what is left is what the memory itself adds."""
+    """fuse(u, 0): the same gated layer without a memory. The difference to `token` is what the memory adds."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -154,11 +153,11 @@ class BlindMemory(nn.Module):
 
 
 class MatchedFeedForward(nn.Module):
-    """The control: a SwiGLU of as many active parameters as the token memory's layer."""
+    """The control: a SwiGLU with as many active parameters as the token memory's layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.net = SwiGLU(dim_in=config.dim, hidden=swiglu_hidden(config), dim_out=config.dim)
+        self.net = SwiGLU(dim_in=config.dim, hidden=config.swiglu_hidden, dim_out=config.dim)
 
     def forward(
         self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
@@ -174,11 +173,3 @@ MEMORIES: dict[Memory, type[nn.Module]] = {
     "none": MatchedFeedForward,
     "blind": BlindMemory,
 }
-
-
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of a tensor without gradient over all ranks; itself where there is one."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        tensor = tensor.contiguous()
-        dist.all_reduce(tensor)
-    return tensor

@@ -1,4 +1,4 @@
-"""The memory bank: what the entries hold and what is remembered about them. Buffers, saved with the model; no gradient.
+"""The memory bank: the contents of the entries and statistics of them, as buffers, saved with the model, no gradient.
 
 Letters: N entries, L tokens an entry, Q query width, R residual width, D dim, C cached entries, X layers with a memory,
 n = sqrt(N).
@@ -13,15 +13,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from model.config.resolve import ModelConfig
-from model.config.seeding import stream_seed
+from model.config import ModelConfig, stream_seed
 
 CONTENTS = ("tokens_NL", "vectors_NQ", "residual_NR")
-"""The buffers with a row an entry that a read sees."""
+"""The buffers that a read uses, with a row for each entry."""
 
 
 class MemoryBank(nn.Module):
-    """One bank for all layers. A buffer that a variant has no use for does not exist.
+    """One bank for all layers. It has only the buffers that its variant uses.
 
     | buffer | of | holds |
     |---|---|---|
@@ -29,7 +28,7 @@ class MemoryBank(nn.Module):
     | `vectors_NQ` fp32 | vector | the stored vectors |
     | `residual_NR` fp32 | hybrid | what the tokens leave out, in the coordinates of `sketch_RD` |
     | `sketch_RD` fp32 | hybrid | the fixed map D -> R, orthonormal rows |
-    | `cache_*` | ema_state sparse_cache | continuous features of entries (model/feature_cache.py) |
+    | `cache_*` | ema_state sparse_cache | continuous features of entries (feature_cache.py) |
     | `used_N` int32, `used_tokens` int64 | all | times selected in the last validation's tokens |
     | `idle_X2n` int32, `refreshed` int64 | refresh frequency | updates without a sub-key, -1 in use; resets so far |
     """
@@ -77,11 +76,11 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def initialise(self, *, seed: int) -> None:
-        """Draw what is random and not tokens: each from a stream of its own, on the CPU.
+        """Draw vectors and sketch, each from its own stream, on the CPU.
 
-        Vectors are normal, as large as the queries that the EMA will average into them (an update then neither swamps
-        an entry nor is lost in it): a query's channel has variance 1 after a LayerNorm; 1/3 as it leaves a linear layer
-        uniform in +-1/sqrt(D), fed with an RMS-normed u; 2/Q where its halves have norm 1. Residuals start at zero: a
+        Vectors are normal, with the variance of the queries that the EMA averages into them, so that an update neither
+        replaces an entry nor is lost in it. A query's channel has variance 1 after a LayerNorm; 1/3 after a linear
+        layer uniform in +-1/sqrt(D) on an RMS-normed u; 2/Q where its halves have norm 1. Residuals start at zero: a
         hybrid bank is a token bank until its first update. The sketch is the Q of a normal matrix's QR.
         """
         if self.config.memory == "vector":
@@ -97,7 +96,7 @@ class MemoryBank(nn.Module):
 
     @contextmanager
     def permuted(self, order_N: Tensor) -> Iterator[None]:
-        """Rows in another order for a while: queries meet other entries, and entries stay what they are."""
+        """Put the rows in another order within the `with` block, so that queries select other entries."""
         kept = {name: getattr(self, name) for name in CONTENTS if hasattr(self, name)}
         try:
             for name, rows in kept.items():

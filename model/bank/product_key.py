@@ -1,12 +1,12 @@
 """Product-key retrieval (Lample et al. 2019, "Large Memory Layers with Product Keys", arXiv 1907.05242, section 3.1).
 
-Scores are [2, P, n], 200 MB a layer at full size. They are formed and used for so many positions at a time as a cache
-holds, and go when the balance loss is formed. Nothing of that size is kept for the backward, whose parts are
+Scores are [2, P, n], 200 MB a layer at full size. They are computed and used in chunks of as many positions as a cache
+holds, and freed after the balance loss. The backward keeps nothing of that size. Its parts are
 
     of a kept score   s = q . k_i          dq = k_i, dk_i = q             K rows a position, as embedding bags
-    of the balance    sum_i g_i mean_P(p)_i      ds = p * (g - p . g) / P       dq, dk: products, formed with the loss
+    of the balance    sum_i g_i mean_P(p)_i      ds = p * (g - p . g) / P       dq, dk: products, computed with the loss
 
-with p the softmax of a position's scores, and g of the counts, without gradient.
+with p the softmax of a position's scores; g comes from the counts and has no gradient.
 
 Letters: B batch, T tokens, P positions (B*T), c positions of a chunk, Q query width, h = Q/2, n = sqrt(N) sub-keys a
 half, N entries, K entries selected.
@@ -27,45 +27,45 @@ from model.bank.segment_sum import cache_bytes, device_type, grouped_sum
 from model.bank.top_k import top_k
 
 SCORE_CACHES = 2
-"""Scores of a chunk, in caches: smaller chunks are so many more operators (docs/log.md)."""
+"""Caches that the scores of a chunk fill: smaller chunks would be more operators (docs/log.md)."""
 
 
 class Selection(NamedTuple):
-    """K entries a position: `weight_BTK` sums to 1, `index_BTK` (int64) is i*n + j, best first."""
+    """K entries for each position, best first: `weight_BTK` sums to 1, `index_BTK` (int64) is i*n + j."""
 
     weight_BTK: Tensor
     index_BTK: Tensor
 
 
 class Factors(NamedTuple):
-    """What scores are products of: each half of the query, and the sub-keys of that half."""
+    """The factors of the scores: each half of the query, and the sub-keys of that half."""
 
     query_BTQ: Tensor
     keys_2nh: Tensor
 
 
 Scores = list[Tensor]
-"""[2, c, n] a chunk of positions: every half of every query with the sub-keys of that half. No gradient."""
+"""[2, c, n] for each chunk of positions: each half of a query with the sub-keys of that half. No gradient."""
 
 
 def cosine_factors(query_BTQ: Tensor, keys_2nh: Tensor, temperature_1: Tensor) -> Factors:
-    """Scores are temperature * sqrt(h) * cosine of each half of the query (given normalised, see `normalise_halves`)
-    with its sub-keys. sqrt(h) gives the scores of random directions variance 1, so a temperature of 1 is where to
-    start."""
+    """Factors of the scores temperature * sqrt(h) * cosine, of each half of the query (normalised by
+    `normalise_halves`) with its sub-keys. With sqrt(h) the scores of random directions have variance 1 at the initial
+    temperature of 1."""
     scale_1 = temperature_1 * math.sqrt(keys_2nh.shape[-1])
     return Factors(query_BTQ * scale_1, F.normalize(keys_2nh, dim=-1))
 
 
 def normalise_halves(query_BTQ: Tensor) -> Tensor:
-    """Each half of the query with norm 1: a half meets its own sub-keys only, so each is an angle of its own."""
+    """Each half of the query with norm 1, because each half is compared with its own sub-keys only."""
     return F.normalize(query_BTQ.unflatten(-1, (2, -1)), dim=-1).flatten(-2)
 
 
 def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = None) -> tuple[Selection, Scores]:
-    """The num_selected best of all n*n sums of scores, exactly, weighted by the softmax of those, and all scores, for
-    the balance loss. The weights are differentiable in both factors.
+    """The exact `num_selected` best of all n*n sums of scores, weighted by their softmax; and all scores, for the
+    balance loss. The weights are differentiable in both factors.
 
-    `chunk_bytes`: what is worked on at once (default: what a cache holds).
+    `chunk_bytes`: the size of a chunk of scores (default: what a cache holds).
     """
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
     n, batch = keys_2nh.shape[1], factors.query_BTQ.shape[:-1]
@@ -85,7 +85,7 @@ def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = N
 
 
 def selection_counts(selection: Selection, *, n: int) -> Tensor:
-    """How often each sub-key was selected, [2, n] counts, a half a row; no gradient."""
+    """How often each sub-key was selected: [2, n], a row for each half; no gradient."""
     index_M = selection.index_BTK.flatten()
     one_M = torch.ones_like(index_M, dtype=torch.float32)
     zeros_n = torch.zeros(n, device=index_M.device)
@@ -95,8 +95,8 @@ def selection_counts(selection: Selection, *, n: int) -> Tensor:
 def balance_loss(factors: Factors, scores: Scores, counts_2n: Tensor) -> Tensor:
     """n * sum_i f_i p_i, averaged over the halves; 1.0 when uniform (Fedus et al. 2021, arXiv 2101.03961, eq. 4-6).
 
-    f: share of the selections with sub-key i, from `counts_2n` (summed over ranks by the caller); p: mean softmax of
-    the scores. On the two marginals, so nothing is N-sized. Differentiable in both factors.
+    f: share of the selections with sub-key i, from `counts_2n` (which the caller sums over ranks); p: mean softmax of
+    the scores. It uses the two marginals, so nothing has size N. Differentiable in both factors.
     """
     n = factors.keys_2nh.shape[1]
     counts_2n = counts_2n.to(scores[0].dtype)
@@ -110,12 +110,12 @@ def balance_loss(factors: Factors, scores: Scores, counts_2n: Tensor) -> Tensor:
 
 
 def _balance_and_slopes(factors: Factors, scores: Scores, pull_2n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """sum_i g_i mean_P(p)_i, which is mean_P(p . g), and its gradients in both factors, a chunk at a time."""
+    """sum_i g_i mean_P(p)_i = mean_P(p . g), and its gradients in both factors, a chunk at a time."""
     query_2Ph, keys_2nh = _halves(factors.query_BTQ), factors.keys_2nh
     pull_21n = pull_2n[:, None] / query_2Ph.shape[1]
     slopes, slope_2hn = [], torch.zeros_like(keys_2nh.mT, memory_format=torch.contiguous_format)
     balance = pull_2n.new_zeros(())
-    # The same two rooms for every chunk: fresh memory is slower than the work on it.
+    # All chunks use the same two buffers: new memory costs more time than the work on it.
     share_room_2cn, slope_room_2cn = torch.empty_like(scores[0]), torch.empty_like(scores[0])
     for query_2ch, scores_2cn in zip(query_2Ph.split(scores[0].shape[1], dim=1), scores, strict=True):
         c = scores_2cn.shape[1]
@@ -125,7 +125,7 @@ def _balance_and_slopes(factors: Factors, scores: Scores, pull_2n: Tensor) -> tu
         balance += pulled_2c1.sum()
         slope_2cn.addcmul_(share_2cn, pulled_2c1, value=-1)
         slopes.append(slope_2cn @ keys_2nh)
-        slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # this way round a fifth faster than [n, h] on CPU
+        slope_2hn.baddbmm_(query_2ch.mT, slope_2cn)  # a fifth faster than [n, h] on CPU
     slope_BTQ = torch.cat(slopes, dim=1).transpose(0, 1).reshape(factors.query_BTQ.shape)
     return balance, slope_BTQ, slope_2hn.mT.contiguous()
 
@@ -136,7 +136,7 @@ def _halves(query_BTQ: Tensor) -> Tensor:
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradients in both factors were formed with it."""
+    """A loss whose gradients in both factors were computed with it."""
 
     @staticmethod
     def forward(ctx: Any, query_BTQ: Tensor, keys_2nh: Tensor, loss: Tensor, *slopes: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class _Known(torch.autograd.Function):
 
 
 class _Kept(torch.autograd.Function):
-    """Scores that were found, as a function of what they are products of."""
+    """The kept scores, as a function of their factors."""
 
     @staticmethod
     def forward(ctx: Any, query_BTQ: Tensor, keys_2nh: Tensor, kept_BTK: Tensor, subkey_2PK: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class _Kept(torch.autograd.Function):
 
 
 def _best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
-    """(the K largest of all sums of a best of each half [P, K], the ranks of the two [2, P, K]), best first.
+    """The K largest sums of one best score of each half: (sums [P, K], ranks in each half [2, P, K]), best first.
 
     A pair (a-th best, b-th best) has at least (a+1)(b+1) sums at or above its own, so only the pairs with
     (a+1)(b+1) <= K can be among the best K: 50 of the 256 at K = 16.
@@ -192,8 +192,8 @@ def _best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
 def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """(values, columns) of the K best, best first.
 
-    They stand in the K groups with the largest maxima: on CPU, where the K largest cost by the element, it looks at the
-    maxima and at those groups only.
+    They are in the K groups with the largest maxima. On CPU, where the cost of the K largest grows with the elements,
+    it searches the maxima and then those groups only.
     """
     n = scores_2cn.shape[-1]
     group = _group(n, K) if device_type(scores_2cn.device) == "cpu" else 1
@@ -208,8 +208,8 @@ def _best(scores_2cn: Tensor, K: int) -> tuple[Tensor, Tensor]:
 
 
 def _group(n: int, K: int) -> int:
-    """Columns of a group. Measured with 2^6 to 2^12 columns and K of 8, 16, 32: some 128 groups are best, as long as
-    the candidates of K groups are no more than 256; rows of up to 256 are sorted without a branch."""
+    """Columns of a group. Measured with 2^6 to 2^12 columns and K of 8, 16, 32: about 128 groups are fastest while K
+    groups hold at most 256 candidates; rows of up to 256 are sorted without a branch."""
     group = 1
     while n // group > 128 and n % (2 * group) == 0 and 2 * group * K <= 256:
         group *= 2
@@ -218,11 +218,12 @@ def _group(n: int, K: int) -> int:
 
 @torch.compiler.assume_constant_result
 def _candidate_pairs(K: int, device: torch.device) -> Tensor:
-    """[2, M]: the ranks (a, b) of the pairs that can be among the best K. A compiler takes them for a constant."""
-    return _cached_pairs(K, device)
+    """[2, M]: the ranks (a, b) of the pairs that can be among the best K. A compiler treats them as a constant."""
+    return cached_pairs(K, device)
 
 
 @functools.lru_cache(maxsize=32)
-def _cached_pairs(K: int, device: torch.device) -> Tensor:
+def cached_pairs(K: int, device: torch.device) -> Tensor:
+    """The same, kept between calls."""
     pairs = [(a, b) for a in range(K) for b in range(K) if (a + 1) * (b + 1) <= K]
     return torch.tensor(pairs, device=device).T.contiguous()

@@ -1,4 +1,4 @@
-"""Weighted sums of rows by group: `index_add_` of weighted rows, without the weighted rows, and in a fixed order.
+"""Weighted sums of rows by group: `index_add_` without a copy of the weighted rows, and in a fixed order.
 
 Letters: S summands in ascending order of their group, G groups, P rows, D dim.
 """
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CPU_CACHE_BYTES = 2**21
-CUDA_CACHE_BYTES = 2**28
+from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
+
 LONGEST_ON_CUDA = 256
-"""Summands that one thread block of CUDA adds up, one after the other, before others share the group's work."""
+"""Summands of a group that one CUDA thread block adds up; several blocks share a longer group."""
 
 _pretended: ContextVar[tuple[str, int] | None] = ContextVar("pretended", default=None)
 
 
 @contextmanager
 def pretending(kind: str, *, cache: int) -> Iterator[None]:
-    """Work in pieces of `cache` bytes, as on a device of that kind, wherever the tensors are: fake ones on the CPU can
-    then stand for a card's."""
+    """Within the `with` block, work in pieces of `cache` bytes as on a device of that kind, wherever the tensors are.
+    So fake tensors on the CPU can represent a GPU's."""
     token = _pretended.set((kind, cache))
     try:
         yield
@@ -33,18 +33,18 @@ def pretending(kind: str, *, cache: int) -> Iterator[None]:
 
 
 def _pretends() -> tuple[str, int] | None:
-    """What is pretended. A compiler works for the real device, and would break its graph at the variable."""
+    """The pretended (kind, cache); None under a compiler, which is to compile for the real device."""
     return None if torch.compiler.is_compiling() else _pretended.get()
 
 
 def device_type(device: torch.device) -> str:
-    """Of the device worked for, which may be pretended."""
+    """The kind of the device, which may be pretended."""
     pretended = _pretends()
     return device.type if pretended is None else pretended[0]
 
 
 def cache_bytes(device: torch.device) -> int:
-    """How much a loop should work on at once: what a core's cache holds; on a card, enough to fill it."""
+    """How much a loop should work on at once: what a core's cache holds; on a GPU, enough to fill it."""
     pretended = _pretends()
     if pretended is not None:
         return pretended[1]
@@ -62,9 +62,9 @@ def grouped_sum(
 ) -> Tensor:
     """sum over s with group_S[s] = g of weight_S[s] * row_PD[position_S[s]], [groups, D]; `group_S` ascends.
 
-    One weighted embedding bag whose bags are the groups; its shape depends on no value, so nothing waits for the
-    device. `longest` cuts groups into bags of so many summands at most and sums those in a second bag: a card would
-    otherwise add up a frequent token (a pad) in one thread block (default: LONGEST_ON_CUDA there, no bound on CPU).
+    It is one weighted embedding bag whose bags are the groups. Its shape depends on no value, so it does not wait for
+    the device. `longest` cuts groups into bags of at most so many summands and sums those in a second bag: otherwise a
+    GPU would add up a frequent token (a pad) in one thread block (default: LONGEST_ON_CUDA there, no bound on CPU).
     """
     if longest is None and device_type(row_PD.device) == "cuda":
         longest = LONGEST_ON_CUDA

@@ -1,8 +1,8 @@
 """The K largest of every row.
 
-On CPU, PyTorch 2.13 goes through pairs of value and column one at a time. NumPy (since 2.0) sorts whole rows of float64
-with the vector instructions of x86 and ARM, and a float64 has room for a float32 and a column below its last bit: short
-rows take a quarter of the time that they take `torch.topk` on two threads (docs/log.md, 2026-11-26).
+On CPU, PyTorch 2.13 handles pairs of value and column one at a time. NumPy (since 2.0) sorts whole rows of float64 with
+the vector instructions of x86 and ARM, and a float64 has room for a float32 and, below its last bit, a column. So short
+rows take a quarter of the time of `torch.topk` on two threads (docs/log.md, 2026-11-26).
 
 Letters: r rows of any shape, W columns, K largest.
 """
@@ -24,8 +24,8 @@ BELOW = 2**29 - 1
 def top_k(values_rW: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """(values, columns) of the K largest of every row, largest first, int64 columns. No gradient.
 
-    Values are finite: a row that holds others has diverged, and gets columns that exist, no more. On ties the lower
-    column comes first where rows are sorted and values are not negative, and any elsewhere.
+    Values must be finite. A row with other values has diverged; its columns only exist. On ties the lower column comes
+    first where rows are sorted and values are not negative; elsewhere any may.
     """
     sortable = values_rW.dtype == torch.float32 and values_rW.shape[-1] <= WIDEST
     if sortable and device_type(values_rW.device) == "cpu":
@@ -37,7 +37,7 @@ def top_k(values_rW: Tensor, K: int) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("token_memory::largest_columns", mutates_args=())
 def _largest_columns(values_rW: Tensor, K: int) -> Tensor:
-    """An operator of its own, so that compilers and fake tensors, which know nothing of NumPy, take it whole."""
+    """A custom operator, because compilers and fake tensors cannot trace NumPy."""
     W = values_rW.shape[-1]
     packed_rW = values_rW.double().view(torch.int64).bitwise_or_(torch.arange(W - 1, -1, -1))
     packed_rW.view(torch.float64).numpy().sort(axis=-1)

@@ -1,5 +1,7 @@
-"""What must hold before a run starts: its engine is installed, its processes were started; and how DeepSpeed is set up.
-Imports no torch."""
+"""Checks before a run starts (its engine is installed, its processes were started), and DeepSpeed's configuration.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,17 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from model.config.resolve import Config, ConfigError
+from model.config.settings import Config, ConfigError
 
 EXPANDABLE = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""For the environment of a process that shares a card: what the allocator holds grows where it is, instead of in pieces
-between which nothing fits. Read when CUDA starts."""
+"""For the environment of a process that shares a GPU: the allocator's segments grow in place, and leave no gaps that
+nothing fits into. CUDA reads it when it starts."""
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Either configures the allocator; one that the user has set is left alone."""
+"""Either configures the allocator. `ablate` changes none that the user has set."""
 
 _RANKS_SET_BY = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""torchrun, Ray Train and three kinds of MPI: what Accelerate reads the number of ranks from."""
+"""Accelerate reads the number of ranks from these: torchrun, Ray Train and three kinds of MPI set them."""
 
 
 def check_packages(config: Config) -> None:
@@ -30,19 +32,19 @@ def check_packages(config: Config) -> None:
 def check_processes(environment: Mapping[str, str]) -> None:
     """Raise ConfigError where `accelerate launch` was asked for several processes and started one.
 
-    Its launcher for `--cpu`, and for a machine without several cards, starts one whatever `--num_processes` says: it
-    prepares the others' address and leaves them to MPI. A run would train alone and say nothing.
+    With `--cpu`, and on a machine without several GPUs, its launcher starts one process whatever `--num_processes`
+    says, and expects MPI to start the others. The run would train alone without a word.
     """
     alone = "MASTER_ADDR" in environment and not any(name in environment for name in _RANKS_SET_BY)
     if alone and "ACCELERATE_MIXED_PRECISION" in environment:
         rule = "several were asked for, and `accelerate launch` starts one on a CPU"
-        cure = "give it --multi_gpu, which starts them without a card too, or use torchrun (or unset MASTER_ADDR)"
+        cure = "give it --multi_gpu, which starts them without a GPU too, or use torchrun (or unset MASTER_ADDR)"
         raise ConfigError("accelerate launch", "one process", rule, cure)
 
 
 def check_ranks(config: Config, *, ranks: int) -> None:
-    """Raise ConfigError where the ranks would have different numbers of sequences: the mean over ranks of a gradient is
-    then not the joined batch's, and a rank may have none."""
+    """Raise ConfigError where the ranks would have different numbers of sequences. The mean of a gradient over ranks
+    would not be that of the joined batch, and a rank might have no sequence."""
     batch_size = config.train.batch_size
     if batch_size % ranks:
         below = batch_size - batch_size % ranks
@@ -53,9 +55,9 @@ def check_ranks(config: Config, *, ranks: int) -> None:
 def deepspeed_config(config: Config, *, ranks: int, bf16: bool) -> dict[str, Any]:
     """DeepSpeed's configuration: ZeRO stage 2 (Rajbhandari et al. 2020, arXiv 1910.02054), as the source ran it.
 
-    Everything that this project decides is said, so that no launcher's default fills it. Precision is autocast over
-    weights in fp32, as with `ddp`, and not DeepSpeed's own bf16, which would store the weights in bf16: scores, reads
-    and the bank's sums are formed in fp32.
+    It states everything that this project decides, so that no launcher fills in a default. Precision is autocast over
+    weights in fp32, as with `ddp`. DeepSpeed's own bf16 would store the weights in bf16, but scores, reads and the
+    bank's sums need fp32.
     """
     train = config.train
     a_rank = train.batch_size // ranks

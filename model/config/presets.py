@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.knowledge_length": 8,
         "model.knowledge_dim": 64,
         "model.num_selected": 8,
-        # The lower mean loss of the two layouts in both studies of docs/findings.md, by no more than chance explains.
+        # Of the two layouts it had the lower mean loss in both studies of docs/findings.md, within chance.
         "model.kb_layout": "grid",
         "train.lr": 3e-3,
         "train.warmup_ratio": 0.05,

@@ -1,7 +1,4 @@
-"""The rules that tie two values of a configuration together, or a value to its shape: each stands here, once.
-
-Every error says the key, the value, the rule and the cure. Imports no torch.
-"""
+"""The rules that tie values of a configuration together, each once. Every error has key, value, rule and hint."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import NoReturn
 from model.config.settings import Config, ConfigError, ModelConfig
 
 _AROUND = 512
-"""How far from a wrong `n_heads` a right one is looked for."""
+"""How far from a wrong `n_heads` a right one is searched."""
 
 
 def _fail(key: str, value: object, rule: str, cure: str) -> NoReturn:
@@ -45,7 +42,7 @@ def check_rules(config: Config) -> None:
     if train.engine == "deepspeed" and train.precision == "fp64":
         _fail("train.precision", "fp64", "not with train.engine deepspeed", "use fp32, or train.engine ddp")
     if train.engine == "deepspeed" and model.has_bank and model.refresh == "frequency":
-        # ZeRO-2 steps on an fp32 copy of its own: the next update would undo what a refresh wrote over the weights.
+        # ZeRO-2 steps its own fp32 copy of the weights: the next update would undo what a refresh wrote.
         _fail("model.refresh", "frequency", "not with train.engine deepspeed", "use none, or train.engine ddp")
     if data.corpus == "jsonl" and data.train is None:
         _fail("data.train", "missing", "corpus jsonl needs a file", "give data.train: PATH.jsonl (or .jsonl.gz)")
@@ -60,7 +57,7 @@ def check_rules(config: Config) -> None:
 
 
 def _check_memory(model: ModelConfig) -> None:
-    """Rules of the memory's variants."""
+    """Check the rules of the memory's variants."""
     layers = model.layers_with_memory
     if len(set(layers)) < len(layers):
         _fail("model.memory_layers", model.memory_layers, "a layer twice", "name each layer once")

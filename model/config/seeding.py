@@ -1,5 +1,8 @@
-"""Random streams by name. A stream depends on the seed and its own name only, so that an arm which adds or removes a
-module shifts nobody else's numbers: what two arms share, they share bit for bit."""
+"""Seeds of random streams by name.
+
+A stream depends on the run's seed and its own name only. So an arm that adds or removes a module changes no other
+module's numbers, and what two arms share they share bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -13,5 +16,5 @@ def stream_seed(seed: int, name: str) -> int:
 
 
 def reseeded(seed: int, reseed: int) -> int:
-    """The seed of the streams that `train.reseed` replaces; the run's own where it is 0."""
+    """The seed of the streams that `train.reseed` replaces; the run's own seed where `reseed` is 0."""
     return stream_seed(seed, f"reseed/{reseed}") if reseed else seed

@@ -1,7 +1,7 @@
-"""Who holds how many bytes while code runs on fake tensors: every block that operators take and give back.
+"""Counts the bytes that are held while code runs on fake tensors: every block that operators allocate and free.
 
-A block is a storage. It is taken when an operator first returns it and given back when nobody refers to it any more, as
-an allocator sees it. What a kernel takes and gives back inside is no tensor: for that there is a table of formulas.
+A block is a storage. It is allocated when an operator first returns it and freed with its last reference, as in an
+allocator. What a kernel allocates and frees inside is no tensor: a table of formulas gives its bytes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Inner = Callable[[tuple[Any, ...], Any], int]
-"""(arguments, result) -> bytes that a kernel holds beside them while it runs."""
+"""(arguments, result) -> bytes that a kernel holds besides them while it runs."""
 
 
 class Allocations(TorchDispatchMode):
-    """Watches every operator inside `with`.
+    """Watches every operator within the `with` block.
 
-    `live`, `peak`: bytes held now, and the most so far; `inner_at_peak`: of these, what a kernel held inside;
-    `blocks_at_peak`: how many blocks they are. `operators`: seen so far. `events`: (block, bytes) in the order of an
-    allocator's calls; bytes above 0 take the block, 0 gives it back. `inner`: formulas by the name of the operator.
+    `live`, `peak`: bytes held now, and the most so far; `inner_at_peak`: the part of the peak that a kernel held
+    inside; `blocks_at_peak`: its number of blocks. `operators`: how many ran. `events`: (block, bytes) in the order of
+    an allocator's calls; bytes above 0 allocate the block, 0 frees it. `inner`: formulas by the name of the operator.
     """
 
     def __init__(self, inner: Mapping[str, Inner]) -> None:
@@ -32,12 +32,12 @@ class Allocations(TorchDispatchMode):
         self.events: list[tuple[int, int]] = []
         self._inner = inner
         self._sizes: dict[int, int] = {}
-        # address of a storage -> (block, who tells of its end)
+        # address of a storage -> (block, reference that notices its end)
         self._watched: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._blocks = self._peak_block = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator, then see what is new."""
+        """Run the operator, then count new storages."""
         del types
         self.operators += 1
         out = func(*args, **(kwargs or {}))
@@ -51,18 +51,18 @@ class Allocations(TorchDispatchMode):
         return out
 
     def hold_inside(self, name: str, args: tuple[Any, ...], out: Any) -> None:
-        """What the kernel of that operator holds inside is taken and given back."""
+        """Allocate and free what the kernel of that operator holds inside."""
         formula = self._inner.get(name)
         if formula is not None and (size := formula(args, out)) > 0:
             self._give_back(self._take(size, inner=size))
 
     def restart(self) -> None:
-        """Look for another peak from now on."""
+        """Start a new peak."""
         self.peak, self.inner_at_peak, self._peak_block = self.live, 0, self._blocks
         self.blocks_at_peak = len(self._sizes)
 
     def held_at_peak(self, tensors: Iterable[Tensor]) -> int:
-        """Bytes of those tensors, all still alive, that were there at the last peak."""
+        """Bytes of those tensors, all still alive, that existed at the last peak."""
         blocks = {self._watched[tensor.untyped_storage()._cdata][0] for tensor in tensors}
         return sum(self._sizes[block] for block in blocks if block <= self._peak_block)
 

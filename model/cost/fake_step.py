@@ -1,8 +1,8 @@
-"""A training step, an update of the bank and an evaluation on fake tensors: who holds how many bytes when.
+"""Runs a training step, an update of the bank and an evaluation on fake tensors, and counts the bytes that they hold.
 
-Needs no card and next to no memory; the model's own code runs, so what it holds is counted, and not described a second
-time. What has no shape without values gets the largest it can have (`_Shapes`); where a card's operators keep other
-things than the CPU's, the card's take their place (`_as_on_a_card`); what kernels hold inside: model/kernel_buffers.py.
+It needs no GPU and almost no memory. The model's own code runs, so no second description of it is needed. Where a shape
+depends on values, it gets its largest average (`_Shapes`); where operators keep other tensors on a GPU than on the CPU,
+those of the GPU replace them (`_as_on_a_gpu`); kernel_buffers.py has what kernels hold inside.
 
 Letters: B batch, T tokens, K selected, N entries, S updated entries.
 """
@@ -19,28 +19,28 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.bank import ema, segment_sum
-from model.bank.product_key import _cached_pairs  # pyright: ignore[reportPrivateUsage]
-from model.config.resolve import Config, ModelConfig
+from model.bank import cached_pairs, pretending, update_bank
+from model.config import Config, ModelConfig
+from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
 from model.cost.allocations import Allocations
 from model.cost.kernel_buffers import INNER
-from model.data.batches import IGNORED
+from model.data import IGNORED
 from model.transformer import Output, Transformer
 
 Device = Literal["cuda", "cpu"]
 
 PIECES = 32
-"""On the CPU a loop over pieces of a cache's size is cut into so many at most: more change little, and take long."""
+"""The most pieces that a loop is cut into on the CPU: more change the result little, and take long."""
 
 ENOUGH = 2_000
-"""Operators of an update after which its parts only repeat themselves."""
+"""The operators of an update that are traced: after so many its parts only repeat."""
 
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Bytes. `step` and `update`: the most that is held at a time, all that lives included; `gradients` and `inner`
-    (what a kernel holds inside) are parts of `step` at its peak. `blocks`: how many make it up. `events`:
-    what an allocator is asked for up to the update's end."""
+    """Bytes. `step` and `update`: the most that is held at a time, everything included; `gradients` and `inner` (what a
+    kernel holds inside) are parts of `step` at its peak, `blocks` its number of blocks. `events`: the calls of an
+    allocator up to the end of the update."""
 
     weights: int
     bank: int
@@ -59,11 +59,11 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
     with _fake(config, device=device, positions=batch * model_config.max_seq_len) as record:
         model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         if device == "cuda":
-            _as_on_a_card(model)
+            _as_on_a_gpu(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=train.lr, fused=True)
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
-        optimizer.step()  # makes its moments
+        optimizer.step()  # creates its moments
         if train.accumulation_steps == 1:
             optimizer.zero_grad()
         record.restart()
@@ -101,8 +101,8 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
 
 
 def trace_forward(config: Config, *, device: Device, bf16: bool, batch: int) -> int:
-    """Bytes that an evaluation's forward holds at most beside the model: a layer of each kind runs, and the others'
-    reads are added."""
+    """Bytes that an evaluation's forward holds at most besides the model. One layer of each kind runs, and the reads of
+    the other layers are added."""
     chosen = config.model
     readers = len(chosen.layers_with_memory)
     kinds = 2 if 0 < readers < chosen.n_layers else 1
@@ -110,7 +110,7 @@ def trace_forward(config: Config, *, device: Device, bf16: bool, batch: int) -> 
     with _fake(config, device=device, positions=batch * chosen.max_seq_len) as record, torch.no_grad():
         model = Transformer(few)
         if device == "cuda":
-            _as_on_a_card(model)
+            _as_on_a_gpu(model)
         before = record.live
         record.restart()
         x_BT = torch.empty(batch, chosen.max_seq_len, dtype=torch.int64)
@@ -127,20 +127,20 @@ def trace_forward(config: Config, *, device: Device, bf16: bool, batch: int) -> 
 @contextmanager
 def _fake(config: Config, *, device: Device, positions: int) -> Iterator[Allocations]:
     model = config.model
-    cache = segment_sum.CUDA_CACHE_BYTES
+    cache = CUDA_CACHE_BYTES
     if device == "cpu":
-        cache = max(segment_sum.CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.dim // PIECES)
-    # What the model keeps for the next call must be neither real in here nor fake afterwards.
-    _cached_pairs.cache_clear()
+        cache = max(CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.dim // PIECES)
+    # The cached pairs must not be real within this block, nor fake after it.
+    cached_pairs.cache_clear()
     try:
         with ExitStack() as stack:
-            stack.enter_context(segment_sum.pretending(device, cache=cache))
+            stack.enter_context(pretending(device, cache=cache))
             stack.enter_context(_made_of(torch.float64 if config.train.precision == "fp64" else torch.float32))
             stack.enter_context(FakeTensorMode())
             record = stack.enter_context(Allocations(INNER[device]))
             yield record
     finally:
-        _cached_pairs.cache_clear()
+        cached_pairs.cache_clear()
 
 
 def _update(model: Transformer, output: Output, *, record: Allocations) -> None:
@@ -148,20 +148,20 @@ def _update(model: Transformer, output: Output, *, record: Allocations) -> None:
     draws = sum(read.selection.index_BTK.numel() for read in output.reads)
     try:
         with _Shapes(config, draws=draws, record=record) as shapes, _lists(shapes.bounds), torch.no_grad():
-            ema.update_bank(bank, output.reads, table_VD=model.table.weight, config=config)
+            update_bank(bank, output.reads, table_VD=model.table.weight, config=config)
     except _Enough:
         pass
 
 
 class _Enough(Exception):
-    """What follows repeats what was seen."""
+    """The rest of the update repeats what was traced."""
 
 
 class _Shapes(TorchDispatchMode):
-    """Gives operators whose result's shape depends on values the largest shape that it has on average.
+    """Gives operators whose result's shape depends on values the largest shape that the result has on average.
 
-    S is what uniform choice would touch, N (1 - (1 - K/N)^(draws/K)): any other choice touches fewer on average. Pairs
-    (entry, token) are all distinct, tokens as many as there are, a mask lets everything through. Raises _Enough.
+    S is the number of entries that uniform choice touches, N (1 - (1 - K/N)^(draws/K)): any other choice touches fewer
+    on average. Pairs (entry, token) are all distinct, all tokens occur, and a mask is true everywhere. Raises _Enough.
     """
 
     def __init__(self, config: ModelConfig, *, draws: int, record: Allocations) -> None:
@@ -173,12 +173,12 @@ class _Shapes(TorchDispatchMode):
         self._begun, self._pairs = record.operators, 0
 
     def bounds(self, tile_T: Tensor) -> list[int]:
-        """Where tiles of the pairs begin, which `encode` reads from the device: the first ten, evenly apart."""
+        """Where tiles of the pairs begin, which `encode` reads from the device: the first ten, at equal distances."""
         tiles = len(tile_T) - 1
         return [self._pairs * tile // tiles for tile in range(min(10, tiles + 1))]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator, or give what it would give."""
+        """Run the operator, or return what it would return."""
         del types
         if self._record.operators > self._begun + ENOUGH:
             raise _Enough
@@ -207,7 +207,7 @@ class _Shapes(TorchDispatchMode):
 
 @contextmanager
 def _lists(answer: Callable[[Tensor], list[int]]) -> Iterator[None]:
-    """Fake tensors answer `tolist` so for a while; they have no values that they could tell."""
+    """Within the `with` block, `answer` replaces `tolist` of fake tensors, which have no values."""
     kept = FakeTensor.tolist
     FakeTensor.tolist = answer_of = lambda self: answer(self)
     try:
@@ -217,8 +217,8 @@ def _lists(answer: Callable[[Tensor], list[int]]) -> Iterator[None]:
         FakeTensor.tolist = kept
 
 
-def _as_on_a_card(model: nn.Module) -> None:
-    """RMSNorm keeps its input in fp32, its result, and a number a row, as CUDA's kernel; the CPU's keep more."""
+def _as_on_a_gpu(model: nn.Module) -> None:
+    """Let RMSNorm keep what CUDA's kernel keeps: its fp32 input, its result, a number a row. The CPU's keeps more."""
     for module in model.modules():
         if isinstance(module, nn.RMSNorm):
             module.forward = lambda x, gain=module.weight: _FusedNorm.apply(x, gain)
@@ -244,7 +244,7 @@ def _autocast(bf16: bool) -> Any:
 
 @contextmanager
 def _made_of(dtype: torch.dtype) -> Iterator[None]:
-    """What new tensors are made of for a while; weights cannot be converted while they are watched."""
+    """Set the type of new tensors within the `with` block: watched weights cannot be converted."""
     kept = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,7 +1,7 @@
-"""What kernels hold inside while they run: no tensor of the program, and on the card it counts all the same.
+"""What kernels hold inside while they run. It is no tensor of the program, but it counts on the device.
 
-Of the CPU's kernels it was measured (docs/memory.md), of a card's it was read in PyTorch's source (2.13, the files are
-named) and not measured. Deterministic algorithms are on, as model/engine.py has them.
+For the CPU's kernels it was measured (docs/memory.md); for CUDA's it was read in PyTorch's source (2.13; each function
+names the file) and not measured. Deterministic algorithms are on, as in model/engine.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from model.cost.allocations import Inner
 
 NROWS_PER_THREAD = 10
-"""Of EmbeddingBackwardKernel.cu: rows that one thread adds up before their sums are written to a buffer."""
+"""From EmbeddingBackwardKernel.cu: rows that one thread adds up before it writes the sum to a buffer."""
 
 
 def _nothing_to_copy(tensor: Tensor, dtype: torch.dtype) -> bool:
@@ -23,33 +23,33 @@ def _nothing_to_copy(tensor: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _widened(args: tuple[Any, ...], out: Any) -> int:
-    """EmbeddingBag.cpp: indices of int32 beside offsets of int64 are made int64."""
+    """EmbeddingBag.cpp: int32 indices become int64 where the offsets are int64."""
     del out
     indices, offsets = args[1], args[2]
     return 0 if indices.dtype == offsets.dtype else 8 * indices.numel()
 
 
 def _bags(args: tuple[Any, ...], out: Any) -> int:
-    """EmbeddingBag.cu: beside the widened indices a bag's number for each (which the CPU does not need)."""
+    """EmbeddingBag.cu: the widened indices, and the number of each one's bag (which the CPU does not need)."""
     indices, offsets = args[1], args[2]
     return _widened(args, out) + offsets.element_size() * (indices.numel() + offsets.numel())
 
 
 def _sort(args: tuple[Any, ...], out: Any) -> int:
-    """Sort.cpp, SortStable.cu and cub's radix sort: an order to begin with, and alternates of keys and order."""
+    """Sort.cpp, SortStable.cu and cub's radix sort: an initial order, and second buffers of keys and order."""
     del out
     return (16 + args[0].element_size()) * args[0].numel()
 
 
 def _unique(args: tuple[Any, ...], out: Any) -> int:
-    """UniqueCub.cu: sorted keys and their alternates; with an inverse the order, its alternates and running numbers."""
+    """UniqueCub.cu: sorted keys and a second buffer; with an inverse the order, a second buffer and running numbers."""
     del out
     keys, inverse = args[0], len(args) > 2 and args[2]
     return keys.numel() * (2 * keys.element_size() + (32 if inverse else 0))
 
 
 def _embedding_backward(args: tuple[Any, ...], out: Any) -> int:
-    """EmbeddingBackwardKernel.cu: sorted indices, their order, alternates of both; sums of partial segments in fp32."""
+    """EmbeddingBackwardKernel.cu: sorted indices, order, second buffers of both; fp32 sums of partial segments."""
     indices, (rows, width) = args[1], out.shape
     n = indices.numel()
     segments = n // NROWS_PER_THREAD + min(n, rows)
@@ -57,15 +57,15 @@ def _embedding_backward(args: tuple[Any, ...], out: Any) -> int:
 
 
 def _index_add(args: tuple[Any, ...], out: Any) -> int:
-    """Indexing.cu: where algorithms are deterministic, `source * alpha` is put by an index that is sorted first."""
+    """Indexing.cu: the deterministic algorithm sorts the index first, and then puts `source * alpha`."""
     del out
     index, source = args[2], args[3]
     return source.numel() * source.element_size() + 40 * index.numel()
 
 
 def _attention_backward(args: tuple[Any, ...], out: Any) -> int:
-    """flash_api.cpp: in bf16 the query's gradient is summed in fp32, heads at least 32 wide, beside a number a row; in
-    fp32 (mem_eff_attention) that number alone."""
+    """flash_api.cpp: in bf16 the query's gradient is summed in fp32, with heads at least 32 wide, and each row has a
+    number; in fp32 (mem_eff_attention) there is that number only."""
     del out
     B, H, T, d = args[1].shape
     rows = 4 * B * H * T
@@ -73,7 +73,7 @@ def _attention_backward(args: tuple[Any, ...], out: Any) -> int:
 
 
 def _packed(args: tuple[Any, ...], out: Any) -> int:
-    """model/top_k.py: value and column as float64."""
+    """bank/top_k.py: value and column as float64."""
     del out
     return 8 * args[0].numel()
 

@@ -1,8 +1,8 @@
 """Documents into rows of T tokens, and rows into batches whose order is a pure function of (seed, epoch, position).
 
-Rows are packed by best-fit decreasing (Ding et al. 2024, arXiv 2404.10830, section 3): documents stay whole unless
-they are longer than a row, nothing is cut away, and little is padded. A row is [EOS] and then documents, each followed
-by its EOS, T targets in all: x = row[:-1], y = row[1:].
+Best-fit decreasing packs the rows (Ding et al. 2024, arXiv 2404.10830, section 3): documents stay whole unless they are
+longer than a row, no token is lost, and few positions are padding. A row is [EOS], then documents, each followed by its
+EOS, with T targets in all: x = row[:-1], y = row[1:].
 
 Letters: B rows in a batch, T `seq_len`, R rows in an epoch, P pieces (documents, or the parts of a long one).
 """
@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config.seeding import stream_seed
+from model.config import stream_seed
 from model.data.token_documents import TokenDocuments, end_documents
 
 IGNORED = -100
-"""The target of a padded position: PyTorch's cross-entropy leaves it out."""
+"""The target of a padded position: PyTorch's cross-entropy ignores it."""
 
 _COPIED_PIECES = 65_536
 
@@ -31,7 +31,7 @@ Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Rows:
-    """R packed rows, padding left out. `tokens`: int32, the targets of row r are `tokens[starts[r]:starts[r + 1]]`;
+    """R packed rows without their padding. `tokens`: int32; the targets of row r are `tokens[starts[r]:starts[r + 1]]`;
     `starts`: int64 [R + 1]."""
 
     tokens: NDArray[np.int32]
@@ -53,12 +53,11 @@ class Rows:
 
 
 class Batches:
-    """Training batches without end; `batch(step)` depends on the seed and the step only, so a resumed run goes on
-    exactly where it was.
+    """Endless training batches. `batch(step)` depends on the seed and the step only, so a resumed run reads the same.
 
-    Documents are packed once and epochs shuffle the rows. So every epoch has the same R rows, any step of any epoch is
-    found without replaying those before it, and a budget in epochs is a number of steps known at the start. The price
-    is that the documents of a row meet again in each epoch.
+    Documents are packed once, and each epoch shuffles the rows. So every epoch has the same R rows, any step is found
+    without replaying the steps before it, and a budget in epochs is a number of steps known at the start. The price is
+    that the documents of a row stay together in every epoch.
     """
 
     def __init__(
@@ -83,12 +82,12 @@ class Batches:
         return len(self._rows)
 
     def steps_for(self, epochs: float) -> int:
-        """The fewest steps, one at least, that see `epochs` times R rows."""
+        """The fewest steps, at least one, that read `epochs` times R rows."""
         return max(1, math.ceil(round(epochs * self.rows_per_epoch / self._batch_size, 9)))
 
     def batch(self, step: int) -> Batch:
-        """(x, y) of a step (counted from 0), int64 [B, T] each. Batches are full: where an epoch ends within one, the
-        next epoch's first rows follow."""
+        """(x, y) of a step (counted from 0), int64 [B, T] each. Batches are full: where an epoch ends within a batch,
+        the first rows of the next epoch follow."""
         return self._read(range(step * self._batch_size, (step + 1) * self._batch_size))
 
     def rank_batch(self, step: int, *, rank: int, world: int) -> Batch:
@@ -103,7 +102,7 @@ class Batches:
 
 
 class FixedRows(NamedTuple):
-    """Validation text, int64 [R, T] each, and how many documents, from the first on, stand in it whole."""
+    """Validation text, int64 [R, T] each, and how many documents, from the first on, it holds."""
 
     x: NDArray[np.int64]
     y: NDArray[np.int64]
@@ -113,7 +112,7 @@ class FixedRows(NamedTuple):
 def fixed_rows(
     documents: TokenDocuments | Sequence[Sequence[int]], *, seq_len: int, eos_id: int, pad_id: int, max_tokens: int
 ) -> FixedRows:
-    """The first documents, whole, as long as their targets are at most `max_tokens`; one at least. Not shuffled."""
+    """The first whole documents of at most `max_tokens` targets together, at least one document. Not shuffled."""
     ended = _ended(documents, eos_id=eos_id)
     used = max(1, int(np.searchsorted(ended.starts[1:], max_tokens, side="right")))
     kept = TokenDocuments(ended.ids[: ended.starts[used]], ended.starts[: used + 1])
@@ -125,8 +124,8 @@ def fixed_rows(
 def pack(documents: TokenDocuments, *, seq_len: int, generator: np.random.Generator | None) -> Rows:
     """Every token of every document once, in as few rows of at most `seq_len` targets as best-fit decreasing finds.
 
-    Documents longer than a row are cut into full rows and a rest. A generator shuffles which documents of a length
-    meet in a row, and their order in it; without one, packing keeps the documents' order where it can.
+    A document longer than a row is cut into full rows and a rest. A generator shuffles which documents of a length
+    share a row, and their order in it; without one, packing keeps the documents' order where it can.
     """
     begins_P, lengths_P = _pieces(documents, seq_len=seq_len)
     if generator is not None:
@@ -140,10 +139,10 @@ def pack(documents: TokenDocuments, *, seq_len: int, generator: np.random.Genera
 
 
 def best_fit(lengths_P: NDArray[np.int64], *, capacity: int) -> NDArray[np.int64]:
-    """The row of each piece under best-fit decreasing: longest first, into the fullest row that still takes it.
+    """The row of each piece under best-fit decreasing: longest first, into the fullest row that has space for it.
 
-    Rows with equal space are interchangeable, and so are pieces of equal length; so this goes over (length, space)
-    pairs, capacity^2 at most, and places all pieces of one length that rows of one space take at once.
+    Rows with equal space are interchangeable, and so are pieces of equal length. So this loops over pairs (length,
+    space), at most capacity^2, and places at once all pieces of one length that rows of one space take.
     """
     rows_P = np.empty(len(lengths_P), dtype=np.int64)
     with_space: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64) for _ in range(capacity + 1)]
@@ -155,7 +154,7 @@ def best_fit(lengths_P: NDArray[np.int64], *, capacity: int) -> NDArray[np.int64
             continue
         length = int(lengths_P[waiting[0]])
         for space in range(length, capacity + 1):
-            # A row that takes one piece is then the fullest that still takes the next: it is filled before another.
+            # After a row takes a piece it is the fullest that has space for the next: it is filled before another.
             each = space // length
             wanted = -(-len(waiting) // each)
             if space == capacity:
@@ -189,7 +188,7 @@ def _pieces(documents: TokenDocuments, *, seq_len: int) -> tuple[NDArray[np.int6
 
 
 def _gather(ids: NDArray[np.int32], begins_P: NDArray[np.int64], lengths_P: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The slices `ids[begin : begin + length]`, one after the other; by parts, so that the index stays small."""
+    """The slices `ids[begin : begin + length]`, concatenated; in parts, so that the index stays small."""
     ends_P = np.cumsum(lengths_P)
     gathered = np.empty(int(lengths_P.sum()), dtype=np.int32)
     for first in range(0, len(begins_P), _COPIED_PIECES):
@@ -203,5 +202,5 @@ def _gather(ids: NDArray[np.int32], begins_P: NDArray[np.int64], lengths_P: NDAr
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs
 def _epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     order_R = np.random.default_rng(stream_seed(seed, f"data order/{epoch}")).permutation(rows)
-    order_R.setflags(write=False)  # it is shared by all who ask
+    order_R.setflags(write=False)  # the cache shares it
     return order_R

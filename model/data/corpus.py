@@ -1,6 +1,6 @@
-"""What a run reads: training and validation documents, a knowledge base, probes; and the hash of all that.
+"""The documents, knowledge base and probes of a run's corpus, and the hash that identifies them.
 
-Three corpora: `facts` (a synthetic world, model.facts), `pydoc` (the language reference that every CPython carries)
+Three corpora: `facts` (a synthetic world, see facts.py), `pydoc` (the language reference that every CPython carries)
 and `jsonl` (the user's files). Imports neither torch nor tokenizers.
 """
 
@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pydoc_data.topics import topics
 
-from model.config.resolve import PATH_KEYS, Config, DataConfig, value_of
+from model.config import PATH_KEYS, Config, DataConfig, value_of
 from model.data import facts
 from model.data.datafiles import file_digest, read_documents, read_knowledge, read_tokenizer
 from model.data.facts import Fact, Probe
 from model.outcome import DataError
 
-_PYDOC_CHARS = 300  # a document of `pydoc` is as many whole paragraphs as first reach this length
+_PYDOC_CHARS = 300  # a `pydoc` document is as many whole paragraphs as reach this length
 _SAMPLED_ENTITIES = 64
 
 
 @dataclass(frozen=True)
 class Documents:
-    """`train` and `val` share no text, unless the user's own files do. `data_hash` identifies the data of a study: it
-    leaves out the seed, since on `facts` the trial's seed draws the world, and trials of many seeds are one study."""
+    """`train` and `val` share no text, unless the user's own files do. `data_hash` identifies the data of a study. It
+    leaves out the seed: on `facts` the seed draws the world, and one study has trials of many seeds."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -33,7 +33,7 @@ class Documents:
     data_hash: str
 
 
-def load(config: Config) -> Documents:
+def load_documents(config: Config) -> Documents:
     """Read or make the corpus. A knowledge file, where one is given, replaces the corpus's own facts.
 
     Raises DataError (file, line) for a broken file.
@@ -45,10 +45,10 @@ def load(config: Config) -> Documents:
 
 
 def content_hash(config: Config) -> str:
-    """Sixteen hex digits of everything that is read, after reading and checking it all.
+    """The `data_hash` of the configuration, sixteen hex digits, after reading and checking every file.
 
-    Raises DataError (file, line) for a broken file, ConfigError for a tokenizer that does not fit the model. Not
-    `load(config).data_hash`: a study's check before it starts should not hold a large corpus in memory.
+    Raises DataError (file, line) for a broken file, ConfigError for a tokenizer that does not fit the model. Unlike
+    `load_documents`, it does not hold a large corpus in memory.
     """
     data = config.data
     for path in filter(None, (data.train, data.val)):
@@ -96,8 +96,8 @@ def _world(data: DataConfig, *, seed: int, entities: int) -> facts.World:
 
 
 def _pydoc_documents() -> tuple[str, ...]:
-    """The topics in alphabetical order, cut between paragraphs. What is left of a topic when it ends is a document too,
-    joined to the one before where it is short."""
+    """The topics in alphabetical order, cut between paragraphs. The rest of a topic is a document too, or joins the one
+    before where it is short."""
     documents: list[str] = []
     for _, topic in sorted(topics.items()):
         groups: list[str] = []
@@ -116,10 +116,10 @@ def _pydoc_documents() -> tuple[str, ...]:
 
 
 def _hold_out(documents: Sequence[str], *, fraction: float, source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(train, val): a share of the distinct texts is held out, at least one, chosen by the texts' own hashes.
+    """(train, val): holds out a share of the distinct texts, at least one, chosen by the hashes of the texts.
 
-    So the choice is the same for all trials, and copies of a text never stand on both sides. `val` comes in the order
-    of the hashes: its first few are a fair sample. Raises DataError where all documents are one text.
+    So the choice is the same for all trials, and all copies of a text are on one side. `val` is in the order of the
+    hashes, so its first texts are a random sample. Raises DataError where all documents are one text.
     """
     by_hash = sorted(set(documents), key=lambda text: hashlib.blake2b(text.encode(), digest_size=16).digest())
     if len(by_hash) < 2:
@@ -131,28 +131,28 @@ def _hold_out(documents: Sequence[str], *, fraction: float, source: str) -> tupl
 
 
 def _identity(config: Config) -> str:
-    """The hash of the corpus's parameters, the built-in text it is made of, and the bytes of the files it names."""
+    """The hash of the corpus's parameters, of its built-in text, and of the bytes of its files."""
     data = config.data
     digest = hashlib.sha256()
-    _feed(digest, data.corpus)
+    _update(digest, data.corpus)
     if data.corpus == "facts":
-        # A small world stands for all: a change of language, generator or sizes changes it; the seed is left out.
+        # A small world represents all: a change of language, generator or sizes changes it. The seed is left out.
         sizes = (data.facts_entities, data.facts_relations, data.facts_objects, data.facts_heldout)
         sample = _world(data, seed=0, entities=min(data.facts_entities, _SAMPLED_ENTITIES))
-        _feed(digest, repr(sizes), *sample.train, *sample.val, *(repr(asdict(fact)) for fact in sample.knowledge))
+        _update(digest, repr(sizes), *sample.train, *sample.val, *(repr(asdict(fact)) for fact in sample.knowledge))
     if data.corpus == "pydoc":
-        _feed(digest, *_pydoc_documents())
+        _update(digest, *_pydoc_documents())
     if data.corpus != "facts" and data.val is None:
-        _feed(digest, repr(data.val_fraction))
+        _update(digest, repr(data.val_fraction))
     for key in PATH_KEYS:
         path = value_of(config, key)
         if path is not None:
-            _feed(digest, key, file_digest(path))
+            _update(digest, key, file_digest(path))
     return digest.hexdigest()[:16]
 
 
-def _feed(digest: hashlib._Hash, *parts: str) -> None:
-    """Each part with its length before it: no two lists of parts are the same bytes."""
+def _update(digest: hashlib._Hash, *parts: str) -> None:
+    """Hash each part after its length, so that different lists of parts are different bytes."""
     for part in parts:
         content = part.encode()
         digest.update(f"{len(content)}:".encode())

@@ -1,6 +1,6 @@
-"""The files a corpus is read from, parsed at the edge: every complaint names the file, the line, the rule and the cure.
+"""Parses the files of a corpus. Every error names the file, the line, the rule and a hint.
 
-Imports neither torch nor tokenizers, so that a study can check its data before anything starts.
+Imports neither torch nor tokenizers, so that a study can check its data before it starts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.config.resolve import ConfigError
+from model.config import ConfigError
 from model.data.facts import Fact
 from model.outcome import DataError
 
@@ -26,7 +26,7 @@ _KNOWLEDGE_CURE = 'give a list of {"target": [{"sentence": ...}]} or of {"senten
 
 
 def read_documents(path: str) -> Iterator[str]:
-    """The texts of a JSONL file (`.gz` too), one after the other. Blank lines are passed over.
+    """The texts of a JSONL file (also `.gz`), one after the other. Skips blank lines.
 
     Raises DataError for a file that cannot be read or holds no document, and for a line that is not JSON, has no
     "text", or whose text is empty, not a string, or not encodable.
@@ -50,7 +50,7 @@ def read_documents(path: str) -> Iterator[str]:
 
 def read_knowledge(path: str) -> tuple[Fact, ...]:
     """The facts of a knowledge base: a JSON list of `{"target": [FACT, ...]}` or of FACT, where FACT is
-    `{"sentence", "subject", "predicate", "object"}` and all but the sentence may be missing. Raises DataError."""
+    `{"sentence", "subject", "predicate", "object"}`; only the sentence is required. Raises DataError."""
     text = _read_text(path)
     try:
         items = json.loads(text)
@@ -70,8 +70,8 @@ def read_knowledge(path: str) -> tuple[Fact, ...]:
 
 
 def read_tokenizer(path: str, *, vocab_size: int) -> str:
-    """The JSON of a Hugging Face tokenizer, checked. Raises DataError where it is none, ConfigError where it lacks a
-    special token or has ids that `vocab_size` rows of an embedding do not cover."""
+    """The checked JSON of a Hugging Face tokenizer. Raises DataError where the file is no tokenizer, ConfigError where
+    it lacks a special token or has ids that `vocab_size` rows of an embedding do not cover."""
     text = _read_text(path)
     cure = "give the tokenizer.json that Hugging Face's tokenizers writes"
     try:
@@ -80,7 +80,7 @@ def read_tokenizer(path: str, *, vocab_size: int) -> str:
         raise DataError(path, error.lineno, f"not JSON ({error})", cure) from error
     try:
         vocabulary = content["model"]["vocab"]
-        # Unigram lists its pieces in the order of their ids; all other models map a token to its id.
+        # Unigram lists its pieces in the order of their ids; every other model maps a token to its id.
         of_token = {piece: i for i, (piece, _) in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
         special = {token["content"]: token["id"] for token in content["added_tokens"]}
         size = max((*of_token.values(), *special.values())) + 1
@@ -106,7 +106,7 @@ def file_digest(path: str) -> str:
 
 
 class _MalformedError(ValueError):
-    """A fact that breaks a rule, before its file and line are known."""
+    """A fact breaks a rule; the caller knows its file and line."""
 
 
 def _text_of(line: bytes, *, path: str, number: int) -> str:
@@ -170,7 +170,7 @@ def _unreadable(path: str, error: OSError) -> DataError:
 
 
 def _encodable(text: str) -> bool:
-    """JSON can spell half a surrogate pair, which no tokenizer takes."""
+    """Whether UTF-8 can encode the text. JSON can spell half a surrogate pair, which no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:

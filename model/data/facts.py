@@ -1,8 +1,8 @@
-"""A seeded synthetic world of facts: who knows them is measured exactly, and guessing has a known price.
+"""A seeded synthetic world of facts, in which knowledge is measured exactly and guessing has a known cost.
 
-Every entity has one object for every relation, drawn evenly: nothing but the fact itself predicts it. A fact has six
-wordings. A share of the facts stands only in the knowledge base. Of every other fact one paraphrase is held out and
-the rest are training text, so a model that has learned a fact, and not a sentence, is seen to have done so.
+Every entity has one object for each relation, drawn uniformly, so only the fact itself predicts it. A fact has six
+wordings. A share of the facts is in the knowledge base only. Of every other fact one paraphrase is held out and the
+others are training text: a model that answers the held-out one has learned the fact and not a sentence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.config.seeding import stream_seed
+from model.config import stream_seed
 from model.data import language
 
 
@@ -29,11 +29,10 @@ class Fact:
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A question with known answers: `prefix + object + "."` is the sentence. `object` and all `candidates` (every
-    object of that relation, the right one among them) bring their leading space, so that their tokens are those that
-    they have in running text.
+    object of the relation, including the right one) begin with a space, so that they have the tokens of running text.
 
     `seen`: the sentence was training text; `heldout`: the fact was, in other words; `kb_only`: only the knowledge base
-    holds the fact. The canonical wording, that of the knowledge base, is never asked: the three kinds differ in what
+    holds the fact. No probe uses the canonical wording, that of the knowledge base, so the three kinds differ in what
     was trained on and in nothing else.
     """
 
@@ -45,8 +44,8 @@ class Probe:
 
 @dataclass(frozen=True)
 class World:
-    """`train` and `val` are sentences, a document each; `val` and `probes` come in random order, so that the first few
-    are a fair sample; `knowledge` holds every fact, entity after entity."""
+    """`train` and `val` are sentences, each a document; `val` and `probes` are in random order, so that their first few
+    are a random sample; `knowledge` holds every fact, entity after entity."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -55,8 +54,8 @@ class World:
 
 
 def world(seed: int, *, entities: int, relations: int, objects: int, heldout: float) -> World:
-    """Draw the world `seed`. `heldout` is the share of facts that only the knowledge base holds; each relation has the
-    same share, and each paraphrase is held out equally often (so it is seen with other facts)."""
+    """Draw the world `seed`. `heldout` is the share of facts that only the knowledge base holds. Each relation has the
+    same share, and each paraphrase is held out equally often, so training shows every paraphrase with other facts."""
     generator = np.random.default_rng(stream_seed(seed, "facts"))
     people = language.names(entities, generator=generator)
     knowledge: list[list[Fact]] = []

@@ -1,7 +1,7 @@
-"""The invented language in which the synthetic world is told: names, objects, relations and their paraphrases.
+"""The invented language of the synthetic world: names, objects, relations and their paraphrases.
 
-The language is fixed; only the facts told in it are drawn. So worlds of different seeds share one tokenizer, and a
-difference between two seeds is never a difference between two vocabularies.
+The language is fixed and only the facts are drawn. So worlds of different seeds share one tokenizer, and a difference
+between two seeds is never a difference between two vocabularies.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.config.seeding import stream_seed
+from model.config import stream_seed
 
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdfghjklmnprstvz" for vowel in "aeiou")
-_NAMES_PER_ENTITY = 8  # at least so many possible names for each that is used: names tell little of one another
-_SYLLABLE_COPIES = 64  # each syllable stands alone so often that byte pairs across syllables are the rarer ones
+_NAMES_PER_ENTITY = 8  # possible names for each that is used, at least: so that a name says little about others
+_SYLLABLE_COPIES = 64  # times that each syllable stands alone, so that byte pairs across syllables are rarer
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`wordings` lead up to the object, with {s} for the subject; the first is canonical: subject, then predicate.
-    `ending` closes the names of this relation's objects, so that no two relations share one."""
+    """`wordings` end before the object and have {s} for the subject; the first is canonical: subject, then predicate.
+    Names of this relation's objects end in `ending`, so that no two relations share an object."""
 
     predicate: str
     ending: str
@@ -97,11 +97,11 @@ RELATIONS: tuple[Relation, ...] = (
         "The medal was given to {s} for", "Scholars remember {s} for",
     ),
 )  # fmt: skip
-"""Sixteen relations, six wordings each. A wording belongs to one relation only."""
+"""Sixteen relations with six wordings each. No wording belongs to two relations."""
 
 
 def names(count: int, *, generator: np.random.Generator) -> list[str]:
-    """`count` different names of as few syllables (two at least) as leave most possible names unused."""
+    """`count` different names, of the fewest syllables (at least two) that leave most possible names unused."""
     syllables = 2
     while len(_SYLLABLES) ** syllables < _NAMES_PER_ENTITY * count:
         syllables += 1
@@ -110,16 +110,16 @@ def names(count: int, *, generator: np.random.Generator) -> list[str]:
 
 
 def objects(relation: Relation, *, count: int) -> tuple[str, ...]:
-    """The `count` things that `relation` can lead to: the same ones in every world of that size."""
+    """The `count` objects of `relation`: the same in every world of that size."""
     generator = np.random.default_rng(stream_seed(0, f"objects/{relation.predicate}"))
     return tuple(name + relation.ending for name in names(count, generator=generator))
 
 
 def reference_texts(*, relations: int, object_count: int) -> list[str]:
-    """What the tokenizer of every world of these sizes is trained on.
+    """The texts that the tokenizer of every world of these sizes is trained on.
 
-    Every syllable stands alone, in all its forms, and nobody in the sentences has a name of two: words of the language
-    and objects become tokens, while the names of people are, in every world, one token a syllable or nearly so.
+    Every syllable stands alone, in all its forms, and the sentences contain no name of two syllables. So words of the
+    language and objects become tokens, and in every world a person's name has about one token a syllable.
     """
     forms = [form for s in _SYLLABLES for form in (s, s.capitalize(), f"a {s.capitalize()}")]
     told = [

@@ -1,4 +1,4 @@
-"""What counting alone reaches on the validation text: the floors that a language model must beat to have learned."""
+"""The n-gram floors: the validation loss of counts alone, which a language model must beat to have learned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.data.token_documents import TokenDocuments, end_documents
 _CHUNK = 4_194_304  # training tokens counted at a time
 
 
-def floors(
+def ngram_floors(
     train: TokenDocuments | Sequence[Sequence[int]],
     val: TokenDocuments | Sequence[Sequence[int]],
     *,
@@ -21,7 +21,7 @@ def floors(
 ) -> tuple[float, float]:
     """(unigram, bigram): cross-entropy of all validation tokens in nats a token, estimated on the training documents.
 
-    Every document is followed by EOS, which is predicted too, and begins after one. Unigram: add-one smoothing,
+    EOS stands before and after every document and is predicted too. Unigram: add-one smoothing,
     p(v) = (c(v) + 1) / (n + V). Bigram: interpolated Witten-Bell (Chen and Goodman 1999, section 2.5),
     p(v|u) = (c(u,v) + t(u) p(v)) / (c(u) + t(u)), t(u) the number of different tokens seen after u; p(v) if it is 0.
     """
@@ -44,8 +44,8 @@ def floors(
 def _count_pairs(
     before: NDArray[np.int32], after: NDArray[np.int32], *, vocab_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(kinds, counts): every pair (u, v) that occurs, as the sorted number u * V + v, and how often. The corpus is
-    counted part by part: the table grows with the different pairs, not with the tokens."""
+    """(kinds, counts): every pair (u, v) that occurs, as the sorted number u * V + v, and how often. It counts the
+    corpus part by part, so the table grows with the different pairs, not with the tokens."""
     kinds = counts = np.zeros(0, dtype=np.int64)
     for first in range(0, len(after), _CHUNK):
         part = slice(first, first + _CHUNK)
@@ -58,7 +58,7 @@ def _count_pairs(
 def _pairs(
     documents: TokenDocuments | Sequence[Sequence[int]], *, eos_id: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(context, token) of every position of all documents, EOS among them. The EOS that ends a document is the context
-    of the next one's first token, so one flat text with an EOS before it is all there is to count."""
+    """(context, token) of every position of all documents, EOS included. The EOS that ends a document is the context of
+    the next one's first token, so the documents are one flat text after an EOS."""
     ended = documents if isinstance(documents, TokenDocuments) else end_documents(documents, eos_id=eos_id)
     return np.concatenate((np.array([eos_id], dtype=np.int32), ended.ids[:-1])), ended.ids

@@ -1,4 +1,4 @@
-"""A corpus as token ids: one flat array and where each document starts. Four bytes a token, whatever its size."""
+"""A corpus as token ids: one flat array, and where each document starts. It takes four bytes a token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TokenDocuments:
 
 
 def end_documents(token_ids: Sequence[Sequence[int]], *, eos_id: int) -> TokenDocuments:
-    """Lists of ids as TokenDocuments. One that ends in EOS already (some corpora spell it out) gets no second."""
+    """Lists of ids as TokenDocuments. A list that ends in EOS (some corpora spell it out) gets no second one."""
     ended = [ids if ids and ids[-1] == eos_id else [*ids, eos_id] for ids in token_ids]
     lengths = np.fromiter(map(len, ended), dtype=np.int64, count=len(ended))
     ids = np.fromiter(chain.from_iterable(ended), dtype=np.int32, count=int(lengths.sum()))

@@ -15,13 +15,13 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.config.resolve import Config
+from model.config import Config
 from model.data import language
 from model.data.corpus import Documents
 from model.data.datafiles import EOS, PAD, START, read_tokenizer
 from model.data.token_documents import TokenDocuments, end_documents, join
 
-# A trial owns `train.threads` cores, and the library would take all of the machine. Who runs alone may say "true".
+# A trial owns `train.threads` cores, and the library would take all of the machine. A user may set it to "true".
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _TRAINER = "byte-level BPE, pairs seen twice at least, 1"  # changes with what `_train` does: part of the cache's key
@@ -31,7 +31,7 @@ _BATCH = 8_192  # texts encoded at a time: bounds the memory of the library's ow
 @dataclass(frozen=True)
 class Spans:
     """Encoded texts with the place of each token, flat over M texts. `ids`: int32 [tokens]; `text`: int64 [tokens], the
-    text that the token is of; `begin`, `end`: int64 [tokens], its characters `text[begin:end]`."""
+    token's text; `begin`, `end`: int64 [tokens], its characters `text[begin:end]`."""
 
     ids: NDArray[np.int32]
     text: NDArray[np.int64]
@@ -42,17 +42,17 @@ class Spans:
 class Tokenizer:
     """A thin wrapper of tokenizers.Tokenizer that adds no special tokens, truncates nothing and pads nothing.
 
-    A special token spelt out in a text is that token: corpora in chat format rely on it.
+    A special token that a text spells out is that token: corpora in chat format rely on it.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        inner.no_truncation()  # a tokenizer.json may bring its own length limit, which would cut documents silently
+        inner.no_truncation()  # a tokenizer.json may have a length limit, which would cut documents silently
         inner.no_padding()
         self._inner = inner
         self.eos_id = self._id(EOS)
         self.pad_id = self._id(PAD)
         self.size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
-        """Every id is below this. May be less than the model's vocab_size."""
+        """Every id is below this, which may be less than the model's vocab_size."""
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
@@ -73,7 +73,7 @@ class Tokenizer:
         return join(end_documents(self.encode(batch), eos_id=self.eos_id) for batch in batches)
 
     def encode_spans(self, texts: Sequence[str]) -> Spans:
-        """The ids of each text, and which characters each token covers (a leading space may be counted or not)."""
+        """The ids of each text, and which characters each token covers (with or without a leading space)."""
         encodings = self._inner.encode_batch(list(texts), add_special_tokens=False)
         places = [place for encoding in encodings for place in encoding.offsets]
         spans_P2 = np.array(places, dtype=np.int64).reshape(-1, 2)
@@ -107,12 +107,12 @@ class Tokenizer:
 
 
 def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | None = None) -> Tokenizer:
-    """The tokenizer of `data.tokenizer`, or a byte-level BPE of at most `model.vocab_size` tokens, from the cache where
-    it was trained before.
+    """The tokenizer of `data.tokenizer`, or a byte-level BPE of at most `model.vocab_size` tokens, cached once trained.
 
-    It is trained on the training documents and the knowledge base, never on validation text; on `facts`, on the
-    language and not on the world, so that trials of all seeds share it. `cache_dir`: $XDG_CACHE_HOME (~/.cache) /
-    ablate/tokenizers by default. Raises DataError or ConfigError for a given tokenizer that is broken or does not fit.
+    It is trained on the training documents and the knowledge base, never on validation text. On `facts` it is trained
+    on the language and not on the world, so that trials of all seeds share it. `cache_dir` is by default
+    $XDG_CACHE_HOME (~/.cache) / ablate/tokenizers. Raises DataError or ConfigError where the user's tokenizer is broken
+    or does not fit.
     """
     data, vocab_size = config.data, config.model.vocab_size
     if data.tokenizer is not None:
@@ -140,9 +140,9 @@ def _train(texts: Sequence[str], *, vocab_size: int) -> Tokenizer:
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,  # a pair seen once is a name that will not come again
+        min_frequency=2,  # a pair seen once is a name that does not recur
         special_tokens=[PAD, START, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte: no text is unknown
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # every byte, so that no text is unknown
         show_progress=False,
     )
     inner.train_from_iterator(_in_batches(texts), trainer=trainer)
@@ -169,7 +169,7 @@ def _default_cache() -> Path:
 
 
 def _read_cache(path: Path, *, key: str) -> str | None:
-    """The cached tokenizer.json, or None: nothing there, or not what was written under this key (cut, foreign)."""
+    """The cached tokenizer.json; None where there is none, or where it is not what was written under this key."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
     except OSError:
@@ -178,7 +178,7 @@ def _read_cache(path: Path, *, key: str) -> str | None:
 
 
 def _write_cache(path: Path, text: str, *, key: str) -> None:
-    """Under its own name first, then renamed: trials that start at once see a whole file or none."""
+    """Write a temporary file, then rename it: trials that start at the same time see a complete file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = text.encode()
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
@@ -192,5 +192,5 @@ def _write_cache(path: Path, text: str, *, key: str) -> None:
 
 
 def _seal(content: bytes, *, key: str) -> bytes:
-    """What the first line of a cache file must be."""
+    """The first line of a valid cache file."""
     return hashlib.sha256(key.encode() + content).hexdigest().encode()

@@ -1,4 +1,4 @@
-"""What every trial is asked: the validation loss at reports, all else at the end. Keeps the held-out data of a run."""
+"""Measures a run: the validation loss at its reports, everything else at its end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ import torch
 from torch import Tensor
 
 from model import checkpoint
-from model.bank.encode import output_head, self_encode_rate
-from model.config.resolve import Config
-from model.config.seeding import stream_seed
-from model.data import ngrams
-from model.data.batches import fixed_rows
-from model.data.corpus import Documents
-from model.data.token_documents import TokenDocuments
+from model.bank import output_head, self_encode_rate
+from model.config import Config, stream_seed
+from model.data import Documents, TokenDocuments, fixed_rows, ngram_floors
 from model.data.tokenizer import Tokenizer
 from model.evaluate.generate import generate, text_metrics
 from model.evaluate.losses import Usage, bank_diversity, bank_use, continuation_nats, text_loss
@@ -30,8 +26,8 @@ Metrics = dict[str, float | int | list[float]]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-class Examiner:
-    """The held-out text, prompts and probes of one run, and the questions asked of a model with them."""
+class Evaluator:
+    """The held-out text, prompts and probes of one run, and what they measure of a model."""
 
     def __init__(
         self, config: Config, documents: Documents, tokenizer: Tokenizer, *, train_documents: TokenDocuments
@@ -40,15 +36,15 @@ class Examiner:
         val = tokenizer.encode_documents(documents.val)
         shape = {"seq_len": config.model.max_seq_len, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
         self.rows = fixed_rows(val, max_tokens=config.eval.val_tokens, **shape)
-        unigram, bigram = ngrams.floors(
+        unigram, bigram = ngram_floors(
             train_documents, val, vocab_size=config.model.vocab_size, eos_id=tokenizer.eos_id
         )
         self.floors: Metrics = {"unigram_floor": unigram, "bigram_floor": bigram}
         self.prompts = self._prompts(val)
 
     def _prompts(self, val: TokenDocuments) -> list[tuple[list[int], list[int]]]:
-        """(prompt, continuation with its EOS) of the first held-out documents: at most half a document, so that there
-        is something left to say, behind the EOS that every document follows.
+        """(prompt, continuation with its EOS) of the first held-out documents. A prompt is an EOS and at most half a
+        document, so that something is left to continue with.
 
         Raises DataError where no document has a token before its EOS.
         """
@@ -62,14 +58,14 @@ class Examiner:
                 break
         if not pairs:
             data = self.config.data
-            rule = "no held-out document has more than its end: there is nothing to be continued"
-            raise DataError(data.val or data.train or data.corpus, 1, rule, "give documents with a text of their own")
+            rule = "no held-out document has text before its end, so there is nothing to continue"
+            raise DataError(data.val or data.train or data.corpus, 1, rule, "give documents that have text")
         return pairs
 
     def validate(self, model: Transformer, *, autocast: Autocast) -> Metrics:
-        """The report's measure: val_loss, and how the bank is used in it.
+        """The metrics of a report: val_loss, and how the bank is used.
 
-        Every rank measures the same text on the same weights: no communication is needed.
+        Every rank measures the same text with the same weights, without communication.
         """
         with autocast():
             usage = self._usage(model)
@@ -80,7 +76,7 @@ class Examiner:
         return metrics | self._bank_metrics(model, usage)
 
     def final(self, model: Transformer, *, saved: Path, autocast: Autocast) -> tuple[Metrics, list[dict[str, Any]]]:
-        """Everything; `saved` is the checkpoint that the inference loss is measured from."""
+        """All metrics; the inference loss is measured on the model of the checkpoint `saved`."""
         batch_size, seq_len = self.config.eval.val_batch_size, self.config.model.max_seq_len
         with autocast():
             usage = self._usage(model)
@@ -126,7 +122,7 @@ class Examiner:
         config, table_VD = self.config.model, model.table.weight
         metrics = usage.metrics(num_selected=config.num_selected)
         if config.stores_tokens:
-            own_VD = table_VD[: self.tokenizer.size]  # the other rows are no tokens
+            own_VD = table_VD[: self.tokenizer.size]  # the other rows are not tokens
             rate = self_encode_rate(own_VD, head_VD=output_head(table_VD, config))
             metrics |= {
                 "self_encode_rate": rate.item(),
@@ -135,7 +131,7 @@ class Examiner:
         return metrics
 
     def _bpb(self, nats: float) -> float:
-        """Bits a byte of UTF-8: all targets are paid for, EOS too, and only the text's bytes are counted."""
+        """Bits a byte of UTF-8: it counts the cost of all targets, EOS included, and the bytes of the text only."""
         text_bytes = sum(len(text.encode()) for text in self.documents.val[: self.rows.documents_used])
         return nats / math.log(2) / text_bytes
 
@@ -159,5 +155,5 @@ class Examiner:
 
 
 def _exp(nats: float) -> float:
-    """exp, or infinity where a float ends: a diverged run has a loss, and its perplexity must not crash it."""
+    """exp, or infinity where it exceeds a float: the perplexity of a diverged run must not crash it."""
     return math.exp(nats) if nats < 700 else math.inf

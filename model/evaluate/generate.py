@@ -1,4 +1,4 @@
-"""Write samples, and say how they read: do they end, do they repeat."""
+"""Writes samples, and measures whether they end and whether they repeat."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def generate(
 ) -> list[list[int]]:
     """Continue every prompt until EOS, `new_tokens`, or the positions' end; returns the new tokens, EOS included.
 
-    Temperature 0 takes the most likely token. All prompts go as one batch, padded on the right: attention is causal, so
-    what stands behind a position cannot reach it.
+    Temperature 0 takes the most likely token. All prompts are one batch, padded on the right: attention is causal, so
+    the padding after a position does not affect it.
     """
     device = model.table.weight.device
     length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -53,7 +53,7 @@ def generate(
 def _choose(logits_BV: Tensor, *, temperature: float, generator: torch.Generator) -> Tensor:
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
-    # Drawn on the CPU: one generator gives the same samples on every device.
+    # Drawn on the CPU, so that one generator gives the same samples on every device.
     share_BV = (logits_BV / temperature).softmax(dim=-1).cpu()
     return torch.multinomial(share_BV, 1, generator=generator).squeeze(-1).to(logits_BV.device)
 
@@ -61,7 +61,7 @@ def _choose(logits_BV: Tensor, *, temperature: float, generator: torch.Generator
 def text_metrics(continuations: Sequence[Sequence[int]], *, eos_id: int) -> dict[str, float]:
     """eos_rate, distinct_2 (Li et al. 2016, arXiv 1510.03055) and repetition_rate of the samples.
 
-    A sample set without a single pair of tokens has no distinct_2, and one without tokens no repetition_rate.
+    Samples without a pair of tokens have no distinct_2, and samples without tokens no repetition_rate.
     """
     metrics = {"eos_rate": sum(eos_id in tokens for tokens in continuations) / len(continuations)}
     pairs = [pair for tokens in continuations for pair in pairwise(tokens)]

@@ -1,4 +1,4 @@
-"""Measure a model on held-out text: its loss, whether its bank is read, what it knows, how it uses its entries.
+"""Measures a model on held-out text: its loss, what reading its bank is worth, how it uses the entries.
 
 Letters: R rows of T tokens, B rows at a time, N entries, X layers that read, D dim.
 """
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config.seeding import stream_seed
-from model.data.batches import IGNORED, FixedRows
+from model.config import stream_seed
+from model.data import IGNORED, FixedRows
 from model.loss import token_nats
 from model.transformer import Output, Transformer
 
@@ -34,8 +34,8 @@ class Loss:
 
 @dataclass
 class Usage:
-    """How each layer used the bank over a pass, summed over positions: counts a layer [N], exp of the read weights'
-    entropy, the read."""
+    """How each layer used the bank in a pass, summed over positions: counts of each entry, exp of the entropy of the
+    read weights, the read."""
 
     counts_XN: Tensor
     spread_X: Tensor
@@ -45,7 +45,7 @@ class Usage:
 
     @classmethod
     def empty(cls, *, layers: int, entries: int, dim: int, device: torch.device) -> Usage:
-        """Nothing seen yet."""
+        """A usage before the first forward."""
         return cls(
             counts_XN=torch.zeros(layers, entries, device=device),
             spread_X=torch.zeros(layers, device=device),
@@ -64,12 +64,12 @@ class Usage:
         self.balance.append(output.balance)
 
     def remember(self, model: Transformer) -> None:
-        """Leave the counts, all layers together, in the model's buffers: checkpoints keep them for `model.bank`."""
+        """Write the counts, summed over layers, to the bank's buffers: `python -m model.bank` shows them."""
         model.bank.used_N.copy_(self.counts_XN.sum(dim=0))
         model.bank.used_tokens.fill_(self.positions)
 
     def metrics(self, *, num_selected: int) -> dict[str, float | int | list[float]]:
-        """Coverage, effective entries, read entropy and balance of the window that was seen."""
+        """Coverage, effective entries, read entropy and balance of the pass."""
         counts_XN, entries = self.counts_XN.double(), self.counts_XN.shape[1]
         layers, draws = counts_XN.shape[0], counts_XN.sum().item()
         share_XN = counts_XN / counts_XN.sum(dim=1, keepdim=True)
@@ -113,7 +113,7 @@ def text_loss(
 
 def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss, usage: Usage) -> dict[str, float]:
     """What reading is worth, nats a token: the loss with the bank's rows permuted, with the read zeroed, and with each
-    layer's read replaced by its mean over the same text (`usage` saw it), minus the loss as it is."""
+    layer's read replaced by its mean over the same text (from `usage`), each minus the unchanged loss."""
     mean_XD = usage.read_XD / usage.positions
 
     def replaced(read_XD: Tensor) -> float:
@@ -129,7 +129,7 @@ def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss
 
 
 def _some_order(entries: int) -> Tensor:
-    """One fixed permutation, the same for every trial of a bank's size."""
+    """A fixed permutation, the same for all trials with banks of one size."""
     generator = torch.Generator().manual_seed(stream_seed(0, "bank permutation"))
     return torch.randperm(entries, generator=generator)
 
@@ -138,7 +138,7 @@ def _some_order(entries: int) -> Tensor:
 def continuation_nats(
     model: Transformer, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int, seq_len: int
 ) -> Tensor:
-    """The cost of each continuation given its prompt, nats, [pairs]; longer pairs lose the front of their prompt.
+    """The cost of each continuation given its prompt, nats, [pairs]. A long pair loses the start of its prompt.
 
     Raises AssertionError for a continuation that does not fit into `seq_len`.
     """
@@ -150,7 +150,7 @@ def continuation_nats(
         width = max(map(len, rows))
         x_BT, y_BT = np.zeros((len(rows), width - 1), np.int64), np.full((len(rows), width - 1), IGNORED)
         for b, (row, (_, rest)) in enumerate(zip(rows, batch, strict=True)):
-            assert 0 < len(rest) < len(row), "a continuation fits into a row, behind at least one token"
+            assert 0 < len(rest) < len(row), "a continuation fits into a row, after at least one token"
             x_BT[b, : len(row) - 1] = row[:-1]
             y_BT[b, len(row) - 1 - len(rest) : len(row) - 1] = rest
         hidden_PD = model(torch.from_numpy(x_BT).to(device)).hidden_BTD.flatten(0, 1)
@@ -160,6 +160,6 @@ def continuation_nats(
 
 
 def bank_diversity(bank_NL: Tensor) -> float:
-    """Different tokens in an entry, mean over the bank."""
+    """The number of different tokens in an entry, mean over the bank."""
     sorted_NL = bank_NL.sort(dim=1).values
     return 1 + (sorted_NL[:, 1:] != sorted_NL[:, :-1]).float().sum(dim=1).mean().item()

@@ -1,4 +1,4 @@
-"""What the model knows: the cost of a fact's object, and whether it comes first among its relation's objects."""
+"""Measures what a model knows: the cost of a fact's object, and whether it is the cheapest of its relation's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model.data.facts import Probe
+from model.data import Probe
 from model.data.tokenizer import Tokenizer
 from model.evaluate.losses import continuation_nats
 from model.transformer import Transformer
@@ -15,9 +15,9 @@ from model.transformer import Transformer
 def fact_metrics(
     model: Transformer, probes: Sequence[Probe], *, tokenizer: Tokenizer, limit: int, batch_size: int, seq_len: int
 ) -> dict[str, float]:
-    """fact_nll (nats an object) and fact_accuracy by kind of probe, the first `limit` of each; and of seen and held-out
-    paraphrases together. A kind without probes is absent. Of m objects that come first alike, each is 1/m of a right
-    answer: in bf16 costs are often the same."""
+    """fact_nll (nats an object) and fact_accuracy of the first `limit` probes of each kind, and of seen and held-out
+    paraphrases together. A kind without probes is absent. Where m objects tie for the first place, each counts as 1/m
+    of a right answer: in bf16 costs are often equal."""
     metrics: dict[str, float] = {}
     for kind in ("seen", "heldout", "kb_only"):
         chosen = [probe for probe in probes if probe.kind == kind][:limit]

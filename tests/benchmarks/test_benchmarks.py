@@ -18,8 +18,8 @@ from benchmarks._measure import Effort, compare, peak_bytes
 from benchmarks.model import QUICK, TIE, check_tokens
 from model.bank import segment_sum
 from model.bank.memory import MEMORIES
-from model.config.resolve import resolve
-from model.cost.estimate import estimate
+from model.config import resolve
+from model.cost.formulas import estimate
 from model.transformer import Transformer
 from tests import ROOT
 from tests.oracles import token_memory as oracle

@@ -16,10 +16,11 @@ from ablate.report.document import Table, words
 from ablate.report.sections.bank import bank_content
 from model import checkpoint
 from model.api import Verdict, train
-from model.bank.inspect import Bank, containing, main, read, render, select, summarise, visible
-from model.data import corpus
+from model.bank.__main__ import main, render, visible
+from model.data import load_documents
 from model.data.tokenizer import load_or_train
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Bank, Evaluator, read_bank, select_entries, summarise_bank
+from model.evaluate.bank_contents import containing
 from model.trainer import Trainer
 from model.transformer import Transformer
 from tests.model.test_training import Listener, small
@@ -35,10 +36,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bank(trained: Path) -> Bank:
-    return read(trained)
+    return read_bank(trained)
 
 
-def test_the_bank_is_the_checkpoints_and_the_start_is_the_trainers(trained: Path, bank: Bank, tmp_path: Path) -> None:
+def test_read_bank_equals_the_checkpoint_and_the_trainers_start(trained: Path, bank: Bank, tmp_path: Path) -> None:
     model = Transformer(bank.config.model)
     checkpoint.load_model(trained / "step-12", model)
     assert np.array_equal(bank.now_NL, model.bank.tokens_NL.numpy())
@@ -48,12 +49,12 @@ def test_the_bank_is_the_checkpoints_and_the_start_is_the_trainers(trained: Path
 
 
 @torch.no_grad()
-def test_counts_are_the_selections_of_the_validation_text(trained: Path, bank: Bank) -> None:
+def test_use_counts_equal_the_selections_of_the_validation_text(trained: Path, bank: Bank) -> None:
     """Slow twin: the reloaded model reads the validation rows one at a time, and a Counter counts."""
     config = bank.config
-    documents = corpus.load(config)
+    documents = load_documents(config)
     tokenizer = load_or_train(config, documents)
-    rows = Examiner(config, documents, tokenizer, train_documents=tokenizer.encode_documents(documents.train)).rows
+    rows = Evaluator(config, documents, tokenizer, train_documents=tokenizer.encode_documents(documents.train)).rows
     model = Transformer(config.model)
     checkpoint.load_model(trained / "step-12", model)
     counted: Counter[int] = Counter()
@@ -67,8 +68,8 @@ def test_counts_are_the_selections_of_the_validation_text(trained: Path, bank: B
     assert bank.window_tokens == rows.x.size
 
 
-def test_entries_come_most_used_first_with_their_texts(bank: Bank) -> None:
-    entries, matches = select(bank, find=None, top=1_000)
+def test_entries_are_sorted_by_use_with_their_texts(bank: Bank) -> None:
+    entries, matches = select_entries(bank, find=None, top=1_000)
     assert matches == len(entries) == 64
     assert [(-e.count, e.entry) for e in entries] == sorted((-int(c), s) for s, c in enumerate(bank.used_N))
     assert [e.rank for e in entries] == list(range(1, 65))
@@ -77,21 +78,21 @@ def test_entries_come_most_used_first_with_their_texts(bank: Bank) -> None:
         assert e.now == bank.tokenizer.decode(now, skip_special=False)
         assert e.start == bank.tokenizer.decode(start, skip_special=False)
         assert e.slots_changed == sum(a != b for a, b in zip(now, start, strict=True))
-    assert select(bank, find=None, top=3)[0] == entries[:3]
+    assert select_entries(bank, find=None, top=3)[0] == entries[:3]
 
 
-def test_find_looks_now_and_at_the_start_whatever_the_case(bank: Bank) -> None:
-    entries, _ = select(bank, find=None, top=64)
+def test_find_searches_now_and_at_the_start_ignoring_case(bank: Bank) -> None:
+    entries, _ = select_entries(bank, find=None, top=64)
     for text in (entries[0].now[:3], entries[5].start[1:4].swapcase(), "no entry says this"):
         expected = [e for e in entries if text.lower() in e.now.lower() or text.lower() in e.start.lower()]
-        found, matches = select(bank, find=text, top=64)
+        found, matches = select_entries(bank, find=text, top=64)
         assert found == expected  # ranks are those of the whole bank
         assert matches == len(expected) == int(containing(bank, text).sum())
         assert bool(expected) == (text != "no entry says this")
 
 
-def test_the_summary_counts(bank: Bank) -> None:
-    summary = summarise(bank)
+def test_the_summary_equals_counts_by_hand(bank: Bank) -> None:
+    summary = summarise_bank(bank)
     changed = [bank.now_NL[s].tolist() != bank.start_NL[s].tolist() for s in range(64)]
     assert summary.changed_share == pytest.approx(sum(changed) / 64)
     assert summary.used_share == pytest.approx(sum(int(c) > 0 for c in bank.used_N) / 64)
@@ -119,14 +120,16 @@ def test_no_control_character_reaches_the_terminal(bank: Bank) -> None:
     assert "\\x1b" in render(hostile, find="\x1b", top=64)
 
 
-def test_a_checkpoint_before_the_first_validation_says_so(tmp_path: Path) -> None:
+def test_a_checkpoint_before_the_first_validation_has_no_use_counts(tmp_path: Path) -> None:
     stopped = Listener(at=1, verdict=Verdict.INTERRUPT)
     train(small(eval__every=100), stopped, checkpoint_dir=tmp_path)
-    assert "not counted yet" in render(read(tmp_path), find=None, top=1)
+    assert "not counted yet" in render(read_bank(tmp_path), find=None, top=1)
 
 
 @pytest.mark.parametrize("memory", ["none", "blind"])
-def test_a_memory_without_entries_is_one_line(memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_memory_without_entries_is_one_line_of_error(
+    memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(small(model__memory=memory), Listener(), checkpoint_dir=tmp_path)
     complains(capsys, [str(tmp_path)], f"model.memory {memory}")
 
@@ -140,7 +143,7 @@ def complains(capsys: pytest.CaptureFixture[str], arguments: list[str], about: s
     assert about in said.err
 
 
-def test_bad_input_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_of_error(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     complains(capsys, [str(tmp_path)], "no checkpoint there")
     complains(capsys, [str(tmp_path / "nothing")], "no checkpoint there")
     complains(capsys, [__file__], "no checkpoint there")
@@ -154,16 +157,18 @@ def test_bad_input_is_one_line(trained: Path, tmp_path: Path, capsys: pytest.Cap
         complains(capsys, [str(tmp_path)], "not a checkpoint's state")
 
 
-def test_a_bank_of_a_version_that_kept_no_hash_is_shown(trained: Path, bank: Bank, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_data_hash_is_shown(trained: Path, bank: Bank, tmp_path: Path) -> None:
     shutil.copytree(trained / "step-12", tmp_path / "step-12")
     state = tmp_path / "step-12" / checkpoint.STATE
     kept = json.loads(state.read_text())
     kept.pop("data_hash")
     state.write_text(json.dumps(kept))
-    assert render(read(tmp_path), find=None, top=3) == render(bank, find=None, top=3)
+    assert render(read_bank(tmp_path), find=None, top=3) == render(bank, find=None, top=3)
 
 
-def test_a_data_file_that_has_gone_or_changed_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_or_changed_data_file_is_one_line_of_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": f"the {word} is on the table"}) + "\n" for word in "abcdefgh"))
     train(small(data__corpus="jsonl", data__train=str(text)), Listener(), checkpoint_dir=tmp_path / "run")
@@ -177,11 +182,11 @@ def test_a_data_file_that_has_gone_or_changed_is_one_line(tmp_path: Path, capsys
     complains(capsys, [str(tmp_path / "run")], f"data.train: {text}")
 
 
-def test_a_record_shows_the_entries_or_says_why_not(trained: Path, bank: Bank, tmp_path: Path) -> None:
+def test_bank_content_shows_the_entries_or_the_reason_why_not(trained: Path, bank: Bank, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "checkpoints" / "some-trial")
     table = bank_content(tmp_path, "some-trial")
     assert isinstance(table, Table)
-    entries, _ = select(bank, find=None, top=15)
+    entries, _ = select_entries(bank, find=None, top=15)
     assert [row[0].value for row in table.rows] == [entry.entry for entry in entries]
     shown = ["".join(char for char in " ".join(entry.now.split()) if char.isprintable()) for entry in entries]
     assert [row[3].text for row in table.rows] == shown

@@ -19,7 +19,7 @@ SETS = [f"--set={key}={value}" for key, value in SMALL.items()] + ["--set=train.
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """As in a terminal: tests that run in the background were born with Ctrl-C ignored."""
+    """Handle Ctrl-C as in a terminal: a process in the background starts with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -27,7 +27,7 @@ def ctrl_c() -> Iterator[None]:
 
 def signalled(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C so many times before the first report."""
-    run = command.run
+    run = command.train
 
     def signalling(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         left = times
@@ -41,10 +41,10 @@ def signalled(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run(config, show, checkpoint_dir=checkpoint_dir)
 
-    monkeypatch.setattr(command, "run", signalling)
+    monkeypatch.setattr(command, "train", signalling)
 
 
-def test_ctrl_c_ends_at_the_next_report_with_a_checkpoint(
+def test_ctrl_c_stops_at_the_next_report_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
@@ -53,7 +53,7 @@ def test_ctrl_c_ends_at_the_next_report_with_a_checkpoint(
         assert command.main([*SETS, "--out", str(tmp_path)]) == 130
     said = capfd.readouterr()
     assert said.out == ""
-    assert "ends at the next report, with a checkpoint; Ctrl-C again: at once" in said.err
+    assert "stopping at the next report, with a checkpoint; Ctrl-C again stops at once" in said.err
     assert said.err.splitlines()[-1] == f"interrupted; the newest checkpoint is {tmp_path / 'step-4'}"
     assert signal.getsignal(signal.SIGINT) is before
     assert command.main([*SETS, "--out", str(tmp_path)]) == 0
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_at_the_next_report_with_a_checkpoint(
     assert (tmp_path / "samples.json").is_file()
 
 
-def test_ctrl_c_twice_ends_at_once_and_says_that_nothing_is_left(
+def test_ctrl_c_twice_stops_at_once_without_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     signalled(2, monkeypatch)
@@ -71,7 +71,7 @@ def test_ctrl_c_twice_ends_at_once_and_says_that_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a process that a script put into the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -90,13 +90,13 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("below", ["", "folder"])
-def test_an_out_that_can_be_no_folder_is_said_before_anything_is_trained(
+def test_an_out_that_cannot_be_a_folder_is_refused_before_training(
     below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def never(*_: Any, **__: Any) -> Result:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(command, "run", never)
+    monkeypatch.setattr(command, "train", never)
     file = tmp_path / "file"
     file.write_text("kept")
     said = complaint(capsys, *SETS, "--out", str(file / below))
@@ -104,13 +104,13 @@ def test_an_out_that_can_be_no_folder_is_said_before_anything_is_trained(
     assert file.read_text() == "kept"
 
 
-def test_a_config_that_is_not_utf_8_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_that_is_not_utf_8_is_one_line_of_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.yaml"
     file.write_bytes("train.seed: 1 # f\u00fcr".encode("latin-1"))
     assert "not UTF-8 (invalid" in complaint(capsys, "--config", str(file))
 
 
-def test_held_out_documents_without_a_text_are_named_before_anything_is_trained(
+def test_held_out_documents_without_text_are_refused_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {"train": [f"the {word} is on the table" for word in "abcdefgh"], "val": ["<|im_end|>"] * 2}
@@ -120,5 +120,5 @@ def test_held_out_documents_without_a_text_are_named_before_anything_is_trained(
     sets = [f"--set=data.{name}={path}" for name, path in paths.items()]
     assert command.main([*SETS, "--set=data.corpus=jsonl", *sets, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith(f"{paths['val']}:1: no held-out document has more than its end")
+    assert said[-1].startswith(f"{paths['val']}:1: no held-out document has text before its end")
     assert "step" not in said[0], "nothing was reported"

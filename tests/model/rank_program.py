@@ -1,6 +1,6 @@
 """What the tests of several ranks start in every process: twenty steps, and what each rank then holds, to its own file.
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.rank_program FOLDER fp64 fp32
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.model.rank_program FOLDER fp64 fp32
 
 `fp32/1` is fp32, interrupted once, into the folder FOLDER/interrupted.
 """
@@ -33,7 +33,7 @@ def run(folder: Path, precision: str, *, engine: str = "ddp", interrupts: int = 
     """Train, and write `PRECISION-rank-R.safetensors`: the weights, `bank.tokens_NL`, and `losses` of every step.
 
     The run is stopped at its last report: there is nothing to measure. It is interrupted at each of its first
-    `interrupts` reports, and gone on with.
+    `interrupts` reports, and resumed.
     """
     losses: list[float] = []
     left = interrupts

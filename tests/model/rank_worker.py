@@ -1,5 +1,7 @@
-"""A process of tests/test_variants.py: `python -m tests.rank_worker RANK WORLD MEETING OUT`. Updates a bank three times
-from this rank's share of a batch, variant after variant, and writes what it holds."""
+"""A process of tests/model/test_variants.py: `python -m tests.model.rank_worker RANK WORLD MEETING OUT`.
+
+It updates a bank three times from this rank's share of a batch, variant after variant, and writes what it holds.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model.bank.bank_updater import Upkeep
+from model.bank import BankUpdater
 from tests.model.test_training import small
 
 VARIANTS = {
@@ -33,12 +35,18 @@ def main(rank: int, world: int, meeting: Path, out: Path) -> None:
         if config.model.stores_tokens:
             model.bank.tokens_NL.random_(0, 512, generator=torch.Generator().manual_seed(0))
         model.double()
-        upkeep = Upkeep(config, model, torch.optim.AdamW(model.parameters()))
+        updater = BankUpdater(
+            config,
+            model.bank,
+            table_VD=model.table.weight,
+            sub_keys=model.sub_keys,
+            optimizer=torch.optim.AdamW(model.parameters()),
+        )
         for step in range(3):
             ids_BT = torch.randint(0, 512, (4, 32), generator=torch.Generator().manual_seed(step))
             reads = model(ids_BT.chunk(world)[rank]).reads
-            upkeep.note(reads)
-            upkeep.update(step, reads)
+            updater.note(reads)
+            updater.update(step, reads)
         kept = {key: value for key, value in model.state_dict().items() if "bank" in key or "keys" in key}
         save_file(kept, out / f"{name}.safetensors")
     torch.distributed.destroy_process_group()

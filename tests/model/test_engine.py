@@ -1,4 +1,4 @@
-"""Engines: what DeepSpeed is configured to do, and what is said where it cannot run. It itself is not run here."""
+"""Engines: DeepSpeed's configuration, and the errors where it cannot run. DeepSpeed itself does not run here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ablate.sweep import main as sweep
 from model import checkpoint, engine
 from model import train as command
 from model.api import ConfigError, check_packages, resolve
-from model.config.launch import deepspeed_config
+from model.config import deepspeed_config
 from model.trainer import Trainer
 from tests import ROOT, study_files
 from tests.model import rank_program
@@ -44,7 +44,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "deepspeed" else real(name))
 
 
-def test_the_configuration_is_the_sources_and_leaves_nothing_to_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed_config_overrides_the_launchers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through Accelerate's own plugin, whose environment says otherwise."""
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
@@ -67,17 +67,17 @@ def test_the_configuration_is_the_sources_and_leaves_nothing_to_a_launcher(monke
     }
 
 
-def test_fp32_is_no_autocast() -> None:
+def test_deepspeed_config_of_fp32_has_no_autocast() -> None:
     settings = deepspeed_config(resolve("tiny", DEEPSPEED), ranks=1, bf16=False)
     assert settings["torch_autocast"]["enabled"] is False
 
 
-def test_fp64_is_not_deepspeeds() -> None:
+def test_deepspeed_refuses_fp64() -> None:
     with pytest.raises(ConfigError, match=r"train\.precision: fp64: not with train\.engine deepspeed; use fp32"):
         resolve("tiny", {**DEEPSPEED, "train.precision": "fp64"})
 
 
-def test_a_refresh_is_not_deepspeeds() -> None:
+def test_deepspeed_refuses_a_refresh() -> None:
     keys = {**DEEPSPEED, "model.refresh": "frequency"}
     with pytest.raises(ConfigError, match=r"model\.refresh: frequency: not with train\.engine deepspeed; use none"):
         resolve("tiny", keys)
@@ -85,7 +85,7 @@ def test_a_refresh_is_not_deepspeeds() -> None:
 
 
 @pytest.mark.usefixtures("missing")
-def test_without_the_package_the_command_says_so_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_without_deepspeed_is_one_line_of_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     assert command.main(["--set", "train.engine=deepspeed", "--out", str(out)]) == BAD_INPUT
     assert capsys.readouterr().err == (
@@ -100,7 +100,7 @@ def test_without_the_package_the_command_says_so_on_one_line(tmp_path: Path, cap
     (GOOD.replace("search:", "search:\n  train.engine: {choice: [ddp, deepspeed]}"), 6),
     (GOOD + "ablation: {seeds: 6, arms: {zero: {train.engine: deepspeed}}}\n", 10),
 ])  # fmt: skip
-def test_a_study_says_so_before_anything_starts(tmp_path: Path, text: str, line: int) -> None:
+def test_a_study_without_deepspeed_is_refused_before_it_starts(tmp_path: Path, text: str, line: int) -> None:
     with pytest.raises(BadInput, match=rf"study\.yaml:{line}: .*train\.engine: deepspeed: DeepSpeed is not installed"):
         study_file.check_installed(study_files.load(tmp_path, text=text))
     results = tmp_path / "results"
@@ -110,7 +110,7 @@ def test_a_study_says_so_before_anything_starts(tmp_path: Path, text: str, line:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_study_whose_trials_have_no_workers_cannot_use_it(tmp_path: Path) -> None:
+def test_deepspeed_needs_workers(tmp_path: Path) -> None:
     text = GOOD.replace("preset: tiny", "preset: tiny\n  train.engine: deepspeed")
     study_file.check_installed(study_files.load(tmp_path, "resources.workers=1", text=text))
     with pytest.raises(
@@ -124,7 +124,7 @@ def test_a_study_whose_trials_have_no_workers_cannot_use_it(tmp_path: Path) -> N
     (GOOD.replace("search:", "search:\n  train.batch_size: {choice: [6, 8]}"), 6),
     (GOOD + "ablation: {seeds: 6, arms: {larger: {train.batch_size: 8}}}\n", 10),
 ])  # fmt: skip
-def test_workers_share_a_batch_evenly(tmp_path: Path, text: str, line: int) -> None:
+def test_a_study_whose_workers_cannot_share_a_batch_is_refused(tmp_path: Path, text: str, line: int) -> None:
     sets = ["resources.workers=3", *(["base.train.batch_size=6"] if text is not GOOD else [])]
     rule = rf"{line}: .*train\.batch_size: 8: not divisible by 3 ranks; try 6 or 9, or other ranks"
     with pytest.raises(BadInput, match=rule):
@@ -133,11 +133,11 @@ def test_workers_share_a_batch_evenly(tmp_path: Path, text: str, line: int) -> N
 
 
 @pytest.mark.usefixtures("installed")
-def test_installed_it_still_needs_a_card_and_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed_needs_a_gpu_and_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve("tiny", DEEPSPEED)
     check_packages(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="CUDA sees no card; use ddp"):
+    with pytest.raises(ConfigError, match="CUDA sees no GPU; use ddp"):
         engine.start(config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
@@ -146,12 +146,12 @@ def test_installed_it_still_needs_a_card_and_a_launcher(monkeypatch: pytest.Monk
         engine.start(config)
 
 
-def test_the_configuration_decides_and_not_the_launchers_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launchers_deepspeed_flag_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert engine.start(resolve("tiny", {})).state.deepspeed_plugin is None
 
 
-def test_a_checkpoint_without_moments_is_read_and_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_checkpoint_without_moments_is_readable_and_not_resumed_from(tmp_path: Path) -> None:
     """What a run under DeepSpeed leaves."""
     config = resolve("tiny", {"model.dim": 32, "model.n_heads": 2, "eval.val_tokens": 256})
     trainer = Trainer(config, checkpoint_dir=tmp_path)
@@ -168,13 +168,13 @@ import sys
 from pathlib import Path
 from model import engine
 from tests.model import rank_program
-engine._check_deepspeed_can_start = lambda: None  # there is no card
+engine._check_deepspeed_can_start = lambda: None  # there is no GPU
 rank_program.run(Path(sys.argv[1]), "fp32", engine="deepspeed")
 assert "deepspeed" in sys.modules
 """
 
 
-def test_the_step_gives_deepspeed_what_it_gives_ddp(tmp_path: Path) -> None:
+def test_a_run_through_deepspeed_equals_one_through_ddp(tmp_path: Path) -> None:
     """Through Accelerate's own DeepSpeed path, with an engine that does what the real one is documented to do: nothing
     is divided twice, rates are set before the backward that steps, and the moments are not looked for."""
     tests = Path(__file__).parent

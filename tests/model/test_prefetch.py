@@ -10,7 +10,7 @@ import torch
 
 from model import trainer
 from model.api import NonFiniteLoss, Report, Verdict, resolve
-from model.prefetch import THREAD, Feed, ahead_on, on_host
+from model.prefetch import THREAD, Prefetcher, ahead_on, on_host
 from model.trainer import Trainer
 
 SMALL = {
@@ -21,35 +21,35 @@ SMALL = {
 }  # fmt: skip
 
 
-def feeding() -> list[str]:
-    """Feeds' threads that are alive."""
+def threads() -> list[str]:
+    """Prefetchers' threads that are alive."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(THREAD)]
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 50])
-def test_steps_come_in_order_each_once(ahead: int) -> None:
+def test_prefetcher_returns_each_step_once_in_order(ahead: int) -> None:
     read: list[int] = []
 
     def square(step: int) -> int:
         read.append(step)
         return step * step
 
-    with Feed(square, steps=range(5, 25), ahead=ahead) as feed:
-        assert [feed.take(step) for step in range(5, 25)] == [step * step for step in range(5, 25)]
+    with Prefetcher(square, steps=range(5, 25), ahead=ahead) as prefetcher:
+        assert [prefetcher.take(step) for step in range(5, 25)] == [step * step for step in range(5, 25)]
     assert read == list(range(5, 25))
-    assert feeding() == []
+    assert threads() == []
 
 
-def test_it_looks_so_far_ahead_and_no_further() -> None:
+def test_prefetcher_reads_at_most_ahead_steps_early() -> None:
     read: list[int] = []
-    with Feed(read.append, steps=range(100), ahead=2) as feed:
+    with Prefetcher(read.append, steps=range(100), ahead=2) as prefetcher:
         for step in range(5):
-            feed.take(step)
+            prefetcher.take(step)
     assert read == list(range(len(read)))
     assert 5 <= len(read) <= 5 + 2
 
 
-def test_a_batch_is_read_while_another_is_used() -> None:
+def test_prefetcher_reads_a_batch_while_another_is_used() -> None:
     """The second read ends only once the first batch is in use: without a thread of its own this would never end."""
     in_use = threading.Event()
 
@@ -57,33 +57,36 @@ def test_a_batch_is_read_while_another_is_used() -> None:
         assert step == 0 or in_use.wait(timeout=60)
         return threading.current_thread().name
 
-    with Feed(read, steps=range(2), ahead=1) as feed:
-        names = [feed.take(0)]
+    with Prefetcher(read, steps=range(2), ahead=1) as prefetcher:
+        names = [prefetcher.take(0)]
         in_use.set()
-        names.append(feed.take(1))
+        names.append(prefetcher.take(1))
     assert all(name.startswith(THREAD) for name in names)
 
 
 @pytest.mark.parametrize("ahead", [0, 3])
-def test_an_error_is_raised_by_its_own_step(ahead: int) -> None:
+def test_prefetcher_raises_an_error_at_its_own_step(ahead: int) -> None:
     def read(step: int) -> int:
         if step == 4:
             raise OSError("the disk is gone")
         return step
 
-    with Feed(read, steps=range(10), ahead=ahead) as feed:
-        assert [feed.take(step) for step in range(4)] == [0, 1, 2, 3]
+    with Prefetcher(read, steps=range(10), ahead=ahead) as prefetcher:
+        assert [prefetcher.take(step) for step in range(4)] == [0, 1, 2, 3]
         with pytest.raises(OSError, match="the disk is gone"):
-            feed.take(4)
-    assert feeding() == []
+            prefetcher.take(4)
+    assert threads() == []
 
 
-def test_a_step_out_of_turn_is_a_bug() -> None:
-    with Feed(int, steps=range(10), ahead=1) as feed, pytest.raises(AssertionError, match="step 3 was asked for"):
-        feed.take(3)
+def test_prefetcher_refuses_a_step_out_of_order() -> None:
+    with (
+        Prefetcher(int, steps=range(10), ahead=1) as prefetcher,
+        pytest.raises(AssertionError, match="step 3 was asked for"),
+    ):
+        prefetcher.take(3)
 
 
-def test_a_cpu_gets_no_thread_and_no_pinned_memory() -> None:
+def test_a_cpu_has_no_prefetch_thread_and_no_pinned_memory() -> None:
     cpu = torch.device("cpu")
     assert ahead_on(cpu) == 0
     assert ahead_on(torch.device("cuda")) > 0
@@ -107,14 +110,14 @@ def train(folder: Path, *, stop_at: int = -1, **overrides: object) -> list[float
     return losses
 
 
-def test_a_run_that_is_fed_ahead_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, stopped early, and broken: what a card does by default, on the CPU."""
+def test_prefetching_does_not_change_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complete, stopped early, and diverged runs, with the prefetching of a GPU, on the CPU."""
     direct = train(tmp_path / "direct")
     monkeypatch.setattr(trainer, "ahead_on", lambda device: 2)  # noqa: ARG005
     assert train(tmp_path / "fed") == direct
     assert len(direct) == 8
     assert train(tmp_path / "stopped", stop_at=2) == direct[:4]
-    assert feeding() == []
+    assert threads() == []
     with pytest.raises(NonFiniteLoss):
         train(tmp_path / "broken", train__lr=1e30, train__warmup_ratio=0.0)
-    assert feeding() == []
+    assert threads() == []

@@ -1,4 +1,4 @@
-"""Two ranks train what one would: the same losses and one bank, whoever starts them."""
+"""Two ranks train what one would: the same losses and one bank, with every launcher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ablate.records.ledger import Ledger
 from model.api import ConfigError, resolve
-from model.config.launch import check_processes, check_ranks
+from model.config import check_processes, check_ranks
 from tests import ROOT
 from tests.model import rank_program
 
@@ -49,13 +49,13 @@ def one(folder: Path, precision: str) -> Tensors:
 
 
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
-def test_every_rank_holds_the_same_bit_for_bit(two: Path, precision: str) -> None:
+def test_ranks_hold_the_same_weights_and_bank_bit_for_bit(two: Path, precision: str) -> None:
     first, second = (load_file(two / f"{precision}-rank-{rank}.safetensors") for rank in (0, 1))
     assert first.keys() == second.keys() >= {"bank.tokens_NL", "losses", "table.weight"}
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def test_ranks_that_were_interrupted_go_on_bit_for_bit(two: Path) -> None:
+def test_interrupted_ranks_resume_bit_for_bit(two: Path) -> None:
     """At a report that was due after step 5, between two updates, where each rank would have gradients of its own."""
     whole, parts = (load_file(folder / "fp32-rank-0.safetensors") for folder in (two, two / "interrupted"))
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
@@ -85,7 +85,7 @@ def test_two_ranks_equal_one_with_the_joined_batch(
     assert any(not torch.equal(alone[name], joined[name]) for name in weights), "two ranks did not sum"
 
 
-def test_the_bank_is_written_in_those_steps(tmp_path: Path) -> None:
+def test_the_bank_changes_in_those_steps(tmp_path: Path) -> None:
     """Else the bank would be the same on any number of ranks."""
     from model.trainer import Trainer
 
@@ -94,7 +94,7 @@ def test_the_bank_is_written_in_those_steps(tmp_path: Path) -> None:
     assert (one(tmp_path, "fp32")["bank.tokens_NL"] != before).double().mean().item() > 0.5
 
 
-def test_accelerate_launch_starts_two_that_equal_torchruns(two: Path, tmp_path: Path) -> None:
+def test_two_ranks_of_accelerate_launch_equal_two_of_torchrun(two: Path, tmp_path: Path) -> None:
     """The command of the README, with a port of its own."""
     sets = [f"--set={key}={value}" for key, value in rank_program.OVERRIDES.items()]
     small = [
@@ -111,8 +111,8 @@ def test_accelerate_launch_starts_two_that_equal_torchruns(two: Path, tmp_path: 
     assert [name for name in weights if not torch.equal(weights[name], torchruns[name])] == []
 
 
-def test_accelerate_launch_that_starts_one_of_two_is_refused() -> None:
-    """`--cpu` starts one process whatever --num_processes says; to train alone and say nothing would be a lie."""
+def test_accelerate_launch_that_starts_one_rank_of_two_is_refused() -> None:
+    """`--cpu` starts one process whatever --num_processes says; the run would train alone without a word."""
     command = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
     done = start(*command, "-m", "model.train", "--set", "preset=tiny", code=1)  # accelerate's own code, for our 2
     assert "accelerate launch: one process: several were asked for" in done.stderr
@@ -120,7 +120,7 @@ def test_accelerate_launch_that_starts_one_of_two_is_refused() -> None:
     assert "exit status 2" in done.stderr
 
 
-def test_a_batch_that_ranks_cannot_share_evenly_is_refused(tmp_path: Path) -> None:
+def test_a_batch_size_not_divisible_by_the_ranks_is_refused(tmp_path: Path) -> None:
     """Else the gradient of the balance loss is not the joined batch's, and a rank may have no sequence at all."""
     command = (*TORCHRUN, "-m", "model.train", "--set", "train.batch_size=3", "--out", str(tmp_path))
     done = start(*command, code=1)  # torchrun's own code, for our 2
@@ -128,7 +128,7 @@ def test_a_batch_that_ranks_cannot_share_evenly_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("batch", "ranks", "cure"), [(7, 3, "try 6 or 9"), (1, 2, "try 2"), (2, 3, "try 3")])
-def test_the_nearest_batches_that_can_be_shared_are_named(batch: int, ranks: int, cure: str) -> None:
+def test_check_ranks_names_the_nearest_divisible_batch_sizes(batch: int, ranks: int, cure: str) -> None:
     config = resolve("tiny", {"train.batch_size": batch})
     with pytest.raises(ConfigError, match=f"not divisible by {ranks} ranks; {cure}, or other ranks"):
         check_ranks(config, ranks=ranks)
@@ -140,7 +140,7 @@ def test_the_nearest_batches_that_can_be_shared_are_named(batch: int, ranks: int
     {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node", "WORLD_SIZE": "2"},
     {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node", "OMPI_COMM_WORLD_SIZE": "2"},
 ])  # fmt: skip
-def test_whoever_starts_the_ranks_properly_is_let_through(environment: dict[str, str]) -> None:
+def test_check_processes_accepts_properly_started_ranks(environment: dict[str, str]) -> None:
     check_processes(environment)
 
 
@@ -156,7 +156,7 @@ tracking: {swanlab: disabled}
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_ray_workers_equal_torchruns_two(two: Path, tmp_path: Path) -> None:
+def test_two_ray_workers_equal_two_ranks_of_torchrun(two: Path, tmp_path: Path) -> None:
     """The whole way of a study with `resources.workers: 2`: Tune, two Train workers, the ledger. What is searched
     changes no step."""
     (tmp_path / "pair.yaml").write_text(STUDY)

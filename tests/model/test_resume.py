@@ -1,4 +1,4 @@
-"""An interrupted run goes on bit for bit, and from nothing that is not its own."""
+"""An interrupted run resumes bit for bit, and only from its own checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.model.test_training import Listener, comparable, small
     ("accumulation", "every", "steps"),
     [(1, 4, [4, 8, 12]), (2, 4, [4, 8, 12]), (2, 3, [4, 6, 10, 12]), (3, 4, [6, 9, 12]), (6, 4, [6, 12])],
 )
-def test_an_interrupted_run_goes_on_bit_for_bit(
+def test_an_interrupted_run_resumes_bit_for_bit(
     accumulation: int, every: int, steps: list[int], tmp_path: Path
 ) -> None:
     """A report that would fall between two updates comes with the next: gradients are in no checkpoint."""
@@ -46,7 +46,7 @@ def test_an_interruption_at_the_last_report_leaves_a_checkpoint(tmp_path: Path) 
     assert comparable(resumed.metrics) == comparable(result.metrics)
 
 
-def test_reports_hold_what_they_measured_and_an_interruption_shifts_none_of_it(tmp_path: Path) -> None:
+def test_an_interruption_does_not_shift_what_reports_measure(tmp_path: Path) -> None:
     config = small(train__report_every=2, train__checkpoint_every=100, eval__every=2)
     whole, first, second = Listener(), Listener(at=1, verdict=Verdict.INTERRUPT), Listener()
     result = train(config, whole, checkpoint_dir=tmp_path / "whole")
@@ -60,9 +60,7 @@ def test_reports_hold_what_they_measured_and_an_interruption_shifts_none_of_it(t
     assert comparable(resumed.metrics) == comparable(result.metrics)
 
 
-def test_periodic_checkpoints_keep_their_phase_through_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interruption_does_not_shift_periodic_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(train__report_every=2, train__checkpoint_every=2)
     train(config, Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
     saved: list[int] = []
@@ -77,7 +75,7 @@ def test_periodic_checkpoints_keep_their_phase_through_an_interruption(
     assert saved == [4, 8, 12]
 
 
-def test_a_run_that_died_in_its_final_measure_measures_again(tmp_path: Path) -> None:
+def test_a_run_that_died_in_its_final_evaluation_evaluates_again(tmp_path: Path) -> None:
     first, again = Listener(), Listener()
     result = train(small(), first, checkpoint_dir=tmp_path)
     repeated = train(small(), again, checkpoint_dir=tmp_path)
@@ -97,13 +95,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert again.passed_over[0].startswith("checkpoint step-4 is damaged (")
 
 
-def test_a_checkpoint_of_another_configuration_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_from_another_configuration(tmp_path: Path) -> None:
     stopped = train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
     found = latest(tmp_path, config=small(train__lr=1e-3), data_hash=stopped.data_hash)
-    assert found == Found(None, ()), "whoever trains another configuration there knows"
+    assert found == Found(None, ()), "another configuration in the same folder is no damage to report"
 
 
-def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_from_other_data(tmp_path: Path) -> None:
     """The file under an unchanged path is another, or its first line is."""
     text = tmp_path / "text.jsonl"
     config = small(data__corpus="jsonl", data__train=str(text))
@@ -113,14 +111,14 @@ def test_a_checkpoint_of_other_data_is_not_gone_on_from(tmp_path: Path) -> None:
         results.append(train(config, listener, checkpoint_dir=tmp_path / "run"))
     then, now = (result.data_hash for result in results)
     assert then != now
-    note = f"checkpoint step-12 is of other data ({then} then, {now} now); training goes on from step 0"
+    note = f"checkpoint step-12 is of other data ({then} then, {now} now); training resumes from step 0"
     assert [report.note for report in listeners[1].reports] == [note, "", ""]
     assert len(listeners[1].losses) == 12
     state = json.loads((tmp_path / "run" / "step-12" / "state.json").read_text())
     assert state["data_hash"] == now
 
 
-def test_a_checkpoint_of_a_version_that_kept_no_hash_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_from_a_checkpoint_without_a_data_hash(tmp_path: Path) -> None:
     stopped = train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
     state = tmp_path / "step-4" / "state.json"
     kept = json.loads(state.read_text())
@@ -131,8 +129,8 @@ def test_a_checkpoint_of_a_version_that_kept_no_hash_is_not_gone_on_from(tmp_pat
     assert found.passed_over == (f"checkpoint step-4 is of other data (unknown then, {stopped.data_hash} now)",)
 
 
-def test_what_a_run_goes_on_from_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill while it is replaced would leave nothing to go on from."""
+def test_a_run_does_not_write_again_what_it_resumed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while it is replaced would leave nothing to resume from."""
     config = small()
     result = train(config, Listener(), checkpoint_dir=tmp_path)
 

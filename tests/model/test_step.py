@@ -1,4 +1,4 @@
-"""One training step: what it waits for, what it keeps, whether a compiler takes it whole."""
+"""One training step: when it waits for the device, what it keeps, whether torch.compile traces it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def loss_of(output: Output) -> torch.Tensor:
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_waits_for_nothing(memory: str, precision: str, tmp_path: Path) -> None:
+def test_a_step_does_not_wait_for_the_device(memory: str, precision: str, tmp_path: Path) -> None:
     """Forward, backward, clipping and AdamW, two steps of them; an update of the bank falls on neither."""
     trainer = Trainer(small(model__memory=memory, train__precision=precision), checkpoint_dir=tmp_path)
     window = _Window(trainer.device)
@@ -49,9 +49,7 @@ def test_a_step_waits_for_nothing(memory: str, precision: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("chunk_bytes", [2**12, 2**28])
-def test_an_update_of_the_bank_waits_twice_and_three_times_a_part(
-    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bank_update_waits_twice_plus_three_times_a_part(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the distinct entries and those that are not frozen; then in `encode`, once for all where they fit."""
     lists, tolist = [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: lists.append(self) or tolist(self))
@@ -67,7 +65,7 @@ def test_an_update_of_the_bank_waits_twice_and_three_times_a_part(
     assert len(lists) == parts
 
 
-def test_the_counter_sees_what_it_looks_for() -> None:
+def test_operations_counts_waits() -> None:
     values = torch.tensor([1.0, 0.0])
     with Operations() as operations:
         _ = values.sum().item(), values[values > 0], values.nonzero(), values.unique()
@@ -85,7 +83,7 @@ def test_gradient_checkpointing_changes_no_bit(memory: str, tmp_path: Path) -> N
     assert comparable(results["on"].metrics) == comparable(results["off"].metrics)
 
 
-def test_gradient_checkpointing_keeps_less_and_each_read_once() -> None:
+def test_gradient_checkpointing_keeps_less_memory_and_the_same_reads() -> None:
     kept = {}
     for on in (False, True):
         model, ids = model_and_ids("token", gradient_checkpointing=on)
@@ -106,17 +104,17 @@ def test_gradient_checkpointing_keeps_less_and_each_read_once() -> None:
     assert kept[True] < kept[False] / 2
 
 
-# torch's own tracer instantiates an autograd.Function and warns that nobody should.
+# torch's own tracer instantiates an autograd.Function and warns against it.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_a_compiler_takes_the_forward_whole(memory: str) -> None:
+def test_torch_compile_traces_the_forward_without_a_graph_break(memory: str) -> None:
     assert_compiles(memory, backend="aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_inductor_takes_the_forward_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductor_compiles_the_forward_without_a_graph_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     assert_compiles("token", backend="inductor")
 

@@ -14,7 +14,7 @@ from model.bank.memory import MEMORIES
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_it_learns_and_its_samples_end(memory: str, seed: int, tmp_path: Path) -> None:
+def test_tiny_learns_and_its_samples_end(memory: str, seed: int, tmp_path: Path) -> None:
     """The source's samples never ended."""
     config = resolve("tiny", {"model.memory": memory, "train.seed": seed})
     result = train(config, lambda _: Verdict.CONTINUE, checkpoint_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""Whole runs of a very small model: they repeat bit for bit, and say the truth when they break."""
+"""Whole runs of a very small model: they repeat bit for bit, and report how they fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from model import meters
 from model.api import METRICS, Config, NonFiniteLoss, Report, Verdict, failure_kind, resolve, train
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Evaluator
 from model.schedule import learning_rate
 from model.transformer import Transformer, initialise
 
@@ -80,20 +80,7 @@ def test_two_runs_are_equal_bit_for_bit(memory: str, tmp_path: Path) -> None:
     assert results[0].samples == results[1].samples
 
 
-@pytest.mark.parametrize("memory", ["token", "none", "blind"])
-def test_bf16_autocast_trains_as_fp32_does_but_for_its_rounding(memory: str, tmp_path: Path) -> None:
-    """What a card does by default, on the CPU: the dtypes of every path meet."""
-    losses = {}
-    for precision in ("fp32", "bf16"):
-        listener = Listener()
-        config = small(model__memory=memory, train__precision=precision)
-        train(config, listener, checkpoint_dir=tmp_path / precision)
-        losses[precision] = listener.losses
-    assert losses["bf16"] != losses["fp32"]
-    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
-
-
-def test_stop_ends_the_run_without_the_final_measure(tmp_path: Path) -> None:
+def test_stop_ends_a_run_without_the_final_evaluation(tmp_path: Path) -> None:
     result = train(small(), Listener(at=2, verdict=Verdict.STOP), checkpoint_dir=tmp_path)
     assert (result.verdict, result.tokens_seen) == (Verdict.STOP, 8 * 128)
     assert "bank_use_nats" not in result.metrics
@@ -109,9 +96,7 @@ def test_a_diverging_run_names_its_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_weights_that_an_update_breaks_after_a_finite_loss_are_a_diverged_run(
-    temperature: float, tmp_path: Path
-) -> None:
+def test_a_non_finite_validation_loss_is_a_diverged_run(temperature: float, tmp_path: Path) -> None:
     """One step, whose loss is that of the weights before it."""
     listener = Listener()
     config = small(train__lr=1e30, train__warmup_ratio=0.0, train__tokens=128, eval__temperature=temperature)
@@ -135,11 +120,11 @@ def test_weights_that_an_update_breaks_after_a_finite_loss_are_a_diverged_run(
         (ValueError("DefaultCPUAllocator: can't allocate memory"), "error"),
     ],
 )
-def test_memory_that_ran_out_is_told_from_other_ends(error: Exception, kind: str) -> None:
+def test_failure_kind_tells_oom_from_other_errors(error: Exception, kind: str) -> None:
     assert failure_kind(error) == kind
 
 
-def test_torchs_own_words_for_memory_that_ran_out_are_known() -> None:
+def test_failure_kind_knows_torchs_cpu_oom() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50, dtype=torch.uint8)  # a PiB, more than an address space has
     assert failure_kind(caught.value) == "oom"
@@ -153,14 +138,14 @@ def test_peaks_of_memory_are_read_after_every_evaluation(tmp_path: Path, monkeyp
         return {"peak_rss_gib": peak, "peak_gib": peak}
 
     def raising(name: str, gib: float) -> None:
-        ask = getattr(Examiner, name)
+        ask = getattr(Evaluator, name)
 
         def asked(*arguments: Any, **named: Any) -> Any:
             nonlocal peak
             peak = max(peak, gib)
             return ask(*arguments, **named)
 
-        monkeypatch.setattr(Examiner, name, asked)
+        monkeypatch.setattr(Evaluator, name, asked)
 
     monkeypatch.setattr(meters, "memory_metrics", measured)
     raising("validate", 2.0)
@@ -171,14 +156,14 @@ def test_peaks_of_memory_are_read_after_every_evaluation(tmp_path: Path, monkeyp
     assert (result.metrics["peak_gib"], result.metrics["peak_rss_gib"]) == (3.0, 3.0)
 
 
-def test_what_nvml_saw_is_the_most_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peaks_keep_the_largest_nvml_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [{"nvml_used_gib": 2.0}, {"nvml_used_gib": 5.0}, {}, {"nvml_used_gib": 3.0}]
     monkeypatch.setattr(meters, "nvml_memory", lambda _: seen.pop(0))
     peaks = meters.Peaks(torch.device("cpu"))
     assert [peaks.read()["nvml_used_gib"] for _ in range(4)] == [2.0, 5.0, 5.0, 5.0]
 
 
-def test_every_metric_of_the_table_is_measured_or_belongs_to_another_machine(tmp_path: Path) -> None:
+def test_every_metric_of_the_table_is_measured_except_those_of_cuda(tmp_path: Path) -> None:
     result = train(small(model__refresh="frequency"), Listener(), checkpoint_dir=tmp_path)
     on_cuda = {"peak_allocated_gib", "peak_reserved_gib", "nvml_used_gib", "gpu_util_pct"}
     assert set(result.metrics) == {metric.name for metric in METRICS} - on_cuda
@@ -187,7 +172,7 @@ def test_every_metric_of_the_table_is_measured_or_belongs_to_another_machine(tmp
         assert isinstance(value, {"float": (float, list), "int": (int, list), "floats": list}[metric.kind])
 
 
-def test_the_optimiser_is_torch_on_plain_batches(tmp_path: Path) -> None:
+def test_training_equals_a_plain_loop_with_adamw(tmp_path: Path) -> None:
     """Six steps of `none` against a plain loop over the same batches: no hidden scaling, clipping or order."""
     from model.trainer import Trainer
 
@@ -236,16 +221,16 @@ def test_schedules_warm_up_and_end(schedule: str) -> None:
         assert rates[90] == pytest.approx(config.lr / 2)
 
 
-def test_what_is_reloaded_has_the_precision_that_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reloaded_model_has_the_trained_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its continuations' loss would be another's otherwise, by the rounding of every weight."""
     seen: list[Transformer] = []
 
-    def watching(examiner: Examiner, *args: Any, **keys: Any) -> Transformer:
-        seen.append(reload(examiner, *args, **keys))
+    def watching(evaluator: Evaluator, *args: Any, **keys: Any) -> Transformer:
+        seen.append(reload(evaluator, *args, **keys))
         return seen[-1]
 
-    reload = Examiner._reload  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(Examiner, "_reload", watching)
+    reload = Evaluator._reload  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(Evaluator, "_reload", watching)
     result = train(small(train__precision="fp64", train__tokens=128 * 4), Listener(), checkpoint_dir=tmp_path)
     assert {tensor.dtype for tensor in seen[0].parameters()} == {torch.float64}
     assert isinstance(result.metrics["inference_loss"], float)

@@ -95,18 +95,26 @@ def test_a_variant_trains_with_all_its_diagnostics_and_resumes_bit_for_bit(name:
         assert all(value != 0 for value in use)
 
 
-@pytest.mark.parametrize("name", ["vector", "hybrid", "cosine queries", "sparse cache", "everything"])
-def test_bf16_autocast_trains_as_fp32_does_but_for_its_rounding(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *({"model__memory": memory} for memory in ("token", "vector", "hybrid", "none", "blind")),
+        *(VARIANTS[name] for name in ("cosine queries", "sparse cache", "everything")),
+    ],
+    ids=str,
+)
+def test_bf16_losses_equal_fp32_losses_within_rounding(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """Autocast, the default on a GPU, on the CPU: the types of every path meet."""
     losses = {}
     for precision in ("fp32", "bf16"):
         listener = Listener()
-        train(small(**VARIANTS[name], train__precision=precision), listener, checkpoint_dir=tmp_path / precision)
+        train(small(**overrides, train__precision=precision), listener, checkpoint_dir=tmp_path / precision)
         losses[precision] = listener.losses
     assert losses["bf16"] != losses["fp32"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
 
-def test_a_replaced_read_is_its_own_layers() -> None:
+def test_replaced_reads_reach_the_layers_that_read() -> None:
     """Of three layers the first and the last read: replacements are numbered as the reads are."""
     config = small(model__n_layers=3, model__memory_layers=[0, 2], model__memory="vector").model
     model = Transformer(config)
@@ -122,11 +130,11 @@ def test_a_replaced_read_is_its_own_layers() -> None:
 @pytest.mark.parametrize(
     ("written", "kept"), [("all", "all"), ([1, 0], "0,1"), ("0, 1", "0,1"), (1, "1"), (["0"], "0"), ((1,), "1")]
 )
-def test_layers_are_one_text_however_they_are_written(written: Any, kept: str) -> None:
+def test_memory_layers_have_one_canonical_text(written: Any, kept: str) -> None:
     assert small(model__memory_layers=written).model.memory_layers == kept
 
 
-def test_layers_are_an_arm_a_searched_value_and_a_set(tmp_path: Path) -> None:
+def test_memory_layers_in_an_arm_a_search_and_a_set(tmp_path: Path) -> None:
     text = GOOD.replace("search:", 'search:\n  model.memory_layers: {choice: [all, "0,1", 1]}', 1)
     arms = "{last: {model.memory_layers: [1]}, nested: {model: {memory_layers: 0}}}"
     arms = f"ablation: {{seeds: 3, exploratory: true, arms: {arms}}}\n"
@@ -157,18 +165,18 @@ def test_layers_are_an_arm_a_searched_value_and_a_set(tmp_path: Path) -> None:
         ({"train.tokens": 1e30}, "out of range; must be at most 9,007,199,254,740,992"),
     ],
 )
-def test_a_rule_says_its_cure(overrides: dict[str, Any], message: str) -> None:
+def test_rules_name_a_hint(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve("tiny", overrides)
     assert message in str(caught.value)
 
 
-def test_a_knowledge_dim_of_1_has_one_neighbour() -> None:
+def test_the_hint_for_a_knowledge_dim_of_1_is_2() -> None:
     with pytest.raises(ConfigError, match=r"; try 2$"):
         resolve("tiny", {"model.knowledge_dim": 1})
 
 
-def test_ranks_keep_one_bank(tmp_path: Path) -> None:
+def test_bank_updates_on_two_ranks_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
     """Two processes with a batch each: the same bank bit for bit in every variant, and the one that a single process
     with the joined batch makes (in float64; where draws depend on a rank's own batch, only the former)."""
     processes = []

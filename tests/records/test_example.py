@@ -1,4 +1,4 @@
-"""results/memory, the committed example, was written by an earlier version: this version gives its trials the same ids."""
+"""results/memory, the committed example, is of an earlier version: this version gives its trials the same ids."""
 
 from __future__ import annotations
 

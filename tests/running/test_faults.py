@@ -218,7 +218,7 @@ def test_a_checkpoint_cut_in_half_is_said_and_trained_again(context: StudyContex
     assert row is not None
     assert (row.status, row.attempt) == ("completed", 2)
     assert "step-4 is damaged" in said[0]
-    assert said[0].endswith("training goes on from step 0")
+    assert said[0].endswith("training resumes from step 0")
     assert set(said[1:]) == {""}
     whole = dataclasses.replace(trial, trial_id="whole")
     assert run_trial(whole, context=context, tell=lambda _: Verdict.CONTINUE) is not None

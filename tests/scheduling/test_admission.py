@@ -276,16 +276,16 @@ def test_those_like_it_start_larger():
 def test_the_allocators_part_of_a_share_leaves_the_context_its_own(monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    from model import limits
+    from model import meters
 
     asked: list[float] = []
-    limits.hold_to(0.5, context_gib=CONTEXT_GIB)
+    meters.hold_to_share(0.5, context_gib=CONTEXT_GIB)
     assert asked == [], "nothing to hold without CUDA"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=20 * 2**30))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
-    limits.hold_to(0.5, context_gib=CONTEXT_GIB)
+    meters.hold_to_share(0.5, context_gib=CONTEXT_GIB)
     assert asked == [pytest.approx((10 - CONTEXT_GIB) / 20)]
 
 

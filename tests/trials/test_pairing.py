@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.api import Config, Report, Verdict, train
 from model.bank.memory import MEMORIES, MatchedFeedForward
 from model.bank.memory_bank import MemoryBank
-from model.config.resolve import ModelConfig
+from model.config import ModelConfig
 from model.trainer import Trainer
 from model.transformer import Transformer, initialise
 from tests.model.test_training import Listener, small
@@ -85,7 +85,7 @@ def test_a_reseeded_run_shares_its_world_and_its_questions_and_nothing_else(tmp_
     )
     for reseeded in (again, other):
         assert reseeded.data_hash == plain.data_hash
-        assert reseeded.examiner.floors == plain.examiner.floors
+        assert reseeded.evaluator.floors == plain.evaluator.floors
         assert not torch.equal(reseeded.model.table.weight, plain.model.table.weight)
         assert not np.array_equal(reseeded.batches.batch(0)[0], plain.batches.batch(0)[0])
     assert not torch.equal(again.model.table.weight, other.model.table.weight)

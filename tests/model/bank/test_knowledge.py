@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.bank import knowledge
-from model.bank.knowledge import BankInit, KbFit, bank_rows
-from model.bank.layout import grid_cells
-from model.config.resolve import resolve
-from model.data.corpus import load
+from model.bank.knowledge import BankInit, KbFit, bank_rows, grid_cells
+from model.config import resolve
+from model.data import load_documents
 from model.data.facts import Fact
 from model.data.tokenizer import Tokenizer, load_or_train
 from tests.oracles import layout as layout_oracle
@@ -23,7 +22,7 @@ LONG = Fact("Doka owns a Kibum.", "Doka", "owns a", "Kibum")  # Do|ka| owns| a| 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     config = resolve("tiny", {})
-    return load_or_train(config, load(config), cache_dir=tmp_path_factory.mktemp("tokenizers"))
+    return load_or_train(config, load_documents(config), cache_dir=tmp_path_factory.mktemp("tokenizers"))
 
 
 def bank(
@@ -57,7 +56,9 @@ def shown(made: BankInit, tokenizer: Tokenizer) -> list[str]:
         ("chunk", 8, ["Doka owns a Kibum.<unk><unk>"], 1),
     ],
 )
-def test_how_a_sentence_becomes_rows(tokenizer: Tokenizer, fit: KbFit, L: int, rows: list[str], kept: float) -> None:
+def test_kb_fit_turns_a_sentence_into_rows(
+    tokenizer: Tokenizer, fit: KbFit, L: int, rows: list[str], kept: float
+) -> None:
     assert len(tokenizer.encode_one(LONG.sentence)) == 6
     made = bank([LONG], tokenizer, fit=fit, L=L)
     assert shown(made, tokenizer) == rows
@@ -66,12 +67,12 @@ def test_how_a_sentence_becomes_rows(tokenizer: Tokenizer, fit: KbFit, L: int, r
     assert made.rows.shape == (16, L)
 
 
-def test_the_subject_comes_before_words_that_are_no_part_of_the_fact(tokenizer: Tokenizer) -> None:
+def test_object_first_puts_the_subject_before_other_words(tokenizer: Tokenizer) -> None:
     fact = Fact("The home of Doka is in Kibum.", "Doka", "", "Kibum")
     assert shown(bank([fact], tokenizer, fit="object_first", L=4), tokenizer) == [" Kibum DokaThe"]
 
 
-def test_the_object_is_the_last_of_equal_words(tokenizer: Tokenizer) -> None:
+def test_the_object_is_the_last_occurrence_of_its_word(tokenizer: Tokenizer) -> None:
     fact = Fact("Kibum lives in Kibum.", "Kibum", "lives in", "Kibum")
     assert bank([fact], tokenizer, fit="tail", L=2).objects_kept == 1
     assert bank([fact], tokenizer, fit="head", L=4).objects_kept == 0
@@ -86,7 +87,7 @@ def test_an_object_of_several_tokens_is_kept_whole_or_not_at_all(tokenizer: Toke
         assert kept == float(needed <= L)
 
 
-def test_objects_that_have_no_place_are_not_kept(tokenizer: Tokenizer) -> None:
+def test_objects_without_a_row_are_not_kept(tokenizer: Tokenizer) -> None:
     elsewhere = Fact("Doka owns a Kibum.", object="Lujom")
     assert bank([LONG, elsewhere, Fact("a.")], tokenizer, fit="object_first", L=8).objects_kept == 0.5
     assert bank([LONG] * 4, tokenizer, fit="object_first", L=8, N=1).objects_kept == 0.25
@@ -99,9 +100,7 @@ def test_objects_that_have_no_place_are_not_kept(tokenizer: Tokenizer) -> None:
     batch=st.integers(1, 5),
 )
 @settings(deadline=None, max_examples=40)
-def test_rows_are_what_a_loop_over_sentences_makes(
-    tokenizer: Tokenizer, words: list[list[str]], L: int, batch: int
-) -> None:
+def test_rows_equal_a_loop_over_sentences(tokenizer: Tokenizer, words: list[list[str]], L: int, batch: int) -> None:
     sentences = [" ".join(of_sentence) for of_sentence in words]
     encoded = [tokenizer.encode_one(sentence) for sentence in sentences]
     expected = {
@@ -123,7 +122,7 @@ def test_rows_are_what_a_loop_over_sentences_makes(
             assert (made.rows < tokenizer.size).all()
 
 
-def test_what_is_left_is_random_and_of_the_generator(tokenizer: Tokenizer) -> None:
+def test_unfilled_rows_are_random_and_seeded(tokenizer: Tokenizer) -> None:
     made = bank([LONG], tokenizer, fit="head", L=8, N=100)
     assert made.filled == 1
     assert len(np.unique(made.rows[1:])) > 300
@@ -133,7 +132,7 @@ def test_what_is_left_is_random_and_of_the_generator(tokenizer: Tokenizer) -> No
     assert empty.objects_kept is None
 
 
-def test_a_grid_holds_the_rows_of_the_order_elsewhere(tokenizer: Tokenizer) -> None:
+def test_grid_holds_the_rows_of_order_in_the_facts_cells(tokenizer: Tokenizer) -> None:
     """Every fact of a subject in one row, every one of a predicate in one column; the same rows, the same rest."""
     facts = [Fact(f"{s} {p} {o}.", s, p, o) for s in ("Doka", "Rutu", "Lo") for p, o in (("owns", "a"), ("is", "b"))]
     ordered, grid = (bank(facts, tokenizer, fit="head", L=8, layout=layout) for layout in ("order", "grid"))
@@ -143,7 +142,7 @@ def test_a_grid_holds_the_rows_of_the_order_elsewhere(tokenizer: Tokenizer) -> N
     assert (grid.filled, grid.objects_kept) == (ordered.filled, ordered.objects_kept) == (6, 1.0)
 
 
-def test_a_grid_of_chunks_keeps_a_facts_rows_together(tokenizer: Tokenizer) -> None:
+def test_grid_keeps_the_chunks_of_a_fact_together(tokenizer: Tokenizer) -> None:
     made = bank([LONG], tokenizer, fit="chunk", L=2, layout="grid", N=9)
     assert made.filled == 3
     assert [tokenizer.decode(row.tolist()) for row in made.rows[:3]] == ["Doka", " owns a", " Kibum."]
@@ -154,13 +153,13 @@ def test_a_grid_of_chunks_keeps_a_facts_rows_together(tokenizer: Tokenizer) -> N
     st.integers(4, 5),
 )
 @settings(deadline=None, max_examples=200)
-def test_cells_are_what_looking_for_the_next_free_one_finds(pairs: list[tuple[int, int]], n: int) -> None:
+def test_grid_cells_equal_the_oracle(pairs: list[tuple[int, int]], n: int) -> None:
     """0 stands for a part that a fact does not have."""
     facts = [Fact("a.", f"s{s}" if s else "", f"p{p}" if p else "") for s, p in pairs]
     assert grid_cells(facts, n=n).tolist() == layout_oracle.cells(facts, n=n)
 
 
-def test_a_full_grid_is_a_permutation() -> None:
+def test_grid_cells_of_a_full_grid_are_a_permutation() -> None:
     """Few predicates, so most columns are found by collision."""
     facts = [Fact("a.", f"s{s}", f"p{p}") for s in range(32_768) for p in range(8)]
     cells = grid_cells(facts, n=512)

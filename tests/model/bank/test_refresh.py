@@ -12,10 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bank import refresh
-from model.bank.bank_updater import Upkeep
+from model.bank import BankUpdater, Read, refresh
 from model.bank.encode import nearest_tokens, output_head
-from model.config.resolve import Config, resolve
+from model.config import Config, resolve
 from model.transformer import Output, Transformer, initialise
 from tests.model.test_training import SMALL, Listener, small, train
 from tests.oracles import variants as oracle
@@ -47,23 +46,31 @@ def forward(model: Transformer, optimizer: torch.optim.AdamW) -> Output:
     return output
 
 
+def refreshed(
+    model: Transformer, optimizer: torch.optim.AdamW, reads: list[Read], *, config: Config, step: int
+) -> None:
+    """One refresh of the model."""
+    about: dict[str, Any] = {"sub_keys": model.sub_keys, "table_VD": model.table.weight, "optimizer": optimizer}
+    refresh.refresh(model.bank, reads, **about, config=config, step=step)
+
+
 @pytest.mark.parametrize("memory", ["token", "vector", "hybrid"])
-def test_a_row_made_dead_is_selected_again(memory: str) -> None:
+def test_a_dead_row_is_reset_and_selected_again(memory: str) -> None:
     config, model, optimizer = with_a_dead_row(**{"model.memory": memory})
-    upkeep = Upkeep(config, model, optimizer)
+    updater = BankUpdater(config, model.bank, table_VD=model.table.weight, sub_keys=model.sub_keys, optimizer=optimizer)
     resets = []
     used = [torch.zeros_like(model.bank.idle_X2n, dtype=torch.bool) for _ in range(2)]  # an update each
     for step in range(6):
         reads = forward(model, optimizer).reads
-        upkeep.note(reads)
+        updater.note(reads)
         used[step // 3] |= torch.stack([read.counts_2n for read in reads]) > 0
         if step < 6 - 1:
             assert step >= 3 or not any(read.counts_2n[0, ROW] for read in reads), "the row is not dead to begin with"
         before = {name: value.clone() for name, value in model.named_parameters()}
         if (step + 1) % 3 == 0:
-            assert upkeep.due(step)
+            assert updater.due(step)
             dead = ~(used[0] | used[1]) if step // 3 else torch.zeros_like(used[0])
-            upkeep.update(step, reads)
+            updater.update(step, reads)
             resets.append(int(dead.sum()))
             for layer, dead_2n in zip(config.model.layers_with_memory, dead, strict=True):
                 name = f"blocks.{layer}.memory.keys_2nh"
@@ -77,11 +84,11 @@ def test_a_row_made_dead_is_selected_again(memory: str) -> None:
             assert all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
     assert resets[0] == 0, "one update is not two"
     assert resets[1] >= 2, "the row of either layer"
-    assert upkeep.metrics() == {"subkeys_refreshed": sum(resets)}
+    assert updater.metrics() == {"subkeys_refreshed": sum(resets)}
     assert all(read.counts_2n[0, ROW] > 0 for read in model(IDS).reads)
 
 
-def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
+def test_refresh_rewrites_only_unreachable_unfrozen_entries() -> None:
     config, model, optimizer = with_a_dead_row(**{"model.freeze_ratio": 0.375})
     reads = forward(model, optimizer).reads
     model.bank.idle_X2n.fill_(0)
@@ -89,7 +96,7 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
     model.bank.idle_X2n[:, 1, 6] = 5  # dead in both
     before = model.bank.tokens_NL.clone()
     reached = set(oracle.unreachable(model.bank.idle_X2n == 5))
-    refresh.refresh(model, optimizer, reads, config=config, step=0)
+    refreshed(model, optimizer, reads, config=config, step=0)
     changed = set((model.bank.tokens_NL != before).any(dim=1).nonzero().flatten().tolist())
     assert reached == {row * 8 + 6 for row in range(8)}
     assert changed == {s for s in reached if s >= config.model.frozen_entries == 24}
@@ -101,7 +108,7 @@ def test_an_entry_that_a_layer_still_reaches_keeps_its_content() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(after: int) -> None:
+def test_a_row_is_dead_after_refresh_after_unused_updates(after: int) -> None:
     """Seven updates of two micro-batches; every row's uses are drawn, and its idle updates counted by hand."""
     config, model, optimizer = with_a_dead_row(**{"model.refresh_after": after})
     reads = forward(model, optimizer).reads
@@ -111,9 +118,9 @@ def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(
         selected = [torch.rand(2, 2, 8, generator=generator) < 0.25 for _ in range(2)]
         for used_X2n in selected:
             noted = [replace(read, counts_2n=used_2n.float()) for read, used_2n in zip(reads, used_X2n, strict=True)]
-            refresh.note(model, noted)
+            refresh.note(model.bank, noted)
         keys = torch.stack([model.get_parameter(f"blocks.{layer}.memory.keys_2nh").clone() for layer in (0, 1)])
-        refresh.refresh(model, optimizer, reads, config=config, step=step)
+        refreshed(model, optimizer, reads, config=config, step=step)
         now = torch.stack([model.get_parameter(f"blocks.{layer}.memory.keys_2nh") for layer in (0, 1)])
         unused = torch.where(selected[0] | selected[1], 0, unused + 1)
         dead = unused >= after
@@ -122,36 +129,36 @@ def test_a_row_is_dead_when_it_was_unused_through_so_many_updates_and_no_sooner(
     assert int(model.bank.refreshed) == resets > 0
 
 
-def test_the_same_step_draws_the_same() -> None:
+def test_refresh_draws_are_a_function_of_the_step() -> None:
     states = []
     for step in (0, 0, 1):
         config, model, optimizer = with_a_dead_row()
         reads = forward(model, optimizer).reads
         model.bank.idle_X2n.fill_(5)
-        refresh.refresh(model, optimizer, reads, config=config, step=step)
+        refreshed(model, optimizer, reads, config=config, step=step)
         states.append(torch.cat([model.bank.tokens_NL.flatten().float(), *(p.flatten() for p in model.parameters())]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
 
-def test_the_bank_stays_as_it_was_filled_without_an_ema() -> None:
+def test_refresh_without_ema_leaves_the_bank_unchanged() -> None:
     config, model, optimizer = with_a_dead_row(**{"model.ema": "off"})
     before, keys = model.bank.tokens_NL.clone(), model.get_parameter("blocks.0.memory.keys_2nh").clone()
     reads = forward(model, optimizer).reads
     model.bank.idle_X2n.fill_(5)
-    refresh.refresh(model, optimizer, reads, config=config, step=0)
+    refreshed(model, optimizer, reads, config=config, step=0)
     assert torch.equal(model.bank.tokens_NL, before)
     assert not torch.equal(model.get_parameter("blocks.0.memory.keys_2nh"), keys)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**31), st.floats(0.1, 0.9))
-def test_unreachable_entries_are_those_without_a_way(X: int, n: int, seed: int, share: float) -> None:
+def test_unreachable_entries_equal_the_oracle(X: int, n: int, seed: int, share: float) -> None:
     dead = torch.rand(X, 2, n, generator=torch.Generator().manual_seed(seed)) < share
     assert refresh._unreachable(dead).tolist() == oracle.unreachable(dead)
 
 
-def test_a_run_says_how_many_were_reset(tmp_path: Path) -> None:
+def test_a_run_reports_the_number_of_reset_sub_keys(tmp_path: Path) -> None:
     config = small(model__refresh="frequency", model__refresh_after=1, model__ema_update_freq=1)
     listener = Listener()
     result = train(config, listener, checkpoint_dir=tmp_path)

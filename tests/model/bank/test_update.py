@@ -15,8 +15,8 @@ from model.bank.encode import encode, output_head, self_encode_rate
 from model.bank.memory import Read
 from model.bank.memory_bank import CONTENTS, MemoryBank
 from model.bank.product_key import Selection, cosine_factors, normalise_halves, retrieve
-from model.config.resolve import ModelConfig, resolve
-from model.cost.estimate import bank_bytes
+from model.config import ModelConfig, resolve
+from model.cost.formulas import bank_bytes
 from tests.model.bank.test_token_memory import random_selection
 from tests.oracles import variants as oracle
 
@@ -117,7 +117,7 @@ def test_vectors_equal_the_literal_update(frozen: int, ema_rescale: str, chunk_b
     memory=st.sampled_from(["token", "hybrid"]),
     rescale=st.sampled_from(["none", "match_norm"]),
 )
-def test_the_cache_equals_places_kept_by_hand(
+def test_the_feature_cache_equals_the_oracle(
     capacity: int, seeds: list[int], chunk_bytes: int, memory: str, rescale: str
 ) -> None:
     """Updates of few entries each, so that places are kept, taken over and missed."""
@@ -144,7 +144,7 @@ def test_the_cache_equals_places_kept_by_hand(
             torch.testing.assert_close(bank.residual_NR, literal.residual_NR)
 
 
-def test_the_budget_of_the_cache_is_one_of_bytes() -> None:
+def test_cache_mib_bounds_the_bytes_of_the_feature_cache() -> None:
     config = configured(dim=512, n_heads=8, knowledge_num=1_048_576, ema_state="sparse_cache", cache_mib=8)
     assert config.cached_entries == 8 * 2**20 // (4 * L * 512)
     bank = MemoryBank(config)
@@ -155,14 +155,14 @@ def test_the_budget_of_the_cache_is_one_of_bytes() -> None:
     "overrides",
     [{}, {"memory": "vector"}, {"memory": "hybrid"}, {"ema_state": "sparse_cache"}, {"memory": "none"}],
 )
-def test_a_banks_bytes_are_what_is_estimated(overrides: dict[str, Any]) -> None:
+def test_bank_bytes_equal_the_buffers(overrides: dict[str, Any]) -> None:
     config = configured(**overrides)
     names = (*CONTENTS, "cache_features_CLD", "cache_entry_C", "cache_used_C", "cache_slot_N")
     held = [buffer for name, buffer in MemoryBank(config).named_buffers() if name in names]
     assert bank_bytes(config) == sum(buffer.numel() * buffer.element_size() for buffer in held)
 
 
-def test_the_sketch_is_orthonormal_and_of_the_seed() -> None:
+def test_the_sketch_is_orthonormal_and_seeded() -> None:
     one, same, other = (MemoryBank(configured(memory="hybrid")) for _ in range(3))
     for bank, seed in ((one, 1), (same, 1), (other, 2)):
         bank.initialise(seed=seed)
@@ -172,7 +172,7 @@ def test_the_sketch_is_orthonormal_and_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("query_norm", ["none", "layer", "cosine"])
-def test_vectors_begin_as_large_as_queries(query_norm: str) -> None:
+def test_initial_vectors_have_the_variance_of_queries(query_norm: str) -> None:
     from model.transformer import Transformer, initialise
 
     model = Transformer(configured(memory="vector", query_norm=query_norm, dim=64, knowledge_dim=512))
@@ -206,7 +206,7 @@ def test_cosine_retrieval_equals_an_exhaustive_top_k(n: int, K: int, half: int, 
         assert found.index_BTK[position].tolist() == indices.tolist()
 
 
-def test_everything_frozen_changes_nothing() -> None:
+def test_a_frozen_bank_does_not_change() -> None:
     config = configured(freeze_ratio=1.0)
     bank, before = make_bank(config), make_bank(config)
     stats = update_bank(bank, make_reads(width=D), table_VD=make_table(), config=config)
@@ -217,7 +217,7 @@ def test_everything_frozen_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("memory", ["token", "vector"])
-def test_at_a_decay_of_0_there_is_no_ratio_to_what_was(memory: str) -> None:
+def test_ema_scale_ratio_is_absent_at_a_decay_of_0(memory: str) -> None:
     config = configured(memory=memory, ema_decay=0.0)
     reads = make_reads(width=6 if memory == "vector" else D)
     stats = update_bank(make_bank(config), reads, table_VD=make_table(), config=config)
@@ -226,14 +226,14 @@ def test_at_a_decay_of_0_there_is_no_ratio_to_what_was(memory: str) -> None:
 
 
 @pytest.mark.parametrize("entries", [49, 100, 961, 1024, 1_048_576])
-def test_a_ratio_of_k_rows_protects_k_rows(entries: int) -> None:
+def test_freeze_ratio_of_k_rows_freezes_k_rows(entries: int) -> None:
     for rows in range(0, entries + 1, 1 + entries // 1000):
         config = configured(knowledge_num=entries, freeze_ratio=rows / entries)
         assert config.frozen_entries == rows
     assert configured(knowledge_num=entries, freeze_ratio=1.5 / entries).frozen_entries == 1
 
 
-def test_metrics_are_means_over_the_slots_of_all_updates() -> None:
+def test_update_metrics_are_means_over_the_slots_of_all_updates() -> None:
     one = UpdateStats(2, 8, torch.tensor(4.0), torch.tensor(2))
     two = UpdateStats(4, 16, torch.tensor(8.0), torch.tensor(1))
     expected = {"entries_updated": 3.0, "ema_scale_ratio": 12 / 24, "token_flip_rate": 3 / 24}
@@ -241,7 +241,7 @@ def test_metrics_are_means_over_the_slots_of_all_updates() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dot", "cosine"])
-def test_an_update_by_nothing_is_the_self_encoding(kind: str) -> None:
+def test_encode_at_a_decay_of_1_equals_the_self_encode_rate(kind: str) -> None:
     table = torch.randn(12, 4, generator=torch.Generator().manual_seed(4))
     table[3] *= 10
     head = output_head(table, configured(encode=kind))

@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from benchmarks import _allocator
 from model.api import Config, ConfigError, estimate, footprint, resolve
 from model.bank import product_key
-from model.cost.estimate import GIB, bank_bytes
 from model.cost.fake_step import trace_step
+from model.cost.formulas import GIB, bank_bytes
 from model.trainer import Trainer, _Window  # pyright: ignore[reportPrivateUsage]
 from tests import ROOT
 from tests.model.probes import peak_bytes
@@ -33,7 +33,7 @@ SMALL = {
 def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions are made anew; tokenizers too."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("model.cost.footprint._KNOWN", {})
+    monkeypatch.setattr("model.cost.peak_memory._KNOWN", {})
 
 
 def small(**overrides: Any) -> Config:
@@ -54,12 +54,12 @@ def small(**overrides: Any) -> Config:
     ],
     ids=str,
 )
-def test_a_steps_peak_is_what_the_allocator_says(
+def test_the_predicted_peak_of_a_step_equals_the_allocators(
     keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(**keys)
     trainer = Trainer(config, checkpoint_dir=tmp_path)
-    monkeypatch.setattr(trainer.upkeep, "due", lambda _: False)
+    monkeypatch.setattr(trainer.bank_updater, "due", lambda _: False)
     window, steps = _Window(trainer.device), config.train.accumulation_steps
     for step in range(steps):  # makes AdamW's moments
         trainer._step(step, window)
@@ -85,7 +85,7 @@ def test_weights_gradients_and_moments_are_sixteen_bytes_a_parameter() -> None:
     assert found.peak_gib == pytest.approx(sum(found.parts.values()))
 
 
-def test_a_card_takes_what_no_program_sees() -> None:
+def test_a_footprint_on_cuda_has_kernels_rounding_context_and_ranks() -> None:
     found, one = footprint(small()), footprint(small(), ranks=2)
     assert {"kernels", "rounding", "context", "ranks"} <= found.parts.keys()
     assert found.reserved_gib == pytest.approx(found.peak_gib - found.parts["context"])
@@ -94,7 +94,7 @@ def test_a_card_takes_what_no_program_sees() -> None:
     assert "context" not in footprint(small(), device="cpu").parts
 
 
-def test_checkpointing_and_bf16_take_less() -> None:
+def test_gradient_checkpointing_and_bf16_reduce_activations() -> None:
     kept = footprint(small(model__n_layers=4), device="cuda").parts["activations"]
     assert footprint(small(model__n_layers=4, train__gradient_checkpointing="on")).parts["activations"] < kept
     assert footprint(small(model__n_layers=4, train__precision="fp32")).parts["activations"] > kept
@@ -115,7 +115,7 @@ def test_checkpointing_and_bf16_take_less() -> None:
     ),
     device=st.sampled_from(["cuda", "cpu"]),
 )
-def test_it_never_fails_and_grows_with_the_batch(batch: int, keys: dict[str, Any], device: Any) -> None:
+def test_footprint_never_fails_and_grows_with_the_batch(batch: int, keys: dict[str, Any], device: Any) -> None:
     try:
         less, more = (small(**keys, train__batch_size=size) for size in (batch, 2 * batch))
     except ConfigError:
@@ -124,7 +124,7 @@ def test_it_never_fails_and_grows_with_the_batch(batch: int, keys: dict[str, Any
     assert 0 < footprint(less, device=device).peak_gib <= footprint(more, device=device).peak_gib * 1.0001
 
 
-def test_nothing_fake_is_left_behind() -> None:
+def test_footprint_leaves_no_fake_tensors() -> None:
     kept = FakeTensor.tolist
     footprint(small(), device="cpu")
     assert FakeTensor.tolist is kept
@@ -132,7 +132,7 @@ def test_nothing_fake_is_left_behind() -> None:
     assert not isinstance(product_key._candidate_pairs(8, torch.device("cpu")), FakeTensor)
 
 
-def test_it_is_cached_and_a_broken_cache_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_footprint_is_cached_and_a_broken_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small()
     said = footprint(config, device="cpu")
     (path,) = (tmp_path / "cache" / "ablate" / "footprints").iterdir()
@@ -143,11 +143,11 @@ def test_it_is_cached_and_a_broken_cache_is_passed_over(tmp_path: Path, monkeypa
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == [str(said.peak_gib), "False"]
     path.write_text('{"weights": 1', encoding="utf-8")
-    monkeypatch.setattr("model.cost.footprint._KNOWN", {})
+    monkeypatch.setattr("model.cost.peak_memory._KNOWN", {})
     assert footprint(config, device="cpu") == said
 
 
-def test_keys_that_change_no_size_change_no_prediction(tmp_path: Path) -> None:
+def test_keys_that_change_no_size_share_a_cached_footprint(tmp_path: Path) -> None:
     for keys in ({}, {"model__ema_decay": 0.5}, {"train__lr": 1e-4}, {"train__seed": 3}):
         footprint(small(**keys), device="cpu")
     assert len(list((tmp_path / "cache" / "ablate" / "footprints").iterdir())) == 1
@@ -185,7 +185,7 @@ ON_THE_PAGE = {
 }
 
 
-def test_the_table_of_the_page_is_what_is_predicted() -> None:
+def test_the_table_of_memory_md_is_what_footprint_predicts() -> None:
     lines = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     header, *others = (row for row in rows if row[1:] and not row[0].startswith("-"))

@@ -55,7 +55,7 @@ def test_every_token_is_a_target_once_and_what_fits_stays_whole(lengths: list[in
 
 @given(lengths=st.lists(st.integers(1, 12), max_size=60), capacity=st.integers(12, 30))
 @settings(deadline=None)
-def test_rows_are_as_full_as_literal_best_fit_leaves_them(lengths: list[int], capacity: int) -> None:
+def test_best_fit_equals_the_literal_algorithm(lengths: list[int], capacity: int) -> None:
     rows = best_fit(np.array(lengths, dtype=np.int64), capacity=capacity)
     filled = np.bincount(rows, weights=np.array(lengths, dtype=np.float64)).astype(int).tolist() if lengths else []
     assert sorted(filled) == oracle.row_sizes(lengths, capacity=capacity)
@@ -63,7 +63,7 @@ def test_rows_are_as_full_as_literal_best_fit_leaves_them(lengths: list[int], ca
 
 @given(lengths=corpora, batch_size=st.integers(1, 7), world=st.integers(1, 4), step=st.integers(0, 50))
 @settings(deadline=None)
-def test_any_step_is_found_without_those_before_it(lengths: list[int], batch_size: int, world: int, step: int) -> None:
+def test_a_batch_depends_on_its_step_only(lengths: list[int], batch_size: int, world: int, step: int) -> None:
     documents = distinct_tokens(lengths)
     arguments = {"seq_len": 8, "batch_size": batch_size, "seed": 3, "eos_id": EOS, "pad_id": PAD}
     walked = Batches(documents, **arguments)
@@ -78,7 +78,7 @@ def test_any_step_is_found_without_those_before_it(lengths: list[int], batch_siz
     np.testing.assert_array_equal(resumed.batch(step)[0], x)
 
 
-def test_epochs_follow_one_another_without_a_gap_and_each_in_its_own_order() -> None:
+def test_epochs_are_contiguous_and_shuffled() -> None:
     documents = distinct_tokens([7] * 10)
     batches = Batches(documents, seq_len=8, batch_size=4, seed=0, eos_id=EOS, pad_id=PAD)
     assert batches.rows_per_epoch == 10
@@ -98,7 +98,7 @@ def test_a_budget_in_epochs_is_a_number_of_steps(epochs: float, steps: int) -> N
 
 @given(lengths=corpora, max_tokens=st.integers(1, 300))
 @settings(deadline=None)
-def test_validation_reads_whole_documents_from_the_first_on(lengths: list[int], max_tokens: int) -> None:
+def test_fixed_rows_hold_the_first_whole_documents(lengths: list[int], max_tokens: int) -> None:
     documents = distinct_tokens(lengths)
     x, y, used = fixed_rows(documents, seq_len=8, eos_id=EOS, pad_id=PAD, max_tokens=max_tokens)
     targets = Counter(y[y != IGNORED].tolist())
@@ -108,7 +108,7 @@ def test_validation_reads_whole_documents_from_the_first_on(lengths: list[int], 
     assert (x[:, 0] == EOS).all()
 
 
-def test_a_document_that_spells_out_its_end_gets_no_second_one() -> None:
+def test_a_document_that_ends_in_eos_gets_no_second_eos() -> None:
     ended = end_documents([[5, 6, EOS], [7], []], eos_id=EOS)
     assert [ended[d].tolist() for d in range(len(ended))] == [[5, 6, EOS], [7, EOS], [EOS]]
     assert ended.ids.dtype == np.int32

@@ -9,8 +9,8 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from model.config.resolve import ConfigError, resolve
-from model.data.corpus import content_hash, load
+from model.config import ConfigError, resolve
+from model.data import content_hash, load_documents
 from model.data.facts import Fact
 from model.outcome import DataError
 
@@ -32,33 +32,33 @@ def test_jsonl_plain_and_compressed_read_alike(tmp_path: Path) -> None:
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(Path(plain).read_bytes()))
     val = write_jsonl(tmp_path / "val.jsonl", ["held out"])
-    documents = load(resolve("tiny", jsonl(plain, val=val)))
+    documents = load_documents(resolve("tiny", jsonl(plain, val=val)))
     assert documents.train == tuple(TEXTS)
     assert documents.val == ("held out",)
-    assert load(resolve("tiny", jsonl(str(packed), val=val))).train == documents.train
+    assert load_documents(resolve("tiny", jsonl(str(packed), val=val))).train == documents.train
 
 
 def test_a_byte_order_mark_and_blank_lines_are_no_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}\n\n')
-    assert load(resolve("tiny", jsonl(str(path), val=str(path)))).train == ("one", "two")
+    assert load_documents(resolve("tiny", jsonl(str(path), val=str(path)))).train == ("one", "two")
 
 
-def test_the_held_out_share_is_the_same_for_all_seeds_and_keeps_copies_together(tmp_path: Path) -> None:
+def test_the_held_out_share_is_independent_of_the_seed_and_keeps_copies_together(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [*TEXTS, *TEXTS])
-    documents = load(resolve("tiny", jsonl(path, val_fraction=0.25)))
+    documents = load_documents(resolve("tiny", jsonl(path, val_fraction=0.25)))
     assert len(documents.val) == 10
     assert not set(documents.train) & set(documents.val)
     assert len(documents.train) == 60
     assert list(documents.train) == [text for text in [*TEXTS, *TEXTS] if text not in documents.val]
-    assert load(resolve("tiny", jsonl(path, val_fraction=0.25) | {"train.seed": 7})).val == documents.val
-    assert len(load(resolve("tiny", jsonl(path, val_fraction=0.001))).val) == 1
+    assert load_documents(resolve("tiny", jsonl(path, val_fraction=0.25) | {"train.seed": 7})).val == documents.val
+    assert len(load_documents(resolve("tiny", jsonl(path, val_fraction=0.001))).val) == 1
 
 
 def test_one_document_cannot_be_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ["same", "same"])
     with pytest.raises(DataError, match=r"needs two different documents at least, .*; give more documents"):
-        load(resolve("tiny", jsonl(path)))
+        load_documents(resolve("tiny", jsonl(path)))
 
 
 BROKEN_LINES = {
@@ -87,7 +87,7 @@ def test_a_broken_line_is_named(tmp_path: Path, rule: str, line: bytes, *, packe
     path = tmp_path / ("a.jsonl.gz" if packed else "a.jsonl")
     path.write_bytes(gzip.compress(content) if packed else content)
     config = resolve("tiny", jsonl(str(path)))
-    for read in (content_hash, load):
+    for read in (content_hash, load_documents):
         with pytest.raises(DataError) as caught:
             read(config)
         assert (caught.value.path, caught.value.line) == (str(path), 3)
@@ -126,10 +126,10 @@ def test_knowledge_in_both_formats(tmp_path: Path) -> None:
     path = tmp_path / "k.json"
     config = resolve("tiny", {"data.corpus": "pydoc", "data.knowledge": str(path)})
     path.write_text(json.dumps([{"target": [SEA_BASS | {"uuid": "1"}, {"sentence": "b.", "object": None}]}]))
-    wrapped = load(config).knowledge
+    wrapped = load_documents(config).knowledge
     assert wrapped == (Fact(**SEA_BASS), Fact("b."))
     path.write_text(json.dumps([SEA_BASS, {"sentence": "b."}]))
-    assert load(config).knowledge == wrapped
+    assert load_documents(config).knowledge == wrapped
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_knowledge_in_both_formats(tmp_path: Path) -> None:
 def test_broken_knowledge_is_named(tmp_path: Path, content: str, line: int, rule: str) -> None:
     path = tmp_path / "k.json"
     path.write_text(content)
-    for read in (content_hash, load):
+    for read in (content_hash, load_documents):
         with pytest.raises(DataError) as caught:
             read(resolve("tiny", {"data.knowledge": str(path)}))
         assert (caught.value.path, caught.value.line) == (str(path), line)
@@ -164,22 +164,22 @@ def test_a_tokenizer_that_does_not_fit_is_found_before_a_study_starts(tmp_path: 
 
 
 def test_pydoc_is_cut_between_paragraphs_and_loses_none() -> None:
-    documents = load(resolve("tiny", {"data.corpus": "pydoc"}))
+    documents = load_documents(resolve("tiny", {"data.corpus": "pydoc"}))
     assert not set(documents.train) & set(documents.val)
     assert 0.04 < len(documents.val) / (len(documents.train) + len(documents.val)) < 0.06
     told = {part for text in documents.train + documents.val for part in text.split("\n\n")}
     assert {part.strip("\n") for topic in topics.values() for part in topic.split("\n\n")} - {""} == told
 
 
-def test_facts_are_the_world_of_the_trials_seed() -> None:
-    one, same, other = (load(resolve("tiny", {"train.seed": seed})) for seed in (0, 0, 1))
+def test_the_corpus_facts_depends_on_the_seed_and_its_hash_does_not() -> None:
+    one, same, other = (load_documents(resolve("tiny", {"train.seed": seed})) for seed in (0, 0, 1))
     assert one == same
     assert one.train != other.train
     assert one.data_hash == other.data_hash
     assert {probe.kind for probe in one.probes} == {"seen", "heldout", "kb_only"}
 
 
-def test_the_hash_is_that_of_all_that_is_read_and_of_nothing_else(tmp_path: Path) -> None:
+def test_data_hash_depends_on_everything_read_and_nothing_else(tmp_path: Path) -> None:
     train, val = write_jsonl(tmp_path / "a.jsonl", TEXTS), write_jsonl(tmp_path / "b.jsonl", ["other"])
     copy = write_jsonl(tmp_path / "copy.jsonl", TEXTS)
     knowledge = tmp_path / "k.json"
@@ -201,4 +201,4 @@ def test_the_hash_is_that_of_all_that_is_read_and_of_nothing_else(tmp_path: Path
     assert all(len(one) == 16 and int(one, 16) >= 0 for one in hashes)
     assert content_hash(resolve("tiny", {"model.dim": 64, "train.seed": 5, "train.lr": 0.1})) == hashes[0]
     assert content_hash(resolve("tiny", jsonl(copy))) == content_hash(resolve("tiny", jsonl(train)))
-    assert load(resolve("tiny", jsonl(train))).data_hash == content_hash(resolve("tiny", jsonl(train)))
+    assert load_documents(resolve("tiny", jsonl(train))).data_hash == content_hash(resolve("tiny", jsonl(train)))

@@ -17,7 +17,7 @@ def drawn() -> World:
     return world(0, **SIZES)
 
 
-def test_the_seed_is_the_world(drawn: World) -> None:
+def test_the_seed_determines_the_world(drawn: World) -> None:
     assert world(0, **SIZES) == drawn
     other = world(1, **SIZES)
     assert {fact.sentence for fact in other.knowledge} != {fact.sentence for fact in drawn.knowledge}
@@ -47,14 +47,14 @@ def test_knowledge_is_split_into_trained_and_hidden_facts(drawn: World) -> None:
     assert len(drawn.train) == len(set(drawn.train)) == 5 * len(trained)
 
 
-def test_a_held_out_wording_is_seen_with_other_facts(drawn: World) -> None:
+def test_held_out_wordings_are_trained_with_other_facts(drawn: World) -> None:
     for relation in language.RELATIONS:
         for wording in relation.wordings:
             begin, end = wording.split("{s}")
             assert any(text.startswith(begin) and end in text for text in drawn.train)
 
 
-def test_probes_ask_what_their_kind_says(drawn: World) -> None:
+def test_probes_match_their_kind(drawn: World) -> None:
     by_kind = defaultdict(list)
     for probe in drawn.probes:
         by_kind[probe.kind].append(f"{probe.prefix}{probe.object}.")
@@ -78,7 +78,7 @@ def test_no_two_relations_share_an_object_or_a_wording() -> None:
 
 
 @pytest.mark.parametrize("heldout", [0.0, 0.99])
-def test_the_smallest_world_still_trains_on_something(heldout: float) -> None:
+def test_the_smallest_world_has_training_text(heldout: float) -> None:
     tiny = world(0, entities=2, relations=1, objects=2, heldout=heldout)
     assert tiny.train
     assert tiny.val

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config.resolve import Config, ConfigError, resolve
-from model.data import language, tokenizer
-from model.data.corpus import Documents, load
+from model.config import Config, ConfigError, resolve
+from model.data import Documents, language, load_documents, tokenizer
 from model.data.datafiles import EOS, PAD, START
 from model.data.tokenizer import Tokenizer, load_or_train
 from model.outcome import DataError
@@ -22,7 +21,7 @@ from model.outcome import DataError
 
 def trained(cache_dir: Path, **overrides: object) -> Tokenizer:
     config = resolve("tiny", {f"data.{key}": value for key, value in overrides.items()})
-    return load_or_train(config, load(config), cache_dir=cache_dir)
+    return load_or_train(config, load_documents(config), cache_dir=cache_dir)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,14 @@ def of_facts(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 @settings(deadline=None)
-def test_any_text_comes_back(of_facts: Tokenizer, text: str) -> None:
+def test_encode_and_decode_are_inverse(of_facts: Tokenizer, text: str) -> None:
     ids = of_facts.encode_one(text)
     assert of_facts.decode(ids, skip_special=False) == text
     assert of_facts.encode([text, "a"])[0] == ids
     assert all(0 <= i < of_facts.size for i in ids)
 
 
-def test_special_tokens_are_where_they_should_be(of_facts: Tokenizer) -> None:
+def test_special_tokens_have_their_ids(of_facts: Tokenizer) -> None:
     assert of_facts.encode_one(PAD) == [of_facts.pad_id]
     assert of_facts.encode_one(EOS) == [of_facts.eos_id]
     assert of_facts.decode([*of_facts.encode_one("a"), of_facts.eos_id]) == "a"
@@ -54,9 +53,9 @@ def test_documents_end_in_eos(of_facts: Tokenizer, monkeypatch: pytest.MonkeyPat
     assert len(of_facts.encode_documents([])) == 0
 
 
-def test_a_probe_is_cut_where_running_text_is(of_facts: Tokenizer) -> None:
+def test_probes_have_the_tokens_of_running_text(of_facts: Tokenizer) -> None:
     config = resolve("tiny", {})
-    for probe in load(config).probes[:200]:
+    for probe in load_documents(config).probes[:200]:
         whole = of_facts.encode_one(f"{probe.prefix}{probe.object}.")
         assert whole == [
             *of_facts.encode_one(probe.prefix),
@@ -70,16 +69,16 @@ def test_a_probe_is_cut_where_running_text_is(of_facts: Tokenizer) -> None:
 def test_worlds_of_all_seeds_share_one_tokenizer(tmp_path: Path) -> None:
     for seed in (0, 1):
         config = resolve("tiny", {"train.seed": seed})
-        load_or_train(config, load(config), cache_dir=tmp_path)
+        load_or_train(config, load_documents(config), cache_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_training_is_deterministic_over_processes(tmp_path: Path) -> None:
     program = (
-        "import hashlib, pathlib, sys; from model.config import resolve; from model.corpus import load\n"
-        "from model.tokenizer import load_or_train\n"
+        "import hashlib, pathlib, sys; from model.config import resolve; from model.data import load_documents\n"
+        "from model.data.tokenizer import load_or_train\n"
         "config = resolve('tiny', {'data.corpus': 'pydoc'})\n"
-        "trained = load_or_train(config, load(config), cache_dir=pathlib.Path(sys.argv[1]))\n"
+        "trained = load_or_train(config, load_documents(config), cache_dir=pathlib.Path(sys.argv[1]))\n"
         "print(hashlib.sha256(trained.to_json().encode()).hexdigest())"
     )
     # Side by side, with and without the library's own threads, into one cache and into another.
@@ -100,7 +99,7 @@ def test_training_is_deterministic_over_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "empty", "binary"])
-def test_a_damaged_cache_is_trained_over(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_tokenizer_cache_is_replaced(tmp_path: Path, damage: str) -> None:
     good = trained(tmp_path).to_json()
     (cached,) = tmp_path.iterdir()
     whole = cached.read_bytes()
@@ -110,19 +109,19 @@ def test_a_damaged_cache_is_trained_over(tmp_path: Path, damage: str) -> None:
     assert cached.read_bytes() == whole
 
 
-def test_the_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_tokenizer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = trained(tmp_path).to_json()
     monkeypatch.setattr(tokenizer, "_train", None)
     assert trained(tmp_path).to_json() == good
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_survived(tmp_path: Path) -> None:
+def test_an_unwritable_tokenizer_cache_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="tokenizer not cached"):
         assert trained(tmp_path / "file").size > 259
 
 
-def test_a_given_tokenizer_is_taken_as_it_is_but_never_cuts_or_pads(of_facts: Tokenizer, tmp_path: Path) -> None:
+def test_a_given_tokenizer_neither_truncates_nor_pads(of_facts: Tokenizer, tmp_path: Path) -> None:
     content = json.loads(of_facts.to_json())
     content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     path = tmp_path / "tokenizer.json"
@@ -160,7 +159,7 @@ def test_a_given_tokenizer_must_fit_the_embedding(of_facts: Tokenizer, tmp_path:
 
 
 @pytest.mark.parametrize(("content", "line"), [("{}", 1), ("[1, 2]", 1), ('{\n"model": }', 2), ("", 1)])
-def test_a_file_that_is_no_tokenizer_is_said_to_be_none(tmp_path: Path, content: str, line: int) -> None:
+def test_a_file_that_is_no_tokenizer_is_an_error(tmp_path: Path, content: str, line: int) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(DataError, match=r"not (JSON|a tokenizer)") as caught:

@@ -1,4 +1,4 @@
-"""What a trained model is asked: loss, use of the bank, facts, continuations, samples."""
+"""What a trained model is measured by: loss, use of the bank, facts, continuations, samples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from model.bank.product_key import Selection
 from model.data.batches import fixed_rows
 from model.data.facts import Probe
 from model.data.tokenizer import Tokenizer
-from model.evaluate import probes
-from model.evaluate.evaluator import Examiner
+from model.evaluate import Evaluator, probes
 from model.evaluate.generate import generate, text_metrics
 from model.evaluate.losses import Usage, bank_use, continuation_nats, text_loss
 from model.transformer import Transformer, initialise
@@ -32,7 +31,7 @@ def tiny_model(memory: str = "token") -> Transformer:
     return model
 
 
-def test_an_intervention_leaves_the_model_as_it_was() -> None:
+def test_bank_use_leaves_the_model_unchanged() -> None:
     model = tiny_model()
     documents = [[token] * 6 + [2] for token in range(5, 40)]
     rows = fixed_rows(documents, seq_len=32, eos_id=2, pad_id=0, max_tokens=200)
@@ -48,14 +47,14 @@ def test_an_intervention_leaves_the_model_as_it_was() -> None:
     assert usage.counts_XN.sum().item() == rows.x.size * 4 * 2
 
 
-def test_a_read_of_zero_is_the_blind_layer() -> None:
+def test_a_zero_read_equals_the_blind_layer() -> None:
     token, blind = tiny_model(), tiny_model("blind")
     ids = torch.arange(20)[None]
     zeroed = token(ids, None, torch.zeros(2, 32)).hidden_BTD
     torch.testing.assert_close(zeroed, blind(ids).hidden_BTD)
 
 
-def test_the_future_does_not_reach_the_past() -> None:
+def test_attention_is_causal() -> None:
     model = tiny_model()
     ids = torch.randint(0, 512, (1, 16), generator=torch.Generator().manual_seed(0))
     changed = ids.clone()
@@ -65,7 +64,7 @@ def test_the_future_does_not_reach_the_past() -> None:
     assert not torch.allclose(before[:, 10:], after[:, 10:])
 
 
-def test_continuations_cost_what_their_tokens_cost() -> None:
+def test_continuation_nats_equal_the_sum_of_token_costs() -> None:
     model = tiny_model()
     pairs = [([2, 5, 6], [7, 8]), ([2, 9], [10, 11, 12, 2])]
     nats = continuation_nats(model, pairs, batch_size=2, seq_len=32)
@@ -76,7 +75,7 @@ def test_continuations_cost_what_their_tokens_cost() -> None:
         torch.testing.assert_close(cost, expected)
 
 
-def test_generation_continues_each_prompt_as_if_alone() -> None:
+def test_generation_of_a_batch_equals_generation_of_each_prompt() -> None:
     model, prompts = tiny_model(), [[2, 5, 6, 7], [2, 9]]
     arguments: dict[str, Any] = {"new_tokens": 6, "temperature": 0.0, "eos_id": 2, "pad_id": 0, "seq_len": 32}
     together = generate(model, prompts, generator=torch.Generator(), **arguments)
@@ -85,18 +84,18 @@ def test_generation_continues_each_prompt_as_if_alone() -> None:
     assert all(1 <= len(tokens) <= 6 for tokens in together)
 
 
-def test_text_metrics_on_texts_counted_by_hand() -> None:
+def test_text_metrics_equal_counts_by_hand() -> None:
     metrics = text_metrics([[5, 6, 5, 6, 2], [7, 8]], eos_id=2)
     assert metrics == {"eos_rate": 0.5, "distinct_2": 4 / 5, "repetition_rate": 2 / 7}
 
 
-def test_prompts_are_held_out_documents_cut_in_two(tmp_path: Path) -> None:
+def test_prompts_and_continuations_are_held_out_documents(tmp_path: Path) -> None:
     from model.trainer import Trainer
 
     trainer = Trainer(small(), checkpoint_dir=tmp_path)
-    examiner: Examiner = trainer.examiner
-    texts = [examiner.tokenizer.decode(prompt + rest) for prompt, rest in examiner.prompts]
-    assert texts == list(examiner.documents.val[: len(texts)])
+    evaluator: Evaluator = trainer.evaluator
+    texts = [evaluator.tokenizer.decode(prompt + rest) for prompt, rest in evaluator.prompts]
+    assert texts == list(evaluator.documents.val[: len(texts)])
 
 
 def test_read_entropy_is_the_mean_over_positions_and_layers() -> None:
@@ -125,9 +124,7 @@ def test_read_entropy_is_the_mean_over_positions_and_layers() -> None:
     ([1.0, 1.0, 3.0, 2.0, 2.0, 2.0], 0.5 * (1 / 2 + 1 / 3)),
     ([2.0, 1.0, 1.0, 1.0, 1.0, 1.0], 0.5 * (0 + 1 / 3)),
 ])  # fmt: skip
-def test_of_objects_that_come_first_alike_each_has_its_share(
-    costs: list[float], accuracy: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tied_objects_share_the_accuracy(costs: list[float], accuracy: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two questions with three objects each, the first of which is right."""
     questions = [Probe("Who?", " a", (" a", " b", " c"), "seen") for _ in range(2)]
     tokenizer = cast(Tokenizer, SimpleNamespace(eos_id=2, encode_one=lambda _: [5], encode=lambda _: [[6]] * 3))
@@ -137,7 +134,7 @@ def test_of_objects_that_come_first_alike_each_has_its_share(
     assert found["fact_nll"] == pytest.approx((costs[0] + costs[3]) / 2)
 
 
-def test_a_model_that_knows_nothing_is_right_by_chance() -> None:
+def test_a_uniform_model_has_chance_accuracy() -> None:
     """All logits are the same: every object of equal length costs the same."""
     model = tiny_model()
     with torch.no_grad():
@@ -150,13 +147,13 @@ def test_a_model_that_knows_nothing_is_right_by_chance() -> None:
     assert found["fact_accuracy_heldout"] == 1 / 4
 
 
-def test_rows_of_the_table_that_are_no_tokens_do_not_count_as_encoded(tmp_path: Path) -> None:
+def test_self_encode_rate_ignores_table_rows_without_a_token(tmp_path: Path) -> None:
     from model.trainer import Trainer
 
     trainer = Trainer(small(model__vocab_size=2048, model__encode="cosine"), checkpoint_dir=tmp_path)
-    size, table_VD = trainer.examiner.tokenizer.size, trainer.model.table.weight
+    size, table_VD = trainer.evaluator.tokenizer.size, trainer.model.table.weight
     assert size < 2048
     with torch.no_grad():
         table_VD[size:] = table_VD[0]  # nearest to token 0, every one of them
-    found = trainer.examiner.validate(trainer.model, autocast=nullcontext)
+    found = trainer.evaluator.validate(trainer.model, autocast=nullcontext)
     assert found["self_encode_rate"] == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""One rank has nobody to speak with."""
+"""A single rank communicates with no other."""
 
 
 def is_initialized() -> bool:

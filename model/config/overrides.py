@@ -1,8 +1,4 @@
-"""What one training run is: a frozen, validated configuration. Imports no torch, so a plan costs no start-up time.
-
-Keys and types stand in model/settings.py, the rules that tie values together in model/rules.py; here presets and
-overrides become a `Config`, and every error says the key, the value, the rule and the cure.
-"""
+"""Presets and dotted overrides become a `Config`: frozen and validated, or an error with key, value, rule and hint."""
 
 from __future__ import annotations
 
@@ -21,18 +17,10 @@ from model.config.settings import (
     ConfigError,
     DataConfig,
     EvalConfig,
-    Memory,
     ModelConfig,
     Section,
     TrainConfig,
 )
-
-__all__ = [
-    "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig", "EvalConfig", "Memory", "ModelConfig",
-    "TrainConfig", "check_key", "explain", "from_json", "missing_files", "nearest", "override", "read_overrides",
-    "resolve", "value_of",
-]  # fmt: skip
-
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
@@ -49,7 +37,7 @@ PATH_KEYS = ("data.train", "data.val", "data.knowledge", "data.tokenizer")
 
 
 def nearest(word: str, allowed: tuple[str, ...] | list[str]) -> str:
-    """`did you mean X?`, or the whole list where nothing is near."""
+    """`did you mean X?`, or the whole list where no allowed word is similar."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"one of {', '.join(allowed)}"
 
@@ -63,11 +51,11 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> Config:
         raise ConfigError("preset", preset, "unknown preset", nearest(str(preset), list(PRESETS)))
     for key, value in overrides.items():
         check_key(key)
-        if isinstance(value, bool):  # pydantic would take true for 1
+        if isinstance(value, bool):  # pydantic would read true as 1
             cure = "give a number, or a word like on or off"
             raise ConfigError(key, str(value).lower(), "neither a number nor a text", cure)
     merged = {**PRESETS[preset], **overrides}
-    # A budget given by the user replaces the preset's, whichever of the two ways it is written in.
+    # The user's budget replaces the preset's, in tokens or in epochs.
     if "train.tokens" in overrides and "train.epochs" not in overrides:
         merged.pop("train.epochs", None)
     if "train.epochs" in overrides and "train.tokens" not in overrides:
@@ -122,7 +110,7 @@ def _validate(tree: dict[str, Any]) -> Config:
 
 
 def explain(error: ValidationError) -> ConfigError:
-    """The first of pydantic's complaints in this project's words: dotted key, value, rule and cure."""
+    """pydantic's first complaint in this project's form: dotted key, value, rule and hint."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     value, context = first["input"], first.get("ctx", {})
@@ -158,7 +146,7 @@ def _show(value: object) -> str:
 
 
 def missing_files(config: Config) -> list[tuple[str, str]]:
-    """(key, path) of every file that the configuration names and that is not there."""
+    """(key, path) of every file that the configuration names and that does not exist."""
     named = [(key, value_of(config, key)) for key in PATH_KEYS]
     # os.path, since pathlib raises for a name that is too long.
     return [(key, path) for key, path in named if path is not None and not os.path.isfile(path)]  # noqa: PTH113

@@ -1,6 +1,6 @@
-"""What a configuration will cost, by formula: parameters, FLOPs, bytes. Imports no torch, so a plan is made at once.
+"""What a configuration will cost, by formula: parameters, FLOPs, bytes. Imports no torch, so a plan takes no time.
 
-The formulas are first-order and stated, not fitted: see each function. Nothing here is a measurement.
+The formulas are first-order, and none is fitted: each function states its own. Nothing here is a measurement.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from model.config.resolve import Config, Memory, ModelConfig
+from model.config import Config, Memory, ModelConfig
+from model.config.work_sizes import LOGITS_BYTES, UPDATE_BYTES
 
 GIB = 2**30
-CHUNK_BYTES = 2**27
-"""Bound on each temporary of an EMA update; the sums themselves ([entries, dim] fp32) come on top."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """`peak_gib`: peak bytes of tensors in a training step. `flops_per_token`: forward and backward, a trained token.
 
-    `budget_tokens` is None where the budget is in epochs of a corpus that was not read yet.
+    `budget_tokens` is None where the budget is in epochs, since the corpus was not read yet.
     """
 
     parameters: int
@@ -52,18 +51,11 @@ def attention_parameters(model: ModelConfig) -> int:
     return 4 * model.dim**2
 
 
-def swiglu_hidden(model: ModelConfig) -> int:
-    """Width of the control's SwiGLU whose 3DF parameters match the token memory's: (5D^2 + DQ + nQ) / 3D, down to a
-    multiple of 8 (all keys count, stored tokens do not)."""
-    D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
-    return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
-
-
 def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
-    """Trained parameters of what stands in a feed-forward net's place, norms of the read and the query included."""
+    """Trained parameters of the layer that replaces the feed-forward net, including the norms of read and query."""
     D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
     if memory == "none":
-        return 3 * D * swiglu_hidden(model)
+        return 3 * D * model.swiglu_hidden
     fuse = 5 * D * D
     if memory == "blind":
         return fuse
@@ -74,8 +66,8 @@ def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
 
 
 def bank_bytes(model: ModelConfig) -> int:
-    """What the bank holds: tokens, vectors or residuals, the features that are kept, and their index; not the few
-    numbers a sub-key that `refresh` keeps."""
+    """Bytes of the bank: tokens, vectors or residuals, cached features and their index; not the few numbers of each
+    sub-key that `refresh` keeps."""
     N, L, D = model.knowledge_num, model.knowledge_length, model.dim
     if not model.has_bank:
         return 0
@@ -87,7 +79,7 @@ def bank_bytes(model: ModelConfig) -> int:
 
 
 def _layers(model: ModelConfig) -> dict[Memory, int]:
-    """How many layers have which memory."""
+    """The number of layers of each memory."""
     chosen = len(model.layers_with_memory)
     if model.memory == "none":
         return {"none": model.n_layers}
@@ -98,7 +90,7 @@ def _peak_bytes(config: Config, parameters: int) -> float:
     """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
 
     A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input); beside
-    them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`model.loss.CHUNK_BYTES`)
+    them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`LOGITS_BYTES`)
     and the loss's gradients of states and table.
     """
     model, train = config.model, config.train
@@ -108,20 +100,20 @@ def _peak_bytes(config: Config, parameters: int) -> float:
         kept = sum(count * numbers for count, numbers in layers.values())
     else:
         kept = max(numbers for _, numbers in layers.values()) + model.n_layers * D
-    logits = min(2.0**25, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
+    logits = min(LOGITS_BYTES, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
     scores = 8.0 * tokens * math.isqrt(model.knowledge_num) if model.has_bank else 0.0
     step = 4.0 * tokens * kept + max(scores, logits)
     return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
 
 
 def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
-    """fp32 numbers that a layer keeps a position."""
+    """fp32 numbers that a layer keeps for each position."""
     D, K = model.dim, model.num_selected
     if memory == "none":
-        return 12 * D + 4 * swiglu_hidden(model)
+        return 12 * D + 4 * model.swiglu_hidden
     if memory == "blind":
         return 22 * D
-    # The balance loss's slope of the query; K indices (int64) and weights; rows pooled before a projection.
+    # The balance loss's gradient of the query; K indices (int64) and weights; rows pooled before a projection.
     pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
     return 22 * D + model.knowledge_dim + pooled[memory]
 
@@ -133,7 +125,7 @@ def _update_bytes(model: ModelConfig, tokens: int) -> float:
     entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
     if model.memory == "vector":
         width = model.knowledge_dim
-        return 4.0 * entries * width + min(CHUNK_BYTES, 12 * entries * width)
+        return 4.0 * entries * width + min(UPDATE_BYTES, 12 * entries * width)
     slots = entries * model.knowledge_length
     logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
-    return 4.0 * entries * model.dim + min(8 * CHUNK_BYTES, logits)
+    return 4.0 * entries * model.dim + min(8 * UPDATE_BYTES, logits)

@@ -1,9 +1,9 @@
-"""How much memory a configuration takes at most, said before it runs and without a card. Imports no torch until asked.
+"""Predicts the peak memory of a configuration before it runs, without a GPU. Imports torch only for a new prediction.
 
-A trial's peak is the largest of a step's, an update's and an evaluation's. The first two are traced on fake tensors
-(model/fake_step.py), as is an evaluation's forward; what an evaluation keeps beside it is arithmetic here. On a card
-come the parts that no program sees: buffers of libraries, the allocator's rounding, the context. docs/memory.md has
-how far each of these was checked, and against what.
+A trial's peak is the largest of a step's, an update's and an evaluation's. The first two, and an evaluation's forward,
+are traced on fake tensors (fake_step.py); what an evaluation keeps besides is computed here. On a GPU there are also
+parts that no program sees: buffers of libraries, the allocator's rounding, the context. docs/memory.md says how each of
+these was checked.
 
 Letters: B batch, T tokens, N entries, L tokens an entry, V vocabulary, Q query width, R residual width, X layers that
 read.
@@ -23,9 +23,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-import model
-from model.config.resolve import Config
-from model.cost.estimate import CHUNK_BYTES, GIB
+from model.config import Config
+from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES, UPDATE_BYTES
+from model.cost.formulas import GIB
 
 if TYPE_CHECKING:
     from model.cost.fake_step import StepTrace
@@ -34,19 +34,19 @@ Device = Literal["cuda", "cpu"]
 
 MIB = 2**20
 BLOCK, SMALL_SEGMENT, LARGE_SEGMENT = 512, 2 * MIB, 20 * MIB
-"""Of CUDACachingAllocator.cpp: what every block is rounded up to, and by what its two pools grow."""
+"""From CUDACachingAllocator.cpp: what it rounds each block up to, and by how much its two pools grow."""
 WORKSPACES = 2 * 8 * 4 * MIB
-"""cuBLAS under CUBLAS_WORKSPACE_CONFIG=:4096:8 (model/train.py): 8 of 4 MiB for a handle, and the thread of the
-backward has a handle of its own."""
+"""cuBLAS under CUBLAS_WORKSPACE_CONFIG=:4096:8 (model/engine.py): 8 of 4 MiB for a handle, and the backward's thread
+has its own handle."""
 CONTEXT = 480 * MIB
-"""Assumed, not measured here: CUDA's context with the kernels of PyTorch that a step loads. It stands outside of what
-PyTorch counts as reserved."""
+"""Assumed, not measured here: CUDA's context with the PyTorch kernels that a step loads. PyTorch does not count it as
+reserved."""
 CONTEXT_GIB = CONTEXT / GIB
 RANKS = 256 * MIB
 """Assumed, not measured here: NCCL's channels, where there are several ranks."""
 PROBE_TOKENS, SPELT_OUT = 13, 30
-"""Tokens of a question about a fact with its answer (counted); where the vocabulary is below 1,024, of which too few
-are words."""
+"""Tokens of a question about a fact with its answer (counted); and where the vocabulary is below 1,024, in which few
+tokens are words."""
 
 _SIZELESS = {"ema_decay", "ema_update_freq", "rope_theta", "kb_fit", "kb_init", "kb_layout", "refresh_after"}
 """Keys of the model that change no size."""
@@ -55,22 +55,21 @@ _SIZELESS = {"ema_decay", "ema_update_freq", "rope_theta", "kb_fit", "kb_init", 
 @dataclass(frozen=True)
 class Footprint:
     """`parts` in GiB, whose sum is `peak_gib`: `weights`, `gradients`, `optimiser`, `activations`, `bank` at the peak
-    of a step; `update` and `evaluation`: by how much an update of the bank, then an evaluation, goes beyond that. On
-    CUDA also `kernels` (what they and cuBLAS hold inside), `rounding`, `context`, `ranks` (0 with one)."""
+    of a step; `update` and `evaluation`: by how much an update of the bank, then an evaluation, exceeds that. On CUDA
+    also `kernels` (what kernels and cuBLAS hold inside), `rounding`, `context`, `ranks` (0 with one)."""
 
     peak_gib: float
     parts: Mapping[str, float]
 
     @property
     def reserved_gib(self) -> float:
-        """What PyTorch's allocator reserves on the card, which is what a process's share of it bounds: all but the
-        context."""
+        """What PyTorch's allocator reserves on the GPU: all but the context. A process's share bounds this."""
         return self.peak_gib - self.parts.get("context", 0.0)
 
 
 def footprint(config: Config, *, device: Device = "cuda", ranks: int = 1) -> Footprint:
-    """The peak of one rank's process; on the CPU of what PyTorch allocates there. Takes a second or so, then none: kept
-    in the process and in $XDG_CACHE_HOME (~/.cache) / ablate / footprints."""
+    """The peak of one rank's process; on the CPU, of what PyTorch allocates. Takes about a second, and no time once it
+    is cached in the process and in $XDG_CACHE_HOME (~/.cache) / ablate / footprints."""
     key = _key(config, device=device, ranks=ranks)
     if key not in _KNOWN:
         path = _cache_dir() / f"{key}.json"
@@ -87,7 +86,7 @@ _KNOWN: dict[str, Footprint] = {}
 
 def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     """Bytes by part."""
-    from model.cost.fake_step import trace_forward, trace_step  # torch is imported here
+    from model.cost.fake_step import trace_forward, trace_step  # imports torch
 
     train = config.train
     bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
@@ -96,9 +95,9 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     asked = (
         trace_forward(_asked(config), device=device, bf16=bf16, batch=_questions(config)) if _questions(config) else 0
     )
-    casts = step.weights // 2 if bf16 else 0  # autocast keeps them, whatever the batch
-    validation, exam = _evaluation(config, step, forward=forward, asked=asked, casts=casts, device=device)
-    evaluation = step.weights + step.bank + step.optimiser + max(validation, exam)
+    casts = step.weights // 2 if bf16 else 0  # autocast keeps them at any batch size
+    validation, final = _evaluation(config, step, forward=forward, asked=asked, casts=casts, device=device)
+    evaluation = step.weights + step.bank + step.optimiser + max(validation, final)
     parts = {
         "weights": step.weights,
         "gradients": step.gradients,
@@ -122,13 +121,13 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
 
 
 def _questions(config: Config) -> int:
-    """How many questions about facts are asked at once, each with one of its answers."""
+    """How many questions about facts are one batch, each with one of its answers."""
     at_once, all_of_them = 8 * config.eval.val_batch_size, config.eval.fact_probes * config.data.facts_objects
     return min(at_once, all_of_them) if config.data.corpus == "facts" else 0
 
 
 def _asked(config: Config) -> Config:
-    """With sequences of a question's length."""
+    """The configuration with sequences of a question's length."""
     tokens = PROBE_TOKENS if config.model.vocab_size >= 1_024 else SPELT_OUT
     shorter = config.model.model_copy(update={"max_seq_len": min(config.model.max_seq_len, tokens)})
     return config.model_copy(update={"model": shorter})
@@ -137,12 +136,12 @@ def _asked(config: Config) -> Config:
 def _evaluation(
     config: Config, step: StepTrace, *, forward: int, asked: int, casts: int, device: Device
 ) -> tuple[int, int]:
-    """Beside what training holds, at a report and at the end, when there are no gradients: a forward over held-out text
-    (`forward` bytes, of which `casts` of the weights), with what is counted meanwhile, with the bank's rows in another
-    order, or in the model that was read from the checkpoint; one over questions (`asked`); what is made of the counts.
-    """
-    from model.bank.segment_sum import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
+    """Bytes that an evaluation holds besides training, at a report and at the end, when there are no gradients.
 
+    These are the peaks of a forward over held-out text (`forward` bytes, including `casts` of the weights) with the
+    counts, with the bank's rows in another order, or in the model of the checkpoint; of a forward over questions
+    (`asked`); and of what is computed from the counts.
+    """
     model, evaluated = config.model, config.eval
     N, L, V, T = model.knowledge_num, model.knowledge_length, model.vocab_size, model.max_seq_len
     counts = 4 * N * len(model.layers_with_memory) if model.has_bank else 0
@@ -155,26 +154,26 @@ def _evaluation(
         )
     )
     order = 8 * N if model.has_bank else 0
-    # Prompts with what followed them, val_batch_size at a time; then prompts with what the model writes, all at once.
+    # Prompts with their continuations, val_batch_size at a time; then prompts with the model's samples, all at once.
     prompts, wide = evaluated.prompts, min(T, 1 + evaluated.prompt_tokens + evaluated.new_tokens)
     written = max(min(prompts, evaluated.val_batch_size) * T, prompts * wide) / (evaluated.val_batch_size * T)
     cache = 2 * (CPU_CACHE_BYTES if device == "cpu" else CUDA_CACHE_BYTES)
-    encoded = min(CHUNK_BYTES, cache, 4 * V * V) if model.stores_tokens else 0
+    encoded = min(UPDATE_BYTES, cache, 4 * V * V) if model.stores_tokens else 0
     return counts + forward, max(
         counts + max(asked, forward),
         counts + contents + order + forward,
         counts + step.weights + step.bank + casts + round(written * max(0, forward - casts)),
         counts + 2 * (step.weights + step.bank) if device == "cpu" else 0,  # the model, and what was read of the file
-        29 * counts // 4,  # in fp64, its shares, and their entropies
-        counts + max(encoded, 12 * N * L if model.stores_tokens else 0),  # entries are sorted, with the order
+        29 * counts // 4,  # the counts in fp64, their shares and entropies
+        counts + max(encoded, 12 * N * L if model.stores_tokens else 0),  # sorted entries, with their order
     )
 
 
 def _key(config: Config, *, device: Device, ranks: int) -> str:
-    """A hash of what the answer depends on: the sizes in the configuration, this code, torch."""
+    """A hash of what the prediction depends on: the sizes in the configuration, the model's code, torch's version."""
     train, evaluated = config.train, config.eval
     code = hashlib.sha256()
-    for path in sorted(Path(model.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(path.read_bytes())
     relevant = [
         {key: value for key, value in config.model.model_dump().items() if key not in _SIZELESS},
@@ -193,7 +192,7 @@ def _cache_dir() -> Path:
 
 
 def _read(path: Path) -> dict[str, float] | None:
-    """The parts that were written there; None where there is nothing or something else."""
+    """The cached parts; None where there are none, or where the file holds something else."""
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -203,7 +202,7 @@ def _read(path: Path) -> dict[str, float] | None:
 
 
 def _write(path: Path, parts: Mapping[str, float]) -> None:
-    """Whole or not at all; a folder that cannot be written costs a second next time, and nothing else."""
+    """Write the file complete or not at all. A folder that cannot be written costs a second the next time, no more."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
