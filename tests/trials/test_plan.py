@@ -123,8 +123,8 @@ def test_the_scarcest_resource_decides_how_many_trials_fit(
 @pytest.mark.parametrize(
     ("asked", "sizes", "words"),
     [
-        ({"gpu": 2}, [(2, 0)], "gpu: 1 x 2: only 0 GPUs are available"),
-        ({"cpu": 3}, [(2, 0)], "cpu: 1 x 3: only 2 CPUs are available"),
+        ({"gpu": 2}, [(2, 0)], "gpu: 1 x 2: only 0 GPUs available"),
+        ({"cpu": 3}, [(2, 0)], "cpu: 1 x 3: only 2 CPUs available"),
         ({"cpu": 6}, [(4, 0)] * 2, "cpu: 1 x 6: 0 fit on 2 nodes (the largest has 4 CPUs and 0 GPUs"),
         (
             {"cpu": 2, "workers": 3},
