@@ -97,9 +97,8 @@ class Search:
         Every later report of the trial gets STOP too, because it may have died before the first STOP reached it. A
         trial at the end of its budget is never stopped.
         """
-        if value is None or not math.isfinite(value) or len(self._spec.objectives) > 1:
-            return Verdict.CONTINUE
-        if trial_id not in self._running:  # a late report: the trial has ended
+        ended = trial_id not in self._running  # and this report is late
+        if ended or value is None or not math.isfinite(value) or len(self._spec.objectives) > 1:
             return Verdict.CONTINUE
         running = self._running[trial_id]
         if tokens not in self._storage.get_trial(running.storage_id).intermediate_values:

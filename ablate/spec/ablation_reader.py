@@ -194,12 +194,8 @@ def _check_arms(tree: Tree, arms: Sequence[Arm], base: Config, *, search: feasib
     for arm in arms:
         place = designs.prefix(arm).removesuffix(".")
         if arm.name in places:
-            raise tree.bad(
-                place,
-                "arm",
-                f"another arm is called {arm.name} already",
-                f"rename it, or the one at {places[arm.name]}",
-            )
+            hint = f"rename it, or the one at {places[arm.name]}"
+            raise tree.bad(place, "arm", f"another arm is called {arm.name} already", hint)
         places[arm.name] = place
         if not NAME.fullmatch(arm.name):
             raise tree.bad(place, arm.name, "not an arm's name", f"{NAME_HINT}; 100 characters at most")

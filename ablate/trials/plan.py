@@ -84,12 +84,7 @@ def calibration_trials(spec: StudySpec, base: Config) -> list[Trial]:
 def tuning_trials(spec: StudySpec, base: Config, points: Sequence[Mapping[str, Any]], settled: Settled) -> list[Trial]:
     """The tuning trials: the same points for every arm in `settled`, on the search's seed, ordered by point."""
     return [
-        make(
-            spec.study,
-            TUNE + arm,
-            base.override({**overrides, **settled[arm], **point}),
-            keys={**overrides, **point},
-        )
+        make(spec.study, TUNE + arm, base.override({**overrides, **settled[arm], **point}), keys={**overrides, **point})
         for point in points
         for arm, overrides in arms(spec, base).items()
         if arm in settled

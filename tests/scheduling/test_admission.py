@@ -36,6 +36,8 @@ TINY = resolve("tiny", {})
 
 
 def of_seeds(peaks: Mapping[int, float]) -> Sizes:
+    """Sizes by predicted peaks: seed -> GiB."""
+
     def predict(config: Config) -> float:
         return peaks[config.seed]
 
@@ -97,20 +99,12 @@ def test_trials_of_one_size_are_drawn_only_when_they_can_start():
 
 def test_few_trials_wait_and_a_small_one_overtakes_them():
     peaks = {0: 2.0, 1: 16.0, **dict.fromkeys(range(2, 20), 12.0), 4: 3.0}
-    own = Sizes(
-        Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config["train.seed"]], trainer=TRAINER, turns=False
-    )
+    own = of_seeds(peaks)
     source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
     assert [trial.seed for trial in let_in(by, source)] == [0, 1, 4]
     assert len(source._waiting) == 15, "drawn: those three, and two that are too large for the rest"
     none_small = dict.fromkeys(range(2, 20), 12.0) | {0: 2.0, 1: 16.0}
-    own = Sizes(
-        Resources(),
-        card_gib=CARD_GIB,
-        predict=lambda config: none_small[config["train.seed"]],
-        trainer=TRAINER,
-        turns=False,
-    )
+    own = of_seeds(none_small)
     source, by = ListSource([fake_trial(seed) for seed in range(20)]), admission(own)
     assert [trial.seed for trial in let_in(by, source)] == [0, 1]
     assert len(source._waiting) == 20 - 2 - MAX_WAITING
@@ -118,9 +112,7 @@ def test_few_trials_wait_and_a_small_one_overtakes_them():
 
 def test_a_smaller_trial_is_drawn_while_a_large_first_one_runs():
     peaks = {0: 18.0, 1: 18.0, 2: 4.0, **dict.fromkeys(range(3, 20), 18.0)}
-    own = Sizes(
-        Resources(), card_gib=CARD_GIB, predict=lambda config: peaks[config["train.seed"]], trainer=TRAINER, turns=False
-    )
+    own = of_seeds(peaks)
     source = ListSource([fake_trial(seed) for seed in range(20)])
     by = Admission([Node.of("here", cpus=64, gpus=1)], own, smallest=fake_trial(2).config)
     assert [trial.seed for trial in let_in(by, source)] == [0, 2]

@@ -16,10 +16,7 @@ from ablate.search import learners
 from ablate.search.samplers import SobolFirst
 
 Direction = Literal["minimize", "maximize"]
-SPACE: dict[str, BaseDistribution] = {
-    "lr": FloatDistribution(1e-5, 1e-1, log=True),
-    "x": FloatDistribution(0.0, 1.0),
-}
+SPACE: dict[str, BaseDistribution] = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "x": FloatDistribution(0.0, 1.0)}
 BREAKS = 3e-3
 """Trials with a higher learning rate fail; below it a higher one is better."""
 

@@ -126,11 +126,7 @@ def test_the_scarcest_resource_decides_how_many_trials_fit(
         ({"gpu": 2}, [(2, 0)], "gpu: 1 x 2: only 0 GPUs available"),
         ({"cpu": 3}, [(2, 0)], "cpu: 1 x 3: only 2 CPUs available"),
         ({"cpu": 6}, [(4, 0)] * 2, "cpu: 1 x 6: 0 fit on 2 nodes (the largest has 4 CPUs and 0 GPUs"),
-        (
-            {"cpu": 2, "workers": 3},
-            [(3, 0)] * 2,
-            "cpu: 3 x 2: 2 fit on 2 nodes (the largest has 3 CPUs and 0 GPUs",
-        ),
+        ({"cpu": 2, "workers": 3}, [(3, 0)] * 2, "cpu: 3 x 2: 2 fit on 2 nodes (the largest has 3 CPUs and 0 GPUs"),
         ({"gpu": 4}, [(8, 2)] * 2, "gpu: 1 x 4: 0 fit on 2 nodes (the largest has 8 CPUs and 2 GPUs"),
         ({"gpu": 2, "workers": 3}, [(8, 3)] * 2, "gpu: 3 x 2: 2 fit on 2 nodes"),
         ({"gpu": 1, "cpu": 4}, [(64, 0), (2, 1)], "cpu: 1 x 4: 0 fit on 2 nodes (the largest has 2 CPUs and"),
