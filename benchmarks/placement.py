@@ -37,7 +37,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ablate import trainers
-from ablate.scheduling.admission import Admission, Sizes, Taken
+from ablate.scheduling.admission import Admission, Sizes, Usage
 from ablate.scheduling.placement import TURN, Node
 from ablate.spec import study_file
 from ablate.spec.models import Resources
@@ -149,8 +149,8 @@ def gate(jobs: Sequence[Job], clock: Clock) -> Clock:
     """The day by the runner's own gate."""
     by_name = {job.trial.trial_id: job for job in jobs}
     sizes = Sizes(Resources(gpu="auto"), card_gib=clock.card_gib, predict=predicted_gib, trainer=trainers.load())
-    least = min(jobs, key=lambda job: job.peak_gib).trial.config
-    admission = Admission([Node.of("node", cpus=math.inf, gpus=clock.cards)], sizes, least=least)
+    smallest = min(jobs, key=lambda job: job.peak_gib).trial.config
+    admission = Admission([Node.of("node", cpus=math.inf, gpus=clock.cards)], sizes, smallest=smallest)
     queue = Queue([job.trial for job in jobs])
     while True:
         while (trial := admission.next(queue)) is not None:
@@ -166,7 +166,7 @@ def gate(jobs: Sequence[Job], clock: Clock) -> Clock:
 def _read_meters(clock: Clock, admission: Admission) -> None:
     for name, card in clock.where.items():
         reading = min(1.0, sum(job.busy for job in clock.on(card)))
-        admission.reported(admission.trial(name), Taken(None, None, gib=None, busy=reading))
+        admission.reported(admission.trial(name), Usage(None, None, gib=None, busy=reading))
 
 
 def constant(jobs: Sequence[Job], clock: Clock, *, slots: int) -> Clock:

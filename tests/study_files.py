@@ -1,4 +1,4 @@
-"""Study files and rows for tests: small, valid, and easy to break."""
+"""Small valid study files, and rows and reports of trials, for tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ early_stopping: {asha: {min_tokens: 1_000, reduction: 3}}
 
 SMALL = """
 study: small
-question: Does the command keep its word?
+question: Which learning rate is best?
 base: {preset: tiny, data: {corpus: facts}}
 search:
   train.lr: {loguniform: [1.0e-4, 1.0e-2]}
@@ -37,11 +37,11 @@ objective: {metric: val_loss, mode: min}
 optimizer: {sampler: random, startup: 1, trials: 3, seed: 0}
 tracking: {swanlab: disabled}
 """
-"""What the tests of the sweep's command run."""
+"""The study that tests of `ablate.sweep` run."""
 
 
 TRAINER = trainers.load()
-"""The built-in one."""
+"""The built-in trainer."""
 
 METRICS = TRAINER.description.metrics
 
@@ -52,26 +52,26 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> Config:
 
 
 def wrapped(native: model.api.Config) -> Config:
-    """A configuration of `model` as `ablate` has it."""
+    """A configuration of `model` as a configuration of `ablate`."""
     return TRAINER.read(native.model_dump_json())
 
 
 def write(folder: Path, text: str = GOOD) -> Path:
-    """`text` as folder/study.yaml."""
+    """Write `text` to folder/study.yaml."""
     path = folder / "study.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def load(folder: Path, *sets: str, text: str = GOOD) -> StudySpec:
-    """The study of `text`, with `sets` over it."""
+    """The study of `text` with `sets` over it."""
     return study_file.load(write(folder, text), sets)
 
 
 def row(
     trial: Trial, *, status: Status = "completed", attempt: int = 1, metrics: Mapping[str, Any] | None = None
 ) -> TrialRow:
-    """A trial's end; by default a completed one with val_loss 2.0."""
+    """A trial's final row; by default completed with val_loss 2.0."""
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     return TrialRow(
         study=trial.study,
@@ -101,7 +101,7 @@ def row(
 
 
 def report(step: int, *, val_loss: float | None = None, losses: int = 2) -> Report:
-    """The report after `step`, of 100 tokens a step; `losses` steps since the last one."""
+    """The report at `step`, with 100 tokens a step; it covers `losses` steps."""
     return Report(
         step=step,
         tokens_seen=100 * step,

@@ -1,6 +1,6 @@
-"""What a study takes of cards: their memory and speed by name, a trial's share of one, how many run at once, GPU-hours.
+"""What a study needs of GPUs: GPUs by name, a trial's share of one, how many trials run at once, GPU-hours.
 
-A share is `admission.share_of` the predicted peak, as at run time: 5% more than that, of the card's memory.
+A share is the predicted peak plus a margin of 5%, over the GPU's memory, as at run time (`admission.share_of`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ablate.spec.models import Resources, StudySpec
 from ablate.trainers import Config, Trainer
 
 UTILISATION = 0.055
-"""Share of a card's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
+"""Share of a GPU's data-sheet FLOP/s that training reaches: experiment 1.4.6 did 59,621 tokens/s on an RTX 4090."""
 
-MOST_AT_ONCE = 1_000
-"""More trials at once than these nobody counts."""
+MAX_CONCURRENT = 1_000
+"""Concurrent trials are counted up to this number."""
 
 _FURTHEST = ("wall_s", "tokens_seen", "budget_tokens")
-"""Columns of a report that say how far its trial is."""
+"""Columns of a report that tell its trial's progress."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """`gib` of memory; dense bf16 FLOP/s with sums in fp32; both from the vendor's data sheet."""
+    """A GPU: memory in GiB, and dense bf16 FLOP/s with sums in fp32; both from the vendor's data sheet."""
 
     gib: float
     flops: float
@@ -53,46 +53,45 @@ CARDS: Mapping[str, Card] = {
     "L4": Card(24, 1.21e14),
     "L40S": Card(48, 3.62e14),
 }
-"""By the words that its name has; where several fit, the one with most words."""
+"""GPU by name. A longer name fits if it has all the words; of several that fit, the one with most words counts."""
 
 
 def card_named(name: str) -> Card | None:
-    """The card of that name, in NVIDIA's words or a user's: `NVIDIA GeForce RTX 4090`, `4090`, `A100-SXM4-80GB`."""
+    """The GPU of that name, as NVIDIA or a user writes it: `NVIDIA GeForce RTX 4090`, `4090`, `A100-SXM4-80GB`."""
     words = _words(name)
     fitting = [known for known in CARDS if _words(known) <= words | {"rtx"} and _words(known) & words - {"rtx"}]
     return CARDS[max(fitting, key=lambda known: len(_words(known)))] if fitting else None
 
 
 def card_for(resources: Resources, name: str) -> Card:
-    """The card of that name, with the memory that the study gives it, if it does. Raises BadInput where neither is
-    known."""
+    """The GPU of that name, with `resources.gpu_memory_gib` if given. Raises BadInput where its memory is unknown."""
     known, gib = card_named(name), resources.gpu_memory_gib
     if known is None and gib is None:
         hint = f"set resources.gpu_memory_gib, or name one of {', '.join(CARDS)}"
-        raise BadInput("--gpu", "", name, "a card whose memory is not known", hint)
+        raise BadInput("--gpu", "", name, "a GPU whose memory is unknown", hint)
     return Card(gib or (known.gib if known else 0.0), known.flops if known else CARDS["RTX 4090"].flops)
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Predicted peaks and shares of a card; without one, peaks by formula and no shares."""
+    """Predicted peaks and shares of a GPU; without a GPU peaks by formula and no shares."""
 
     resources: Resources
     card: Card | None
     trainer: Trainer
 
     def peak_gib(self, config: Config) -> float:
-        """Of one worker's process."""
+        """Predicted peak memory of one worker, in GiB."""
         if self.card is None:
             return config.cost.peak_gib
         return self.trainer.peak_gib(config, ranks=self.resources.processes)
 
     def gpu(self, config: Config) -> float:
-        """What each worker is given of a card; of one that is too small the whole."""
+        """The share of a GPU that each worker gets; 1 where the GPU is too small."""
         return self._sizes.need(config, predicted_gib=self._sizes.predicted_gib(config)).gpu
 
     def fits(self, config: Config) -> bool:
-        """Whether the card, or what the study gives of it, holds the predicted peak with its margin."""
+        """Whether the GPU, or the study's share of it, holds the predicted peak with its margin."""
         if self.card is None:
             return True
         asked = self.resources.gpu
@@ -100,11 +99,13 @@ class Shares:
         return self.peak_gib(config) * MARGIN <= share * self.card.gib
 
     def concurrent(self, configs: Sequence[Config], *, cpus: float, gpus: int, turns: bool) -> int:
-        """How many of these run at once on one machine, started in their order by the gate that starts them for real.
-        `turns`: as long as a card gets more done by it, else as long as its memory lasts. Of host memory there is taken
-        to be enough."""
+        """How many of these run at once on one machine, started in order by the same gate as at run time.
+
+        `turns`: trials share a GPU as long as it gets more work done by that; otherwise as long as its memory lasts.
+        Host memory is assumed to suffice.
+        """
         gate, sizes = Gate([Node.of("here", cpus=cpus, gpus=gpus)]), replace(self._sizes, turns=turns)
-        for number, config in enumerate(configs[:MOST_AT_ONCE]):
+        for number, config in enumerate(configs[:MAX_CONCURRENT]):
             gate.offer(str(number), sizes.need(config, predicted_gib=sizes.predicted_gib(config)))
         while gate.start() is not None:
             pass
@@ -117,25 +118,28 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Behind:
-    """What a study has behind it: GPU-hours, how many trials of each arm have ended, and what those that have begun and
-    not ended have trained of their budgets, in whole trials."""
+class Spent:
+    """What a study has spent: GPU-hours, the number of ended trials of each arm, and the progress of the trials that
+    have not ended, as a sum of shares of their budgets."""
 
     gpu_hours: float = 0.0
     ended: Mapping[str, int] = field(default_factory=dict)
     begun: float = 0.0
 
 
-def behind(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Mapping[str, float]) -> Behind:
-    """What the ledger tells of that. A row without a share held a whole card. `planned`: the share of every trial that
-    the plan names; one that has begun and that neither plan nor draws name (of a winner's arm) held their mean."""
+def spent_so_far(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Mapping[str, float]) -> Spent:
+    """What the study has spent by its ledger.
+
+    A row without a share counts as a whole GPU. `planned`: trial -> share. A trial that has not ended, and that neither
+    the plan nor a draw names (it is of a winner's arm), counts with the mean planned share.
+    """
     drawn = {draw.trial_id: draw.params for draw in draws.recorded(ledger.store)}
 
     def share(trial_id: str) -> float:
         if trial_id in planned:
             return planned[trial_id]
         if trial_id in drawn:
-            with suppress(ParameterError):  # this version of the model may understand the values otherwise
+            with suppress(ParameterError):  # this version of the model may not accept the values
                 return shares.gpu(spec.base.override(drawn[trial_id]))
         return fmean(planned.values())
 
@@ -147,17 +151,17 @@ def behind(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Mapping[
     held_s = [row.wall_s * (1.0 if row.gpu_fraction is None else row.gpu_fraction) for row in rows]
     held_s += [trial["wall_s_max"] * share(trial["trial_id"]) for trial in under_way]
     begun = sum(trial["tokens_seen_max"] / trial["budget_tokens_max"] for trial in under_way)
-    return Behind(sum(held_s) * spec.resources.processes / 3600, Counter(row.arm for row in rows), begun)
+    return Spent(sum(held_s) * spec.resources.processes / 3600, Counter(row.arm for row in rows), begun)
 
 
-def left_of_budget(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *, past: Behind) -> float | None:
-    """GPU-hours that are left of `resources.max_gpu_hours`; None where nothing is left to train.
+def remaining_gpu_hours(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *, spent: Spent) -> float | None:
+    """The rest of `resources.max_gpu_hours`; None where nothing is left to train.
 
-    `hours`: arm and GPU-hours of every trial of the plan, None where they are not known. Raises BadInput where the
-    trials that have not ended take more than is left.
+    `hours`: arm and GPU-hours of every planned trial, None where unknown. Raises BadInput where the trials that have
+    not ended need more than the rest.
     """
-    most, ended = spec.resources.max_gpu_hours, Counter(past.ended)
-    assert most is not None, "there is a budget"
+    most, ended = spec.resources.max_gpu_hours, Counter(spent.ended)
+    assert most is not None, "the study has a budget"
     rest: list[float | None] = []
     for arm, each in hours:
         if ended[arm] > 0:
@@ -166,20 +170,20 @@ def left_of_budget(spec: StudySpec, hours: Sequence[tuple[str, float | None]], *
             rest.append(each)
     if not rest:
         return None
-    # Those that have begun are some of the rest, whichever: what they have trained is taken off as of a mean one.
-    takes = sum(each for each in rest if each is not None) * max(0.0, 1.0 - past.begun / len(rest))
-    if past.gpu_hours < most and past.gpu_hours + takes <= most:
-        return most - past.gpu_hours
+    # The rest includes the trials that have begun; their progress counts at the mean cost of the rest.
+    takes = sum(each for each in rest if each is not None) * max(0.0, 1.0 - spent.begun / len(rest))
+    if spent.gpu_hours < most and spent.gpu_hours + takes <= most:
+        return most - spent.gpu_hours
     rule, hint = f"the plan takes {takes:.3g} GPU-hours", "lower optimizer.trials, seeds or train.tokens, or raise it"
-    if past.gpu_hours:
-        rule, hint = f"{past.gpu_hours:.3g} GPU-hours are spent", "raise it, or lower optimizer.trials or seeds"
+    if spent.gpu_hours:
+        rule, hint = f"{spent.gpu_hours:.3g} GPU-hours are spent", "raise it, or lower optimizer.trials or seeds"
         rule += f", and the rest of the plan takes {takes:.3g}" if takes else ""
     place = spec.document.place("resources.max_gpu_hours")
     raise BadInput(place, "resources.max_gpu_hours", most, rule, hint)
 
 
 def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:
-    """FLOP/s that trials of a study reached (configuration, tokens a second); the median, None where there is none."""
+    """Median FLOP/s of trials, from (configuration, tokens/s); None without trials."""
     return median(config.cost.flops_per_token * speed for config, speed in speeds) if speeds else None
 
 

@@ -1,9 +1,9 @@
-"""Optuna's study of a search, made anew from the ledger at every start of a driver.
+"""Rebuilds Optuna's study of a search from the ledger at every start of a driver.
 
-results/STUDY/optuna.journal is written for whoever wants to watch it and for the run that is under way; nothing reads
-it after that run has died. What is deleted, cut off or stale there is therefore lost to nobody: draws, intermediate
-values, ends and the marks of successive halving all follow from the ledger. The marks do because the reports are
-played to the pruner again, in the order in which they were first made (as far as the machines' clocks agree).
+results/STUDY/optuna.journal serves the current run and anyone who watches it; no later run reads it. So a journal that
+is deleted, truncated or stale loses nothing: draws, intermediate values, ends and the rungs of successive halving
+follow from the ledger. The rungs do because the reports are replayed to the pruner in the order in which they were
+first made (as far as the machines' clocks agree).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a search has behind it: its study on a new journal, every trial that was ever drawn, by their numbers those
-    that did not end, and those that successive halving had told to stop."""
+class Rebuilt:
+    """A search as the ledger records it: its study on a new journal, the ids of all drawn trials, number -> trial of
+    those that did not end, and the ids of those that successive halving told to stop."""
 
     study: optuna.Study
     storage: JournalStorage
@@ -51,23 +51,23 @@ class Past:
     stopped: frozenset[str]
 
 
-def make_anew(spec: StudySpec, ledger: Ledger, *, pruner: optuna.pruners.BasePruner) -> Past:
-    """The study as the ledger tells it, written as the study's journal in the place of whatever stood there."""
+def rebuild(spec: StudySpec, ledger: Ledger, *, pruner: optuna.pruners.BasePruner) -> Rebuilt:
+    """Rebuild the study from the ledger and replace its journal."""
     rows = {row.trial_id: row for row in ledger.rows() if row.arm == SEARCH}
     replay = _Replay(spec, pruner, rows)
-    for draw in _in_order(draws.recorded(ledger.store), rows, keys=tuple(spec.search)):
+    for draw in _every_draw(draws.recorded(ledger.store), rows, keys=tuple(spec.search)):
         replay.draw(draw)
     if len(spec.objectives) == 1:
         for trial_id, tokens, value in _reports(ledger, metric=spec.objectives[0].metric):
             replay.report(trial_id, tokens=tokens, value=value)
-    replay.end()
+    replay.tell_ends()
     study, storage = _write(spec, ledger.path("optuna.journal"), replay.study.get_trials(deepcopy=False))
     drawn = frozenset(rows) | {trial.trial_id for trial in replay.unfinished.values()}
-    return Past(study, storage, drawn, unfinished=replay.unfinished, stopped=frozenset(replay.stopped))
+    return Rebuilt(study, storage, drawn, unfinished=replay.unfinished, stopped=frozenset(replay.stopped))
 
 
 class _Replay:
-    """A study in memory to which what happened happens again."""
+    """Replays a search's draws, reports and ends to a study in memory."""
 
     def __init__(self, spec: StudySpec, pruner: optuna.pruners.BasePruner, rows: Mapping[str, TrialRow]) -> None:
         self._spec, self._pruner, self._rows = spec, pruner, rows
@@ -75,15 +75,16 @@ class _Replay:
         self.study = optuna.create_study(storage=self._storage, directions=samplers.directions(spec), pruner=pruner)
         self._space = samplers.space(spec.search)
         self._first: dict[str, int] = {}
-        """Trial -> the number of its draw that was trained."""
+        """Trial -> the number of its first draw, which is the trained one."""
         self._repeats: dict[int, str] = {}
+        """Number of a repeated draw -> its trial."""
         self._audited: set[str] = set()
         self._budgets: dict[str, int | None] = {}
         self.unfinished: dict[int, Trial] = {}
         self.stopped: set[str] = set()
 
     def draw(self, draw: Draw) -> None:
-        """The next number's draw. One that teaches nothing (unknown, out of the space) keeps its number."""
+        """Replay the draw of the next number. A draw that is unknown or outside the space still takes its number."""
         if not draw.trial_id:
             unfit = self._frozen(draw, state=TrialState.FAIL) if draw.params else None
             self.study.add_trial(unfit or optuna.trial.create_trial(state=TrialState.FAIL))
@@ -108,7 +109,7 @@ class _Replay:
             self.unfinished[number] = trial
 
     def report(self, trial_id: str, *, tokens: int, value: float) -> None:
-        """A report as it was made; the pruner marks the rungs that it has reached."""
+        """Replay a report; the pruner marks the rungs that the trial has reached."""
         if trial_id not in self._first:
             return
         self._storage.set_trial_intermediate_value(self._first[trial_id], tokens, value)
@@ -118,8 +119,8 @@ class _Replay:
         if self._pruner.prune(self.study, self._storage.get_trial(self._first[trial_id])):
             self.stopped.add(trial_id)
 
-    def end(self) -> None:
-        """Tell every end, and of a repeat what is known of its first."""
+    def tell_ends(self) -> None:
+        """Tell Optuna how every trial ended; a repeat gets the end of its first draw."""
         for trial_id, number in self._first.items():
             if trial_id in self._rows:
                 row = self._rows[trial_id]
@@ -136,7 +137,7 @@ class _Replay:
             self.study.tell(number, values, state=first.state)
 
     def _trial(self, draw: Draw) -> Trial | None:
-        """The trial to go on with; None where this version of the model understands the values otherwise."""
+        """The trial to resume; None where this version of the model gives the values another meaning."""
         try:
             trial = search_trial(self._spec, draw.params)
         except ParameterError:
@@ -144,7 +145,7 @@ class _Replay:
         return trial if trial.trial_id == draw.trial_id else None
 
     def _frozen(self, draw: Draw, *, state: TrialState = TrialState.RUNNING) -> FrozenTrial | None:
-        """The draw in Optuna's terms, by default still running."""
+        """The draw as an Optuna trial; None where it does not fit the search space."""
         try:
             return optuna.trial.create_trial(
                 state=state,
@@ -153,12 +154,12 @@ class _Replay:
                 user_attrs={TRIAL_ID: draw.trial_id},
             )
         except (ValueError, KeyError) as error:
-            _LOG.warning("trial %s does not fit the search space and is not learnt from: %s", draw.trial_id, error)
+            _LOG.warning("trial %s does not fit the search space, so the search ignores it: %s", draw.trial_id, error)
             return None
 
 
-def _in_order(draws: list[Draw], rows: Mapping[str, TrialRow], *, keys: tuple[str, ...]) -> Iterator[Draw]:
-    """A draw for every number. Rows whose draws are not there (an older study's) fill the gaps, by their start."""
+def _every_draw(draws: list[Draw], rows: Mapping[str, TrialRow], *, keys: tuple[str, ...]) -> Iterator[Draw]:
+    """A draw for every number. Rows without a recorded draw (of an older study) fill the gaps, oldest first."""
     known = {draw.number: draw for draw in draws}
     without = rows.keys() - {draw.trial_id for draw in draws}
     waiting = deque(sorted((rows[name] for name in without), key=lambda row: (row.started_at, row.trial_id)))
@@ -181,24 +182,26 @@ def _reports(ledger: Ledger, *, metric: str) -> list[tuple[str, int, float]]:
     columns = ("trial_id", "tokens_seen", "time", metric)
     for row in ledger.history(columns=columns, repeats=True).to_pylist():
         key, value = (row["trial_id"], row["tokens_seen"]), row[metric]
-        # After a death the steps since the last checkpoint are reported again: the first time is when it was judged.
+        # A resumed trial repeats the reports since its last checkpoint; the pruner judged the first ones.
         if value is not None and math.isfinite(value) and (key not in first or row["time"] < first[key][0]):
             first[key] = (row["time"], float(value))
     ordered: list[tuple[datetime, str, int, float]] = []
     for (trial_id, tokens), (time, value) in sorted(first.items()):
         if ordered and ordered[-1][1] == trial_id:
-            time = max(time, ordered[-1][0])  # a clock that was set back does not turn a trial's own order round
+            time = max(time, ordered[-1][0])  # a clock that was set back must not reorder the reports of one trial
         ordered.append((time, trial_id, tokens, value))
     return [(trial_id, tokens, value) for _, trial_id, tokens, value in sorted(ordered)]
 
 
 def _write(spec: StudySpec, path: Path, trials: list[FrozenTrial]) -> tuple[optuna.Study, JournalStorage]:
-    """A journal of these trials, whole or not there."""
+    """Write a journal of these trials atomically; returns the study on it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     directions: dict[str, Any] = {"study_name": spec.study, "directions": samplers.directions(spec)}
     optuna.create_study(storage=JournalStorage(JournalFileBackend(str(draft))), **directions).add_trials(trials)
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a driver that was killed: one drives at a time
+    path.with_name(f"{path.name}.lock").unlink(
+        missing_ok=True
+    )  # left by a killed driver; only one driver runs at a time
     draft.replace(path)
     storage = JournalStorage(JournalFileBackend(str(path)))
     return optuna.load_study(study_name=spec.study, storage=storage), storage

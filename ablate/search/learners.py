@@ -1,7 +1,7 @@
-"""The samplers that learn from how trials ended: Optuna's Gaussian process and TPE, which here learn from failures too.
+"""Samplers that learn from results: Optuna's Gaussian process and TPE, extended to learn from failed trials.
 
-A trial that failed is told to Optuna as just that, and its samplers leave it out. Where the most promising of what they
-do not know lies in a corner in which trials fail, they would draw from there again and again, to the search's end.
+Optuna's own samplers ignore failed trials. If the most promising unknown region is one in which trials fail, they draw
+from it again and again until the search ends.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 GP_TRIALS = 256
-"""The Gaussian process draws the trials below this number: a draw takes half a second by then, and grows cubically."""
+"""The Gaussian process draws the trials below this number. A draw then takes half a second, and the time grows with the
+cube of the trials."""
 
 TRIAL_ID = "trial_id"
-"""The attribute of an Optuna trial that holds our id: its own numbers also count repeated draws."""
+"""The attribute of an Optuna trial that holds our id; Optuna's numbers also count repeated draws."""
 
-# It would tell the user of a package that makes the Gaussian process's draws faster, by a fifth of half a second.
+# Silences advice to install a package that makes a draw a tenth of a second faster.
 optuna.logging.get_logger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
 
 
 class Tpe(TPESampler):
-    """Optuna's TPE, to which trials that failed are bad ones."""
+    """Optuna's TPE, which counts failed trials among the bad ones."""
 
     def _build_parzen_estimator(
         self,
@@ -40,22 +41,21 @@ class Tpe(TPESampler):
         handle_below: bool,
     ) -> Any:
         if not handle_below:
-            trials = sorted([*trials, *failed(study)], key=attrgetter("number"))  # the older weigh less
+            trials = sorted([*trials, *failed(study)], key=attrgetter("number"))  # older trials weigh less
         return super()._build_parzen_estimator(study, search_space, trials, handle_below)
 
 
 def tpe(seed: int) -> TPESampler:
-    """TPE over all parameters together; below one ended trial it draws nothing."""
+    """TPE over all parameters jointly; before the first ended trial it draws nothing."""
     return Tpe(n_startup_trials=1, multivariate=True, constant_liar=True, seed=seed)
 
 
 class Gp(GPSampler):
-    """Optuna's Gaussian process with expected improvement, which also learns from trials that were pruned or failed,
-    never draws a point again, and leaves the field to TPE where so many trials are known that fitting it takes long.
+    """Optuna's Gaussian process with expected improvement, which also learns from pruned and failed trials, never draws
+    a point twice, and hands over to TPE after GP_TRIALS trials, when fitting takes long.
 
-    A pruned trial is taken to have ended where it stood, moved by the median of what completed ones still gained from
-    there; one that failed, to be as bad as the worst that completed. Without that their neighbourhood would stay
-    unknown, and would be drawn again and again.
+    A pruned trial counts with its last value plus the median of what completed trials gained from there. A failed trial
+    counts as the worst completed one. Without that their neighbourhood stays unknown and is drawn again and again.
     """
 
     def __init__(self, *, seed: int) -> None:
@@ -65,7 +65,7 @@ class Gp(GPSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A point that no trial had yet; nothing below one completed trial, or where the best one was had already."""
+        """A new point; empty before the first completed trial, or where the best point was drawn already."""
         if trial.number >= GP_TRIALS:
             return self._tpe.sample_relative(study, trial, search_space)
         drawn = super().sample_relative(study, trial, search_space)
@@ -84,24 +84,24 @@ class Gp(GPSampler):
         known = [
             *completed_trials,
             *(
-                as_completed(trial, completed_trials) if trial.intermediate_values else _with(bad, trial)
+                as_completed(trial, completed_trials) if trial.intermediate_values else _completed_with(bad, trial)
                 for trial in pruned
             ),
-            *(_with(bad, trial) for trial in failed(study)),
+            *(_completed_with(bad, trial) for trial in failed(study)),
         ]
         return super()._sample_relative_impl(study, known, running_trials, search_space)
 
 
 def failed(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that failed, and draws whose values did not go together. Not a repeat of a trial that still runs,
-    which Optuna was told as failed too."""
+    """The trials that failed, and draws of invalid configurations. A repeat of a running trial, which Optuna also holds
+    as failed, is left out."""
     trials = study.get_trials(deepcopy=False)
     alive = {id_of(trial) for trial in trials if trial.state is not TrialState.FAIL} - {""}
     return [trial for trial in trials if trial.state is TrialState.FAIL and trial.params and id_of(trial) not in alive]
 
 
 def worst(values: Sequence[Sequence[float]], *, directions: Sequence[StudyDirection]) -> list[float]:
-    """The worst value of every objective, over trials that completed: each a list in the order of `directions`."""
+    """The worst value of every objective over completed trials; `values`: trial x objective, as in `directions`."""
     return [
         (max if direction is StudyDirection.MINIMIZE else min)(column)
         for direction, column in zip(directions, zip(*values, strict=True), strict=True)
@@ -109,31 +109,33 @@ def worst(values: Sequence[Sequence[float]], *, directions: Sequence[StudyDirect
 
 
 def as_completed(pruned: FrozenTrial, completed: Sequence[FrozenTrial]) -> FrozenTrial:
-    """A trial that was pruned at a report, with the value that it might have ended with: its last one, and the median
-    of what completed trials gained from the same tokens to their end. Between two of its reports a trial is taken to
-    have been on a straight line, before its first where that was; trials of other batch sizes report at other tokens.
+    """A pruned trial with an estimate of its final value: its last value plus the median of what completed trials
+    gained from the same tokens to their end.
+
+    Trials of other batch sizes report at other tokens, so a trial's value is interpolated linearly between its reports,
+    and held constant before the first and after the last.
     """
     step = pruned.last_step
-    assert step is not None, "it reported"
+    assert step is not None, "a trial is pruned at a report"
     gains = [
-        trial.value - _at(step, trial.intermediate_values)
+        trial.value - _value_at(step, trial.intermediate_values)
         for trial in completed
         if trial.value is not None and trial.intermediate_values
     ]
-    return _with([pruned.intermediate_values[step] + (median(gains) if gains else 0.0)], pruned)
+    return _completed_with([pruned.intermediate_values[step] + (median(gains) if gains else 0.0)], pruned)
 
 
-def _at(tokens: int, reports: Mapping[int, float]) -> float:
-    """The value at so many tokens, between a trial's reports or outside of them."""
+def _value_at(tokens: int, reports: Mapping[int, float]) -> float:
+    """A trial's value at `tokens`, interpolated between its reports (tokens -> value)."""
     at_R = sorted(reports)
     return float(np.interp(tokens, at_R, [reports[at] for at in at_R]))
 
 
-def _with(values: Sequence[float], trial: FrozenTrial) -> FrozenTrial:
-    """A completed trial with these values where another stood."""
+def _completed_with(values: Sequence[float], trial: FrozenTrial) -> FrozenTrial:
+    """A completed trial with these values, at the point of `trial`."""
     return optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, values=values)
 
 
 def id_of(trial: FrozenTrial) -> str:
-    """Our id of an Optuna trial; "" where it never got one."""
+    """Our id of an Optuna trial; "" where it has none."""
     return trial.user_attrs[TRIAL_ID] if TRIAL_ID in trial.user_attrs else ""  # noqa: SIM401

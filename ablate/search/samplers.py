@@ -1,4 +1,4 @@
-"""From a study's search to Optuna's terms: distributions, samplers, the pruner. All else of Optuna is in search.py."""
+"""Translates a study's search into Optuna's terms: distributions, samplers, the pruner, and how trials ended."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from ablate.spec.distributions import Choice, Distribution, Range
 from ablate.spec.models import Objective, StudySpec
 
 EVERY_TRIAL = 2**31
-"""More trials than a study has: Sobol's points to the end."""
+"""More trials than a study may have: all points are Sobol points."""
 
-MOST_DRAWS = 50
-"""So many draws in a row may repeat earlier trials before the space counts as exhausted."""
+MAX_DRAWS = 50
+"""The space counts as exhausted after so many draws in a row without a new trial."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def space(search: Mapping[str, Distribution]) -> dict[str, BaseDistribution]:
-    """Optuna's distributions by Optuna's names."""
+    """Optuna's name of a parameter -> Optuna's distribution."""
     return {name(key, distribution): _to_optuna(distribution) for key, distribution in search.items()}
 
 
 def name(key: str, distribution: Distribution) -> str:
-    """A parameter's name in Optuna's storage: of `one_minus_loguniform` it stores 1 - x, and says so."""
+    """A parameter's name in Optuna's storage, which holds 1 - x for `one_minus_loguniform`."""
     return f"1-{key}" if distribution.kind == "one_minus_loguniform" else key
 
 
 def decode(search: Mapping[str, Distribution], drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a draw stands for, by their dotted keys."""
+    """A draw as parameters: dotted key -> value."""
     return {key: _decode(distribution, drawn[name(key, distribution)]) for key, distribution in search.items()}
 
 
 def encode(search: Mapping[str, Distribution], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The draw that stands for these parameters: what `decode` undoes."""
+    """Parameters as a draw: the inverse of `decode`."""
     return {name(key, distribution): _encode(distribution, params[key]) for key, distribution in search.items()}
 
 
 def sampler(spec: StudySpec, *, seed: int) -> BaseSampler:
-    """The study's sampler. `seed` draws what is random; Sobol's sequence keeps the study's own seed over restarts."""
+    """The study's sampler. `seed` seeds its random draws; the Sobol sequence keeps the study's seed across restarts."""
     known = space(spec.search)
     optimizer = spec.optimizer
     match optimizer.sampler:
@@ -67,7 +67,7 @@ def sampler(spec: StudySpec, *, seed: int) -> BaseSampler:
 
 
 def pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
-    """ASHA with tokens for its resource, or none: an asynchronous successive halving never waits for a rung to fill."""
+    """Asynchronous successive halving (ASHA) over tokens, which never waits for a rung to fill; or no pruning."""
     if spec.early_stopping is None:
         return optuna.pruners.NopPruner()
     asha = spec.early_stopping.asha
@@ -75,10 +75,10 @@ def pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
 
 
 def audited(number: int, *, fraction: float, seed: int) -> bool:
-    """Whether the search's trial of this number (from 0) is left alone by early stopping.
+    """Whether early stopping ignores the search's trial of this number (from 0).
 
-    Of every 1 / fraction trials in a row one is, drawn by the stream `audit/K` of the K-th such row: the share is kept
-    from the first trials on, and the draw is not in step with Sobol's points. The same after a restart.
+    One trial of every block of 1 / fraction trials is audited, drawn by the random stream `audit/BLOCK`. So the share
+    holds from the first trials on, the choice does not correlate with the Sobol points, and a restart repeats it.
     """
     if not fraction:
         return False
@@ -89,18 +89,18 @@ def audited(number: int, *, fraction: float, seed: int) -> bool:
 
 
 def _stream(seed: int, name: str) -> int:
-    """The seed of a random stream, which depends on nothing but its name and the study's seed."""
+    """The seed of a random stream; it depends only on the stream's name and the study's seed."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
 
 
 def sobol_points(search: Mapping[str, Distribution], *, count: int, seed: int) -> list[dict[str, Any]]:
-    """So many different points of the space, Sobol's first; fewer where it has no more. The same for the same seed."""
+    """`count` different points of the space, Sobol points first; fewer where the space has fewer. Deterministic."""
     known = space(search)
     study = optuna.create_study(
         sampler=SobolFirst(known, startup=EVERY_TRIAL, seed=seed, then=RandomSampler(seed=seed))
     )
     found: list[dict[str, Any]] = []
-    for _ in range(count * MOST_DRAWS):
+    for _ in range(count * MAX_DRAWS):
         if len(found) == count:
             break
         point = decode(search, study.ask(known).params)
@@ -110,14 +110,15 @@ def sobol_points(search: Mapping[str, Distribution], *, count: int, seed: int) -
 
 
 def directions(spec: StudySpec) -> list[Literal["minimize", "maximize"]]:
-    """Which way is good, objective by objective."""
+    """Optuna's direction of each objective."""
     return ["minimize" if objective.mode == "min" else "maximize" for objective in spec.objectives]
 
 
 def outcome(
     status: str, metrics: Mapping[str, Any], objectives: Sequence[Objective]
 ) -> tuple[TrialState, list[float] | None]:
-    """What Optuna is told: COMPLETE only with every objective measured, PRUNED (it has the values), or FAIL."""
+    """A trial's end in Optuna's terms: COMPLETE only if every objective was measured, PRUNED (Optuna has the
+    intermediate values), or FAIL."""
     if status == "pruned":
         return TrialState.PRUNED, None
     if status == "completed":
@@ -131,25 +132,27 @@ def outcome(
 class SobolFirst(BaseSampler):
     """Scrambled Sobol points for the first `startup` draws, then another sampler.
 
-    Random start-up points leave holes, and ten of them are most of a small search. The space is known from the study
-    file, so that the first draw is of the sequence too (Optuna's own sampler learns the space from that draw).
+    Random start-up points leave holes, which matter in a small search. The study file gives the space, so the first
+    draw is a Sobol point too; Optuna's own Sobol sampler learns the space from the first draw.
     """
 
     def __init__(self, known: Mapping[str, BaseDistribution], *, startup: int, seed: int, then: BaseSampler) -> None:
         self._space, self._startup, self._then = dict(known), startup, then
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # its interface may change: constraints.txt pins it
+            warnings.simplefilter(
+                "ignore", ExperimentalWarning
+            )  # the interface is experimental; constraints.txt pins it
             self._sobol = _Sobol(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """All of it, always."""
+        """The whole space."""
         return self._space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A whole point of the space."""
-        self._sobol.place = trial.number
+        """A point of the whole space."""
+        self._sobol.index = trial.number
         if trial.number < self._startup:
             return self._sobol.sample_relative(study, trial, search_space)
         drawn = self._then.sample_relative(study, trial, search_space)
@@ -158,24 +161,24 @@ class SobolFirst(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Not needed: every parameter is part of the relative space."""
+        """Not called in practice: every parameter is part of the relative space."""
         return self._then.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Let the other sampler see how it ended."""
+        """Pass the end of a trial on to the other sampler."""
         self._then.after_trial(study, trial, state, values)
 
 
 class _Sobol(QMCSampler):
-    """Sobol's sequence from which `place` says the point. Optuna counts points in its storage, and a study that is
-    made anew would begin again with the first, fifty repeats of which look like a space without new points."""
+    """A Sobol sequence that draws the point number `index`. Optuna counts points in its storage; in a rebuilt study it
+    would start again from the first point, and MAX_DRAWS repeats look like an exhausted space."""
 
-    place = 0
+    index = 0
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
-        return self.place
+        return self.index
 
 
 def _to_optuna(distribution: Distribution) -> BaseDistribution:
@@ -192,7 +195,7 @@ def _to_optuna(distribution: Distribution) -> BaseDistribution:
 def _decode(distribution: Distribution, drawn: Any) -> Any:
     if distribution.kind == "one_minus_loguniform":
         assert isinstance(distribution, Range)
-        return min(max(1 - drawn, distribution.low), distribution.high)  # 1 - (1 - x) may miss a bound by a hair
+        return min(max(1 - drawn, distribution.low), distribution.high)  # 1 - (1 - x) may miss a bound by rounding
     return drawn
 
 

@@ -1,7 +1,7 @@
-"""The adaptive search: draws trials from Optuna and tells it the truth about them.
+"""The adaptive search: draws trials from Optuna and tells it how they ended.
 
-Every draw is in the ledger before anything is trained of it. What Optuna knows at a start is what the ledger says
-(`journal.make_anew`): trials that were left running are asked for again, first of all.
+Every draw is written to the ledger before its trial trains. At a start Optuna's study is rebuilt from the ledger
+(`journal.rebuild`), and trials that did not end come first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
 from ablate.search import journal, learners, samplers
 from ablate.search.learners import TRIAL_ID
-from ablate.search.samplers import MOST_DRAWS
+from ablate.search.samplers import MAX_DRAWS
 from ablate.spec.models import StudySpec
 from ablate.trainers import Verdict
 from ablate.trials.plan import search_trial
@@ -34,8 +34,8 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Running:
-    """A trial under way: Optuna's number and storage id, where its budget ends (None: in epochs), and whether it is
-    never to be stopped."""
+    """A running trial: Optuna's number and storage id, its budget (None: in epochs), and whether early stopping ignores
+    it."""
 
     number: int
     storage_id: int
@@ -44,41 +44,41 @@ class _Running:
 
 
 class Search:
-    """The TrialSource of a study's search. See `trials.source.TrialSource`."""
+    """The TrialSource of a study's search."""
 
     def __init__(self, spec: StudySpec, ledger: Ledger) -> None:
         self._spec, self._ledger = spec, ledger
         self._pruner = samplers.pruner(spec)
-        past = journal.make_anew(spec, ledger, pruner=self._pruner)
-        self._study, self._storage = past.study, past.storage
+        rebuilt = journal.rebuild(spec, ledger, pruner=self._pruner)
+        self._study, self._storage = rebuilt.study, rebuilt.storage
         self._study_id = self._storage.get_study_id_from_name(spec.study)
-        # A restarted sampler would repeat its first draws if it began from the same seed.
+        # A restarted sampler with the same seed would repeat its first draws.
         before = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = samplers.sampler(spec, seed=spec.optimizer.seed + before)
         self._space = samplers.space(spec.search)
-        self._drawn = set(past.drawn)
-        self._stopped = set(past.stopped)
+        self._drawn = set(rebuilt.drawn)
+        self._stopped = set(rebuilt.stopped)
         self._running: dict[str, _Running] = {}
-        self._again = deque(self._start(trial, number) for number, trial in past.unfinished.items())
+        self._unfinished = deque(self._start(trial, number) for number, trial in rebuilt.unfinished.items())
         self._exhausted = False
 
     @property
     def total(self) -> int:
-        """Trials that the search will have had at its end; fewer than asked for where the space has no more."""
+        """The number of trials at the search's end; fewer than `optimizer.trials` where the space is exhausted."""
         return len(self._drawn) if self._exhausted else max(self._spec.optimizer.trials, len(self._drawn))
 
     def ask(self) -> Trial | None:
-        """The next trial: first those that a dead driver left running, then a draw that equals no earlier one."""
-        if self._again:
-            return self._again.popleft()
+        """The next trial: first those that a dead driver left running, then new draws."""
+        if self._unfinished:
+            return self._unfinished.popleft()
         if self._exhausted or len(self._drawn) >= self._spec.optimizer.trials:
             return None
-        for _ in range(MOST_DRAWS):
+        for _ in range(MAX_DRAWS):
             drawn = self._study.ask(self._space)
             params = samplers.decode(self._spec.search, drawn.params)
             try:
                 trial = search_trial(self._spec, params)
-            except ParameterError:  # between valid ends lies a value that is not
+            except ParameterError:  # a value between valid ends may be invalid
                 draws.record(Draw(drawn.number, "", params), store=self._ledger.store)
                 self._study.tell(drawn, state=TrialState.FAIL)
                 continue
@@ -86,36 +86,33 @@ class Search:
             drawn.set_user_attr(TRIAL_ID, trial.trial_id)
             if trial.trial_id not in self._drawn:
                 return self._start(trial, drawn.number)
-            self._answer(drawn, trial.trial_id)
+            self._tell_repeat(drawn, trial.trial_id)
         self._exhausted = True
-        _LOG.warning("search %s ends: %d draws in a row were no new trials", self._spec.study, MOST_DRAWS)
+        _LOG.warning("search %s ends early: %d draws in a row gave no new trial", self._spec.study, MAX_DRAWS)
         return None
 
     def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:
-        """Note an intermediate value; STOP where ASHA prunes, and from then on: who died unhearing is told again.
+        """Record an intermediate value; STOP where ASHA prunes the trial.
 
-        At the end of its budget a trial is never stopped.
+        Every later report of the trial gets STOP too, because it may have died before the first STOP reached it. A
+        trial at the end of its budget is never stopped.
         """
-        if value is None or not math.isfinite(value) or len(self._spec.objectives) > 1:
-            return Verdict.CONTINUE
-        if trial_id not in self._running:  # told already: a late report
+        ended = trial_id not in self._running  # and this report is late
+        if ended or value is None or not math.isfinite(value) or len(self._spec.objectives) > 1:
             return Verdict.CONTINUE
         running = self._running[trial_id]
         if tokens not in self._storage.get_trial(running.storage_id).intermediate_values:
             self._storage.set_trial_intermediate_value(running.storage_id, tokens, float(value))
-        if running.budget_tokens is not None and tokens >= running.budget_tokens:
+        if running.audited or (running.budget_tokens is not None and tokens >= running.budget_tokens):
             return Verdict.CONTINUE
-        if running.audited:
-            return Verdict.CONTINUE
-        if trial_id in self._stopped:
-            return Verdict.STOP
-        if not self._pruner.prune(self._study, self._storage.get_trial(running.storage_id)):
-            return Verdict.CONTINUE
-        self._stopped.add(trial_id)
+        if trial_id not in self._stopped:
+            if not self._pruner.prune(self._study, self._storage.get_trial(running.storage_id)):
+                return Verdict.CONTINUE
+            self._stopped.add(trial_id)
         return Verdict.STOP
 
     def tell(self, row: TrialRow) -> None:
-        """Tell Optuna how a trial ended. What was told already is not told twice."""
+        """Tell Optuna how a trial ended. A second row of the same trial is ignored."""
         if row.trial_id not in self._running:
             return
         running = self._running.pop(row.trial_id)
@@ -131,9 +128,9 @@ class Search:
         self._running[trial.trial_id] = _Running(number, storage_id, trial.config.budget, audited)
         return replace(trial, audited=audited)
 
-    def _answer(self, drawn: optuna.Trial, trial_id: str) -> None:
-        """Tell a repeated draw what is known of its first; the liar's FAIL while that one still runs."""
-        first = self._first(trial_id)
+    def _tell_repeat(self, drawn: optuna.Trial, trial_id: str) -> None:
+        """Give a repeated draw the end of its first draw; FAIL while that trial runs, because Optuna wants an end."""
+        first = self._ended(trial_id)
         if first is None or trial_id in self._running or first.state is TrialState.FAIL:
             self._study.tell(drawn, state=TrialState.FAIL)
             return
@@ -141,7 +138,7 @@ class Search:
             drawn.report(value, step)
         self._tell(drawn.number, (first.state, first.values if first.state is TrialState.COMPLETE else None))
 
-    def _first(self, trial_id: str) -> FrozenTrial | None:
+    def _ended(self, trial_id: str) -> FrozenTrial | None:
         ended = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return next((trial for trial in ended if learners.id_of(trial) == trial_id), None)
 
@@ -151,12 +148,12 @@ class Search:
 
 
 def preview(spec: StudySpec, *, count: int) -> list[Trial]:
-    """The search's first draws, nothing of them written anywhere."""
+    """The search's first draws; writes nothing."""
     study = optuna.create_study(sampler=samplers.sampler(spec, seed=spec.optimizer.seed))
     space = samplers.space(spec.search)
 
     def draws() -> Any:
-        for _ in range(count + MOST_DRAWS):
+        for _ in range(count + MAX_DRAWS):
             try:
                 yield search_trial(spec, samplers.decode(spec.search, study.ask(space).params))
             except ParameterError:

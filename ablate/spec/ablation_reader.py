@@ -1,4 +1,4 @@
-"""The `ablation` and `hypotheses` sections of a study file: designs, fair tuning, matching, what is claimed."""
+"""Reads the sections `ablation`, `hypotheses` and `targets` of a study file, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_ARMS = "name at least one: `arms: {no_memory: {model.memory: none}}`"
 
 
 def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Sequence[Objective]) -> Ablation:
-    """The section `ablation`, every arm of it valid. Raises BadInput."""
+    """Read the section `ablation`. Raises BadInput unless every arm is a valid configuration."""
     written = tree.mapping("ablation")
     tree.known("ablation", written, tuple(Ablation.model_fields))
     sections = {
@@ -42,7 +42,7 @@ def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Se
 
 
 def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hypothesis, ...]:
-    """The list `hypotheses`: what is claimed of arms that the study has, on metrics that it measures."""
+    """Read the list `hypotheses`. Each claim must name an arm of the study and a metric that has a better direction."""
     written = tree.value("hypotheses")
     if written is None:
         return ()
@@ -50,23 +50,23 @@ def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hyp
     if not isinstance(written, list) or not all(isinstance(entry, dict) for entry in written):
         raise tree.bad("hypotheses", written, "not a list of mappings", example)
     if ablation is None:
-        raise tree.bad("hypotheses", "given", "a study without arms can test none", "add an ablation")
+        raise tree.bad("hypotheses", "given", "a hypothesis is about an arm, and the study has none", "add an ablation")
     arms = tuple(arm.name for arm in designs.expand(ablation, base))
     found: list[Hypothesis] = []
     for index, entry in enumerate(written):
         key = f"hypotheses.{index}"
         if "metric" in entry and not _better(tree, f"{key}.metric", entry["metric"]):
-            rule = "neither more nor less of it is better, so nothing can be claimed of it"
-            raise tree.bad(f"{key}.metric", entry["metric"], rule, "claim something of val_loss, say")
+            rule = "neither a higher nor a lower value is better, so no improvement can be claimed"
+            raise tree.bad(f"{key}.metric", entry["metric"], rule, "name another metric, such as val_loss")
         hypothesis = tree.model(key, Hypothesis, entry)
         if hypothesis.arm not in arms:
-            raise tree.bad(f"{key}.arm", hypothesis.arm, "no arm of this study", nearest(hypothesis.arm, arms))
+            raise tree.bad(f"{key}.arm", hypothesis.arm, "not an arm of this study", nearest(hypothesis.arm, arms))
         found.append(hypothesis)
     return tuple(found)
 
 
 def targets(tree: Tree) -> dict[str, float]:
-    """The mapping `targets`: metric -> the value that the user hopes to reach."""
+    """Read the mapping `targets`: metric -> the value that the user wants to reach."""
     found: dict[str, float] = {}
     for name, value in tree.optional("targets").items():
         key = f"targets.{name}"
@@ -77,7 +77,7 @@ def targets(tree: Tree) -> dict[str, float]:
     return found
 
 
-# ---- the designs as they are written
+# ---- designs as the file writes them
 
 
 def _mapping(tree: Tree, written: dict[str, Any], name: str) -> dict[str, Any]:
@@ -92,13 +92,13 @@ def _mapping(tree: Tree, written: dict[str, Any], name: str) -> dict[str, Any]:
 def _named(tree: Tree, name: str, written: object) -> dict[str, Any]:
     key = f"ablation.arms.{name}"
     if name in (designs.SEARCH, designs.BASELINE) or designs.is_preparation(name):
-        raise tree.bad(key, "arm", "a reserved name: the study's own arms are called so", "choose another name")
+        raise tree.bad(key, "arm", "a reserved name, which the study gives to arms of its own", "choose another name")
     if isinstance(written, dict) and "reseed" in written:
         if written != {"reseed": True}:
-            rule = "an A/A arm is the baseline on other random streams and nothing else"
+            rule = "an A/A arm changes only the random streams of the baseline"
             raise tree.bad(f"{key}.reseed", written["reseed"], rule, "write {reseed: true} alone")
         if tree.trainer.description.reseed is None:
-            rule = "this trainer has no other random streams for the same trial"
+            rule = "this trainer cannot change the random streams of a trial"
             raise tree.bad(f"{key}.reseed", "true", rule, "leave the arm out")
         return written
     return _overrides(tree, key, name, written)
@@ -130,10 +130,10 @@ def _may_override(parameter: str, value: object, trainer: Trainer) -> None:
     if parameter == known.seed:
         raise ParameterError(parameter, value, "every arm has the same seeds", "remove it")
     if parameter == known.reseed:
-        rule, hint = "only the A/A arm has other random streams", "write an arm that is {reseed: true}"
+        rule, hint = "only an A/A arm changes the random streams", "write the arm as {reseed: true}"
         raise ParameterError(parameter, value, rule, hint)
     if parameter in known.budget_keys:
-        rule = "the budget of every arm follows from ablation.match"
+        rule = "ablation.match decides the budget of every arm"
         raise ParameterError(parameter, value, rule, "remove it, or set it in base")
 
 
@@ -148,18 +148,18 @@ def _factorial(tree: Tree, written: dict[str, Any]) -> dict[str, list[Any]]:
             _may_override(factor, levels, tree.trainer)
         for level in levels:
             if isinstance(level, (list, dict)) or not NAME.fullmatch(designs.cell_name({factor: level})):
-                rule = "a level that cannot stand in an arm's name"
+                rule = "a level that cannot be part of an arm's name"
                 raise tree.bad(key, level, rule, "make it a named arm: `arms: {NAME: {KEY: VALUE}}`")
         if len(set(map(str, levels))) < len(levels):
             raise tree.bad(key, levels, "a level twice", "remove one of them")
         cells *= len(levels)
-    if cells > designs.MOST_CELLS:
-        raise tree.bad("ablation.factorial", f"{cells:,} cells", f"more than {designs.MOST_CELLS}", "use a search")
+    if cells > designs.MAX_CELLS:
+        raise tree.bad("ablation.factorial", f"{cells:,} cells", f"more than {designs.MAX_CELLS}", "use a search")
     return written
 
 
 def _tune(tree: Tree, written: dict[str, Any]) -> dict[str, Any]:
-    """`tune_each_arm` with what it tunes where the file does not say."""
+    """`tune_each_arm`, with the trainer's default for `over` where the file leaves it out."""
     tune = tree.value("tune_each_arm", written)
     return {"tune_each_arm": {"over": tree.trainer.tuned_by_default, **tune}} if isinstance(tune, dict) else {}
 
@@ -168,23 +168,24 @@ def _better(tree: Tree, key: str, metric: object) -> str:
     return tree.trainer.description.by_name[tree.metric(key, metric)].better
 
 
-# ---- whether they go together
+# ---- whether the parts fit together
 
 
 def _check_best(tree: Tree, ablation: Ablation, search: feasibility.Search, objectives: Sequence[Objective]) -> None:
+    """Check that what needs one best trial (`tune_each_arm`, `baseline: best`) can have one."""
     several = len(objectives) > 1
+    rule = "several objectives have no single best trial"
     if ablation.tune_each_arm is not None and several:
-        key = "ablation.tune_each_arm"
-        raise tree.bad(key, "given", "several objectives have no one best trial", "give one objective")
+        raise tree.bad("ablation.tune_each_arm", "given", rule, "give one objective")
     if ablation.baseline != "best":
         return
     if not search:
-        raise tree.bad("ablation.baseline", "best", "there is no search to be best of", "use base, or add one")
+        raise tree.bad("ablation.baseline", "best", "the study has no search", "use base, or add a search")
     if several:
-        raise tree.bad("ablation.baseline", "best", "several objectives have no one best trial", "use base")
+        raise tree.bad("ablation.baseline", "best", rule, "use base")
     for factor in ablation.factorial:
         if factor in search:
-            rule = "searched, so which cell is the baseline is not known before the search has ended"
+            rule = "it is searched, so the baseline's cell is unknown until the search has ended"
             raise tree.bad(f"ablation.factorial.{factor}", "a factor", rule, "use baseline: base, or do not search it")
 
 
@@ -193,12 +194,11 @@ def _check_arms(tree: Tree, arms: Sequence[Arm], base: Config, *, search: feasib
     for arm in arms:
         place = designs.prefix(arm).removesuffix(".")
         if arm.name in places:
-            raise tree.bad(
-                place, "arm", f"{arm.name} is an arm already", f"rename it, or the one at {places[arm.name]}"
-            )
+            hint = f"rename it, or the one at {places[arm.name]}"
+            raise tree.bad(place, "arm", f"another arm is called {arm.name} already", hint)
         places[arm.name] = place
         if not NAME.fullmatch(arm.name):
-            raise tree.bad(place, arm.name, "not an arm's name", f"{NAME_HINT}; 100 of them at most")
+            raise tree.bad(place, arm.name, "not an arm's name", f"{NAME_HINT}; 100 characters at most")
         with tree.at(f"{place}."):
             feasibility.check_arm(base, arm.overrides, search=search)
     try:
@@ -216,7 +216,7 @@ def _check_match(
     searched = ablation.baseline == "best" and bool(others & search.keys())
     if match in ("flops", "wall") and (base.budget is None or searched):
         unit = known.budget_unit
-        rule = f"needs a budget in {unit}: how many an epoch has is not known before the corpus is read"
+        rule = f"needs a budget in {unit}, and the {unit} of an epoch are unknown until the corpus is read"
         raise tree.bad(key, match, rule, f"give {known.budget} in base, or match tokens")
     if match != "params":
         return
@@ -224,10 +224,10 @@ def _check_match(
         baseline = base.override(corner)
         for arm in arms:
             config = baseline.override(arm.overrides)
-            if not matching.as_large(baseline, config):
+            if not matching.same_size(baseline, config):
                 own, control = config.cost.active_parameters, baseline.cost.active_parameters
-                rule = f"match: params, and the baseline has {control:,}: more than 2% apart"
-                hint = "change its size, or match tokens or flops"
+                rule = f"match is params, and this differs by more than 2% from the baseline's {control:,}"
+                hint = "change the arm's size, or match tokens or flops"
                 wrong = ParameterError(arm.name, f"{own:,} active parameters", rule, hint)
                 raise wrong.at(tree.document.place(designs.prefix(arm).removesuffix(".")))
 
@@ -245,14 +245,14 @@ def _check_tuning(
     points = math.prod(tuning.size(distribution) for distribution in space.values())
     if points < ablation.tune_each_arm.trials:
         trials = f"{key.rpartition('.')[0]}.trials"
-        rule = f"more than the {points:.0f} different points of its space"
+        rule = f"more than the {points:.0f} different points of the tuned space"
         raise tree.bad(trials, ablation.tune_each_arm.trials, rule, f"give {points:.0f}, or a wider range in `search`")
     known: Mapping[str, Any] = {**(search if ablation.baseline == "best" else {}), **space}
     for arm in arms:
         for parameter in arm.overrides:
             if parameter in space:
                 place = designs.prefix(arm) + parameter
-                rule = f"arm {arm.name} fixes it, and it is tuned for each arm"
+                rule = f"arm {arm.name} sets it, but it is tuned for each arm"
                 raise tree.bad(place, arm.overrides[parameter], rule, f"remove it, or take {parameter} out of over")
         try:
             feasibility.check_arm(base, arm.overrides, search=known)
@@ -269,5 +269,5 @@ def _check_power(tree: Tree, ablation: Ablation, arms: int) -> None:
             f"the declared test cannot reject: the smallest p_holm with {arms} {'arm' if arms == 1 else 'arms'}"
             f" is {smallest:.3g}"
         )
-        hint = f"give {declared_test.seeds_needed(arms)} seeds, or say `exploratory: true`"
+        hint = f"give {declared_test.seeds_needed(arms)} seeds, or set `exploratory: true`"
         raise tree.bad("ablation.seeds", ablation.seeds, rule, hint)

@@ -1,6 +1,6 @@
-"""From an ablation's designs to its arms: named arms, leave-one-out, add-one-in, factorial cells, the A/A arm.
+"""Expands an ablation's designs into arms: named arms, leave-one-out, add-one-in, factorial cells, the A/A arm.
 
-Pure: a plan and a dry run ask here what the arms are; study.json keeps the answer for a report.
+Pure. The plan and the dry run expand the designs here; study.json records the arms for the report.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 Design = Literal["arm", "leave_one_out", "add_one_in", "factorial", "reseed"]
 
 SEARCH, BASELINE = "search", "baseline"
-"""The arms that no study file names: a search's trials, and an ablation's control."""
+"""Reserved arm names: the trials of the search, and the control of the ablation."""
 
 TUNE, CALIBRATE = "tune.", "calibrate."
-"""What stands before an arm's name in the rows of the trials that tune it, and of the run that measures its speed."""
+"""Prefixes of an arm's name in the rows of the trials that tune it, and of the trial that measures its speed."""
 
-MOST_CELLS = 1_000
-"""Cells of a factorial; more of them were meant for a search."""
+MAX_CELLS = 1_000
+"""Cells that a factorial may have; a study of more should search."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm changes: `overrides` of the baseline under dotted keys. `levels`: the level of every factor of a
-    factorial's cell, as the configuration holds it; empty for the other designs."""
+    """What one arm changes: `overrides` of the baseline under dotted keys.
+
+    `levels`: factor -> level of a factorial's cell, as the configuration holds it; empty for the other designs.
+    """
 
     name: str
     overrides: Mapping[str, Any]
@@ -39,10 +41,10 @@ class Arm:
 
 
 def expand(ablation: Ablation, base: Config) -> tuple[Arm, ...]:
-    """All arms but the baseline: named ones, leave-one-out, add-one-in, factorial, each in the file's order.
+    """All arms but the baseline: named arms, leave-one-out, add-one-in, factorial, each in the file's order.
 
-    `base` is what the arms deviate from. The factorial's cell that equals it is the baseline and no arm. Raises
-    ParameterError, keyed by the factor, where a level is not valid.
+    `base` is the baseline's configuration; the factorial's cell that equals it is left out. Raises ParameterError,
+    keyed by the factor, where a level is not valid.
     """
     return (
         *(_named(name, written, base) for name, written in ablation.arms.items()),
@@ -53,7 +55,7 @@ def expand(ablation: Ablation, base: Config) -> tuple[Arm, ...]:
 
 
 def prefix(arm: Arm) -> str:
-    """Where the study file has an arm's keys: `ablation.leave_one_out.ema.`."""
+    """The prefix of an arm's keys in the study file, such as `ablation.leave_one_out.ema.`."""
     match arm.design:
         case "leave_one_out":
             return f"ablation.leave_one_out.{arm.name.removeprefix('without_')}."
@@ -66,12 +68,12 @@ def prefix(arm: Arm) -> str:
 
 
 def is_preparation(arm: str) -> bool:
-    """Whether rows of this arm prepare an ablation (tuning, calibration) and are no results of it."""
+    """Whether rows of this arm prepare the ablation (tuning, calibration) and are not results."""
     return arm.startswith((TUNE, CALIBRATE))
 
 
 def family(arms: Sequence[Arm]) -> int:
-    """How many arms Holm corrects for: the A/A arm is a check and claims nothing. 1 where there is nothing else."""
+    """How many arms Holm corrects for: all but the A/A arm, which is only a check; at least 1."""
     return max(1, sum(arm.design != "reseed" for arm in arms))
 
 
@@ -95,5 +97,5 @@ def _cells(factorial: Mapping[str, list[Any]], base: Config) -> Iterator[Arm]:
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:
-    """`knowledge_length-4.ema_state-sparse_cache`."""
+    """A cell's name, such as `knowledge_length-4.ema_state-sparse_cache`."""
     return ".".join(f"{key.rpartition('.')[2]}-{level}" for key, level in cell.items())

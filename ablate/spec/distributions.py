@@ -1,4 +1,4 @@
-"""What a searched parameter is drawn from. Knows no sampler: a distribution says its ends and how it is measured.
+"""The distributions of searched parameters: values or bounds, and the scale. Knows no sampler.
 
 A study file writes one as `{kind: arguments}`: `{loguniform: [0.01, 1.0]}`, `{choice: [4, 8, 16]}`.
 """
@@ -17,23 +17,23 @@ Scalar = int | float | str | bool | None
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, in no order."""
+    """One of several values without an order."""
 
     choices: tuple[Scalar, ...]
     kind: ClassVar[Literal["choice"]] = "choice"
 
     @property
     def ends(self) -> tuple[Scalar, ...]:
-        """Every value that must be valid: all of them."""
+        """The values that must be valid: every choice."""
         return self.choices
 
 
 @dataclass(frozen=True)
 class Range:
-    """Between `low` and `high`, both included.
+    """A value between `low` and `high`, both included.
 
-    `uniform` and `loguniform` draw real numbers, `int` and `logint` whole ones; `one_minus_loguniform` draws x so that
-    1 - x is log-uniform between 1 - high and 1 - low, for a quantity like a decay whose distance from 1 matters.
+    `uniform` and `loguniform` draw real numbers, `int` and `logint` whole numbers. `one_minus_loguniform` draws x so
+    that 1 - x is log-uniform between 1 - high and 1 - low; it suits a decay, whose distance from 1 matters.
     """
 
     kind: Literal["one_minus_loguniform", "loguniform", "uniform", "logint", "int"]
@@ -42,7 +42,7 @@ class Range:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Every value that must be valid: both bounds, whole numbers where whole numbers are drawn."""
+        """The values that must be valid: both bounds, as whole numbers where whole numbers are drawn."""
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
     @property
@@ -82,7 +82,7 @@ def as_written(distribution: Distribution) -> dict[str, Any]:
 
 
 def covers(new: Distribution, old: Distribution) -> bool:
-    """Whether whatever `old` draws `new` may draw too, on the same scale."""
+    """Whether `new` can draw every value that `old` can, on the same scale."""
     if isinstance(new, Choice) or isinstance(old, Choice):
         if new.kind != old.kind:
             return False
@@ -92,7 +92,7 @@ def covers(new: Distribution, old: Distribution) -> bool:
 
 
 def shown(distribution: Distribution) -> str:
-    """As a study file writes it, on one line: `{loguniform: [0.01, 1.0]}`."""
+    """One line, as a study file writes it: `{loguniform: [0.01, 1.0]}`."""
     return f"{{{distribution.kind}: [{', '.join(str(end) for end in distribution.ends)}]}}"
 
 
@@ -121,7 +121,7 @@ def _range(key: str, kind: Any, arguments: list[Any]) -> Range:
         raise ParameterError(key, shown, "inverted range", f"write {{{kind}: [{high}, {low}]}}")
     distribution = Range(kind, low, high)
     if distribution.whole and not all(float(bound).is_integer() for bound in arguments):
-        raise ParameterError(key, shown, "bounds that are no whole numbers", "round them, or use uniform or loguniform")
+        raise ParameterError(key, shown, "bounds are not whole numbers", "round them, or use uniform or loguniform")
     if kind in ("loguniform", "logint") and low <= 0:
         raise ParameterError(key, shown, "a logarithm needs a lower bound above 0", "raise it, or use uniform or int")
     if kind == "one_minus_loguniform" and high >= 1:

@@ -1,6 +1,6 @@
-"""Whether everything a study can ask for is a valid configuration: the ends of every range, every choice, every arm.
+"""Checks that every configuration of a study is valid: the ends of every range, every choice, every arm.
 
-Found out before anything starts: a sweep that fails in its ninth hour on a value that its file held is a defect.
+The check runs before training starts, so that a sweep cannot fail hours later on a value of its file.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ablate.trainers import Config
 
 Search = Mapping[str, Distribution]
 
-MOST_CORNERS = 2_000
-"""Up to so many corners a space is checked whole; a larger one pair by pair (every rule ties at most two values)."""
+MAX_CORNERS = 2_000
+"""A space of up to so many corners is checked whole, a larger one pair by pair: a rule ties two values at most."""
 
-MOST_WHOLE = 1_024
-"""Up to so many values a range of whole numbers is checked value by value."""
+MAX_WHOLE_VALUES = 1_024
+"""A range of up to so many whole numbers is checked value by value."""
 
 
 def check_search(base: Config, search: Search) -> None:
-    """Raise ParameterError, keyed by the searched parameter at fault, unless whatever may be drawn is valid."""
+    """Raise ParameterError, keyed by the searched parameter at fault, unless all ends and choices are valid."""
     trainer = base.trainer.description
     for key in search:
         if key in (trainer.seed, trainer.reseed):
-            raise ParameterError(key, "searched", "a seed is luck, not a parameter", "use ablation.seeds to repeat")
+            raise ParameterError(key, "searched", "a seed is chance, not a parameter", "use ablation.seeds to repeat")
     for corner in corners(search):
         _try(base, corner, search)
     first = next(corners(search), {})
@@ -40,10 +40,11 @@ def check_search(base: Config, search: Search) -> None:
 
 
 def corners(search: Search) -> Iterator[dict[str, Any]]:
-    """The extreme points of a space: every combination of ends and choices, or of each two parameters' if too many."""
+    """The extreme points of a space: all combinations of ends and choices, or those of every two parameters
+    (the others at their first end) where there are more than MAX_CORNERS."""
     keys = list(search)
     ends = [search[key].ends for key in keys]
-    if math.prod(map(len, ends)) <= MOST_CORNERS:
+    if math.prod(map(len, ends)) <= MAX_CORNERS:
         for values in itertools.product(*ends):
             yield dict(zip(keys, values, strict=True))
         return
@@ -54,20 +55,20 @@ def corners(search: Search) -> Iterator[dict[str, Any]]:
 
 
 def check_arm(base: Config, overrides: Mapping[str, Any], *, search: Search) -> None:
-    """Raise ParameterError unless the arm is valid on the base and on whatever the search may find best."""
+    """Raise ParameterError unless the arm is valid on every corner of the search (on the base alone without one)."""
     for corner in corners(search):
         base.override({**corner, **overrides})
 
 
 def check_different(base: Config, arms: Mapping[str, Mapping[str, Any]], *, search: Search) -> None:
-    """Raise ParameterError, keyed by the arm, where two valid arms are the same configuration or one is the baseline.
+    """Raise ParameterError, keyed by the arm, where an arm equals another arm or the baseline.
 
-    `search` is what the baseline leaves open: empty for `baseline: base`, the searched space for `baseline: best`.
+    `search`: the parameters that the search's winner sets; empty for `baseline: base`.
     """
     known: dict[tuple[str, frozenset[str]], str] = {(base.to_json(), frozenset()): "the baseline"}
     for name, overrides in arms.items():
-        # Of the winner only the searched values are unknown: an arm that fixes one of them differs from what it equals
-        # here. So arms are the same only if they fix the same open values.
+        # The winner's searched values are unknown yet: an arm that sets one may differ from an equal arm that does not.
+        # So two arms are the same only if they also set the same searched values.
         same = (base.override(overrides).to_json(), frozenset(overrides) & frozenset(search))
         if same in known:
             raise ParameterError(
@@ -77,7 +78,7 @@ def check_different(base: Config, arms: Mapping[str, Mapping[str, Any]], *, sear
 
 
 def _try(base: Config, values: Mapping[str, Any], search: Search) -> Config:
-    """The configuration; its ParameterError names the searched parameter without which it would be valid."""
+    """The configuration of `values`. Raises ParameterError, keyed by the searched parameter at fault."""
     try:
         return base.override(values)
     except ParameterError as error:
@@ -110,7 +111,7 @@ def _check_choice(base: Config, first: Mapping[str, Any], key: str, distribution
 def _check_range(base: Config, first: Mapping[str, Any], key: str, distribution: Range, search: Search) -> None:
     low, high = distribution.ends
     if distribution.whole:
-        if high - low <= MOST_WHOLE:
+        if high - low <= MAX_WHOLE_VALUES:
             for value in range(int(low), int(high) + 1):
                 _try(base, {**first, key: value}, search)
     elif isinstance(base.override({**first, key: low})[key], int):

@@ -1,4 +1,4 @@
-"""What a study is, once its file has been read: typed, frozen, valid."""
+"""The sections of a study file as pydantic models, and the whole study: typed, frozen, valid."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def _whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-"""A whole number, however it is written: `5e4` too."""
+"""A whole number in any notation, `5e4` too."""
 
 
 def broken(rule: str, hint: str) -> PydanticCustomError:
-    """What a validator raises: the rule that the value breaks, and what to do."""
+    """The error that a validator raises: the broken rule, and a hint."""
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "hint": hint})
 
 
 class Section(BaseModel):
-    """A part of a study file: frozen, closed, strict about types."""
+    """A section of a study file: frozen, without unknown keys, strict about types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Objective(Section):
-    """What a study is about: a metric and which way is good."""
+    """A metric that the study minimises or maximises."""
 
     metric: str
     mode: Literal["min", "max"]
 
     @property
     def sign(self) -> float:
-        """1 where less is better, -1 where more is: `sign * value` is always to be minimised."""
+        """1 where less is better, -1 where more is: less `sign * value` is always better."""
         return 1.0 if self.mode == "min" else -1.0
 
 
@@ -50,7 +50,7 @@ Sampler = Literal["gp", "tpe", "random", "sobol"]
 
 
 class Optimizer(Section):
-    """The search's sampler and its budget in trials; the first `startup` points are Sobol's."""
+    """The search's sampler and number of trials; the first `startup` points are Sobol points."""
 
     sampler: Sampler = "gp"
     startup: Whole = Field(default=4, ge=1, le=1_024)
@@ -59,15 +59,16 @@ class Optimizer(Section):
 
 
 class Asha(Section):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): of the trials that have seen `min_tokens`
-    times a power of `reduction`, the best in `reduction` go on."""
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934). Rungs are at `min_tokens` times the powers of
+    `reduction`; at each rung the best 1 / `reduction` of the trials continue."""
 
     min_tokens: Whole = Field(ge=1)
     reduction: Whole = Field(default=3, ge=2)
 
 
 class EarlyStopping(Section):
-    """Of the search's trials `audit_fraction` are never stopped, so that what stopping costs can be measured."""
+    """Stops unpromising trials of the search. A share `audit_fraction` of them is never stopped, which measures what
+    early stopping costs."""
 
     asha: Asha
 
@@ -82,7 +83,7 @@ class EarlyStopping(Section):
 
 
 class TuneEachArm(Section):
-    """Every arm and the baseline get the same `trials` points over the nuisance parameters `over`."""
+    """Tunes every arm and the baseline at the same `trials` points of the nuisance parameters `over`."""
 
     trials: Whole = Field(ge=1, le=1_000)
     over: tuple[str, ...]
@@ -101,8 +102,10 @@ Match = Literal["tokens", "flops", "wall", "params"]
 
 
 class Ablation(Section):
-    """Arms by any mix of designs, each some overrides of the baseline, all on the same seeds; `designs.expand` lists
-    them. `best`: the search's winner. An arm that is `{reseed: true}` is the baseline on other random streams."""
+    """Arms of any mix of designs, all on the same seeds; each overrides the baseline. `designs.expand` lists them.
+
+    `baseline: best` is the search's winner. The arm `{reseed: true}` is the baseline with other random streams.
+    """
 
     baseline: Literal["base", "best"] = "base"
     seeds: Whole = Field(ge=1, le=1_000)
@@ -121,8 +124,7 @@ class Ablation(Section):
 
 
 class Hypothesis(Section):
-    """What is claimed before anything is trained: that `arm` changes `metric` for the better by `min_effect` at least
-    (in the metric's unit)."""
+    """A claim made before training: `arm` improves `metric` by at least `min_effect`, in the metric's unit."""
 
     claim: str
     arm: str
@@ -131,9 +133,12 @@ class Hypothesis(Section):
 
 
 class Resources(Section):
-    """What one worker of a trial gets, and how many workers a trial has; 0: it trains in the process that Tune starts
-    for it, with what a worker would get, and in that of an earlier trial where that one ended well. `gpu: auto` is the
-    share of a card that the trial is predicted to need, of a card of `gpu_memory_gib` or of the one that is found."""
+    """What each worker of a trial gets, and how many workers a trial has.
+
+    `workers: 0`: the trial trains in the process that Tune starts for it, with the resources of one worker; the process
+    of an earlier trial is reused where that one ended well. `gpu: auto`: the share of a GPU that the trial is predicted
+    to need; the GPU has `gpu_memory_gib`, or the memory that is found.
+    """
 
     cpu: float = Field(default=1.0, gt=0)
     gpu: float | Literal["auto"] = "auto"
@@ -148,7 +153,7 @@ class Resources(Section):
         if isinstance(written, bool) or not isinstance(written, (int, float)):
             raise broken("not a number", hint)
         if written < 0 or (written > 1 and not float(written).is_integer()):
-            raise broken("not a share of a GPU, nor whole GPUs", hint)
+            raise broken("neither a share of a GPU nor a whole number of GPUs", hint)
         return float(written)
 
     max_gpu_hours: float | None = Field(default=None, gt=0)
@@ -162,19 +167,19 @@ class Resources(Section):
 
     @property
     def processes(self) -> int:
-        """In how many processes a trial trains."""
+        """The number of processes in which a trial trains."""
         return max(1, self.workers)
 
 
 class Tracking(Section):
-    """Where SwanLab sends what it sees."""
+    """Where SwanLab sends its records."""
 
     swanlab: Literal["offline", "local", "online", "disabled"] = "offline"
 
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study, whole and valid."""
+    """A whole, valid study."""
 
     study: str
     question: str
@@ -186,14 +191,14 @@ class StudySpec:
     ablation: Ablation | None
     hypotheses: tuple[Hypothesis, ...]
     targets: Mapping[str, float]
-    """Metric -> the value that the user hopes to reach."""
+    """Metric -> the value that the user wants to reach."""
     resources: Resources
     tracking: Tracking
     file: Path
     document: Document = field(repr=False, compare=False)
-    """Where each key was written, for what can be found out only later (a missing file)."""
+    """Where each key was written, for errors that are found later (a missing file)."""
 
     @property
     def trainer(self) -> Trainer:
-        """What is studied."""
+        """The trainer that is studied."""
         return self.base.trainer

@@ -1,7 +1,7 @@
-"""`--set KEY=VALUE`: one value of a study file, given on the command line.
+"""`--set KEY=VALUE` sets one value of a study file on the command line.
 
-KEY is the dotted path of the file's tree (`optimizer.trials`, `base.data.corpus`, `search.model.ema_decay`), VALUE is
-read as the file would read it.
+KEY is a dotted path in the file's tree (`optimizer.trials`, `base.data.corpus`, `search.model.ema_decay`); VALUE is
+read like a value of the file.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ablate.spec.yaml_marks import Document
 PLACE = "--set"
 
 DOTTED = ("base", "search")
-"""Sections whose own keys have dots: `base: {model.dim: 64}`."""
+"""Sections whose keys may have dots: `base: {model.dim: 64}`."""
 
 
 def apply(document: Document, sets: Sequence[str]) -> Document:
-    """The document with every `KEY=VALUE` put in, later ones over earlier ones. Raises BadInput at `--set`."""
+    """The document with every `KEY=VALUE` set; a later one replaces an earlier one. Raises BadInput at `--set`."""
     tree, places = copy.deepcopy(document.tree), dict(document.places)
     for text in sets:
         key, equals, written = text.partition("=")
@@ -41,7 +41,7 @@ def apply(document: Document, sets: Sequence[str]) -> Document:
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings as dotted keys: `{data: {corpus: facts}}` is `{data.corpus: facts}`; a later key wins."""
+    """Nested mappings as dotted keys: `{data: {corpus: facts}}` becomes `{data.corpus: facts}`; a later key wins."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         inner = flatten(value) if isinstance(value, dict) else {}
@@ -50,17 +50,17 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _put_dotted(tree: dict[str, Any], section: str, key: str, value: Any) -> None:
-    """Set a key of `base` or `search`, however the file nests it there."""
+    """Set a key of `base` or `search`, whether the file nests it or writes it with dots."""
     written = tree.setdefault(section, {})
     if not isinstance(written, dict):
-        return  # the file is at fault there, and is told so
+        return  # the reader reports the section that is not a mapping
     flat = flatten({key: value}) if section == "base" else {key: value}
     known = flatten(written) if section == "base" else written
     tree[section] = {**known, **flat}
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a key anywhere else: go down as far as the tree's keys are the key's beginning; names may have dots."""
+    """Set a key of another section. Keys of the tree may have dots, so the longest one that begins `key` is entered."""
     if key not in tree:
         for known in sorted(tree, key=len, reverse=True):
             if key.startswith(f"{known}.") and isinstance(tree[known], dict):

@@ -1,4 +1,4 @@
-"""From the tree of a study file to a StudySpec, section by section."""
+"""Turns the tree of a study file into a StudySpec, section by section."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ SECTIONS = (
 
 
 class Reader:
-    """Reads the sections of one document. A ParameterError becomes BadInput at the line of the key that it names."""
+    """Reads the sections of one document. A ParameterError becomes BadInput at the line of its key."""
 
     def __init__(self, document: Document, *, folder: Path, trainer: Trainer) -> None:
         self._tree, self._trainer = Tree(document, folder=folder, trainer=trainer), trainer
 
     def study(self, file: Path) -> StudySpec:
+        """Read the whole study. Raises BadInput at the first key that is not valid."""
         for key in self._tree.root:
             if key not in SECTIONS:
                 raise self._tree.bad(key, self._tree.root[key], "unknown key", nearest(key, SECTIONS))
@@ -39,7 +40,7 @@ class Reader:
         if self._tree.value("ablation") is not None:
             ablation = ablation_reader.read(self._tree, base=base, search=search, objectives=objectives)
         if not search and ablation is None:
-            raise self._tree.bad("search", "missing", "no search and no ablation: nothing to do", "give one of them")
+            raise self._tree.bad("search", "missing", "no search and no ablation: nothing to do", "add one of them")
         return StudySpec(
             study=name,
             question=self._question(),
@@ -67,7 +68,7 @@ class Reader:
             raise self._tree.bad("study", name, "not a text", "put it in quotes")
         if "/" in name or "\\" in name:
             raise self._tree.bad(
-                "study", name, "a path in a study's name", "give the name alone, and the folder by --results"
+                "study", name, "a study's name cannot be a path", "give the name alone, and the folder by --results"
             )
         if not NAME.fullmatch(name):
             raise self._tree.bad("study", name, "not a study's name", NAME_HINT)
@@ -87,7 +88,7 @@ class Reader:
         try:
             return self._trainer.resolve(overrides)
         except ParameterError as error:
-            # A rule may tie a value of the file to a default: the line to look at is the file's.
+            # A rule may tie a value of the file to a default; the error names the value of the file.
             blamed = error.key if error.key in overrides else _culprit(self._trainer, overrides)
             raise error.at(self._tree.document.place(f"base.{blamed}")) from None
 
@@ -136,13 +137,13 @@ class Reader:
         hint = "write {asha: {min_tokens: 50_000, reduction: 3}}, or leave it out"
         stopping = self._tree.model("early_stopping", EarlyStopping, self._tree.mapping("early_stopping", hint=hint))
         if len(objectives) > 1:
-            rule = "stops by one objective, and there are several"
+            rule = "stops by one objective, and the study has several"
             raise self._tree.bad("early_stopping", "asha", rule, "leave it out")
         return stopping
 
 
 def _culprit(trainer: Trainer, overrides: Mapping[str, Any]) -> str:
-    """The value without which the configuration is valid; `preset` where no single one is to blame."""
+    """The key without which the configuration is valid; `preset` where there is no such key."""
     for key in overrides:
         try:
             trainer.resolve({other: value for other, value in overrides.items() if other != key})

@@ -1,4 +1,4 @@
-"""A study file, parsed once, at the edge: YAML -> StudySpec. Every error is one line: place, key, value, rule, hint."""
+"""Loads a study file: YAML -> StudySpec, once, at the edge. Every error is one line: place, key, value, rule, hint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ablate.trainers import Config, Trainer
 
 
 def load(path: Path | str, sets: Sequence[str] = (), *, trainer: Trainer | None = None) -> StudySpec:
-    """The study of a file, with `--set` values over it. Looks at no data file: see `check_files`. Raises BadInput.
+    """The study of a file with `--set` values over it. Reads no data file (`check_files` does). Raises BadInput.
 
-    `trainer`: what is studied; the token memory where it is None.
+    `trainer`: the trainer that is studied; None means the token memory.
     """
     path = Path(path)
     document = overrides.apply(yaml_marks.read(path), sets)
@@ -24,10 +24,9 @@ def load(path: Path | str, sets: Sequence[str] = (), *, trainer: Trainer | None 
 
 
 def check_files(spec: StudySpec) -> str:
-    """Read every data file that the study can ask for; returns the hash of the base's data.
+    """Read every data file that the study can use; returns the hash of the base's data.
 
-    Raises BadInput: at the key that names a file that is not there, or at the line of a file that is not as it should
-    be.
+    Raises BadInput at the key of a missing file, or at the line of a data file that is malformed.
     """
     missing = missing_data(spec)
     if missing:
@@ -45,8 +44,8 @@ def check_files(spec: StudySpec) -> str:
 
 
 def check_installed(spec: StudySpec) -> None:
-    """Raise BadInput, at the key that asks for it, where a trial would need a package that is not installed, ranks that
-    nobody starts, or a batch that its ranks cannot share evenly."""
+    """Raise BadInput, at the key that causes it, where a trial needs a package that is not installed, ranks that are
+    not started, or a batch that does not divide evenly among its ranks."""
     for prefix, config in _configs(spec):
         try:
             spec.trainer.check_environment(config, workers=spec.resources.workers)
@@ -55,7 +54,7 @@ def check_installed(spec: StudySpec) -> None:
 
 
 def missing_data(spec: StudySpec) -> list[BadInput]:
-    """A complaint for every data file that the study names and that is not there."""
+    """An error for every data file that the study names and that does not exist."""
     found: dict[tuple[str, str], BadInput] = {}
     for prefix, config in _configs(spec):
         for key, path in spec.trainer.missing_files(config):
@@ -76,5 +75,5 @@ def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:
 
 
 def _data(config: Config, data_keys: tuple[str, ...]) -> str:
-    """The part of a configuration that says what is read: equal where the data is."""
+    """The part of a configuration that decides which data is read; equal configurations read equal data."""
     return str([(key, value) for key, value in config.values.items() if key.startswith(data_keys)])

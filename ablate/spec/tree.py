@@ -1,4 +1,4 @@
-"""What the readers of a study file share: values by key, models out of mappings, and complaints at the right line."""
+"""Shared by the readers of a study file: values by key, mappings as models, and errors at the right line."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ablate.spec.yaml_marks import Document
 from ablate.trainers import Trainer
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-NAME_HINT = "use letters, digits, `_`, `-` and `.`, beginning with none of the last two"
+NAME_HINT = "use letters, digits, `_`, `-` and `.`, and begin with a letter, a digit or `_`"
 
 LONGEST_PATH = 2**10
-"""Bytes; Linux takes four times as many, folder and all."""
+"""Bytes; Linux allows four times as many for the whole path."""
 
 M = TypeVar("M", bound=Section)
 
 
 class Tree:
-    """A document's tree. A ParameterError becomes BadInput at the line of the key that it names."""
+    """Reads a document's tree. A ParameterError becomes BadInput at the line of its key."""
 
     def __init__(self, document: Document, *, folder: Path, trainer: Trainer) -> None:
         self.document, self.root, self._folder, self.trainer = document, document.tree, folder, trainer
@@ -35,27 +35,27 @@ class Tree:
     # ---- reading
 
     def value(self, key: str, tree: dict[str, Any] | None = None) -> Any:
-        """A value that may be left out: None, as if `null` were written."""
+        """A value that may be left out; None for that and for `null`."""
         tree = self.root if tree is None else tree
         return tree[key] if key in tree else None  # noqa: SIM401 - null and absent are the same here
 
     def mapping(self, key: str, *, hint: str = "write `key: value` lines under it") -> dict[str, Any]:
-        """A section that must be there and be a mapping."""
+        """A required section, a mapping."""
         written = self.value(key)
         if not isinstance(written, dict):
             raise self.bad(key, "missing" if written is None else written, "not a mapping", hint)
         return written
 
     def optional(self, key: str) -> dict[str, Any]:
-        """A section that may be left out."""
+        """An optional section; empty where it is left out."""
         return {} if self.value(key) is None else self.mapping(key)
 
     def section(self, key: str, model: type[M]) -> M:
-        """A whole optional section as its model."""
+        """An optional section as its model."""
         return self.model(key, model, self.optional(key))
 
     def model(self, key: str, model: type[M], written: dict[str, Any]) -> M:
-        """A mapping as a model; complaints stand at the line of the field."""
+        """A mapping as a model. Raises BadInput at the line of the field at fault."""
         self.known(key, written, tuple(model.model_fields))
         try:
             return model.model_validate(written)
@@ -64,20 +64,20 @@ class Tree:
         raise self.bad(f"{key}.{found.key}", found.value, found.rule, found.hint)
 
     def known(self, key: str, written: dict[str, Any], allowed: tuple[str, ...]) -> None:
-        """Refuse a key that is none of the allowed."""
+        """Raise BadInput for a key that is not allowed."""
         for name in written:
             if name not in allowed:
                 raise self.bad(f"{key}.{name}", written[name], "unknown key", nearest(name, allowed))
 
     def metric(self, key: str, metric: object) -> str:
-        """The name of a metric that is a single number."""
+        """The metric's name. Raises BadInput unless it is a metric that is a single number."""
         numbers = tuple(known.name for known in self.trainer.description.metrics if known.kind != "floats")
         if metric not in numbers:
             raise self.bad(key, metric, "unknown metric", nearest(str(metric), numbers))
         return str(metric)
 
     def overrides(self, prefix: str, written: dict[str, Any]) -> dict[str, Any]:
-        """Overrides as dotted keys with absolute paths, whether they were nested or dotted."""
+        """Nested or dotted overrides as dotted keys, paths made absolute."""
         flat = overrides.flatten(written)
         return {
             key: self.absolute(prefix + key, value) if key in self.trainer.path_keys else value
@@ -85,24 +85,24 @@ class Tree:
         }
 
     def absolute(self, key: str, value: object) -> Any:
-        """A path, relative to the file it stands in; to the current folder where it came by `--set`."""
+        """A path made absolute: relative to the study file, or to the current folder where it came by `--set`."""
         if not isinstance(value, str):
             return value
         folder = Path() if self.document.place(key) == overrides.PLACE else self._folder
         if len(value.encode()) > LONGEST_PATH:
             raise self.bad(key, value, f"a path of more than {LONGEST_PATH} bytes", "give a shorter one")
-        # os.path: `..` is dropped and symbolic links are kept, and a `~nobody` is a name and no error.
+        # os.path drops `..`, keeps symbolic links, and takes an unknown `~name` as it is.
         return os.path.abspath(folder / os.path.expanduser(value))  # noqa: PTH100, PTH111
 
-    # ---- complaining
+    # ---- errors
 
     def bad(self, key: str, value: object, rule: str, hint: str) -> BadInput:
-        """A complaint at the line of `key`."""
+        """An error at the line of `key`."""
         return BadInput(self.document.place(key), key, value, rule, hint)
 
     @contextmanager
     def at(self, prefix: str) -> Iterator[None]:
-        """Turn a ParameterError about a parameter into BadInput at the line where the file has it."""
+        """Turn a ParameterError into BadInput at the line of its key; `prefix` leads to the key in the file."""
         try:
             yield
         except ParameterError as error:
@@ -110,11 +110,11 @@ class Tree:
 
 
 def explain(error: ValidationError) -> ParameterError:
-    """The first of pydantic's complaints in this project's words: dotted key, value, rule and hint."""
+    """The first of pydantic's errors in this project's words: dotted key, value, rule and hint."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     context = first.get("ctx", {})
-    if first["type"] == "rule":  # one of this package's validators
+    if first["type"] == "rule":  # raised by `models.broken`
         return ParameterError(key, _shown(first["input"]), context["rule"], context["hint"])
     rule, hint = _RULES.get(first["type"], (first["msg"], "see docs/reference/study-file.md"))
     bound = next(iter(context.values()), "")
@@ -138,7 +138,7 @@ _RULES = {
     "less_than": ("out of range", "must be less than {bound}"),
     "less_than_equal": ("out of range", "must be at most {bound}"),
 }
-"""Pydantic's type of error -> rule and hint."""
+"""Pydantic's error type -> rule and hint."""
 
 
 def _shown(value: object) -> str:

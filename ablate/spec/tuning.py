@@ -1,4 +1,4 @@
-"""Fair tuning: the space over which every arm and the baseline are tuned, the same for all of them. Pure."""
+"""Fair tuning: every arm and the baseline are tuned over the same space. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ablate.spec.models import TuneEachArm
 from ablate.trainers import Config, check_key
 
 FACTOR = 8.0
-"""A parameter that `search` does not name is tuned between its base value over and times so much, log-uniformly."""
+"""A parameter that `search` does not name is tuned log-uniformly from its base value / FACTOR to its value * FACTOR."""
 
 
 def space(tune: TuneEachArm, base: Config, search: Mapping[str, Distribution]) -> dict[str, Distribution]:
-    """Key -> distribution, of every nuisance parameter. Raises ParameterError for a key that cannot be one."""
+    """Nuisance parameter -> its distribution. Raises ParameterError for a key that cannot be tuned."""
     return {key: _distribution(key, base, search) for key in tune.over}
 
 
 def size(distribution: Distribution) -> float:
-    """How many different values it has; infinite for real numbers."""
+    """The number of different values; infinite for real numbers."""
     if isinstance(distribution, Choice):
         return len(distribution.choices)
     low, high = distribution.ends
@@ -34,6 +34,6 @@ def _distribution(key: str, base: Config, search: Mapping[str, Distribution]) ->
         return search[key]
     value = base[key]
     if not isinstance(value, float) or value <= 0:
-        rule = f"no default range around {value}: that is for real numbers above 0"
+        rule = f"no default range around {value}, which is not a real number above 0"
         raise ParameterError(key, "tuned", rule, f"give its range in `search`, e.g. {key}: {{int: [1, 8]}}")
     return Range("loguniform", value / FACTOR, value * FACTOR)

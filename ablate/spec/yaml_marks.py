@@ -1,8 +1,7 @@
-"""YAML into a plain tree that remembers the line of every key.
+"""Reads YAML into a plain tree that remembers the line of every key.
 
-Scalars are YAML 1.2's, where a number is a number (`1e-4`, which PyYAML takes for a text, and `50_000`) and `on`,
-`off`, `yes`, `no` and `none` are texts. Aliases are refused, and so is everything else whose meaning a reader would
-have to guess: keys written twice, tags, several documents.
+Scalars follow YAML 1.2: `1e-4` (a text to PyYAML) and `50_000` are numbers; `on`, `off`, `yes`, `no` and `none` are
+texts. Whatever has a meaning that a reader must guess is refused: aliases, duplicate keys, tags, several documents.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import yaml
 from ablate.errors import BadInput
 
 DEPTH = 32
-"""Levels that a file's tree may have; a study needs five."""
+"""Most levels of a file's tree; a study needs five."""
 
 SIZE = 2**18
-"""Bytes that a file may have; it is read before it is known to be one of ours, at some 100,000 bytes a second."""
+"""Most bytes of a file. Reading takes about a second for 100,000 bytes, and any file may be given."""
 
 LARGEST = 2**53
-"""Whole numbers beyond are no longer exact as the double that parquet, JSON readers and Optuna make of them."""
+"""Parquet, JSON readers and Optuna store numbers as doubles, in which larger whole numbers are not exact."""
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]{0,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
@@ -36,15 +35,15 @@ _WORDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Document:
-    """A study file: its tree of mappings, lists and scalars, and where each dotted key was written."""
+    """A study file: a tree of mappings, lists and scalars, and the place of each dotted key."""
 
     name: str
     tree: dict[str, Any]
     places: dict[str, str]
-    """Dotted key -> `file:line`, or `--set`. A key with dots and nested keys have the same name here."""
+    """Dotted key -> `file:line`, or `--set`. A dotted key and the same nested keys have one name here."""
 
     def place(self, key: str) -> str:
-        """Where `key` was written, or the first key inside it; else where its nearest parent was; else line 1."""
+        """The place of `key` or of the first key inside it; else of its nearest parent; else line 1."""
         for known, place in self.places.items():
             if known == key or known.startswith(f"{key}."):
                 return place
@@ -81,15 +80,14 @@ def read(path: Path) -> Document:
 
 
 def value(text: str, *, place: str) -> Any:
-    """The value that `text` has in a study file: what `--set KEY=text` means. Raises BadInput at `place`."""
+    """The value that `text` has in a study file and in `--set KEY=text`. Raises BadInput at `place`."""
     node = _compose(text, place, lines=False)
     walker = _Walker(place, lines=False)
     return None if node is None else walker.value(node, "")
 
 
 def _compose(text: str, name: str, *, lines: bool = True) -> yaml.Node | None:
-    # _Shallow is a BaseLoader, which resolves nothing and makes no objects: every plain scalar stays the text that was
-    # written, to be read by `_scalar`.
+    # _Shallow is a BaseLoader, which makes no objects and leaves every plain scalar a text; `_scalar` reads it.
     try:
         return yaml.compose(text, Loader=_Shallow)
     except yaml.MarkedYAMLError as error:
@@ -103,7 +101,7 @@ def _compose(text: str, name: str, *, lines: bool = True) -> yaml.Node | None:
 
 
 class _Shallow(yaml.BaseLoader):
-    """Stops at a depth that no study has, long before Python's stack or a quadratic scan does."""
+    """A BaseLoader that stops at DEPTH levels, before Python's stack overflows or a quadratic scan takes long."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -126,7 +124,7 @@ def _line(name: str, node: yaml.Node) -> str:
 
 
 class _Walker:
-    """Turns nodes into values and notes the line of every key on the way."""
+    """Turns nodes into values and records the place of every key."""
 
     def __init__(self, name: str, *, lines: bool = True) -> None:
         self._name, self._lines = name, lines
@@ -134,8 +132,8 @@ class _Walker:
         self.places: dict[str, str] = {}
 
     def value(self, node: yaml.Node, key: str) -> Any:
-        if id(node) in self._seen:  # the composer gives the anchor's own node for an alias
-            raise BadInput(self._place(node), key, "*", "an alias", "write the value out")
+        if id(node) in self._seen:  # for an alias, the composer returns the node of the anchor
+            raise BadInput(self._place(node), key, "*", "YAML aliases are not supported", "write the value out")
         self._seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, key)
@@ -147,7 +145,7 @@ class _Walker:
         tree: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise BadInput(self._place(key_node), parent, "", "a key that is no text", "write `key: value`")
+                raise BadInput(self._place(key_node), parent, "", "a key that is not text", "write `key: value`")
             name = key_node.value
             self._check_text(key_node, parent, name)
             key = f"{parent}.{name}" if parent else name
@@ -164,15 +162,15 @@ class _Walker:
             self._check_text(node, key, text)
         if node.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
             raise BadInput(self._place(node), key, text, f"has a tag ({node.tag})", "write the plain value")
-        if getattr(node, "style", None) is not None:  # quoted, or a block of text
+        if getattr(node, "style", None) is not None:  # quoted, or a block
             return text
         read = _plain(text)
         if isinstance(read, int) and abs(read) > LARGEST:
-            raise BadInput(self._place(node), key, text, "larger than any number here", f"give {LARGEST:,} at most")
+            raise BadInput(self._place(node), key, text, "too large to be exact", f"give {LARGEST:,} at most")
         return read
 
     def _check_text(self, node: yaml.Node, key: str, text: str) -> None:
-        """Refuse what no file, terminal or C library can take: NUL, and halves of UTF-16 pairs (`"\\ud800"`)."""
+        """Refuse characters that files, terminals or C libraries cannot take: NUL and lone surrogates (`"\\ud800"`)."""
         for char in text:
             if char == "\0" or "\ud800" <= char <= "\udfff":
                 raise BadInput(self._place(node), key, f"U+{ord(char):04X}", "not a character of text", "remove it")

@@ -15,7 +15,7 @@ from ablate import formatting
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.scheduling import needs
-from ablate.scheduling.needs import UTILISATION, Behind, Card, Shares
+from ablate.scheduling.needs import UTILISATION, Card, Shares, Spent
 from ablate.scheduling.packing import Slots
 from ablate.search import source
 from ablate.spec import feasibility
@@ -109,8 +109,8 @@ def describe(
         hours = [None if flops is None else flops / speed / 3600 for _, flops in costs]
         own = [SEARCH] * searched + [each.trial.arm for each in arms]
         held = {each.trial.trial_id: each.gpu_fraction for each in planned}
-        past = needs.behind(spec, Ledger(earlier), shares=shares, planned=held) if earlier else Behind()
-        left = needs.left_of_budget(spec, list(zip(own, hours, strict=True)), past=past)
+        spent = needs.spent_so_far(spec, Ledger(earlier), shares=shares, planned=held) if earlier else Spent()
+        left = needs.remaining_gpu_hours(spec, list(zip(own, hours, strict=True)), spent=spent)
     lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.processes))
     return DryRun(
         study=spec.study,

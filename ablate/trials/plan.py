@@ -1,4 +1,4 @@
-"""From a study to its trials: arms on the same seeds, and what prepares them."""
+"""Turns a study into trials: the arms on the same seeds, and the trials that prepare them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ablate.trials.trial import Trial, make
 
 
 def search_trial(spec: StudySpec, params: Mapping[str, Any]) -> Trial:
-    """The trial of a draw. Raises ParameterError where the drawn values do not go together."""
+    """The trial of a draw. Raises ParameterError where the drawn values make no valid configuration."""
     return make(spec.study, SEARCH, spec.base.override(params), keys=params)
 
 
 def seeds(spec: StudySpec) -> list[int]:
-    """The ablation's seeds, disjoint from the search's: what was tuned on a seed is not judged on it."""
+    """The ablation's seeds. They exclude the search's seed, so that nothing is judged on the seed it was tuned on."""
     if spec.ablation is None:
         return []
     first = spec.base.seed + 1
@@ -26,7 +26,7 @@ def seeds(spec: StudySpec) -> list[int]:
 
 
 Settled = Mapping[str, Mapping[str, Any]]
-"""Arm -> what was settled for it before it trains: its matched budget, its tuned values."""
+"""Arm -> what was settled for it before it trains: matched budget and tuned values."""
 
 
 def arms(spec: StudySpec, base: Config) -> dict[str, Mapping[str, Any]]:
@@ -37,7 +37,7 @@ def arms(spec: StudySpec, base: Config) -> dict[str, Mapping[str, Any]]:
 
 
 def planned(spec: StudySpec) -> int:
-    """Trials of the whole study: the search's, then for every arm and the baseline what prepares it and its seeds."""
+    """The number of trials of the whole study: search, calibration, tuning and arms."""
     searched, ablation = spec.optimizer.trials if spec.search else 0, spec.ablation
     if ablation is None:
         return searched
@@ -47,16 +47,16 @@ def planned(spec: StudySpec) -> int:
 
 
 def count(*, searched: int, arms: int, seeds: int, tuned: int, match: str) -> int:
-    """Trials of a study with an ablation: `searched` ones, then for each of the `arms` and the baseline its `seeds`,
-    `tuned` ones, and one that measures its speed where arms are matched by time."""
+    """The number of trials of a study with an ablation: `searched`, plus for each of the `arms` and the baseline
+    `seeds`, `tuned`, and one calibration where arms are matched by time."""
     return searched + (arms + 1) * (seeds + tuned + (1 if match == "wall" else 0))
 
 
 def budgets(spec: StudySpec, base: Config, *, tokens_per_s: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """Arm -> the overrides that give it the study's `match`; nothing where arms have the baseline's tokens as it is.
+    """Arm -> the overrides that match its budget to the baseline's; empty where it keeps the baseline's budget.
 
-    `tokens_per_s`: arm -> measured speed, for `match: wall`; an arm without one, or all where the baseline has none,
-    is left out.
+    `tokens_per_s`: arm -> measured speed, for `match: wall`. An arm without a speed is left out; without the baseline's
+    speed all arms are.
     """
     found: dict[str, dict[str, Any]] = {}
     key = spec.trainer.description.budget
@@ -73,7 +73,7 @@ def budgets(spec: StudySpec, base: Config, *, tokens_per_s: Mapping[str, float])
 
 
 def calibration_trials(spec: StudySpec, base: Config) -> list[Trial]:
-    """A short run of every arm and the baseline, on the search's seed, for their speed."""
+    """A short trial of every arm and the baseline on the search's seed, which measures its speed."""
     short = {spec.trainer.description.budget: matching.calibration_budget(base)}
     return [
         make(spec.study, CALIBRATE + arm, base.override({**overrides, **short}), keys=overrides)
@@ -82,14 +82,9 @@ def calibration_trials(spec: StudySpec, base: Config) -> list[Trial]:
 
 
 def tuning_trials(spec: StudySpec, base: Config, points: Sequence[Mapping[str, Any]], settled: Settled) -> list[Trial]:
-    """The same points for every arm that has a budget in `settled`, on the search's seed, point by point."""
+    """The tuning trials: the same points for every arm in `settled`, on the search's seed, ordered by point."""
     return [
-        make(
-            spec.study,
-            TUNE + arm,
-            base.override({**overrides, **settled[arm], **point}),
-            keys={**overrides, **point},
-        )
+        make(spec.study, TUNE + arm, base.override({**overrides, **settled[arm], **point}), keys={**overrides, **point})
         for point in points
         for arm, overrides in arms(spec, base).items()
         if arm in settled
@@ -97,11 +92,12 @@ def tuning_trials(spec: StudySpec, base: Config, points: Sequence[Mapping[str, A
 
 
 def arm_trials(spec: StudySpec, base: Config, settled: Settled | None = None) -> list[Trial]:
-    """Every arm and the baseline on the same seeds, seed by seed, so that a killed ablation leaves whole pairs.
+    """The ablation's trials: every arm and the baseline on the same seeds, ordered by seed, so that a killed ablation
+    leaves whole pairs.
 
-    `base` is what the arms deviate from: the study's own base or the search's best configuration. `settled`: what each
-    arm got besides; one that is not in it does not train (nothing of its tuning completed). None: nothing was settled.
-    Raises ParameterError where an arm does not go with its base.
+    `base` is the baseline's configuration: the study's base or the search's best. `settled`: what each arm overrides
+    besides; an arm that is not in it does not train (none of its tuning trials completed). None: nothing is settled.
+    Raises ParameterError where an arm is not valid on its base.
     """
     own, trainer = arms(spec, base), spec.trainer.description
     settled = {arm: {} for arm in own} if settled is None else settled

@@ -1,4 +1,4 @@
-"""What a runner pulls trials from: the protocol, and a queue of given trials."""
+"""TrialSource, the protocol of what a runner pulls trials from, and ArmQueue, a source of given trials."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 class TrialSource(Protocol):
-    """What a runner pulls trials from: it asks until None, passes reports on, and tells every trial's final row."""
+    """What a runner pulls trials from: it asks until None, passes reports on, and tells every final row."""
 
     @property
     def total(self) -> int:
-        """Trials that are planned, those of earlier runs included."""
+        """The number of planned trials, including those of earlier runs."""
         ...
 
     def ask(self) -> Trial | None:
-        """The next trial to start; None when there is nothing to start any more, ever."""
+        """The next trial to start; None once there will be no more."""
         ...
 
     def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:
-        """What a trial in progress should do, `value` being the objective after `tokens` (None: not measured)."""
+        """What a running trial should do; `value` is the objective after `tokens` (None: not measured)."""
         ...
 
     def tell(self, row: TrialRow) -> None:
-        """A trial's final row, whatever it is."""
+        """Note a trial's final row, however it ended."""
         ...
 
 
 class ArmQueue:
-    """A TrialSource of given trials, first to last, without those that are `done` already. Arms are never pruned."""
+    """A TrialSource of given trials, in order, without those that are `done` already. It never stops a trial."""
 
     def __init__(self, trials: Iterable[Trial], *, done: Set[str]) -> None:
         everything = list(trials)
@@ -44,16 +44,16 @@ class ArmQueue:
 
     @property
     def total(self) -> int:
-        """All the trials given, done ones included."""
+        """The number of given trials, including those that are done."""
         return self._total
 
     def ask(self) -> Trial | None:
-        """The next one that is not done."""
+        """The next trial that is not done."""
         return self._waiting.popleft() if self._waiting else None
 
-    def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:  # noqa: ARG002 - the protocol's
-        """Always CONTINUE: an arm that is stopped early cannot be compared."""
+    def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:  # noqa: ARG002 - the protocol's signature
+        """CONTINUE always: an arm that is stopped early cannot be compared."""
         return Verdict.CONTINUE
 
     def tell(self, row: TrialRow) -> None:
-        """Nothing to learn from it."""
+        """Do nothing: the given trials do not depend on results."""

@@ -1,4 +1,4 @@
-"""A trial: one configuration to train once, named by a hash of what it is."""
+"""A trial: one configuration to train once. Its id is a hash of its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.trainers import Config
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration to train once. `params` are the searched or overridden values under dotted keys."""
+    """One configuration to train once. `params`: dotted key -> searched or overridden value."""
 
     trial_id: str
     study: str
@@ -22,15 +22,15 @@ class Trial:
     config: Config
     params: Mapping[str, Any]
     audited: bool | None = None
-    """Whether a search's trial is left alone by early stopping; None for any other trial."""
+    """Whether early stopping ignores this trial of a search; None for any other trial."""
     predicted_peak_gib: float | None = None
-    """Of the card's memory, before it is corrected by what others like it took; None without a card."""
+    """Predicted peak of GPU memory, before corrections by measured trials; None without a GPU."""
     gpu_fraction: float | None = None
-    """What each of its workers holds of a card, or whole cards; None where nobody gave it any."""
+    """The share of a GPU, or the number of whole GPUs, that each worker holds; None where none was assigned."""
 
 
 def trial_id(arm: str, config: Config, seed: int) -> str:
-    """12 hex digits that name this arm, whole configuration and seed; equal wherever and whenever it is computed."""
+    """12 hex digits of a hash of arm, whole configuration and seed; the same on every machine and in every run."""
     text = json.dumps([arm, config.tree(), seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -38,7 +38,7 @@ def trial_id(arm: str, config: Config, seed: int) -> str:
 def make(study: str, arm: str, config: Config, *, keys: Iterable[str]) -> Trial:
     """The trial of a configuration; `keys` are the searched or overridden ones."""
     seed = config.seed
-    # Values as the configuration holds them: 1 given for a float is 1.0, so equal values are equal in the ledger too.
+    # Values as the configuration holds them (1 given for a float is 1.0), so that equal values are equal in the ledger.
     return Trial(
         trial_id(arm, config, seed), study=study, arm=arm, seed=seed, config=config, params=config.chosen(keys)
     )

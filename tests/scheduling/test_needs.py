@@ -1,4 +1,4 @@
-"""Cards by name, shares of them, plans on them, and budgets."""
+"""GPUs by name, shares of them, plans on them, and budgets of GPU-hours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import Status
 from ablate.scheduling import needs
 from ablate.scheduling.admission import MARGIN
-from ablate.scheduling.needs import Behind, Card, Shares
+from ablate.scheduling.needs import Card, Shares, Spent
 from ablate.scheduling.packing import Slots
 from ablate.search.source import Search
 from ablate.spec.models import Resources, StudySpec
@@ -33,18 +33,18 @@ from tests.study_files import TRAINER
         ("NVIDIA H100 PCIe", 80), ("L4", 24), ("NVIDIA L40S", 48),
     ],
 )  # fmt: skip
-def test_a_card_is_known_by_its_name(name: str, gib: float) -> None:
+def test_a_gpu_is_known_by_its_name(name: str, gib: float) -> None:
     found = needs.card_named(name)
     assert found is not None
     assert found.gib == gib
 
 
 @pytest.mark.parametrize("name", ["", "RTX", "NVIDIA GeForce", "Voodoo 2", "L", "40"])
-def test_any_other_is_not(name: str) -> None:
+def test_an_unknown_gpu_name_gives_none(name: str) -> None:
     assert needs.card_named(name) is None
 
 
-def test_an_unknown_card_wants_its_memory() -> None:
+def test_an_unknown_gpu_needs_its_memory_from_the_study() -> None:
     with pytest.raises(BadInput, match=r"Voodoo 2.*resources\.gpu_memory_gib"):
         needs.card_for(Resources(), "Voodoo 2")
     assert needs.card_for(Resources(gpu_memory_gib=12.0), "Voodoo 2").gib == 12
@@ -75,7 +75,7 @@ def test_trials_at_once_are_bounded_by_memory_time_and_cores(tmp_path: Path) -> 
     assert shares.concurrent(trials[:1], cpus=math.inf, gpus=2, turns=False) == 1
 
 
-def test_a_plan_for_a_card_has_every_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_plan_for_a_gpu_has_every_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = study_files.write(tmp_path)
     argv = [str(path), "--results", str(tmp_path), "--dry-run", "--json", "--gpu", "RTX 4090", "--gpus", "8"]
     assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
@@ -88,7 +88,7 @@ def test_a_plan_for_a_card_has_every_key(tmp_path: Path, capsys: pytest.CaptureF
     assert answer["gpu_hours"] > 0
 
 
-def test_an_unknown_card_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_gpu_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = study_files.write(tmp_path)
     assert cli.guarded(lambda: sweep.main([str(path), "--dry-run", "--gpu", "Voodoo 2"])) == cli.BAD_INPUT
     said = capsys.readouterr()
@@ -97,7 +97,7 @@ def test_an_unknown_card_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "resources.gpu_memory_gib" in said.err
 
 
-def test_half_a_card_for_each_of_two_workers_is_refused_before_a_card_is_there(
+def test_a_dry_run_refuses_half_a_gpu_for_each_of_two_workers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = study_files.write(tmp_path)
@@ -119,7 +119,7 @@ HOUR_S, BUDGET_H = 3600, 10
 
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StudySpec, Ledger, Search]:
-    """A search of six trials of a whole card, begun on a machine with two."""
+    """A search of six trials with a whole GPU each, begun on a machine with two GPUs."""
     monkeypatch.setattr(preflight, "machine", lambda **_: HERE)
     study = study_files.load(tmp_path, f"resources={{gpu: 1, max_gpu_hours: {BUDGET_H}}}")
     ledger, _ = lifecycle.open_study(study, tmp_path, resume=False)
@@ -127,7 +127,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StudySpec, L
 
 
 def trained(ledger: Ledger, trial: Trial, *, hours: float) -> None:
-    """Half of a trial, which took so long, and was cut off."""
+    """Record half of a trial, which took so long and was then cut off."""
     now = study_files.report(1)
     report = replace(now, tokens_seen=now.budget_tokens // 2, wall_s=HOUR_S * hours)
     ledger.append_report(trial.trial_id, attempt=ledger.claim(trial.trial_id), report=report)
@@ -140,12 +140,12 @@ def ended(ledger: Ledger, trial: Trial, *, hours: float, status: Status = "compl
 
 
 def hours(study: StudySpec, folder: Path) -> float | None:
-    """How long a sweep of the study may take on the two cards."""
+    """How long a sweep of the study may take on the two GPUs."""
     options = sweep_options.parse([str(study.file), "--results", str(folder), "--resume"])
     return sweep._within_budget(study, options).max_hours
 
 
-def test_what_cut_off_trials_have_spent_is_spent(begun: tuple[StudySpec, Ledger, Search], tmp_path: Path) -> None:
+def test_time_of_cut_off_trials_counts_as_spent(begun: tuple[StudySpec, Ledger, Search], tmp_path: Path) -> None:
     study, ledger, search = begun
     assert hours(study, tmp_path) == BUDGET_H / 2
     first, second = search.ask(), search.ask()
@@ -163,40 +163,40 @@ def test_what_cut_off_trials_have_spent_is_spent(begun: tuple[StudySpec, Ledger,
         hours(study, tmp_path)
 
 
-def test_a_cut_off_trial_held_the_share_that_it_is_planned_to_have(
-    begun: tuple[StudySpec, Ledger, Search], tmp_path: Path
-) -> None:
-    """Its row, which would tell, is not there yet."""
+def test_a_cut_off_trial_counts_with_its_planned_share(begun: tuple[StudySpec, Ledger, Search], tmp_path: Path) -> None:
+    """It has no row yet that records its share."""
     _, ledger, search = begun
     study = study_files.load(tmp_path, f"resources={{gpu: auto, max_gpu_hours: {BUDGET_H}}}")
     drawn = search.ask()
     assert drawn is not None
     shares = Shares(study.resources, needs.card_for(study.resources, "RTX 4090"), trainer=TRAINER)
     trained(ledger, drawn, hours=20)
-    past = needs.behind(study, ledger, shares=shares, planned={"another": 1.0})
-    assert past.gpu_hours == pytest.approx(20 * shares.gpu(drawn.config))
-    assert past.begun == pytest.approx(0.5)
+    spent = needs.spent_so_far(study, ledger, shares=shares, planned={"another": 1.0})
+    assert spent.gpu_hours == pytest.approx(20 * shares.gpu(drawn.config))
+    assert spent.begun == pytest.approx(0.5)
     unknown = replace(drawn, trial_id="of a winner's arm")
     trained(ledger, unknown, hours=10)
-    more = needs.behind(study, ledger, shares=shares, planned={"one": 0.2, "another": 0.4})
-    assert more.gpu_hours == pytest.approx(past.gpu_hours + 10 * 0.3)
+    more = needs.spent_so_far(study, ledger, shares=shares, planned={"one": 0.2, "another": 0.4})
+    assert more.gpu_hours == pytest.approx(spent.gpu_hours + 10 * 0.3)
 
 
-def test_only_what_is_left_of_the_plan_has_to_fit_what_is_left(tmp_path: Path) -> None:
+def test_only_the_rest_of_the_plan_must_fit_the_rest_of_the_budget(tmp_path: Path) -> None:
     study = study_files.load(tmp_path, "resources.max_gpu_hours=10")
     plan = [("search", 2.0), ("search", 2.0), ("baseline", 4.0)]
-    assert needs.left_of_budget(study, plan, past=Behind()) == 10
-    assert needs.left_of_budget(study, plan, past=Behind(5.5, {"search": 2})) == 4.5
+    assert needs.remaining_gpu_hours(study, plan, spent=Spent()) == 10
+    assert needs.remaining_gpu_hours(study, plan, spent=Spent(5.5, {"search": 2})) == 4.5
     with pytest.raises(BadInput, match=r"6\.5 GPU-hours are spent, and the rest of the plan takes 4;"):
-        needs.left_of_budget(study, plan, past=Behind(6.5, {"search": 2}))
-    assert needs.left_of_budget(study, plan, past=Behind(6.5, {"search": 2}, begun=0.5)) == 3.5
-    assert needs.left_of_budget(study, plan, past=Behind(90, {"search": 2, "baseline": 1, "gone": 7})) is None
+        needs.remaining_gpu_hours(study, plan, spent=Spent(6.5, {"search": 2}))
+    assert needs.remaining_gpu_hours(study, plan, spent=Spent(6.5, {"search": 2}, begun=0.5)) == 3.5
+    assert needs.remaining_gpu_hours(study, plan, spent=Spent(90, {"search": 2, "baseline": 1, "gone": 7})) is None
     with pytest.raises(BadInput, match="90 GPU-hours are spent;"):
-        needs.left_of_budget(study, [("search", None)], past=Behind(90))
+        needs.remaining_gpu_hours(study, [("search", None)], spent=Spent(90))
 
 
-def test_a_finished_study_is_not_held_to_its_budget(begun: tuple[StudySpec, Ledger, Search], tmp_path: Path) -> None:
-    """Its search may have ended before its trials were used up."""
+def test_a_finished_study_is_not_checked_against_its_budget(
+    begun: tuple[StudySpec, Ledger, Search], tmp_path: Path
+) -> None:
+    """Its search may have ended before it drew all its trials."""
     study, ledger, search = begun
     trial = search.ask()
     assert trial is not None

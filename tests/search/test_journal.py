@@ -1,4 +1,4 @@
-"""Optuna's journal is a cache: whatever becomes of it, a search goes on as it would have, early stopping included."""
+"""Optuna's journal is a cache: whatever happens to it, a search resumes identically, early stopping included."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from tests import study_files
 from tests.study_files import report
 
 STEPS = (4, 9, 10, 12, 28, 29, 31, 38)
-"""Reports, of 100 tokens a step: rungs at 1,000 and 3,000 tokens, some reached at once with the next, the last one at
-the end of the budget."""
+"""Steps of reports, 100 tokens each. The rungs are at 1,000 and 3,000 tokens; the last report ends the budget."""
 
 SETS = ("optimizer.sampler=sobol", "optimizer.trials=9", "early_stopping.audit_fraction=0.2", "base.train.tokens=3_800")
-"""Sobol's points are the same whatever was learnt, so that two runs draw the same trials."""
+"""Sobol points do not depend on results, so two runs draw the same trials."""
 
 
 def copy_old(journal: Path) -> None:
     shutil.copy(journal, journal.with_suffix(".old"))
 
 
-HARMS: dict[str, Callable[[Path], Any]] = {
+DAMAGES: dict[str, Callable[[Path], Any]] = {
     "untouched": lambda journal: None,  # noqa: ARG005
     "deleted": Path.unlink,
     "cut in half": lambda journal: journal.write_bytes(journal.read_bytes()[: journal.stat().st_size // 2]),
@@ -47,18 +46,18 @@ HARMS: dict[str, Callable[[Path], Any]] = {
 
 
 @dataclass
-class Cast:
-    """Three trials at a time, whose losses are a formula; what the search decided, report by report."""
+class Simulation:
+    """Runs three trials at a time with losses from a formula, and records the verdict on every report."""
 
     study: StudySpec
     ledger: Ledger
     decided: dict[tuple[str, int], Verdict] = field(default_factory=dict)
     at: dict[str, int] = field(default_factory=dict)
-    """Trial -> reports made."""
+    """Trial -> number of its reports."""
     order: list[str] = field(default_factory=list)
 
-    def play(self, source: Search, *, rounds: int) -> None:
-        """So many rounds, in each of which every trial under way reports once; a new one begins where one ended."""
+    def run(self, source: Search, *, rounds: int) -> None:
+        """In each round every running trial reports once; a new trial replaces one that has ended."""
         running: list[Trial] = []
         for _ in range(rounds):
             while len(running) < 3 and (trial := source.ask()) is not None:
@@ -73,7 +72,7 @@ class Cast:
     def _step(self, source: Search, trial: Trial) -> bool:
         name, number = trial.trial_id, self.order.index(trial.trial_id)
         step = STEPS[self.at.get(name, 0)]
-        # The fifth is the best, those around it are not much worse; all get better as they go.
+        # The fifth trial is the best and its neighbours are close; every loss falls with the steps.
         loss = 2.0 + 0.1 * abs(number - 4) + 1.0 / step
         self._report(source, trial, step=step, loss=loss)
         self.at[name] = self.at.get(name, 0) + 1
@@ -94,66 +93,70 @@ class Cast:
         name = trial.trial_id
         self.ledger.append_report(name, attempt=self.ledger.attempt(name), report=report(step, val_loss=loss))
         verdict = source.report(name, tokens=100 * step, value=loss)
-        assert self.decided.setdefault((name, 100 * step), verdict) is verdict, "the same report is judged the same"
+        assert self.decided.setdefault((name, 100 * step), verdict) is verdict, (
+            "a repeated report gets the same verdict"
+        )
 
     def lose_last_report(self) -> None:
-        """The driver died before the last reports' checkpoints were written: their steps are trained again."""
+        """Forget the last report of every running trial, as if the driver died before its checkpoint was written."""
         ended = self.ledger.final_ids()
         self.at = {name: count if name in ended else max(count - 1, 0) for name, count in self.at.items()}
 
 
 def known(ledger: Ledger) -> list[tuple[Any, ...]]:
-    """What Optuna has in its journal of every trial, but for the times."""
+    """Every trial in Optuna's journal, without its times."""
     storage = JournalStorage(JournalFileBackend(str(ledger.path("optuna.journal"))))
     trials = optuna.load_study(study_name="tides", storage=storage).get_trials()
-    # 1 - (1 - x) may miss x by a hair.
+    # 1 - (1 - x) may differ from x by rounding.
     params = [{key: pytest.approx(value) for key, value in trial.params.items()} for trial in trials]
     rest = [(t.number, t.state, t.values, t.intermediate_values, t.system_attrs) for t in trials]
     return [(*one, of_one) for one, of_one in zip(rest, params, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cast, list[tuple[Any, ...]]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Simulation, list[tuple[Any, ...]]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    cast = Cast(study_files.load(folder, *SETS), Ledger(folder / "tides"))
-    cast.play(Search(cast.study, cast.ledger), rounds=40)
-    assert len(cast.ledger.final_ids()) == 9
-    return cast, known(cast.ledger)
+    simulation = Simulation(study_files.load(folder, *SETS), Ledger(folder / "tides"))
+    simulation.run(Search(simulation.study, simulation.ledger), rounds=40)
+    assert len(simulation.ledger.final_ids()) == 9
+    return simulation, known(simulation.ledger)
 
 
-def test_the_play_has_what_it_is_to_test(undisturbed: tuple[Cast, list[tuple[Any, ...]]]) -> None:
-    cast, told = undisturbed
-    assert {Verdict.STOP, Verdict.CONTINUE} == set(cast.decided.values())
-    states = [state for _, state, *_ in told]
+def test_the_simulation_stops_completes_and_reaches_both_rungs(
+    undisturbed: tuple[Simulation, list[tuple[Any, ...]]],
+) -> None:
+    simulation, recorded = undisturbed
+    assert {Verdict.STOP, Verdict.CONTINUE} == set(simulation.decided.values())
+    states = [state for _, state, *_ in recorded]
     assert states.count(TrialState.PRUNED) >= 3
     assert states.count(TrialState.COMPLETE) >= 3
-    marks = {key for *_, attributes, _ in told for key in attributes}
+    marks = {key for *_, attributes, _ in recorded for key in attributes}
     assert marks == {"completed_rung_0", "completed_rung_1"}
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("rounds", [3, 7, 12])
-def test_a_search_goes_on_as_if_nothing_had_happened(
-    harm: str, rounds: int, undisturbed: tuple[Cast, list[tuple[Any, ...]]], tmp_path: Path
+def test_a_resumed_search_repeats_draws_and_verdicts_whatever_happened_to_the_journal(
+    damage: str, rounds: int, undisturbed: tuple[Simulation, list[tuple[Any, ...]]], tmp_path: Path
 ) -> None:
-    expected, told = undisturbed
-    cast = Cast(study_files.load(tmp_path, *SETS), Ledger(tmp_path / "tides"))
-    journal = cast.ledger.path("optuna.journal")
-    cast.play(Search(cast.study, cast.ledger), rounds=1)
+    expected, recorded = undisturbed
+    simulation = Simulation(study_files.load(tmp_path, *SETS), Ledger(tmp_path / "tides"))
+    journal = simulation.ledger.path("optuna.journal")
+    simulation.run(Search(simulation.study, simulation.ledger), rounds=1)
     copy_old(journal)
-    # Twice, so that the second time sees reports that the first had made again.
+    # Twice: the second time meets reports that the first restart repeated.
     for part in (rounds - 1, 2):
-        cast.play(Search(cast.study, cast.ledger), rounds=part)
-        cast.lose_last_report()
-        HARMS[harm](journal)
-    cast.play(Search(cast.study, cast.ledger), rounds=40)
-    assert cast.decided == expected.decided
-    assert cast.order == expected.order
-    assert known(cast.ledger) == told
+        simulation.run(Search(simulation.study, simulation.ledger), rounds=part)
+        simulation.lose_last_report()
+        DAMAGES[damage](journal)
+    simulation.run(Search(simulation.study, simulation.ledger), rounds=40)
+    assert simulation.decided == expected.decided
+    assert simulation.order == expected.order
+    assert known(simulation.ledger) == recorded
 
 
-def test_a_verdict_that_nobody_heard_is_given_again(tmp_path: Path) -> None:
-    """The driver dies between the pruner's word and the trial's end."""
+def test_a_stop_is_repeated_after_a_restart(tmp_path: Path) -> None:
+    """The driver dies between the pruner's verdict and the trial's end."""
     study, ledger = study_files.load(tmp_path, *SETS), Ledger(tmp_path / "tides")
     source, verdicts = Search(study, ledger), {}
     for number in range(3):
@@ -169,8 +172,8 @@ def test_a_verdict_that_nobody_heard_is_given_again(tmp_path: Path) -> None:
         assert again.report(name, tokens=1_200, value=9.0) is verdict
 
 
-def test_more_points_than_repeats_are_allowed_survive_the_journal(tmp_path: Path, caplog: Any) -> None:
-    """Sobol's sequence goes on where it was: sixty points again from the first would look like an exhausted space."""
+def test_the_sobol_sequence_continues_after_a_restart(tmp_path: Path, caplog: Any) -> None:
+    """If it started again, more than MAX_DRAWS repeats would look like an exhausted space."""
     sets = ("optimizer.sampler=sobol", "optimizer.trials=64", "early_stopping=null")
     study, ledger = study_files.load(tmp_path, *sets), Ledger(tmp_path / "tides")
     source = Search(study, ledger)
@@ -184,11 +187,11 @@ def test_more_points_than_repeats_are_allowed_survive_the_journal(tmp_path: Path
         more = {trial.trial_id for trial in iter(again.ask, None)}
     assert len(more) == 4
     assert not more & ledger.final_ids()
-    assert "no new trials" not in caplog.text
+    assert "no new trial" not in caplog.text
 
 
-def test_rows_without_draws_are_learnt_from_and_keep_their_places(tmp_path: Path) -> None:
-    """A study of before draws were kept, gone on with twice."""
+def test_rows_without_recorded_draws_keep_their_numbers(tmp_path: Path) -> None:
+    """An old study without draws, resumed twice."""
     study, ledger = study_files.load(tmp_path, "early_stopping=null"), Ledger(tmp_path / "tides")
     source = Search(study, ledger)
     for _ in range(3):
@@ -206,13 +209,13 @@ def test_rows_without_draws_are_learnt_from_and_keep_their_places(tmp_path: Path
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING]
 
 
-def test_a_draw_that_cannot_be_read_costs_no_other_its_number(tmp_path: Path) -> None:
+def test_an_unreadable_draw_keeps_the_numbers_of_later_draws(tmp_path: Path) -> None:
     study, ledger = study_files.load(tmp_path, "early_stopping.audit_fraction=0.5"), Ledger(tmp_path / "tides")
     source = Search(study, ledger)
     trials = [source.ask() for _ in range(3)]
     ledger.path("draws", "000001.json").write_text('{"number": 1')
     again = Search(study, ledger)
     first, last = again.ask(), again.ask()
-    assert (first, last) == (trials[0], trials[2]), "the same trials, and the same of them audited"
+    assert (first, last) == (trials[0], trials[2]), "the same trials, with the same audits"
     assert trials[2] is not None
     assert trials[2].audited is samplers.audited(2, fraction=0.5, seed=0)

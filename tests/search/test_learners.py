@@ -1,4 +1,4 @@
-"""Samplers learn from every end: what a pruned trial might have reached, and that a corner of failures is bad."""
+"""Samplers learn from pruned and failed trials."""
 
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from ablate.search import learners
 from ablate.search.samplers import SobolFirst
 
 Direction = Literal["minimize", "maximize"]
-SPACE: dict[str, BaseDistribution] = {
-    "lr": FloatDistribution(1e-5, 1e-1, log=True),
-    "x": FloatDistribution(0.0, 1.0),
-}
+SPACE: dict[str, BaseDistribution] = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "x": FloatDistribution(0.0, 1.0)}
 BREAKS = 3e-3
-"""The learning rate from which on trials fail; up to it more is better."""
+"""Trials with a higher learning rate fail; below it a higher one is better."""
 
 
 def ended(value: float | None, reports: dict[int, float]) -> FrozenTrial:
-    """A trial with these reports; pruned where it has no value."""
+    """A trial with these reports; pruned where `value` is None."""
     state = TrialState.PRUNED if value is None else TrialState.COMPLETE
     return optuna.trial.create_trial(state=state, value=value, intermediate_values=reports)
 
 
-def test_a_pruned_trial_is_taken_to_gain_what_completed_ones_did():
+def test_a_pruned_trial_is_estimated_by_the_median_gain_of_completed_ones():
     completed = [ended(1.0, {100: 3.0}), ended(2.0, {100: 3.0, 200: 2.5}), ended(2.5, {100: 2.6})]
     found = learners.as_completed(ended(None, {50: 9.0, 100: 4.0}), completed)
     assert found.state is TrialState.COMPLETE
@@ -38,19 +35,19 @@ def test_a_pruned_trial_is_taken_to_gain_what_completed_ones_did():
 
 
 @pytest.mark.parametrize(("tokens", "gain"), [(100, -2.0), (150, -1.5), (125, -1.75), (60, -2.0), (300, 0.0)])
-def test_trials_that_report_at_other_tokens_are_compared_between_their_reports(tokens: int, gain: float):
-    """Another batch size has other steps. Before the first report and after the last one these two stand."""
+def test_the_gain_of_trials_that_report_at_other_tokens_is_interpolated(tokens: int, gain: float):
+    """Another batch size reports at other tokens. The first and the last value hold beyond the ends."""
     completed = [ended(1.0, {200: 2.0, 100: 3.0, 250: 1.0})]
     found = learners.as_completed(ended(None, {tokens: 4.0}), completed)
     assert found.value == pytest.approx(4.0 + gain)
 
 
-def test_without_a_curve_a_pruned_trial_has_what_it_reported_last():
+def test_without_a_completed_curve_a_pruned_trial_keeps_its_last_value():
     assert learners.as_completed(ended(None, {100: 4.0, 200: 3.5}), [ended(1.0, {})]).value == 3.5
 
 
 def search(then: BaseSampler, *, directions: Sequence[Direction], trials: int = 16) -> list[bool]:
-    """Which of a search's trials failed, after four of Sobol's."""
+    """Which of a search's trials failed, without its four Sobol points."""
     study = optuna.create_study(sampler=SobolFirst(SPACE, startup=4, seed=0, then=then), directions=directions)
     found = []
     for _ in range(trials):
@@ -66,21 +63,21 @@ def search(then: BaseSampler, *, directions: Sequence[Direction], trials: int = 
 
 
 @pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize"]], ids="-".join)
-def test_the_gaussian_process_leaves_a_corner_in_which_trials_fail(directions: list[Direction]):
+def test_the_gaussian_process_avoids_a_region_of_failures(directions: list[Direction]):
     assert sum(search(learners.Gp(seed=0), directions=directions)) <= 4
 
 
-def test_tpe_leaves_a_corner_in_which_trials_fail():
+def test_tpe_avoids_a_region_of_failures():
     assert sum(search(learners.tpe(0), directions=["minimize"], trials=24)) <= 10
 
 
-def test_the_worst_is_each_objectives_own():
+def test_worst_is_taken_per_objective():
     directions = optuna.create_study(directions=["minimize", "maximize"]).directions
     assert learners.worst([[1.0, 5.0], [2.0, 7.0]], directions=directions) == [2.0, 5.0]
 
 
-def test_a_repeat_of_a_trial_that_runs_has_not_failed():
-    """Optuna is told that it has: it wants an end for every draw, and this one has no other."""
+def test_a_repeat_of_a_running_trial_does_not_count_as_failed():
+    """Optuna holds it as failed, because every draw needs an end."""
     study = optuna.create_study()
     for state, name in [
         (TrialState.RUNNING, "a"),
@@ -93,5 +90,5 @@ def test_a_repeat_of_a_trial_that_runs_has_not_failed():
         study.add_trial(
             optuna.trial.create_trial(state=state, params=params, distributions=SPACE, user_attrs=attributes)
         )
-    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))  # of which nothing is known
+    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))  # a draw without parameters
     assert [trial.number for trial in learners.failed(study)] == [2, 3]

@@ -1,4 +1,4 @@
-"""Broken study files: what editors, merges, templates and strangers do to a text, and to the tree behind it."""
+"""Mutations that break study files: of their bytes, their text and their tree."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NUMBERS = (
     "1e300", "1e18", "9007199254740993", "0x10", "0o17", "1_000_000_000", "1e9", "999999937", "12:30", "1.", "+5",
     "1__0", "0.5e",
 )  # fmt: skip
-"""Numbers, and what looks like them."""
+"""Numbers, and texts that look like numbers."""
 
 WORDS = (
     "~", "null", "true", "yes", "'", '"', "[]", "{}", "[[]]", "{a: {b: c}}", "tpe", "../..", "/etc/passwd", "a/b",
@@ -51,23 +51,23 @@ WORDS = (
     "2026-11-24", "!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!binary aGk=", "!mine x",
     "&a x", "*a", "<<",
 )  # fmt: skip
-"""Values that stand where another was."""
+"""Values that replace another value."""
 
 INSERTS = (
     "\t", "\r", "\0", "\x1b[31m", "\u2028", "\ufeff", "\x85", ":", "- ", "? ", "#", "&a ", "*a", "{", "}", "[", "]",
     ",", "'", '"', "|", ">", "%", "@", "`", "---\n", "...\n", "%YAML 1.2\n", "<<: *a\n", "!!python/object:os.system ",
 )  # fmt: skip
-"""What slips into a text."""
+"""Strings that are inserted into a text."""
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24)
 )
-"""The billion laughs: 33 million texts, were the aliases written out."""
+"""The billion laughs attack: 33 million texts if aliases were expanded."""
 
 
 @st.composite
 def bytes_of_files(draw: st.DrawFn) -> bytes:
-    """A study file that was good before one to four things happened to it."""
+    """A good study file after up to five mutations."""
     text = draw(st.sampled_from([GOOD, WHOLE, *(path.read_text(encoding="utf-8") for path in SHIPPED)]))
     for _ in range(draw(st.integers(0, 2))):
         text = draw(st.sampled_from(_OF_TREES))(draw, text)
@@ -79,7 +79,7 @@ def bytes_of_files(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def settings(draw: st.DrawFn) -> str:
-    """A `--set` as somebody may type it, or a script may make it."""
+    """The argument of a `--set`, well formed or not."""
     key = draw(
         st.sampled_from(_KEYS) | st.text(max_size=12) | st.sampled_from((".", "a" + ".b" * 3_000, "search.", ""))
     )
@@ -170,7 +170,7 @@ def _places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts without quotes, so that the reader takes them for what they look like."""
+    """Writes texts without quotes, so that the reader decides what they are."""
 
 
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style=""))
@@ -193,7 +193,9 @@ def _changed(draw: st.DrawFn, text: str, change: Callable[[Any, Any], None]) -> 
 
 def _another_value(draw: st.DrawFn, text: str) -> str:
     value = draw(st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(max_size=20))
-    marked = f"⟦{value}⟧" if "\n" not in value and value.isprintable() else value  # the marks go, with any quotes
+    marked = (
+        f"⟦{value}⟧" if "\n" not in value and value.isprintable() else value
+    )  # the marks are removed, with any quotes
 
     def change(parent: Any, key: Any) -> None:
         parent[key] = marked
@@ -257,7 +259,7 @@ def _other_encoding(draw: st.DrawFn, data: bytes) -> bytes:
     return data.decode("utf-8", "replace").encode(encoding, "replace")
 
 
-def _nothing_but(draw: st.DrawFn, data: bytes) -> bytes:  # noqa: ARG001 - the others' shape
+def _nothing_but(draw: st.DrawFn, data: bytes) -> bytes:  # noqa: ARG001 - the signature of the others
     return draw(
         st.binary(max_size=60) | st.sampled_from((b"", b"\n", b"\0" * 900, b"\xff\xfe", b"\x1f\x8b\x08", b"PAR1"))
     )

@@ -1,4 +1,4 @@
-"""Every kind of bad input in an ablation, its hypotheses, targets and audits: one line, at the line of the file."""
+"""Every kind of bad input in an ablation, its hypotheses, targets and audits is one line that names its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.study_files import GOOD
 
 
 def ablated(*lines: str, seeds: int = 9) -> str:
-    """GOOD with an ablation; `lines` from line 12 of the file on, each in `ablation`."""
+    """GOOD with an ablation; `lines` are its keys, from line 12 of the file on."""
     return GOOD + f"ablation:\n  seeds: {seeds}\n" + "".join(f"  {line}\n" for line in lines)
 
 
@@ -43,7 +43,7 @@ DESIGNS = {
         ablated("arms: {without_ema: {model.ema_decay: 0.5}}", "leave_one_out: {ema: {model.ema: off}}"),
         13,
         "ablation.leave_one_out.ema",
-        "an arm already",
+        "is called without_ema already",
     ),
     "one configuration by two designs": (
         ablated("arms: {off: {model.ema: off}}", "leave_one_out: {ema: {model.ema: off}}"),
@@ -55,7 +55,7 @@ DESIGNS = {
         ablated("arms: {aa: {reseed: true, model.memory: none}}"),
         12,
         "ablation.arms.aa.reseed",
-        "nothing else",
+        "changes only the random streams",
     ),
     "reseed: false": (ablated("arms: {aa: {reseed: false}}"), 12, "ablation.arms.aa.reseed", "write {reseed: true}"),
     "two A/A arms": (ablated("arms: {one: {reseed: true}, two: {reseed: true}}"), 12, "two", "arm one"),
@@ -134,7 +134,7 @@ DESIGNS = {
         ablated(ARM, seeds=5),
         11,
         "ablation.seeds: 5",
-        "the smallest p_holm with 1 arm is 0.0625; give 6 seeds, or say `exploratory: true`",
+        "the smallest p_holm with 1 arm is 0.0625; give 6 seeds, or set `exploratory: true`",
     ),
     "too few seeds for so many arms": (
         ablated("arms: {a: {model.memory: none}, b: {model.memory: blind}}", seeds=6),
@@ -154,7 +154,7 @@ DESIGNS = {
         ablated("arms: {a: {model.memory: blind}}", "match: params"),
         12,
         "a: ",
-        "active parameters: match: params, and the baseline has",
+        "active parameters: match is params, and this differs by more than 2% from the baseline's",
     ),
     "tuning without trials": (ablated(ARM, "tune_each_arm: {}"), 13, "ablation.tune_each_arm.trials", "missing"),
     "tuning that is no mapping": (ablated(ARM, "tune_each_arm: 4"), 13, "ablation.tune_each_arm", "mapping"),
@@ -230,7 +230,7 @@ DESIGNS = {
         ablated(ARM) + f"hypotheses:\n  - {HYPOTHESIS.replace('val_loss', 'read_entropy')}\n",
         14,
         "hypotheses.0.metric: read_entropy",
-        "neither more nor less of it is better",
+        "neither a higher nor a lower value is better",
     ),
     "a hypothesis of no size": (
         ablated(ARM) + f"hypotheses:\n  - {HYPOTHESIS.replace('0.01', '0')}\n",
@@ -268,11 +268,11 @@ DESIGNS = {
         change("model.ema_decay: {one_minus_loguniform: [0.3, 0.999]}", "train.reseed: {int: [0, 9]}"),
         6,
         "train.reseed",
-        "luck",
+        "chance",
     ),
 }
 
 
 @pytest.mark.parametrize("case", DESIGNS)
-def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
+def test_a_bad_ablation_is_refused_in_one_line_at_its_place(case: str, tmp_path: Path):
     check(DESIGNS[case], tmp_path)

@@ -1,4 +1,4 @@
-"""Every kind of bad input is one line: file:line: key: value: rule; hint. Read through the real parse."""
+"""Every kind of bad input gives one line: `file:line: key: value: rule; hint`."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ BAD = {
         change("model.ema_decay: {one_minus_loguniform: [0.3, 0.999]}", "train.seed: {int: [0, 9]}"),
         6,
         "train.seed",
-        "luck",
+        "chance",
     ),
     "neither search nor ablation": (NO_SEARCH, 1, "search", "no search and no ablation"),
     "unknown metric": (
@@ -150,15 +150,15 @@ BAD = {
         "ablation.baseline",
         "no search",
     ),
-    "a card and a half": (GOOD + "resources: {gpu: 1.5}\n", 10, "resources.gpu", "whole"),
-    "a card without memory": (GOOD + "resources: {gpu_memory_gib: 0}\n", 10, "resources.gpu_memory_gib", "greater"),
-    "a daemon on demand": (GOOD + "resources: {mps: on}\n", 10, "resources.mps", "off"),
-    "tracking somewhere": (GOOD + "tracking: {swanlab: cloud}\n", 10, "tracking.swanlab", "offline"),
+    "one and a half GPUs": (GOOD + "resources: {gpu: 1.5}\n", 10, "resources.gpu", "whole"),
+    "a GPU without memory": (GOOD + "resources: {gpu_memory_gib: 0}\n", 10, "resources.gpu_memory_gib", "greater"),
+    "mps: on": (GOOD + "resources: {mps: on}\n", 10, "resources.mps", "off"),
+    "an unknown SwanLab mode": (GOOD + "tracking: {swanlab: cloud}\n", 10, "tracking.swanlab", "offline"),
 }
 
 
 def check(case: tuple[str, int, str, str], folder: Path) -> None:
-    """The text of a case is refused in one line, at its line, with its key and its words."""
+    """The text of a case is refused in one line with its place, its key and its words."""
     text, line, key, words = case
     path = study_files.write(folder, text)
     with pytest.raises(BadInput) as caught:
@@ -171,7 +171,7 @@ def check(case: tuple[str, int, str, str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
+def test_bad_input_is_refused_in_one_line_at_its_place(case: str, tmp_path: Path):
     check(BAD[case], tmp_path)
 
 
@@ -190,14 +190,14 @@ def test_one_line_at_the_line_of_the_file(case: str, tmp_path: Path):
         ("optimizer.trials=[", "", "not YAML"),
     ],
 )
-def test_a_setting_is_to_blame_where_it_came_from(given: str, key: str, words: str, tmp_path: Path):
+def test_an_error_in_a_setting_is_reported_at_set(given: str, key: str, words: str, tmp_path: Path):
     with pytest.raises(BadInput) as caught:
         study_files.load(tmp_path, given)
     assert str(caught.value).startswith(f"--set: {key}")
     assert words in str(caught.value)
 
 
-def test_a_missing_data_file_is_named_where_the_study_names_it(tmp_path: Path):
+def test_a_missing_data_file_is_reported_at_the_key_that_names_it(tmp_path: Path):
     text = change("data: {corpus: facts}", "data: {corpus: jsonl, train: none.jsonl}")
     study = study_files.load(tmp_path, text=text)
     with pytest.raises(BadInput) as caught:
@@ -207,7 +207,9 @@ def test_a_missing_data_file_is_named_where_the_study_names_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("line", ["{text: broken}", '{"title": "no text"}', '{"text": ""}'])
-def test_a_bad_line_of_data_is_named_by_file_and_line(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_malformed_line_of_data_is_reported_by_file_and_line(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     data = tmp_path / "data.jsonl"
     data.write_text('{"text": "good"}\n' + line + "\n", encoding="utf-8")
     study = study_files.load(tmp_path, "base.data.corpus=jsonl", f"base.data.train={data}")
@@ -218,7 +220,7 @@ def test_a_bad_line_of_data_is_named_by_file_and_line(line: str, tmp_path: Path,
     assert capsys.readouterr().err == f"{caught.value}\n"
 
 
-def test_a_study_that_exists_with_another_base_is_refused_and_nothing_written(tmp_path: Path):
+def test_another_base_for_an_existing_study_is_refused_and_nothing_is_written(tmp_path: Path):
     results = tmp_path / "results"
     ledger, _ = lifecycle.open_study(study_files.load(tmp_path), results, resume=False)
     before = ledger.path("study.json").read_bytes()
@@ -229,14 +231,14 @@ def test_a_study_that_exists_with_another_base_is_refused_and_nothing_written(tm
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: \x00\n", b"a: !!python/object:os.system {}\n", b"[" * 5_000])
-def test_no_file_makes_a_traceback(content: bytes, tmp_path: Path):
+def test_garbage_is_bad_input(content: bytes, tmp_path: Path):
     path = tmp_path / "study.yaml"
     path.write_bytes(content)
     with pytest.raises(BadInput):
         study_file.load(path)
 
 
-def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path):
+def test_a_missing_study_file_is_bad_input(tmp_path: Path):
     with pytest.raises(BadInput, match="cannot be read"):
         study_file.load(tmp_path / "none.yaml")
     with pytest.raises(BadInput, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Designs into arms, arms into trials: names, seeds, matched budgets, the same tuning points, what a test can show."""
+"""Designs become arms and arms become trials: names, seeds, matched budgets, tuning points, and the test's power."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def arms_of(study: StudySpec) -> tuple[designs.Arm, ...]:
     return designs.expand(study.ablation, study.base)
 
 
-def test_every_design_gives_its_arms_in_the_files_order(study: StudySpec):
+def test_designs_expand_to_arms_in_the_order_of_the_file(study: StudySpec):
     arms = arms_of(study)
     assert [(arm.name, arm.design) for arm in arms] == [
         ("blind", "arm"),
@@ -65,10 +65,10 @@ def test_every_design_gives_its_arms_in_the_files_order(study: StudySpec):
     assert arms[3].overrides == {"model.query_norm": "none", "model.read_norm": "none"}
     assert arms[6].levels == {"model.knowledge_length": 4, "model.ema_decay": 0.99}
     assert all(not arm.levels for arm in arms[:5])
-    assert designs.family(arms) == 7, "the A/A arm claims nothing"
+    assert designs.family(arms) == 7, "Holm does not correct for the A/A arm"
 
 
-def test_the_cell_that_equals_the_baseline_is_the_baseline(study: StudySpec):
+def test_the_cell_that_equals_the_baseline_is_no_arm(study: StudySpec):
     base = study.base.override({"model.knowledge_length": 4, "model.ema_decay": 0.99})
     assert study.ablation is not None
     names = {arm.name for arm in designs.expand(study.ablation, base) if arm.design == "factorial"}
@@ -76,13 +76,13 @@ def test_the_cell_that_equals_the_baseline_is_the_baseline(study: StudySpec):
     assert len(names) == 3
 
 
-def test_where_no_cell_is_the_baseline_every_cell_is_an_arm(study: StudySpec):
+def test_every_cell_is_an_arm_where_none_equals_the_baseline(study: StudySpec):
     base = study.base.override({"model.ema_decay": 0.5})
     assert study.ablation is not None
     assert sum(arm.design == "factorial" for arm in designs.expand(study.ablation, base)) == 4
 
 
-def test_every_arm_has_the_same_seeds_and_the_aa_arm_other_streams(study: StudySpec):
+def test_arms_have_the_same_seeds_and_only_the_aa_arm_other_streams(study: StudySpec):
     trials = plan.arm_trials(study, study.base)
     seeds = {arm: [trial.seed for trial in trials if trial.arm == arm] for arm in plan.arms(study, study.base)}
     assert all(own == list(range(1, 10)) for own in seeds.values())
@@ -91,7 +91,7 @@ def test_every_arm_has_the_same_seeds_and_the_aa_arm_other_streams(study: StudyS
 
 
 @pytest.mark.parametrize("arms", [1, 2, 3, 5, 6, 7, 12, 13, 40])
-def test_the_seeds_needed_are_the_fewest_with_which_sign_flips_and_holm_reject(arms: int):
+def test_seeds_needed_is_the_fewest_seeds_that_can_reject(arms: int):
     def smallest(n: int) -> float:
         return holm([sign_flip_p(np.full(n, 0.1)), *[1.0] * (arms - 1)])[0]
 
@@ -100,7 +100,7 @@ def test_the_seeds_needed_are_the_fewest_with_which_sign_flips_and_holm_reject(a
     assert declared_test.smallest_p_holm(seeds=n, arms=arms) == pytest.approx(smallest(n))
 
 
-def test_more_seeds_arms_and_designs_keep_the_trials_that_are_there(study: StudySpec, tmp_path: Path):
+def test_adding_seeds_arms_or_cells_keeps_the_existing_trial_ids(study: StudySpec, tmp_path: Path):
     before = {trial.trial_id for trial in plan.arm_trials(study, study.base)}
     for more in (
         "ablation.seeds=11",
@@ -116,7 +116,7 @@ def test_more_seeds_arms_and_designs_keep_the_trials_that_are_there(study: Study
 
 
 @pytest.mark.parametrize("memory", ["none", "blind"])
-def test_matched_flops_are_equal_but_for_a_token(memory: str):
+def test_matched_flops_are_equal_within_one_token(memory: str):
     base = resolve("tiny", {})
     arm = base.override({"model.memory": memory})
     tokens = matching.budget_for_flops(base, arm)
@@ -126,18 +126,17 @@ def test_matched_flops_are_equal_but_for_a_token(memory: str):
     assert (tokens > control.budget) == (own.flops_per_token < control.flops_per_token)
 
 
-def test_matched_time_is_equal_at_the_measured_speeds():
+def test_a_budget_matched_by_time_is_proportional_to_the_measured_speed():
     base = resolve("tiny", {"train.tokens": 100_000})
     assert matching.budget_for_speed(base, baseline_tokens_per_s=2_000.0, arm_tokens_per_s=3_000.0) == 150_000
-    assert 100_000 / 2_000 == 150_000 / 3_000
 
 
-def test_a_speed_is_the_median_without_the_cold_start():
+def test_speed_is_the_median_without_the_first_report():
     assert matching.speed([10.0, 100.0, 98.0, 3.0, 102.0, 101.0]) == 100.0
     assert matching.speed([10.0]) == 10.0
 
 
-def test_flops_are_matched_in_the_arms_trials_and_not_in_the_baselines(tmp_path: Path):
+def test_matching_flops_changes_the_budget_of_arms_but_not_of_the_baseline(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.match=flops", "ablation.arms.blind.model.memory=blind", text=MIXED)
     budgets = plan.budgets(study, study.base, tokens_per_s={})
     trials = {trial.arm: trial for trial in plan.arm_trials(study, study.base, budgets)}
@@ -148,10 +147,10 @@ def test_flops_are_matched_in_the_arms_trials_and_not_in_the_baselines(tmp_path:
         == matching.budget_for_flops(study.base, blind.config)
         != control.config["train.tokens"]
     )
-    assert blind.params == {"model.memory": "blind"}, "the budget has a column of its own"
+    assert blind.params == {"model.memory": "blind"}, "the budget is not a parameter of the arm"
 
 
-def test_a_speed_that_was_not_measured_leaves_its_arm_out(tmp_path: Path):
+def test_an_arm_without_a_measured_speed_gets_no_budget(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.match=wall", text=MIXED)
     found = plan.budgets(study, study.base, tokens_per_s={"baseline": 1_000.0, "blind": 2_000.0})
     assert found == {"baseline": {}, "blind": {"train.tokens": 2 * (study.base["train.tokens"] or 0)}}
@@ -161,7 +160,7 @@ def test_a_speed_that_was_not_measured_leaves_its_arm_out(tmp_path: Path):
 # ---- tuning
 
 
-def test_a_parameter_is_tuned_where_the_search_says_or_eightfold_around_its_base():
+def test_the_tuned_range_is_the_searchs_or_eightfold_around_the_base_value():
     base, searched = resolve("tiny", {}), Range("loguniform", 1e-4, 1e-2)
     tune = TuneEachArm(trials=4, over=("train.lr", "train.weight_decay"))
     assert tuning.space(tune, base, {"train.lr": searched}) == {
@@ -170,7 +169,7 @@ def test_a_parameter_is_tuned_where_the_search_says_or_eightfold_around_its_base
     }
 
 
-def test_every_arm_is_tuned_at_the_same_points_on_a_seed_that_judges_nothing(tmp_path: Path):
+def test_all_arms_are_tuned_at_the_same_points_on_the_searchs_seed(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.tune_each_arm={trials: 4, over: [train.lr]}", text=MIXED)
     points = phases.tuning_points(study)
     assert points == phases.tuning_points(study)
@@ -191,7 +190,7 @@ def test_every_arm_is_tuned_at_the_same_points_on_a_seed_that_judges_nothing(tmp
 # ---- the dry run
 
 
-def test_a_dry_run_says_what_the_ablation_can_show(tmp_path: Path):
+def test_a_dry_run_reports_smallest_p_and_detectable_effect(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.match=flops", text=MIXED)
     run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
     assert run.ablation is not None
@@ -210,7 +209,7 @@ def test_a_dry_run_says_what_the_ablation_can_show(tmp_path: Path):
     assert {arm["design"] for arm in answer["arms"]} == {"arm", "reseed", "leave_one_out", "add_one_in", "factorial"}
 
 
-def test_earlier_results_give_the_detectable_effect_in_the_metrics_unit(tmp_path: Path):
+def test_power_uses_the_differences_of_earlier_results(tmp_path: Path):
     study = study_files.load(tmp_path, text=MIXED)
     ledger, _ = open_study(study, tmp_path / "results", resume=False)
     differences = [0.1, 0.3, 0.2]
@@ -226,7 +225,7 @@ def test_earlier_results_give_the_detectable_effect_in_the_metrics_unit(tmp_path
     assert "(from 3 pairs)" in "\n".join(power.lines(said))
 
 
-def test_what_prepares_the_ablation_is_planned_and_shown(tmp_path: Path):
+def test_a_dry_run_plans_calibration_and_tuning_trials(tmp_path: Path):
     sets = ("ablation.match=wall", "ablation.tune_each_arm={trials: 2}")
     study = study_files.load(tmp_path, *sets, text=MIXED)
     run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
@@ -235,12 +234,12 @@ def test_what_prepares_the_ablation_is_planned_and_shown(tmp_path: Path):
     assert "tuned before, 2 trials each arm and the baseline: train.lr loguniform" in dry_run.render(run)
 
 
-def test_an_exploratory_design_says_that_it_cannot_reject(tmp_path: Path):
+def test_a_dry_run_says_that_an_exploratory_design_cannot_reject(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.exploratory=true", "ablation.seeds=4", text=MIXED)
     assert "it cannot reject; exploratory" in dry_run.render(dry_run.describe(study, Slots(1, 0, 1, 2), card=None))
 
 
-def test_the_smallest_p_of_many_seeds_is_that_of_the_patterns_drawn(tmp_path: Path):
+def test_the_smallest_p_of_many_seeds_is_that_of_drawn_patterns(tmp_path: Path):
     study = study_files.load(tmp_path, "ablation.seeds=45", text=MIXED)
     said = power.describe(study, earlier=None)
     assert said is not None
@@ -249,6 +248,6 @@ def test_the_smallest_p_of_many_seeds_is_that_of_the_patterns_drawn(tmp_path: Pa
     assert "(sign-flip, 99,999 patterns drawn): 1e-05" in "\n".join(power.lines(said))
 
 
-def test_an_ablation_of_one_field_is_whole():
+def test_an_ablation_has_defaults():
     ablation = Ablation(seeds=6, arms={"blind": {"model.memory": "blind"}})
     assert (ablation.match, ablation.exploratory, ablation.baseline) == ("tokens", False, "base")

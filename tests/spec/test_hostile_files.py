@@ -1,4 +1,4 @@
-"""No study file and no --set makes a traceback, a hang, or more than one line: exit 0 with a plan, or exit 2."""
+"""Any study file and any --set gives a plan and exit 0, or one line and exit 2; never a traceback or a hang."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import study_files
 from tests.spec import mutations
 
 CPU_S = 20.0
-"""Processor time that a file may take; the costliest plan of search_spaces/ takes a tenth of it."""
+"""Most processor time for one file; the costliest plan of search_spaces/ takes a tenth of it."""
 
 FEW = settings(
     max_examples=250,
@@ -29,7 +29,7 @@ MANY = settings(FEW, max_examples=5_000)
 
 @contextmanager
 def bounded(cpu_s: float) -> Iterator[None]:
-    """Raise TimeoutError after so much processor time of this process."""
+    """Raise TimeoutError after `cpu_s` seconds of processor time of this process."""
 
     def over(number: int, frame: object) -> None:  # noqa: ARG001 - the signature of a handler
         raise TimeoutError(f"more than {cpu_s:g} s")
@@ -44,7 +44,7 @@ def bounded(cpu_s: float) -> Iterator[None]:
 
 
 def planned(path: Path, capsys: pytest.CaptureFixture[str], *, sets: Sequence[str] = ()) -> int:
-    """The exit code of a dry run, after a look at what it said."""
+    """The exit code of a dry run, after checks of its output."""
     argv = [str(path), "--dry-run", "--results", str(path.parent / "results")]
     for text in sets:
         argv.append(f"--set={text}")
@@ -85,7 +85,9 @@ def test_a_mutated_file_is_planned_or_refused_in_one_line(
 @pytest.mark.timeout(3_600)
 @MANY
 @given(data=mutations.bytes_of_files())
-def test_five_thousand_mutated_files(data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_five_thousand_mutated_files_are_planned_or_refused_in_one_line(
+    data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     check_file(data, tmp_path, capsys)
 
 

@@ -1,4 +1,4 @@
-"""Every study file that is shipped loads and plans."""
+"""Every shipped study file loads and plans."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ablate.study import dry_run
 from tests import ROOT
 
 OWN_TEXT = ("ema_4090", "balance_1.4.7")
-"""Studies of the user's own files."""
+"""Studies of data files that the user supplies."""
 
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 
-def test_the_files_are_found():
+def test_search_spaces_holds_the_shipped_studies():
     assert {"balance_1.4.7", "components", "ema", "ema_4090", "factorial", "memory", "smoke"} <= {
         path.stem for path in FILES
     }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_loads_and_plans_and_fits_one_card(path: Path):
+def test_a_shipped_study_loads_plans_and_fits_one_gpu(path: Path):
     study = study_file.load(path)
     assert study.study == path.stem
     slots = fit(study.resources, nodes=[Node.of("here", cpus=8, gpus=1)], cuda=True)
@@ -35,5 +35,5 @@ def test_it_loads_and_plans_and_fits_one_card(path: Path):
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.stem not in OWN_TEXT], ids=lambda path: path.stem)
-def test_what_a_newcomer_runs_needs_no_file(path: Path):
+def test_shipped_studies_of_built_in_data_need_no_data_file(path: Path):
     assert not study_file.missing_data(study_file.load(path))

@@ -1,4 +1,4 @@
-"""What a good study file means: scalars, defaults, paths, settings."""
+"""What a valid study file means: scalars, defaults, paths, settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.study_files import GOOD
         ("{a.b: 1}", {"a.b": 1}),
     ],
 )
-def test_scalars_are_yaml_1_2s(text: str, value: object):
+def test_scalars_follow_yaml_1_2(text: str, value: object):
     read = yaml_marks.value(text, place="--set")
     assert read == value
     assert type(read) is type(value)
@@ -56,7 +56,7 @@ def test_keys_remember_their_lines_nested_or_dotted(tmp_path: Path):
 
 @settings(deadline=None)  # a busy machine is not a defect
 @given(st.text(max_size=60))
-def test_no_text_makes_anything_but_a_value_or_bad_input(text: str):
+def test_any_text_is_a_value_or_bad_input(text: str):
     with contextlib.suppress(BadInput):
         yaml_marks.value(text, place="--set")
 
@@ -75,23 +75,23 @@ def test_a_file_becomes_a_study(tmp_path: Path):
         study.study = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_numbers_are_numbers_however_they_are_written(tmp_path: Path):
+def test_numbers_may_be_written_in_exponent_notation(tmp_path: Path):
     study = study_files.load(tmp_path, "early_stopping.asha.min_tokens=5e4", "base.train.lr=1e-3")
     assert study.early_stopping == EarlyStopping(asha=Asha(min_tokens=50_000, reduction=3))
     assert study.base["train.lr"] == 0.001
 
 
-def test_a_metric_knows_which_way_is_good(tmp_path: Path):
+def test_the_mode_of_an_objective_defaults_to_the_metrics_better_direction(tmp_path: Path):
     study = study_files.load(tmp_path, "objective={metric: fact_accuracy}")
     assert study.objectives == (Objective(metric="fact_accuracy", mode="max"),)
 
 
-def test_a_list_of_objectives(tmp_path: Path):
+def test_objective_may_be_a_list(tmp_path: Path):
     sets = ("objective=[{metric: val_loss}, {metric: peak_gib, mode: min}]", "early_stopping=null")
     assert [objective.metric for objective in study_files.load(tmp_path, *sets).objectives] == ["val_loss", "peak_gib"]
 
 
-def test_settings_reach_every_part_and_the_last_one_wins(tmp_path: Path):
+def test_settings_reach_every_section_and_the_last_one_wins(tmp_path: Path):
     study = study_files.load(
         tmp_path,
         "study=other",
@@ -123,7 +123,7 @@ def test_an_arms_name_may_have_dots(tmp_path: Path):
     assert study.ablation.arms == {"v1.4.5": {"model.memory": "none", "model.dim": 64}}
 
 
-def test_paths_are_relative_to_the_file_and_in_settings_to_the_current_folder(
+def test_paths_are_relative_to_the_study_file_and_in_settings_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "spaces").mkdir()
@@ -140,9 +140,9 @@ def test_a_budget_in_epochs_replaces_the_presets_tokens(tmp_path: Path):
     assert (study.base["train.tokens"], study.base["train.epochs"]) == (None, 2.0)
 
 
-def test_every_data_file_that_an_arm_names_is_looked_for(tmp_path: Path):
+def test_a_missing_data_file_of_an_arm_is_reported(tmp_path: Path):
     arms = "{more: {data: {corpus: jsonl, train: more.jsonl}}}"
     study = study_files.load(tmp_path, text=GOOD + f"ablation: {{seeds: 6, arms: {arms}}}\n")
-    (complaint,) = study_file.missing_data(study)
-    assert complaint.key == "data.train"
-    assert complaint.place == f"{study.file}:10"
+    (error,) = study_file.missing_data(study)
+    assert error.key == "data.train"
+    assert error.place == f"{study.file}:10"

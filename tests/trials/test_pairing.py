@@ -1,4 +1,4 @@
-"""Arms on one seed share what they can share, bit for bit; an arm that changes a module shifts no other's numbers."""
+"""Arms on one seed share initial parameters bit for bit; a change of one arm's module leaves the others' losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARMS = ("none", "token", "blind")
 
 
 class Deeper(MatchedFeedForward):
-    """The control with one more layer, in front of the others: it draws more numbers, and draws them first."""
+    """The control with one more layer in front: it draws more random numbers, and draws them first."""
 
     def __init__(self, config: ModelConfig) -> None:
         nn.Module.__init__(self)
@@ -50,18 +50,18 @@ def losses(memory: str, folder: Path) -> list[float]:
     return listener.losses
 
 
-def test_changing_one_arms_module_leaves_the_others_losses_as_they_were(
+def test_changing_one_arms_module_leaves_the_losses_of_other_arms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {memory: losses(memory, tmp_path / f"before-{memory}") for memory in ARMS}
     monkeypatch.setitem(MEMORIES, "none", Deeper)
     after = {memory: losses(memory, tmp_path / f"after-{memory}") for memory in ARMS}
-    assert after["none"] != before["none"], "the module was changed, or this test shows nothing"
+    assert after["none"] != before["none"], "the change must have an effect"
     assert after["token"] == before["token"]
     assert after["blind"] == before["blind"]
 
 
-def test_what_arms_share_starts_equal() -> None:
+def test_shared_parameters_of_arms_start_equal() -> None:
     models = {}
     for memory in ARMS:
         models[memory] = Transformer(small(model__memory=memory).model)
@@ -76,7 +76,7 @@ def test_what_arms_share_starts_equal() -> None:
     assert fuse <= parameters["blind"].keys()
 
 
-def test_a_reseeded_run_shares_its_world_and_its_questions_and_nothing_else(tmp_path: Path) -> None:
+def test_a_reseeded_run_keeps_its_data_and_changes_parameters_batches_and_filler(tmp_path: Path) -> None:
     plain, again, other = (
         Trainer(
             small(train__seed=3, train__reseed=reseed, model__kb_layout="order"), checkpoint_dir=tmp_path / str(reseed)
@@ -95,7 +95,7 @@ def test_a_reseeded_run_shares_its_world_and_its_questions_and_nothing_else(tmp_
     assert not torch.equal(one[facts:], other_bank[facts:])
 
 
-def test_a_reseeded_run_answers_the_same_questions_otherwise(tmp_path: Path) -> None:
+def test_a_reseeded_run_gives_other_samples_for_the_same_prompts(tmp_path: Path) -> None:
     def run(config: Config, folder: str) -> tuple[list[float], list[str], list[str]]:
         seen = Listener()
         report: Callable[[Report], Verdict] = seen

@@ -1,4 +1,4 @@
-"""From a study to trials: ids, arms on the same seeds, what fits at once, and the plan that --dry-run prints."""
+"""From a study to trials: ids, arms on the same seeds, concurrent trials, and the plan that --dry-run prints."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def study(tmp_path: Path) -> StudySpec:
     return study_files.load(tmp_path, text=ARMS)
 
 
-def test_an_id_is_a_hash_of_arm_configuration_and_seed(study: StudySpec):
+def test_a_trial_id_depends_on_arm_configuration_and_seed(study: StudySpec):
     base = study.base
     one = trial_id("search", base, 0)
     assert one == trial_id("search", replace(base, values=dict(base.values)), 0)
@@ -55,7 +55,7 @@ def test_parameters_are_recorded_as_the_configuration_holds_them(study: StudySpe
     assert whole.trial_id == real.trial_id
 
 
-def test_arms_and_baseline_share_seeds_that_the_search_never_sees(study: StudySpec):
+def test_arms_and_baseline_share_seeds_that_exclude_the_searchs(study: StudySpec):
     trials = arm_trials(study, study.base)
     by_arm = {arm: [t.seed for t in trials if t.arm == arm] for arm in ("baseline", "no_memory", "slow")}
     assert all(seeds == [1, 2, 3] for seeds in by_arm.values())
@@ -65,18 +65,12 @@ def test_arms_and_baseline_share_seeds_that_the_search_never_sees(study: StudySp
     assert [t.params for t in trials[:3]] == [{}, {"model.memory": "none"}, {"model.ema_decay": 0.99}]
 
 
-def test_adding_seeds_keeps_the_trials_that_are_there(study: StudySpec, tmp_path: Path):
-    before = {t.trial_id for t in arm_trials(study, study.base)}
-    more = study_files.load(tmp_path, "ablation.seeds=5", text=ARMS)
-    assert before < {t.trial_id for t in arm_trials(more, more.base)}
-
-
-def test_arms_deviate_from_the_winner_where_asked(study: StudySpec):
+def test_arms_override_the_given_base(study: StudySpec):
     best = study.base.override({"model.knowledge_length": 16})
     assert {t.config["model.knowledge_length"] for t in arm_trials(study, best)} == {16}
 
 
-def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudySpec):
+def test_an_arm_queue_asks_for_what_is_not_done_and_never_stops_a_trial(study: StudySpec):
     trials = arm_trials(study, study.base)
     queue = ArmQueue(trials, done={trials[0].trial_id, trials[2].trial_id})
     asked = []
@@ -94,20 +88,34 @@ def test_a_queue_hands_out_what_is_not_done_and_never_stops_an_arm(study: StudyS
     [
         ({}, 2, 0, False, Slots(1, 0, 1, 2)),
         ({}, 8, 2, True, Slots(1, 1, 1, 2)),
-        ({}, 8, 1, False, Slots(1, 0, 1, 8)),  # logical cards, no CUDA: auto takes none
+        ({}, 8, 1, False, Slots(1, 0, 1, 8)),  # logical GPUs, no CUDA: auto takes none
         ({"gpu": 0.5}, 8, 1, False, Slots(1, 0.5, 1, 2)),
         ({"gpu": 0.1}, 64, 1, True, Slots(1, 0.1, 1, 10)),
-        ({"gpu": 0.4}, 64, 2, True, Slots(1, 0.4, 1, 4)),  # not five: shares of two cards do not add up
+        ({"gpu": 0.4}, 64, 2, True, Slots(1, 0.4, 1, 4)),  # not five: shares of two GPUs do not add up
         ({"gpu": 2}, 64, 5, True, Slots(1, 2, 1, 2)),
-        ({"gpu": 0.5, "workers": 2}, 64, 2, False, Slots(1, 0.5, 2, 2)),  # on logical cards ranks meet through gloo
-        ({"gpu": 0.6, "workers": 2}, 64, 2, True, Slots(1, 0.6, 2, 1)),  # more than half of a card is alone there
+        (
+            {"gpu": 0.5, "workers": 2},
+            64,
+            2,
+            False,
+            Slots(1, 0.5, 2, 2),
+        ),  # on logical GPUs ranks communicate through gloo
+        (
+            {"gpu": 0.6, "workers": 2},
+            64,
+            2,
+            True,
+            Slots(1, 0.6, 2, 1),
+        ),  # two workers with more than half a GPU never share one
         ({"gpu": 0.5, "cpu": 4}, 4, 1, True, Slots(4, 0.5, 1, 1)),
         ({"cpu": 0.5}, 2, 0, False, Slots(0.5, 0, 1, 4)),
-        ({"workers": 0}, 2, 0, False, Slots(1, 0, 0, 2)),  # its one process takes what a worker would
+        ({"workers": 0}, 2, 0, False, Slots(1, 0, 0, 2)),  # its one process gets the resources of a worker
         ({"gpu": 0.5, "cpu": 2, "workers": 0}, 6, 1, True, Slots(2, 0.5, 0, 2)),
     ],
 )
-def test_the_scarcest_resource_decides(asked: dict[str, float], cpus: int, gpus: int, cuda: bool, slots: Slots):
+def test_the_scarcest_resource_decides_how_many_trials_fit(
+    asked: dict[str, float], cpus: int, gpus: int, cuda: bool, slots: Slots
+):
     here = Node.of("here", cpus=cpus, gpus=gpus)
     assert fit(Resources.model_validate(asked), nodes=[here], cuda=cuda) == slots
 
@@ -115,20 +123,18 @@ def test_the_scarcest_resource_decides(asked: dict[str, float], cpus: int, gpus:
 @pytest.mark.parametrize(
     ("asked", "sizes", "words"),
     [
-        ({"gpu": 2}, [(2, 0)], "gpu: 1 x 2: 0 GPUs are there"),
-        ({"cpu": 3}, [(2, 0)], "cpu: 1 x 3: 2 CPUs are there"),
-        ({"cpu": 6}, [(4, 0)] * 2, "cpu: 1 x 6: 0 fit on 2 nodes, the best of which has 4 CPUs and 0 GPUs"),
-        (
-            {"cpu": 2, "workers": 3},
-            [(3, 0)] * 2,
-            "cpu: 3 x 2: 2 fit on 2 nodes, the best of which has 3 CPUs and 0 GPUs",
-        ),
-        ({"gpu": 4}, [(8, 2)] * 2, "gpu: 1 x 4: 0 fit on 2 nodes, the best of which has 8 CPUs and 2 GPUs"),
+        ({"gpu": 2}, [(2, 0)], "gpu: 1 x 2: only 0 GPUs available"),
+        ({"cpu": 3}, [(2, 0)], "cpu: 1 x 3: only 2 CPUs available"),
+        ({"cpu": 6}, [(4, 0)] * 2, "cpu: 1 x 6: 0 fit on 2 nodes (the largest has 4 CPUs and 0 GPUs"),
+        ({"cpu": 2, "workers": 3}, [(3, 0)] * 2, "cpu: 3 x 2: 2 fit on 2 nodes (the largest has 3 CPUs and 0 GPUs"),
+        ({"gpu": 4}, [(8, 2)] * 2, "gpu: 1 x 4: 0 fit on 2 nodes (the largest has 8 CPUs and 2 GPUs"),
         ({"gpu": 2, "workers": 3}, [(8, 3)] * 2, "gpu: 3 x 2: 2 fit on 2 nodes"),
-        ({"gpu": 1, "cpu": 4}, [(64, 0), (2, 1)], "cpu: 1 x 4: 0 fit on 2 nodes, the best of which has 2 CPUs and"),
+        ({"gpu": 1, "cpu": 4}, [(64, 0), (2, 1)], "cpu: 1 x 4: 0 fit on 2 nodes (the largest has 2 CPUs and"),
     ],
 )
-def test_what_is_missing_is_said(asked: dict[str, float], sizes: list[tuple[int, int]], words: str):
+def test_a_trial_that_does_not_fit_is_bad_input_that_names_what_is_missing(
+    asked: dict[str, float], sizes: list[tuple[int, int]], words: str
+):
     with pytest.raises(BadInput) as caught:
         fit(Resources.model_validate(asked), nodes=nodes(sizes), cuda=False)
     assert words in str(caught.value)
@@ -140,39 +146,39 @@ def test_what_is_missing_is_said(asked: dict[str, float], sizes: list[tuple[int,
     workers=st.integers(0, 4),
     sizes=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 4)), min_size=1, max_size=3),
 )
-def test_what_fits_is_what_the_gate_starts_on_idle_nodes(
+def test_fit_counts_what_the_gate_starts_on_idle_nodes(
     cpu: float, gpu: float, workers: int, sizes: list[tuple[int, int]]
 ):
-    """A trial that fits the sum of the nodes and none of them would wait for ever, and nobody would be told."""
-    asked, book = Resources(cpu=cpu, gpu=gpu, workers=workers), Gate(nodes(sizes))
+    """A trial that fits the sum of the nodes, but no single node, would wait for ever without an error."""
+    asked, gate = Resources(cpu=cpu, gpu=gpu, workers=workers), Gate(nodes(sizes))
     for number in range(100):
-        book.offer(str(number), Need(cpu, gpu=gpu, workers=asked.processes))
-    started = len(list(iter(book.start, None)))
+        gate.offer(str(number), Need(cpu, gpu=gpu, workers=asked.processes))
+    started = len(list(iter(gate.start, None)))
     try:
         assert fit(asked, nodes=nodes(sizes), cuda=False).concurrent == started
     except BadInput:
         assert started == 0
 
 
-def test_two_workers_of_a_trial_never_share_a_card_of_cudas():
+def test_two_workers_of_a_trial_must_not_share_a_cuda_gpu():
     with pytest.raises(
-        BadInput, match=r"resources: gpu: 2 x 0\.5: .* NCCL refuses; use gpu: auto or 1, a card for each"
+        BadInput, match=r"resources: gpu: 2 x 0\.5: .* NCCL refuses; use gpu: auto or 1, a GPU for each"
     ):
         fit(Resources(gpu=0.5, workers=2), nodes=nodes([(8, 2)]), cuda=True)
 
 
 def nodes(sizes: Sequence[tuple[int, int]]) -> list[Node]:
-    """Of so many CPUs and cards each."""
+    """A node for each (CPUs, GPUs)."""
     return [Node.of(f"node{n}", cpus=cpus, gpus=gpus) for n, (cpus, gpus) in enumerate(sizes)]
 
 
-def test_a_trial_without_workers_costs_what_one_with_one_costs(study: StudySpec):
+def test_a_trial_without_workers_costs_as_much_as_with_one(study: StudySpec):
     alone, with_one = (dry_run.describe(study, Slots(1, 0.5, workers, 2), card="RTX 4090") for workers in (0, 1))
     assert alone.gpu_hours == with_one.gpu_hours
     assert alone.hours == with_one.hours
 
 
-def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
+def test_a_dry_run_plans_draws_the_costliest_corner_and_arms(study: StudySpec):
     run = dry_run.describe(study, Slots(1, 0.5, 1, 2), card="NVIDIA GeForce RTX 4090")
     kinds = [planned.kind for planned in run.trials]
     assert kinds == ["sampled"] * 4 + ["corner"] + ["arm"] * 9
@@ -188,18 +194,18 @@ def test_a_dry_run_shows_draws_the_costliest_corner_and_arms(study: StudySpec):
     assert run.trials[0].trial.trial_id in dry_run.render(run)
 
 
-def test_a_dry_run_only_warns_of_a_missing_file_and_of_a_card_that_is_too_small(tmp_path: Path):
+def test_a_dry_run_warns_of_a_missing_file_and_of_too_small_a_gpu(tmp_path: Path):
     data = "base.data={corpus: jsonl, train: none.jsonl}"
     sets = ("base.preset=seed-1.4.6", data, "early_stopping=null", "resources.gpu=0.25")
     study = study_files.load(tmp_path, *sets)
     run = dry_run.describe(study, Slots(1, 0.25, 1, 4), card="RTX 4090")
     assert any("no such file" in warning for warning in run.warnings)
     assert any("raise gpu" in warning for warning in run.warnings)
-    assert run.tokens is run.hours is run.gpu_hours is None  # three epochs of a corpus that nobody has read
+    assert run.tokens is run.hours is run.gpu_hours is None  # three epochs of a corpus that was not read
     assert "epochs" in dry_run.render(run)
 
 
-def test_a_dry_run_says_when_nothing_can_be_stopped_early(tmp_path: Path):
+def test_a_dry_run_warns_where_early_stopping_cannot_stop_a_trial(tmp_path: Path):
     study = study_files.load(tmp_path, "base.train.tokens=512")
     run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
     assert any("nothing is ever stopped" in warning for warning in run.warnings)

@@ -22,7 +22,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import BadInput
 from ablate.running.ray import orphans
-from ablate.scheduling import mps
 from ablate.scheduling.placement import Node
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -92,7 +91,7 @@ def connect(
     with contextlib.ExitStack() as stack:
         stack.push(_Logs(folder).tidy)
         stack.enter_context(_quiet(folder / "ray.log"))
-        own = {**(environment or {}), **(mps.OFF if use_mps == "off" else {})}
+        own = {**(environment or {}), **(MPS_OFF if use_mps == "off" else {})}
         stack.enter_context(_environment(own))  # inherited by every process of a private Ray
         if address is None:
             if note is not None:
@@ -210,7 +209,7 @@ def _look_at_cards() -> list[_Card]:
         if not torch.cuda.is_available():
             return _Card(cuda=False, gib=0.0, mps=False)
         gib = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return _Card(cuda=True, gib=gib, mps=mps.is_up(os.environ))
+        return _Card(cuda=True, gib=gib, mps=mps_is_up(os.environ))
 
     names = [row["NodeID"] for row in ray.nodes() if row["Alive"] and row["Resources"].get("GPU", 0)]
     strategies = [NodeAffinitySchedulingStrategy(name, soft=False) for name in names]
@@ -280,3 +279,25 @@ def _quiet(path: Path) -> Iterator[None]:
         finally:
             for logger, handlers, propagate in kept:
                 logger.handlers, logger.propagate = handlers, propagate
+
+
+# ---- CUDA's Multi-Process Service, under which kernels of several processes run at once. Nothing here starts a daemon.
+
+MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+"""The variable that says where the daemon listens (docs.nvidia.com/deploy/mps, 4.2.2)."""
+
+MPS_OFF = {MPS_PIPES: os.devnull}
+"""A place where no daemon listens: a program that reaches none runs as without MPS (man nvidia-cuda-mps-control)."""
+
+
+def mps_is_up(environment: Mapping[str, str]) -> bool:
+    """Whether a program with this environment finds a live daemon."""
+    folder = Path(environment.get(MPS_PIPES, "/tmp/nvidia-mps"))
+    try:
+        pid = int((folder / "nvidia-cuda-mps-control.pid").read_text())
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # it lives, and belongs to another user
+    except (OSError, ValueError, OverflowError):
+        return False
+    return pid > 0

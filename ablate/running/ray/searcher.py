@@ -19,7 +19,7 @@ from ablate.running.ray.run_context import RETRIES, RunContext
 from ablate.running.ray.worker_place import last_words
 from ablate.running.runner import Event, Halt, Listener, Progress
 from ablate.running.trial import Failure, failed_row, record
-from ablate.scheduling.admission import Admission, Taken
+from ablate.scheduling.admission import Admission, Usage
 from ablate.trainers import Verdict
 from ablate.trials.source import TrialSource
 from ablate.trials.trial import Trial
@@ -98,7 +98,7 @@ class SourceSearcher(Searcher):
             return
         progress = Progress.from_flat(result)
         running.last = progress
-        if taken := Taken.from_flat(result):
+        if taken := Usage.from_flat(result):
             self._admission.reported(running.trial, taken)
         self._on_event(Event(running.trial, "reported", progress=progress))
         name = running.trial.trial_id

@@ -14,7 +14,7 @@ import ray
 
 from ablate.running.ray.coordinator import Coordinator
 from ablate.running.trial import TryAgain, failure_of
-from ablate.scheduling.admission import Taken
+from ablate.scheduling.admission import Usage
 from ablate.trainers import Config, Report, Result, Train, Verdict
 from ablate.trials.trial import Trial
 
@@ -34,13 +34,13 @@ class Held:
         self._metrics: Mapping[str, Any] = {}
         self.ran_out = False
 
-    def taken(self) -> Taken:
+    def taken(self) -> Usage:
         """What the trial took so far, and where."""
         context = ray.get_runtime_context()
         cards = context.get_accelerator_ids()["GPU"]
         card = cards[0] if len(cards) == 1 else None
         beside_gib = self._trial.config.trainer.context_gib
-        return Taken.of(self._metrics, context_gib=beside_gib, node=context.get_node_id(), card=card)
+        return Usage.of(self._metrics, context_gib=beside_gib, node=context.get_node_id(), card=card)
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         """See `Trainer.train`; raises TryAgain where it ran out of a share of a card."""

@@ -27,7 +27,7 @@ from ablate.running.ray.timeout_monitor import TimeoutMonitor
 from ablate.running.ray.trial import drive, train_here
 from ablate.running.runner import GRACE_S, Halt, Listener
 from ablate.running.trial import StudyContext, by_trainer
-from ablate.scheduling.admission import Admission, Sizes, least
+from ablate.scheduling.admission import Admission, Sizes, smallest_config
 from ablate.scheduling.packing import Slots, fit
 from ablate.trials.source import TrialSource
 
@@ -126,7 +126,7 @@ def start(
             cuda=cluster.cuda,
             card_gib=card_gib,
         )
-        admission = Admission(cluster.nodes, sizes, least=least(spec) if asked.gpu == "auto" else None)
+        admission = Admission(cluster.nodes, sizes, smallest=smallest_config(spec) if asked.gpu == "auto" else None)
         try:
             yield RayRunner(
                 spec.study,

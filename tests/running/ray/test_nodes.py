@@ -103,6 +103,6 @@ def test_a_trial_that_fits_on_no_node_is_refused_before_anything_is_written(tmp_
     assert done.returncode == 0
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["exit"] == cli.BAD_INPUT
-    assert "resources: cpu: 1 x 3: 0 fit on 3 nodes, the best of which has 2 CPUs" in found["said"]
+    assert "resources: cpu: 1 x 3: 0 fit on 3 nodes (the largest has 2 CPUs" in found["said"]
     assert found["said"].count("\n") == 1
     assert not (tmp_path / "results").exists()

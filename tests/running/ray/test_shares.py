@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
 
 from ablate.records.ledger import Ledger
+from ablate.running.ray import cluster
 from ablate.running.ray.cluster import Cluster
 from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.run_context import RunContext
@@ -104,3 +106,13 @@ def alone(context: StudyContext, tmp_path: Path) -> list[float]:
     losses = curve(quiet.ledger, trial.trial_id)
     assert len(losses) == 20
     return losses
+
+
+def test_an_mps_daemon_is_found_where_its_pipes_are(tmp_path: Path):
+    there = {cluster.MPS_PIPES: str(tmp_path)}
+    assert not cluster.mps_is_up(there)
+    (tmp_path / "nvidia-cuda-mps-control.pid").write_text(f"{os.getpid()}\n")
+    assert cluster.mps_is_up(there)
+    (tmp_path / "nvidia-cuda-mps-control.pid").write_text("4194304999")
+    assert not cluster.mps_is_up(there), "left by a daemon that died"
+    assert not cluster.mps_is_up({**there, **cluster.MPS_OFF})
