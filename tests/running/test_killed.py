@@ -53,7 +53,7 @@ def resume(variant: str, folder: Path) -> None:
 
 def kill_midway(variant: str, folder: Path) -> int:
     """Train in a process of its own and kill it. Returns the number of reports it had made."""
-    program = "import sys, pathlib; from tests.running.test_killed import resume; resume(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    program = "import sys, pathlib, tests.running.test_killed as t; t.resume(sys.argv[1], pathlib.Path(sys.argv[2]))"
     process = subprocess.Popen([sys.executable, "-c", program, variant, str(folder)], cwd=ROOT)
     name, ledger, end = trial_of(variant).trial_id, Ledger(folder), time.monotonic() + 240
     while ledger.history(name, columns=["step"]).num_rows < REPORTS:
