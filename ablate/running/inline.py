@@ -14,7 +14,7 @@ from ablate.errors import CannotWrite
 from ablate.running.limits import Overdue, Watch
 from ablate.running.runner import Event, Halt, Listener, Progress
 from ablate.running.trial import StudyContext, by_trainer, failed_row, record, run_trial, timeout
-from ablate.running.watchdog import Unanswered, Watchdog
+from ablate.running.watchdog import Unresponsive, Watchdog
 from ablate.trainers import Config, Report, Result, Train, Verdict
 from ablate.trials.source import TrialSource
 from ablate.trials.trial import Trial
@@ -48,7 +48,7 @@ class InlineRunner:
         def tell(progress: Progress) -> Verdict:
             nonlocal last
             last = progress
-            watch.hear(wall_s=progress.wall_s, done=progress.done, now_s=time.monotonic())
+            watch.note_report(wall_s=progress.wall_s, done=progress.done, now_s=time.monotonic())
             self.on_event(Event(trial, "reported", progress=progress))
             verdict = source.report(trial.trial_id, tokens=progress.tokens_seen, value=progress.value)
             return Verdict.INTERRUPT if self.halt.reason else verdict
@@ -82,7 +82,7 @@ class InlineRunner:
         row = None
         try:
             row = run_trial(trial, context=self.context, tell=tell, train=_watched(self.train, watchdog))
-        except Unanswered:
+        except Unresponsive:
             pass  # as an interrupted trial: it is gone on with from its last checkpoint
         except CannotWrite as full:
             self.halt.call_off(full.line)

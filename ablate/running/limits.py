@@ -11,7 +11,7 @@ from typing import Literal
 
 from ablate import formatting
 
-_LENIENCE, _MOST_LENIENCE_S = 0.1, 60.0
+_GRACE_SHARE, _MAX_GRACE_S = 0.1, 60.0
 """What a trial gets beyond its limit before it is ended from outside: it may be about to report."""
 
 
@@ -56,23 +56,23 @@ class Watch:
     """The clock of one trial, from the start of its process on. `now_s` is any clock that never jumps."""
 
     def __init__(self, limits: Limits, *, now_s: float) -> None:
-        self._limits, self._heard_s = limits, now_s
-        self._reported, self._measures, self._wall_s = False, False, 0.0
+        self._limits, self._last_report_s = limits, now_s
+        self._reported, self._is_measuring, self._wall_s = False, False, 0.0
 
-    def hear(self, *, wall_s: float, done: bool, now_s: float) -> None:
+    def note_report(self, *, wall_s: float, done: bool, now_s: float) -> None:
         """A report: the trial has trained for `wall_s`; `done`: it has used its budget and is being measured."""
-        self._heard_s, self._reported, self._measures, self._wall_s = now_s, True, done, wall_s
+        self._last_report_s, self._reported, self._is_measuring, self._wall_s = now_s, True, done, wall_s
 
     def overdue(self, *, now_s: float) -> Overdue | None:
         """Whether the trial must be ended, it having failed to end itself."""
-        silent_s, limits = now_s - self._heard_s, self._limits
+        silent_s, limits = now_s - self._last_report_s, self._limits
         if limits.stall_s is not None and silent_s > limits.stall_s:
             since = "its last report" if self._reported else "its start"
             rule = f"no report for {_time(silent_s)} since {since}, resources.stall_minutes is {_time(limits.stall_s)}"
             return Overdue("Stalled", f"{rule}; where it stood is in its log")
-        if limits.max_s is None or self._measures:
+        if limits.max_s is None or self._is_measuring:
             return None
-        return limits.spent(self._wall_s + silent_s - min(_LENIENCE * limits.max_s, _MOST_LENIENCE_S))
+        return limits.spent(self._wall_s + silent_s - min(_GRACE_SHARE * limits.max_s, _MAX_GRACE_S))
 
 
 def _time(seconds: float) -> str:

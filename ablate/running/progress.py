@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ablate.spec.models import Objective
     from ablate.trials.trial import Trial
 
-_ENOUGH = 0.05
+_MIN_SHARE = 0.05
 """Share of a budget from which on the rest is extrapolated."""
 
 
@@ -85,7 +85,7 @@ class StudyProgress:
             each = sum(self._took_s) / len(self._took_s)
         else:
             ahead = max(self.running.values(), key=lambda one: one.share, default=None)
-            if ahead is None or ahead.progress is None or ahead.share < _ENOUGH:
+            if ahead is None or ahead.progress is None or ahead.share < _MIN_SHARE:
                 return None
             trained_s = ahead.progress.wall_s
             each = (now_s - ahead.since - trained_s) + trained_s / ahead.share

@@ -135,7 +135,7 @@ class Halt:
             signal.signal(number, handler)
         self._previous.clear()
 
-    def renew(self) -> None:
+    def reinstall_handlers(self) -> None:
         """Take the signals back from a library that installed handlers of its own."""
         for number in self._previous:
             signal.signal(number, self._on_signal)

@@ -45,7 +45,7 @@ class Tracker:
 
     def __enter__(self) -> Self:
         if self._mode != "disabled":
-            with self._harmless():
+            with self._never_raising():
                 self._run = _start(self._trial, mode=self._mode, folder=self._folder)
         return self
 
@@ -54,7 +54,7 @@ class Tracker:
     ) -> None:
         if self._run is not None:
             state, message = self._end
-            with self._harmless():
+            with self._never_raising():
                 self._run.finish(state=state, error=message)
 
     def log(self, report: Report) -> None:
@@ -70,7 +70,7 @@ class Tracker:
         finite = {
             name: value for name, value in numbers.items() if isinstance(value, (int, float)) and math.isfinite(value)
         }
-        with self._harmless():
+        with self._never_raising():
             self._run.log(finite, step=report.step)
 
     def end(self, row: TrialRow) -> None:
@@ -83,7 +83,7 @@ class Tracker:
         return warning
 
     @contextlib.contextmanager
-    def _harmless(self) -> Iterator[None]:
+    def _never_raising(self) -> Iterator[None]:
         """The tracker's edge: an exception turns tracking off for this trial and leaves a line that says so."""
         try:
             # SwanLab greets on stdout, which is for answers.

@@ -61,7 +61,7 @@ def run_trial(
     *,
     context: StudyContext,
     tell: Callable[[Progress], Verdict],
-    alone: bool = True,
+    only_rank: bool = True,
     train: Train = by_trainer,
 ) -> TrialRow | None:
     """Claim the next attempt at `trial`, train it, record every report and the end. Rank 0's part of a trial.
@@ -73,11 +73,11 @@ def run_trial(
     the trial's, which has no row then.
     """
     with writing():
-        return _run(trial, context=context, tell=tell, alone=alone, train=train)
+        return _run(trial, context=context, tell=tell, only_rank=only_rank, train=train)
 
 
 def _run(
-    trial: Trial, *, context: StudyContext, tell: Callable[[Progress], Verdict], alone: bool, train: Train
+    trial: Trial, *, context: StudyContext, tell: Callable[[Progress], Verdict], only_rank: bool, train: Train
 ) -> TrialRow | None:
     ledger, started_at = context.ledger, datetime.now(UTC)
     attempt = ledger.claim(trial.trial_id)
@@ -104,14 +104,14 @@ def _run(
             result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
         except StaleAttempt:
-            if not alone:  # peers wait for this rank, and only their group's end frees them
+            if not only_rank:  # peers wait for this rank, and only their group's end frees them
                 raise
             return None
         except Exception as error:  # the trial's edge: whatever it was, the row says so
             if full_disk(error):
                 raise
-            ledger.write_log(trial.trial_id, attempt=attempt, text=told(error) + output.tail())
-            if not alone:
+            ledger.write_log(trial.trial_id, attempt=attempt, text=traceback_text(error) + output.tail())
+            if not only_rank:
                 raise
             if isinstance(error, TryAgain):
                 return None
@@ -161,7 +161,7 @@ def timeout(overdue: Overdue) -> Failure:
     return Failure("timeout", kind=overdue.kind, message=overdue.message)
 
 
-def told(error: BaseException) -> str:
+def traceback_text(error: BaseException) -> str:
     """An exception with its traceback, for a trial's log; of a very long one the end."""
     return "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:] + "\n"
 
@@ -187,7 +187,7 @@ def failed_row(
     last: Progress | None,
 ) -> TrialRow:
     """The row of a trial that did not get to its end; `last` is what it reported last, if anything in this attempt."""
-    last = last or _reported(trial, context.ledger)
+    last = last or _last_reported(trial, context.ledger)
     return TrialRow(
         status=failure.status,
         error_kind=failure.kind,
@@ -212,7 +212,7 @@ def _measured_row(
     last: Progress | None,
 ) -> TrialRow:
     """The row of a trial that completed or was pruned; `last` as in `failed_row`."""
-    last = last or _reported(trial, context.ledger)
+    last = last or _last_reported(trial, context.ledger)
     return TrialRow(
         status=_ENDS[result.verdict],
         error_kind=None,
@@ -227,7 +227,7 @@ def _measured_row(
     )
 
 
-def _reported(trial: Trial, ledger: Ledger) -> Progress | None:
+def _last_reported(trial: Trial, ledger: Ledger) -> Progress | None:
     """What a trial reported last in an earlier attempt, if anything: one that went on at its very end has nothing left
     to report."""
     reports = ledger.history(trial.trial_id, columns=["tokens_seen", "budget_tokens", "wall_s"]).to_pylist()

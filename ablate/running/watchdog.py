@@ -24,12 +24,12 @@ from types import FrameType
 from ablate.running.limits import OutOfTime, Overdue, Watch
 from ablate.running.runner import GRACE_S, Halt
 
-_LOOK_EVERY_S = 0.2
+_CHECK_EVERY_S = 0.2
 _WAKE = signal.SIGUSR1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Unanswered(KeyboardInterrupt):
+class Unresponsive(KeyboardInterrupt):
     """Raised in a trial that was interrupted and did not return."""
 
 
@@ -43,7 +43,7 @@ class Watchdog:
     give_up: Callable[[Overdue | None], None]
     hard_s: float = 10.0
     _over: threading.Event = field(default_factory=threading.Event)
-    _error: OutOfTime | Unanswered | None = None
+    _error: OutOfTime | Unresponsive | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -51,14 +51,14 @@ class Watchdog:
         if threading.current_thread() is not threading.main_thread():  # Python takes signals nowhere else
             yield
             return
-        ours, heard = socket.socketpair()
-        with ours, heard:
-            ours.setblocking(False)
-            heard.settimeout(_LOOK_EVERY_S)
+        sender, receiver = socket.socketpair()
+        with sender, receiver:
+            sender.setblocking(False)
+            receiver.settimeout(_CHECK_EVERY_S)
             before = signal.signal(_WAKE, self._raise)
             # The handlers of a main thread that never comes back from C do not run; the bytes arrive all the same.
-            wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
-            thread = threading.Thread(target=self._look, args=(heard,), daemon=True)
+            wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+            thread = threading.Thread(target=self._watch, args=(receiver,), daemon=True)
             thread.start()
             try:
                 yield
@@ -73,21 +73,21 @@ class Watchdog:
         if error is not None and not self._over.is_set():
             raise error
 
-    def _look(self, heard: socket.socket) -> None:
+    def _watch(self, receiver: socket.socket) -> None:
         asked_s = halted_s = None  # when the exception was sent, when the study was halted
         overdue: Overdue | None = None
         main = threading.main_thread().ident
         assert main is not None
         while not self._over.is_set():
-            signals = _signals(heard)
+            signals = _signals(receiver)
             now_s = time.monotonic()
             if halted_s is None and (signals or self.halt.reason is not None):
                 halted_s = now_s
-            unanswered = halted_s is not None and now_s - halted_s > GRACE_S
+            unresponsive = halted_s is not None and now_s - halted_s > GRACE_S
             overdue = overdue or (None if halted_s is not None else self.watch.overdue(now_s=now_s))
-            if asked_s is None and (overdue is not None or unanswered):
+            if asked_s is None and (overdue is not None or unresponsive):
                 asked_s = now_s
-                self._error = OutOfTime(overdue) if overdue is not None else Unanswered()
+                self._error = OutOfTime(overdue) if overdue is not None else Unresponsive()
                 signal.pthread_kill(main, _WAKE)
             if asked_s is not None and now_s - asked_s > self.hard_s and not self._over.is_set():
                 self._end(overdue)
@@ -98,8 +98,8 @@ class Watchdog:
         os._exit(130)  # resumable; nothing gentler ends a thread that is inside C
 
 
-def _signals(heard: socket.socket) -> bool:
+def _signals(receiver: socket.socket) -> bool:
     """Whether Ctrl-C or SIGTERM has arrived; waits for it a little."""
     with contextlib.suppress(TimeoutError):
-        return any(number in _SIGNALS for number in heard.recv(64))
+        return any(number in _SIGNALS for number in receiver.recv(64))
     return False

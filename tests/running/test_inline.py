@@ -120,7 +120,7 @@ def test_rank_0_of_several_does_not_leave_its_peers_waiting_where_it_is_to_be_tr
             fake_trial(0),
             context=context,
             tell=lambda _: Verdict.CONTINUE,
-            alone=False,
+            only_rank=False,
             train=out_of_its_share,
         )
 

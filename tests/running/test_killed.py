@@ -1,4 +1,4 @@
-"""A trial's process is killed by SIGKILL in the middle of its steps; what goes on is as if it had not, bit for bit."""
+"""A trial whose process is killed by SIGKILL between two steps resumes to bit-for-bit the same result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ablate.records.ledger import Ledger
-from ablate.running.runner import Progress
 from ablate.running.trial import StudyContext, run_trial
 from ablate.trainers import Verdict
 from ablate.trials.trial import Trial, trial_id
@@ -34,7 +33,7 @@ LENGTH: dict[str, Any] = {"train__tokens": 128 * 200, "train__report_every": 4, 
 """Fifty reports, a checkpoint every third."""
 
 REPORTS = 8
-"""Seen before the kill: the last checkpoint is then the one of report 6, or of 9 where the kill comes late."""
+"""Reports before the kill. The last checkpoint is then that of report 6, or of report 9 if the kill comes late."""
 
 
 def trial_of(variant: str) -> Trial:
@@ -47,22 +46,15 @@ def context_at(folder: Path) -> StudyContext:
     return StudyContext(Ledger(folder), swanlab="disabled", objective="val_loss", git_commit=None)
 
 
-def go_on(variant: str, folder: Path) -> None:
-    """Train the trial, from wherever it stands, to its end; also what the process that is killed does."""
-
-    def tell(progress: Progress) -> Verdict:
-        del progress
-        return Verdict.CONTINUE
-
-    run_trial(trial_of(variant), context=context_at(folder), tell=tell)
+def resume(variant: str, folder: Path) -> None:
+    """Train the trial from its last checkpoint, if any, to its end. The process that is killed calls this too."""
+    run_trial(trial_of(variant), context=context_at(folder), tell=lambda _: Verdict.CONTINUE)
 
 
 def kill_midway(variant: str, folder: Path) -> int:
-    """Train in a process of its own and kill it; the number of reports it had made."""
-    program = (
-        f"from pathlib import Path; from tests.test_killed import go_on; go_on({variant!r}, Path({str(folder)!r}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    """Train in a process of its own and kill it. Returns the number of reports it had made."""
+    program = "import sys, pathlib, tests.running.test_killed as t; t.resume(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    process = subprocess.Popen([sys.executable, "-c", program, variant, str(folder)], cwd=ROOT)
     name, ledger, end = trial_of(variant).trial_id, Ledger(folder), time.monotonic() + 240
     while ledger.history(name, columns=["step"]).num_rows < REPORTS:
         assert process.poll() is None, "it ended before it was killed"
@@ -77,28 +69,28 @@ def kill_midway(variant: str, folder: Path) -> int:
 @pytest.mark.parametrize(
     "variant", [name if name == "token" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )
-def test_a_killed_trial_goes_on_bit_for_bit(variant: str, tmp_path: Path) -> None:
+def test_a_killed_trial_resumes_bit_for_bit(variant: str, tmp_path: Path) -> None:
     trial, whole, parts = trial_of(variant), tmp_path / "whole", tmp_path / "parts"
     reported = kill_midway(variant, parts)
     assert REPORTS <= reported < 50
     (saved,) = (path for path in Ledger(parts).checkpoint_dir(trial.trial_id).iterdir() if path.suffix != ".tmp")
-    went_on_from = int(saved.name.removeprefix("step-"))
-    assert 0 < went_on_from <= 4 * reported
+    resumed_from = int(saved.name.removeprefix("step-"))
+    assert 0 < resumed_from <= 4 * reported
 
-    go_on(variant, parts)
-    go_on(variant, whole)
-    resumed, undisturbed = (Ledger(folder).row(trial.trial_id) for folder in (parts, whole))
+    resume(variant, parts)
+    resume(variant, whole)
+    resumed, uninterrupted = (Ledger(folder).row(trial.trial_id) for folder in (parts, whole))
     assert resumed is not None
-    assert undisturbed is not None
-    assert (resumed.attempt, undisturbed.attempt) == (2, 1)
+    assert uninterrupted is not None
+    assert (resumed.attempt, uninterrupted.attempt) == (2, 1)
     histories = [Ledger(folder).history(trial.trial_id).to_pylist() for folder in (parts, whole)]
     assert {row["attempt"] for row in histories[0]} == {1, 2}
-    assert min(row["step"] for row in histories[0] if row["attempt"] == 2) > went_on_from
+    assert min(row["step"] for row in histories[0] if row["attempt"] == 2) > resumed_from
     losses = [[loss for row in history for loss in row["losses"]] for history in histories]
     assert len(losses[1]) == 200
     assert losses[0] == losses[1]
     assert [row["val_loss"] for row in histories[0]] == [row["val_loss"] for row in histories[1]]
-    assert comparable(resumed.metrics) == comparable(undisturbed.metrics)
+    assert comparable(resumed.metrics) == comparable(uninterrupted.metrics)
     samples = [json.loads(Ledger(f).path("samples", f"{trial.trial_id}.json").read_text()) for f in (parts, whole)]
     assert samples[0] == samples[1]
     for name in ("model.safetensors", "optimizer.safetensors"):  # weights, bank and moments

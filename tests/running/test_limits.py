@@ -22,7 +22,7 @@ def test_silence_counts_from_the_start_and_from_every_report() -> None:
     watch = Watch(Limits(stall_s=10), now_s=100)
     assert kind(watch, 110) is None
     assert kind(watch, 110.1) == "Stalled"
-    watch.hear(wall_s=1, done=False, now_s=110)
+    watch.note_report(wall_s=1, done=False, now_s=110)
     assert kind(watch, 120) is None
     assert kind(watch, 121) == "Stalled"
 
@@ -31,7 +31,7 @@ def test_a_limit_of_time_counts_what_was_trained_before_and_what_passes_since() 
     """Ten per cent more from outside: the trial may be about to report, and ends itself then."""
     limits = Limits(max_s=100)
     watch = Watch(limits, now_s=0)
-    watch.hear(wall_s=90, done=False, now_s=5)  # of an earlier attempt, most of it
+    watch.note_report(wall_s=90, done=False, now_s=5)  # of an earlier attempt, most of it
     assert limits.spent(100) is None
     assert limits.spent(100.1) is not None
     assert kind(watch, 25) is None
@@ -41,7 +41,7 @@ def test_a_limit_of_time_counts_what_was_trained_before_and_what_passes_since() 
 
 def test_a_trial_that_is_being_measured_has_trained_in_time() -> None:
     watch = Watch(Limits(max_s=100, stall_s=500), now_s=0)
-    watch.hear(wall_s=99, done=True, now_s=99)
+    watch.note_report(wall_s=99, done=True, now_s=99)
     assert kind(watch, 500) is None
     assert kind(watch, 600) == "Stalled"
 

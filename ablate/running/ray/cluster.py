@@ -30,9 +30,9 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _LOOPBACK = "127.0.0.1"
 """What the servers of a private Ray bind to: no other machine reaches it, token or not."""
 
-_REACH_S = 5.0
-_LOOK_S = 60.0
-_IS_IT_UP = "is the head node up (`ray status`), and is its token here (`ray get-auth-token` there)?"
+_CONNECT_TIMEOUT_S = 5.0
+_GPU_PROBE_TIMEOUT_S = 60.0
+_ADDRESS_HINT = "is the head node up (`ray status`), and is its token here (`ray get-auth-token` there)?"
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -52,7 +52,7 @@ _ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """As on those systems by default: a node's address is the loopback's, and its servers bind to that alone. (Given as
 `_node_ip_address`, 127.0.0.1 is replaced by the host's outer address, and at any other one they bind to all.)"""
 
@@ -99,7 +99,7 @@ def connect(
             info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
         else:
             info = stack.enter_context(_joined(study, address=address, own=own))
-        cards = _look_at_cards()
+        cards = _worker_gpus()
         yield Cluster(
             dashboard=f"http://{info.dashboard_url}" if info.dashboard_url else None,
             cuda=any(card.cuda for card in cards),
@@ -128,7 +128,7 @@ def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) ->
     # look for "the" Ray (the State API, and with it Train's clean-up) would find two and give up.
     port = _free_port()
     pinned = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
-    with _environment({**_ENVIRONMENT, **_ALONE, **pinned}), _alone():
+    with _environment({**_ENVIRONMENT, **_LOOPBACK_ONLY, **pinned}), _loopback_only():
         try:
             yield ray.init(
                 address="local",
@@ -152,9 +152,9 @@ def _check_reachable(address: str) -> None:
     """Raise BadInput unless something listens at HOST:PORT: Ray itself would try for minutes, and complain in C++."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise BadInput("--address", "", address, f"cannot be reached ({error})", _IS_IT_UP) from None
+        raise BadInput("--address", "", address, f"cannot be reached ({error})", _ADDRESS_HINT) from None
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any
                     configure_logging=False,
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise BadInput("--address", "", address, f"cannot be joined ({error})", _IS_IT_UP) from None
+                raise BadInput("--address", "", address, f"cannot be joined ({error})", _ADDRESS_HINT) from None
             yield info
         finally:
             ray.shutdown()
@@ -188,7 +188,7 @@ def _job(study: str, environment: Mapping[str, str]) -> JobConfig:
 
 
 @dataclass(frozen=True)
-class _Card:
+class _Gpu:
     """What a worker sees of a machine's cards: whether torch can use one, its memory, whether MPS serves it."""
 
     cuda: bool
@@ -196,27 +196,27 @@ class _Card:
     mps: bool
 
 
-def _look_at_cards() -> list[_Card]:
+def _worker_gpus() -> list[_Gpu]:
     """A look from a worker on every machine with cards, since Ray hides cards from everybody else.
 
     A machine whose cards somebody else holds is not waited for, as long as another answers.
     """
 
     @ray.remote(num_cpus=0, num_gpus=0.001)
-    def look() -> _Card:
+    def look() -> _Gpu:
         import torch
 
         if not torch.cuda.is_available():
-            return _Card(cuda=False, gib=0.0, mps=False)
+            return _Gpu(cuda=False, gib=0.0, mps=False)
         gib = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return _Card(cuda=True, gib=gib, mps=mps_is_up(os.environ))
+        return _Gpu(cuda=True, gib=gib, mps=mps_is_up(os.environ))
 
     names = [row["NodeID"] for row in ray.nodes() if row["Alive"] and row["Resources"].get("GPU", 0)]
     strategies = [NodeAffinitySchedulingStrategy(name, soft=False) for name in names]
     looks = [look.options(scheduling_strategy=strategy).remote() for strategy in strategies]
     if not looks:
         return []
-    seen, _ = ray.wait(looks, num_returns=len(looks), timeout=_LOOK_S)
+    seen, _ = ray.wait(looks, num_returns=len(looks), timeout=_GPU_PROBE_TIMEOUT_S)
     return ray.get(seen or looks[:1])
 
 
@@ -238,7 +238,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _loopback_only() -> Iterator[None]:
     """What _ALONE does for processes that start later, for this one, which has read the variable long ago."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -20,7 +20,7 @@ from ablate.trainers import Verdict
 
 
 @dataclass(frozen=True)
-class Left:
+class Leftovers:
     """What a trial that is gone leaves behind: where its tries ran, and whether the last ran out of memory."""
 
     places: tuple[Place, ...] = ()
@@ -29,10 +29,10 @@ class Left:
     @property
     def groups(self) -> list[str]:
         """The placement groups (hex) that it held and that serve nobody after it."""
-        return [place.group_id for place in self.places if not place.kept]
+        return [place.group_id for place in self.places if not place.reused]
 
 
-class _Board:
+class _CoordinatorActor:
     """An actor without CPU. Its state is the run's and dies with it, so an old verdict never meets a resumed trial."""
 
     def __init__(self, limits: Limits) -> None:
@@ -42,7 +42,7 @@ class _Board:
         self._interrupted = False
         self._places: dict[str, list[Place]] = {}
         self._watches: dict[str, Watch] = {}
-        self._ooms: dict[str, Failure] = {}
+        self._out_of_memory: dict[str, Failure] = {}
 
     def enter(self, trial_id: str, place: Place) -> Verdict:
         self._places.setdefault(trial_id, []).append(place)
@@ -51,7 +51,7 @@ class _Board:
 
     def report(self, trial_id: str, wall_s: float, done: bool) -> Verdict:
         if trial_id in self._watches:  # of a trial that has left, a worker may live on for a second
-            self._watches[trial_id].hear(wall_s=wall_s, done=done, now_s=time.monotonic())
+            self._watches[trial_id].note_report(wall_s=wall_s, done=done, now_s=time.monotonic())
         return self.verdict(trial_id)
 
     def overdue(self) -> dict[str, tuple[Overdue, Place]]:
@@ -64,9 +64,9 @@ class _Board:
         self._watches.pop(trial_id, None)
         return [place.group_id for place in self._places.get(trial_id, [])]
 
-    def away(self, trial_id: str) -> bool:
+    def worker_gone(self, trial_id: str) -> bool:
         self._watches.pop(trial_id, None)
-        return trial_id not in self._given_up and trial_id not in self._ooms
+        return trial_id not in self._given_up and trial_id not in self._out_of_memory
 
     def verdict(self, trial_id: str) -> Verdict:
         if self._interrupted:
@@ -79,14 +79,14 @@ class _Board:
     def interrupt(self) -> None:
         self._interrupted = True
 
-    def ran_out(self, trial_id: str, failure: Failure) -> None:
-        self._ooms[trial_id] = failure
+    def ran_out_of_memory(self, trial_id: str, failure: Failure) -> None:
+        self._out_of_memory[trial_id] = failure
 
-    def leave(self, trial_id: str) -> Left:
+    def leave(self, trial_id: str) -> Leftovers:
         self._stopped.discard(trial_id)
         self._given_up.discard(trial_id)
         self._watches.pop(trial_id, None)
-        return Left(tuple(self._places.pop(trial_id, [])), self._ooms.pop(trial_id, None))
+        return Leftovers(tuple(self._places.pop(trial_id, [])), self._out_of_memory.pop(trial_id, None))
 
 
 class Coordinator:
@@ -96,7 +96,9 @@ class Coordinator:
         """Hang up a new board, an actor called `name`; it ends with this driver, and is on its node: another's death
         must not take it along."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor: Any = ray.remote(num_cpus=0)(_Board).options(name=name, scheduling_strategy=here).remote(limits)
+        self._actor: Any = (
+            ray.remote(num_cpus=0)(_CoordinatorActor).options(name=name, scheduling_strategy=here).remote(limits)
+        )
 
     def enter(self, trial_id: str, *, place: Place) -> Verdict:
         """A trial's worker has started; the answer is what it should do. Its limits count from now on."""
@@ -114,10 +116,10 @@ class Coordinator:
         """The trial is being ended and is not to be tried again: the placement groups it holds (hex)."""
         return ray.get(self._actor.give_up.remote(trial_id))
 
-    def away(self, trial_id: str) -> bool:
+    def worker_gone(self, trial_id: str) -> bool:
         """The trial's worker is gone, and until another one enters its limits do not count. The answer is whether it
         may be tried again as it is: not where its end was decided from outside, nor where it ran out of memory."""
-        return ray.get(self._actor.away.remote(trial_id))
+        return ray.get(self._actor.worker_gone.remote(trial_id))
 
     def verdict(self, trial_id: str) -> Verdict:
         """What the trial should do now."""
@@ -131,10 +133,10 @@ class Coordinator:
         """Every trial should write a checkpoint and return. Returns before it is written."""
         self._actor.interrupt.remote()
 
-    def ran_out(self, trial_id: str, failure: Failure) -> None:
+    def ran_out_of_memory(self, trial_id: str, failure: Failure) -> None:
         """The trial needs more memory than it was given. Returns once it is written."""
-        ray.get(self._actor.ran_out.remote(trial_id, failure))
+        ray.get(self._actor.ran_out_of_memory.remote(trial_id, failure))
 
-    def leave(self, trial_id: str) -> Left:
+    def leave(self, trial_id: str) -> Leftovers:
         """The trial has ended: what it leaves, forgotten here."""
         return ray.get(self._actor.leave.remote(trial_id))

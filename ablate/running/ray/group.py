@@ -27,7 +27,7 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-_SPARED = (DatasetsCallback, PlacementGroupCleanerCallback)
+_OMITTED_CALLBACKS = (DatasetsCallback, PlacementGroupCleanerCallback)
 """Callbacks that start a process each: there are no datasets, and reaper.py removes what a dead run leaves behind."""
 
 _TIMEOUT = timedelta(minutes=30)
@@ -38,15 +38,15 @@ class GroupTrainer(DataParallelTrainer):
     """A DataParallelTrainer whose control loop runs where `fit` is called; for Tune's actors."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, _SPARED)]
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, _OMITTED_CALLBACKS)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        controller = _naming(self.run_config.name or "trial")(**parts)
+        controller = _named_controller(self.run_config.name or "trial")(**parts)
         asyncio.run(controller.run())
         return controller.get_result()
 
 
-def _naming(name: str) -> type[TrainController]:
+def _named_controller(name: str) -> type[TrainController]:
     """A controller whose workers the dashboard lists under `name`."""
 
     class Worker(RayTrainWorker):
@@ -77,15 +77,15 @@ class ReportToTune(UserCallback):
         self._gone()
 
 
-class MeetingConfig(BackendConfig):
+class RendezvousConfig(BackendConfig):
     """Workers learn where rank 0 is; those that need a process group join it themselves, see `join`."""
 
     @property
     def backend_cls(self) -> type[Backend]:
-        return _Meeting
+        return _Rendezvous
 
 
-class _Meeting(Backend):
+class _Rendezvous(Backend):
     share_cuda_visible_devices = True  # NCCL between the cards of a node wants each to see all
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002

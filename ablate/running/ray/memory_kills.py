@@ -16,7 +16,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 
 @contextmanager
-def as_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
+def as_actor_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
     """While the context lasts, a kill by the monitor is the death of an actor to Tune, and `tell` is told why first."""
     original = RayActorManager._actor_task_failed
 

@@ -21,7 +21,7 @@ import psutil
 PREFIX = "ablate-"
 """How the name of a session's folder begins."""
 
-_PATIENCE_S = 5.0
+_TERMINATE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,20 @@ def end(note: Path) -> list[int]:
 
 def end_processes(folder: Path) -> list[int]:
     """End the processes of the Ray whose session is in `folder`, but this one; politely first. Returns their ids."""
-    mine = [process for process in psutil.process_iter() if process.pid != os.getpid() and _is_of(process, folder)]
+    mine = [process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs_to(process, folder)]
     for polite in (True, False):
         for process in mine:
             try:
                 process.terminate() if polite else process.kill()
             except psutil.NoSuchProcess:
                 continue
-        _, alive = psutil.wait_procs(mine, timeout=_PATIENCE_S)
+        _, alive = psutil.wait_procs(mine, timeout=_TERMINATE_S)
         if not alive:
             break
     return [process.pid for process in mine]
 
 
-def _is_of(process: psutil.Process, folder: Path) -> bool:
+def _belongs_to(process: psutil.Process, folder: Path) -> bool:
     """Whether it is one of Ray's and works in `folder`; a reader of its logs is neither."""
     inside = f"{folder}/"
     try:

@@ -13,10 +13,10 @@ from ray.tune.search import Searcher
 
 from ablate.errors import CannotWrite, writing
 from ablate.records.rows import TrialRow
-from ablate.running.ray.coordinator import Left
+from ablate.running.ray.coordinator import Leftovers
 from ablate.running.ray.reaper import reap
 from ablate.running.ray.run_context import RETRIES, RunContext
-from ablate.running.ray.worker_place import last_words
+from ablate.running.ray.worker_place import worker_output
 from ablate.running.runner import Event, Halt, Listener, Progress
 from ablate.running.trial import Failure, failed_row, record
 from ablate.scheduling.admission import Admission, Usage
@@ -27,7 +27,7 @@ from ablate.trials.trial import Trial
 TRIAL = "trial"
 """Key of Tune's configuration under which the whole trial stands."""
 
-_DIED = "the process that Tune started for the trial died"
+_DRIVER_DIED = "the process that Tune started for the trial died"
 """Where trials have workers it drove them, where they have none it trained itself."""
 
 _STATUS, _KIND, _MESSAGE = "failure_status", "failure_kind", "failure_message"
@@ -62,14 +62,14 @@ class SourceSearcher(Searcher):
         self._running: dict[str, _Running] = {}
         self._lost: deque[_Running] = deque()
         self._memory_kill: Failure | None = None
-        self._condemned: dict[str, tuple[Failure, str]] = {}
+        self._ended_from_outside: dict[str, tuple[Failure, str]] = {}
 
-    def condemn(self, trial_id: str, failure: Failure, log: str) -> None:
+    def end_from_outside(self, trial_id: str, failure: Failure, log: str) -> None:
         """The trial (by the study's id) is being ended from outside: what for, and what it wrote last."""
-        self._condemned[trial_id] = failure, log
+        self._ended_from_outside[trial_id] = failure, log
 
     @property
-    def busy(self) -> bool:
+    def has_reported(self) -> bool:
         """Whether a trial under way has reported, and so has something to write down before it returns."""
         return any(running.last is not None for running in self._running.values())
 
@@ -81,7 +81,7 @@ class SourceSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial, None where none can start now, or Tune's word for no more."""
         running = None
-        with self._kept():
+        with self._halting_if_disk_full():
             running = self._next()
         if running is None:
             return Searcher.FINISHED if self._halt.reason or self._admission.done else None
@@ -102,7 +102,7 @@ class SourceSearcher(Searcher):
             self._admission.reported(running.trial, taken)
         self._on_event(Event(running.trial, "reported", progress=progress))
         name = running.trial.trial_id
-        with self._kept():
+        with self._halting_if_disk_full():
             if self._source.report(name, tokens=progress.tokens_seen, value=progress.value) is Verdict.STOP:
                 self._coordinator.stop(name)
 
@@ -122,21 +122,21 @@ class SourceSearcher(Searcher):
         reap(left.groups)
         if error and self._memory_kill:
             running.failure, self._memory_kill = self._memory_kill, None
-        condemned = name in self._condemned
-        if condemned:
-            running.failure, log = self._condemned.pop(name)
+        from_outside = name in self._ended_from_outside
+        if from_outside:
+            running.failure, log = self._ended_from_outside.pop(name)
         row = None
-        with self._kept():
+        with self._halting_if_disk_full():
             row = self._context.ledger.row(name)
-            if row is None and not condemned and self._again(running, left, error=error):
+            if row is None and not from_outside and self._retry(running, left, error=error):
                 return
-            row = row or self._failed(running, left, log=log)
+            row = row or self._record_failure(running, left, log=log)
             if row is not None:
                 self._source.tell(row)
         self._admission.ended(running.trial, row)
         self._on_event(Event(running.trial, "ended", row=row))
 
-    def _again(self, running: _Running, left: Left, *, error: bool) -> bool:
+    def _retry(self, running: _Running, left: Leftovers, *, error: bool) -> bool:
         """Whether a trial without a row waits to be tried again; where it does not, `running` knows why it failed."""
         if left.oom is not None:
             running.failure = left.oom
@@ -147,7 +147,7 @@ class SourceSearcher(Searcher):
             if running.tries <= RETRIES and self._halt.reason is None:
                 self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
                 return True
-            running.failure = Failure("lost", kind="DriverDied", message=_DIED)
+            running.failure = Failure("lost", kind="DriverDied", message=_DRIVER_DIED)
         return False
 
     def _next(self) -> _Running | None:
@@ -159,7 +159,7 @@ class SourceSearcher(Searcher):
         return None if trial is None else _Running(trial, datetime.now(UTC))
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _halting_if_disk_full(self) -> Iterator[None]:
         """Inside, a full disk calls the study off: Tune would turn it into an error of its own."""
         try:
             with writing():
@@ -167,7 +167,7 @@ class SourceSearcher(Searcher):
         except CannotWrite as full:
             self._halt.call_off(full.line)
 
-    def _failed(self, running: _Running, left: Left, *, log: str) -> TrialRow | None:
+    def _record_failure(self, running: _Running, left: Leftovers, *, log: str) -> TrialRow | None:
         """Record that a trial failed, with `log` or the last words of where it ran; None where it may go on later."""
         failure = running.failure
         if self._halt.reason:
@@ -179,7 +179,7 @@ class SourceSearcher(Searcher):
         ledger, name = self._context.ledger, running.trial.trial_id
         attempt = ledger.attempt(name) or ledger.claim(name)
         if not log and left.places:
-            log = last_words(left.places[-1], stack=False)
+            log = worker_output(left.places[-1], stack=False)
         ledger.write_log(name, attempt=attempt, text=f"{failure.kind}: {failure.message}\n\n{log}")
         row = failed_row(
             running.trial,

@@ -23,7 +23,7 @@ class OverShare(MemoryError):
     """The process holds more of its card than it was given."""
 
 
-class Held:
+class ShareLimitedTrain:
     """A `Train` that trains as another does, within the trial's share. Remembers what the last report said it took, and
     whether it `ran_out`."""
 
@@ -32,7 +32,7 @@ class Held:
         self._share = trial.gpu_fraction or 0.0
         self._allowed_gib = self._share * card_gib if card_gib and 0 < self._share < 1 else None
         self._metrics: Mapping[str, Any] = {}
-        self.ran_out = False
+        self.ran_out_of_memory = False
 
     def taken(self) -> Usage:
         """What the trial took so far, and where."""
@@ -57,8 +57,8 @@ class Held:
         except (MemoryError, RuntimeError) as error:
             if config.trainer.failure_kind(error) != "oom" or not self._share:
                 raise
-            self.ran_out = True
-            self._coordinator.ran_out(self._trial.trial_id, failure_of(error, trainer=config.trainer))
+            self.ran_out_of_memory = True
+            self._coordinator.ran_out_of_memory(self._trial.trial_id, failure_of(error, trainer=config.trainer))
             raise TryAgain(str(error)) from error
 
     def _check(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.reaper import reap, reap_orphans
-from ablate.running.ray.worker_place import last_words
+from ablate.running.ray.worker_place import worker_output
 from ablate.running.trial import Failure, timeout
 
 _LOOK_EVERY_S = 1.0
@@ -19,8 +19,8 @@ _LOOK_EVERY_S = 1.0
 class TimeoutMonitor:
     """`condemn` takes the id of a trial that is being ended, why, and what it wrote last."""
 
-    def __init__(self, coordinator: Coordinator, *, condemn: Callable[[str, Failure, str], None]) -> None:
-        self._coordinator, self._condemn = coordinator, condemn
+    def __init__(self, coordinator: Coordinator, *, end_from_outside: Callable[[str, Failure, str], None]) -> None:
+        self._coordinator, self._end_from_outside = coordinator, end_from_outside
         self._looked_s = time.monotonic()
 
     def look(self) -> None:
@@ -30,6 +30,6 @@ class TimeoutMonitor:
             return
         self._looked_s = now_s
         for trial_id, (overdue, place) in self._coordinator.overdue().items():
-            self._condemn(trial_id, timeout(overdue), last_words(place, stack=True))
+            self._end_from_outside(trial_id, timeout(overdue), worker_output(place, stack=True))
             reap(self._coordinator.give_up(trial_id))
         reap_orphans()

@@ -11,10 +11,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from ablate.records.ledger import StaleAttempt
 from ablate.records.rows import MEASURED, TrialRow
-from ablate.running.ray.group import GroupTrainer, MeetingConfig, ReportToTune, join
+from ablate.running.ray.group import GroupTrainer, RendezvousConfig, ReportToTune, join
 from ablate.running.ray.run_context import RETRIES, RunContext, run_name
 from ablate.running.ray.searcher import failure_result
-from ablate.running.ray.share import Held
+from ablate.running.ray.share import ShareLimitedTrain
 from ablate.running.ray.worker_place import Place
 from ablate.running.runner import Progress
 from ablate.running.trial import Failure, TryAgain, failure_of, follow_trial, run_trial
@@ -22,7 +22,7 @@ from ablate.trainers import Report, Trainer, Verdict
 from ablate.trials.trial import Trial
 
 
-class Spoilt(Exception):
+class RetireProcess(Exception):
     """The trial has failed, its row or the board says why; raised so that Tune ends the process and trusts it with no
     other."""
 
@@ -38,20 +38,20 @@ def train_here(trial: Trial, run_context: RunContext) -> None:
     from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
 
     coordinator = run_context.coordinator
-    if coordinator.enter(trial.trial_id, place=Place.here(kept=True)) is Verdict.INTERRUPT:
+    if coordinator.enter(trial.trial_id, place=Place.here(reused=True)) is Verdict.INTERRUPT:
         return  # asked to stop before it began
 
-    held = Held(trial, train=run_context.train, coordinator=coordinator, card_gib=run_context.card_gib)
+    limited = ShareLimitedTrain(trial, train=run_context.train, coordinator=coordinator, card_gib=run_context.card_gib)
 
     def tell(progress: Progress) -> Verdict:
-        tune.report(progress.flat() | held.taken().flat())
+        tune.report(progress.flat() | limited.taken().flat())
         try:
             return coordinator.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
         except RayActorError as error:  # the sweep is dead, and this process about to be
             raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
 
     def work() -> TrialRow | None:
-        return run_trial(trial, context=run_context.context, tell=tell, train=held)
+        return run_trial(trial, context=run_context.context, tell=tell, train=limited)
 
     try:
         trainer = TorchTrainer(
@@ -61,10 +61,10 @@ def train_here(trial: Trial, run_context: RunContext) -> None:
     except (OSError, RuntimeError, ValueError) as error:  # the disk's, Train's, Arrow's
         tune.report(failure_result(failure_of(error, trainer=trial.config.trainer)))
         raise
-    if held.ran_out:
-        raise Spoilt("oom: out of its share")
+    if limited.ran_out_of_memory:
+        raise RetireProcess("oom: out of its share")
     if row is not None and row.status not in MEASURED:
-        raise Spoilt(f"{row.status}: {row.error}")
+        raise RetireProcess(f"{row.status}: {row.error}")
 
 
 def drive(trial: Trial, run_context: RunContext) -> Failure | None:
@@ -82,7 +82,7 @@ def drive(trial: Trial, run_context: RunContext) -> Failure | None:
             failure = classify(error, trainer=trial.config.trainer)
             if failure.kind == StaleAttempt.__name__:
                 return None  # a newer attempt runs: the end of the trial is its to record
-            if failure.status != "lost" or tries > RETRIES or not run_context.coordinator.away(trial.trial_id):
+            if failure.status != "lost" or tries > RETRIES or not run_context.coordinator.worker_gone(trial.trial_id):
                 return failure
         else:
             return None
@@ -116,12 +116,12 @@ def _trainer(trial: Trial, run_context: RunContext, *, tries: int) -> GroupTrain
     return GroupTrainer(
         lambda config: _work(trial, run_context),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
         train_loop_config={"study": trial.study, "trial": trial.trial_id, "arm": trial.arm, **trial.params},
-        backend_config=MeetingConfig(),
+        backend_config=RendezvousConfig(),
         scaling_config=ScalingConfig(num_workers=slots.workers, use_gpu=gpu > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=run_name(trial, tries=tries),
             storage_path=run_context.storage,
-            callbacks=[ReportToTune(gone=partial(run_context.coordinator.away, trial.trial_id))],
+            callbacks=[ReportToTune(gone=partial(run_context.coordinator.worker_gone, trial.trial_id))],
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=2, max_preemption_failures=RETRIES),
         ),
     )
@@ -132,9 +132,11 @@ def _work(trial: Trial, run_context: RunContext) -> None:
     rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     if ranks > 1 or trial.config.trainer.needs_process_group(trial.config):
         join(cuda=run_context.cuda)
-    held = Held(trial, train=run_context.train, coordinator=run_context.coordinator, card_gib=run_context.card_gib)
+    limited = ShareLimitedTrain(
+        trial, train=run_context.train, coordinator=run_context.coordinator, card_gib=run_context.card_gib
+    )
     if rank > 0:
-        follow_trial(trial, context=run_context.context, tell=_tell_along, train=held)
+        follow_trial(trial, context=run_context.context, tell=_tell_along, train=limited)
         return
     coordinator = run_context.coordinator
     if coordinator.enter(trial.trial_id, place=Place.here()) is Verdict.INTERRUPT and ranks == 1:
@@ -142,12 +144,12 @@ def _work(trial: Trial, run_context: RunContext) -> None:
 
     def tell(progress: Progress) -> Verdict:
         try:
-            ray.train.report(progress.flat() | held.taken().flat())
+            ray.train.report(progress.flat() | limited.taken().flat())
             return coordinator.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
         except RayActorError as error:  # the sweep is dead, and this process about to be
             raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
 
-    run_trial(trial, context=run_context.context, tell=tell, alone=ranks == 1, train=held)
+    run_trial(trial, context=run_context.context, tell=tell, only_rank=ranks == 1, train=limited)
 
 
 def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - rank 0's counts

@@ -19,7 +19,7 @@ from ray.tune.trainable import wrap_function
 from ablate.running.ray import orphans
 from ablate.running.ray.cluster import connect
 from ablate.running.ray.coordinator import Coordinator
-from ablate.running.ray.memory_kills import as_deaths
+from ablate.running.ray.memory_kills import as_actor_deaths
 from ablate.running.ray.reaper import reap_all, reap_orphans
 from ablate.running.ray.run_context import RunContext, run_name
 from ablate.running.ray.searcher import TRIAL, SourceSearcher, failure_result
@@ -79,13 +79,13 @@ class RayRunner:
                 run_config=tune.RunConfig(
                     name=f"{self.study}-{time.time_ns():x}",
                     storage_path=self.run_context.storage,
-                    stop=_Brake(self.halt, coordinator=self.run_context.coordinator, searcher=searcher),
+                    stop=_InterruptStopper(self.halt, coordinator=self.run_context.coordinator, searcher=searcher),
                     verbose=0,
                 ),
             )
-            with as_deaths(searcher.killed_for_memory):
+            with as_actor_deaths(searcher.killed_for_memory):
                 tuner.fit()
-        except _Overdue:
+        except _GraceOver:
             pass  # what still runs goes down with Ray, and is gone on from
         finally:
             reap_all()
@@ -112,7 +112,7 @@ def start(
     with connect(
         spec.study, address=address, gpus=gpus, use_mps=asked.mps, environment=environment, note=note
     ) as cluster:
-        halt.renew()  # Ray takes SIGTERM for itself
+        halt.reinstall_handlers()  # Ray takes SIGTERM for itself
         reap_orphans()
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
         predict = partial(spec.trainer.peak_gib, ranks=asked.processes)
@@ -141,11 +141,11 @@ def start(
                 context.ledger.store.remove(".ray")
 
 
-class _Overdue(KeyboardInterrupt):
+class _GraceOver(KeyboardInterrupt):
     """Leaves Tune's loop at once: an orderly stop of trials that do not answer takes Tune half a minute."""
 
 
-class _Brake(Stopper):
+class _InterruptStopper(Stopper):
     """Passes an interruption on to the trials, and waits for those that have something to write down.
 
     Tune asks it several times a second; there is no other place in its loop to look at the halt.
@@ -154,7 +154,7 @@ class _Brake(Stopper):
     def __init__(self, halt: Halt, *, coordinator: Coordinator, searcher: SourceSearcher) -> None:
         self._halt, self._coordinator, self._searcher = halt, coordinator, searcher
         self._since: float | None = None
-        self._timeout_monitor = TimeoutMonitor(coordinator, condemn=searcher.condemn)
+        self._timeout_monitor = TimeoutMonitor(coordinator, end_from_outside=searcher.end_from_outside)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as with the searcher."""
@@ -170,8 +170,8 @@ class _Brake(Stopper):
         if self._since is None:
             self._since = time.monotonic()
             self._coordinator.interrupt()
-        if not self._searcher.busy or time.monotonic() - self._since > GRACE_S:
-            raise _Overdue
+        if not self._searcher.has_reported or time.monotonic() - self._since > GRACE_S:
+            raise _GraceOver
         return False
 
 

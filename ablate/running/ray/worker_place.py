@@ -31,18 +31,18 @@ class Place:
     pid: int
     group_id: str
     spool: Spool
-    kept: bool = False
+    reused: bool = False
 
     @classmethod
-    def here(cls, *, kept: bool = False) -> Place:
+    def here(cls, *, reused: bool = False) -> Place:
         """This process's. From now on it writes its stack to its output when it is asked to by SIGUSR1."""
         group = get_current_placement_group()
         assert group is not None, "Train and Tune place their processes in groups"
         faulthandler.register(_DUMP, file=2, all_threads=True)
-        return cls(ray.get_runtime_context().get_node_id(), os.getpid(), group.id.hex(), Spool.here(), kept=kept)
+        return cls(ray.get_runtime_context().get_node_id(), os.getpid(), group.id.hex(), Spool.here(), reused=reused)
 
 
-def last_words(place: Place, *, stack: bool) -> str:
+def worker_output(place: Place, *, stack: bool) -> str:
     """The tail of a worker's output; with `stack` the worker, which must live, writes where it stands first."""
     if place.node_id == ray.get_runtime_context().get_node_id():
         return _read(place, stack)

@@ -110,7 +110,7 @@ def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pyte
         stopped.append(trial_id)
         return trial_id == stopped[0]
 
-    monkeypatch.setattr(tuner._Brake, "__call__", stop_first)
+    monkeypatch.setattr(tuner._InterruptStopper, "__call__", stop_first)
     source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE)
     assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
     assert groups() == []
@@ -156,7 +156,7 @@ class Group:
     """A worker group that is lost at its first fit, and at its second sees whose time is over, for twice `STALL_S`."""
 
     coordinator: Coordinator
-    ran_out: bool = False
+    ran_out_of_memory: bool = False
     fits: int = 0
     overdue: set[str] = field(default_factory=set)
 
@@ -165,8 +165,8 @@ class Group:
         name, end = fake_trial(0).trial_id, time.monotonic() + 2 * STALL_S
         if self.fits == 1:
             self.coordinator.enter(name, place=Place("n", 1, "g", Spool(())))
-            if self.ran_out:
-                self.coordinator.ran_out(name, Failure("oom", kind="OverShare", message="holds too much"))
+            if self.ran_out_of_memory:
+                self.coordinator.ran_out_of_memory(name, Failure("oom", kind="OverShare", message="holds too much"))
             raise WorkerGroupError("a node died", {0: RayActorError()})
         while time.monotonic() < end:  # it waits for a place
             self.overdue |= self.coordinator.overdue().keys()
@@ -174,11 +174,11 @@ class Group:
 
 @pytest.mark.parametrize("ran_out", [False, True])
 def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
-    ran_out: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ran_out_of_memory: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that ran out of memory is not put there again: its peers' deaths come of that."""
     coordinator = Coordinator(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
-    group = Group(coordinator, ran_out)
+    group = Group(coordinator, ran_out_of_memory)
     monkeypatch.setattr(trial, "_trainer", lambda *_, **__: group)
     slots = fit(Resources(gpu=0), nodes=[Node.of("n", cpus=8, gpus=0)], cuda=False)
     run_context = RunContext(
@@ -190,7 +190,7 @@ def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
         cuda=False,
     )
     failure = trial.drive(fake_trial(0), run_context)
-    assert (failure and failure.status, group.fits) == (("lost", 1) if ran_out else (None, 2))
+    assert (failure and failure.status, group.fits) == (("lost", 1) if ran_out_of_memory else (None, 2))
     assert group.overdue == set()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ablate.running.ray.cluster import Cluster
 from ablate.running.ray.coordinator import Coordinator
-from ablate.running.ray.memory_kills import as_deaths
+from ablate.running.ray.memory_kills import as_actor_deaths
 from ablate.running.ray.run_context import RETRIES, RunContext
 from ablate.running.ray.tuner import RayRunner
 from ablate.running.runner import Event, Halt
@@ -285,7 +285,7 @@ def test_a_kill_by_rays_memory_monitor_is_a_death_and_is_told() -> None:
     fail: Callable[[Any, Exception], None] = lambda task, error: Manager()._actor_task_failed(task, error)  # noqa: E731
     with pytest.raises(RuntimeError, match="unexpected exception"):
         fail(task, killed)
-    with as_deaths(told.append):
+    with as_actor_deaths(told.append):
         fail(task, killed)
     assert told == [killed]
     assert [type(error) for error in task.errors] == [ActorDiedError] * 2, "told of the actor, and of its task"
