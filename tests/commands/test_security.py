@@ -142,7 +142,7 @@ def test_a_private_ray_listens_on_the_loopback_alone_and_asks_for_its_token():
         """
         import os, sys
         import ray
-        from ablate.ray_runner.cluster import connect
+        from ablate.running.ray.cluster import connect
 
         with connect("probe", cpus=1, gpus=0) as cluster:
             ray.get(ray.remote(num_cpus=1)(lambda: None).remote())

@@ -1,6 +1,6 @@
 """What the tests of several ranks start in every process: twenty steps, and what each rank then holds, to its own file.
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.rank_program FOLDER fp64 fp32
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.model.rank_program FOLDER fp64 fp32
 
 `fp32/1` is fp32, interrupted once, into the folder FOLDER/interrupted.
 """

@@ -1,5 +1,5 @@
-"""A process of tests/test_variants.py: `python -m tests.rank_worker RANK WORLD MEETING OUT`. Updates a bank three times
-from this rank's share of a batch, variant after variant, and writes what it holds."""
+"""A process of tests/model/test_variants.py: `python -m tests.model.rank_worker RANK WORLD MEETING OUT`. Updates a bank
+three times from this rank's share of a batch, variant after variant, and writes what it holds."""
 
 from __future__ import annotations
 

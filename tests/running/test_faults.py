@@ -104,11 +104,11 @@ HANG = """
 import hashlib, os, sys
 from datetime import datetime
 from pathlib import Path
-from ablate.inline_runner import InlineRunner
-from ablate.ledger import Ledger
-from ablate.limits import Limits
-from ablate.runner import Halt
-from ablate.trial import Desk
+from ablate.running.inline import InlineRunner
+from ablate.records.ledger import Ledger
+from ablate.running.limits import Limits
+from ablate.running.runner import Halt
+from ablate.running.trial import StudyContext
 from tests.fakes import FakeTrain, ListSource, fake_trial
 
 root, stall_s = Path(sys.argv[1]), float(sys.argv[2])
@@ -118,9 +118,10 @@ def hang(config, report, *, checkpoint_dir):
     root.joinpath("hangs").touch()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in C, deaf to signals
 
-desk = Desk(Ledger(root), swanlab="disabled", objective="val_loss", git_commit=None, limits=Limits(stall_s=stall_s))
+limits = Limits(stall_s=stall_s)
+context = StudyContext(Ledger(root), swanlab="disabled", objective="val_loss", git_commit=None, limits=limits)
 with Halt() as halt:
-    InlineRunner(desk, halt=halt, on_event=lambda _: None, train=hang, hard_s=1.0).run(ListSource([fake_trial(0)]))
+    InlineRunner(context, halt=halt, on_event=lambda _: None, train=hang, hard_s=1.0).run(ListSource([fake_trial(0)]))
 """
 
 

@@ -59,9 +59,8 @@ def go_on(variant: str, folder: Path) -> None:
 
 def kill_midway(variant: str, folder: Path) -> int:
     """Train in a process of its own and kill it; the number of reports it had made."""
-    program = (
-        f"from pathlib import Path; from tests.test_killed import go_on; go_on({variant!r}, Path({str(folder)!r}))"
-    )
+    module = "tests.running.test_killed"
+    program = f"from pathlib import Path; from {module} import go_on; go_on({variant!r}, Path({str(folder)!r}))"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     name, ledger, end = trial_of(variant).trial_id, Ledger(folder), time.monotonic() + 240
     while ledger.history(name, columns=["step"]).num_rows < REPORTS:

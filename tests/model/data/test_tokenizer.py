@@ -76,8 +76,8 @@ def test_worlds_of_all_seeds_share_one_tokenizer(tmp_path: Path) -> None:
 
 def test_training_is_deterministic_over_processes(tmp_path: Path) -> None:
     program = (
-        "import hashlib, pathlib, sys; from model.config import resolve; from model.corpus import load\n"
-        "from model.tokenizer import load_or_train\n"
+        "import hashlib, pathlib, sys; from model.config.resolve import resolve; from model.data.corpus import load\n"
+        "from model.data.tokenizer import load_or_train\n"
         "config = resolve('tiny', {'data.corpus': 'pydoc'})\n"
         "trained = load_or_train(config, load(config), cache_dir=pathlib.Path(sys.argv[1]))\n"
         "print(hashlib.sha256(trained.to_json().encode()).hexdigest())"

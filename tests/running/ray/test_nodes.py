@@ -38,7 +38,7 @@ root = Path(temporary.name)
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "TMPDIR": str(root)}
 tempfile.tempdir = None
 
-from ablate.ledger import Ledger
+from ablate.records.ledger import Ledger
 from benchmarks import _victims
 from benchmarks._nodes import cluster, standing
 """

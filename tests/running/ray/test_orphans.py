@@ -117,7 +117,7 @@ def test_a_number_that_another_process_has_by_now_is_a_dead_drivers(folder: Path
 KILLED = """
 import os, signal
 from pathlib import Path
-from ablate.ray_runner.cluster import connect
+from ablate.running.ray.cluster import connect
 with connect("killed", cpus=2, note=Path({note!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
