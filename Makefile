@@ -1,6 +1,8 @@
 # Everything runs in .venv, which `make install` builds and every other target brings up to date.
 PYTHON ?= python3
 SPACE ?= search_spaces/ema.yaml
+# Processes that run the quick tests. More than two gain little: one of them runs all tests of Ray.
+WORKERS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed
 
@@ -18,8 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 sweep: install
 	$(VENV)/bin/python -m ablate.sweep $(SPACE) --resume
 
+# One thread each: torch would start as many in every process as there are cores. tests/conftest.py deals the tests out.
 test: install
-	$(VENV)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: install
 	$(VENV)/bin/python -m pytest -m slow

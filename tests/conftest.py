@@ -1,13 +1,14 @@
-"""Shared fixtures: a ledger in a temporary folder, and one private Ray for all tests that need one."""
+"""What all tests share: fixtures, and how `pytest -n 2` deals them out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Url
@@ -18,8 +19,21 @@ from tests.fakes import Act, Scripted
 from tests.records import s3
 from tests.study_files import SMALL
 
-if TYPE_CHECKING:
-    from ablate.running.ray.cluster import Cluster
+
+class Files(LoadScopeScheduling):
+    """Give each file to one worker, so that its fixtures are made once, and the whole folder `running` to one as well.
+
+    Two Rays on one host confuse each other, and the limits of a second that its other files test would run out while a
+    Ray starts beside them. (xdist's own groups, `--dist loadgroup`, group nothing with pytest 9.2.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = "tests/running/"
+        return folder if nodeid.startswith(folder) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Files(config, log)
 
 
 @pytest.fixture
@@ -41,20 +55,6 @@ def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in {**s3.KEYS, "AWS_ENDPOINT_URL": s3_endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     return s3.bucket(s3_endpoint)
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[Cluster]:
-    """A private Ray with eight logical CPUs and one logical card, started once (it takes six seconds)."""
-    # Imported here, so that tests without Ray do not wait for it.
-    import ray.cloudpickle
-
-    from ablate.running.ray.cluster import connect
-    from tests import fakes
-
-    ray.cloudpickle.register_pickle_by_value(fakes)  # workers need not find tests/
-    with connect("fake", cpus=8, gpus=1) as cluster:
-        yield cluster
 
 
 @pytest.fixture
