@@ -149,7 +149,7 @@ def read(study_dir: Place, *, whole: bool = True) -> StudyData:
     asked = dict.fromkeys([*REPORTED, "val_loss", *(entry.metric for entry in facts.spec.objectives)])
     known = history_schema(ledger.metrics).names
     columns = None if whole else [name for name in asked if name in known]
-    found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()
+    found, (looks, unread) = ledger.tables(columns=columns), ledger.looks()
     return StudyData(
         path=study_dir,
         study=study,

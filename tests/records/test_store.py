@@ -150,7 +150,7 @@ def test_a_ledger_is_the_same_on_both(ledger: Ledger, tmp_path: Path, monkeypatc
     with pytest.raises(StaleAttempt):
         ledger.finish(row(one, attempt=second))
     assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1), "a copy of the copies"
-    assert ledger.contents().trials.equals(ledger.trials())
+    assert ledger.tables().trials.equals(ledger.trials())
     ledger.store.replace("trials/foreign.parquet", lambda tmp: tmp.write_text("nonsense"))
     (problem,) = ledger.problems()
     assert problem.startswith(f"{ledger.place}/trials/foreign.parquet: ")
