@@ -22,7 +22,7 @@ __all__ = ["load"]
 def load(name_or_path: str | PathLike[str], results: str | PathLike[str] = "results") -> StudyData:
     """The trials and histories of a study, also while it runs. Raises BadInput for a study that is not there."""
     from ablate.records import locations  # pandas and pyarrow load only for who asks: workers import this package too
-    from ablate.study import lifecycle
+    from ablate.study import lookup
     from ablate.study.dataset import read
 
-    return read(lifecycle.find(str(name_or_path), results=locations.parse(str(results))))
+    return read(lookup.find(str(name_or_path), results=locations.parse(str(results))))

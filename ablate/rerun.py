@@ -22,7 +22,7 @@ from ablate.running.runner import Event, Halt, Progress
 from ablate.running.trial import StudyContext, by_trainer, run_trial
 from ablate.spec import yaml_marks
 from ablate.spec.models import Objective
-from ablate.study import lifecycle, study_json
+from ablate.study import lock, lookup, study_json
 from ablate.study.study_json import SpecFile
 from ablate.trainers import Train, Trainer, Verdict
 from ablate.trials.trial import Trial, make
@@ -49,14 +49,14 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
     if given.verify and given.set:
         rule = "a changed configuration cannot be the same run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
-    before = Ledger(lifecycle.find(given.study, results=given.results))
+    before = Ledger(lookup.find(given.study, results=given.results))
     spec = study_json.parse(before.read_study(), place=before.place).spec
     row = _chosen(before, given.trial, objective=spec.objectives[0])
     trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name))
     _check(row, trial, ledger=before, verify=given.verify)
     # Where the search stopped a trial its proof stops too; a rerun for its own sake trains to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
-    with lifecycle.driving(Ledger(before.place / "reruns")):
+    with lock.hold(Ledger(before.place / "reruns")):
         ledger = Ledger(before.place / "reruns" / trial.trial_id, before.metrics)
         if trial.trial_id in ledger.final_ids():
             ledger.store.remove("")  # it would go on from its last checkpoint, and train nothing

@@ -20,7 +20,7 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import MEASURED, TrialRow
 from ablate.running.progress import best_of_study
 from ablate.spec.designs import SEARCH
-from ablate.study import lifecycle, study_json
+from ablate.study import lifecycle, lock, lookup, study_json
 from ablate.study.study_json import StudyFile
 
 _FAILED, _TAIL_LINES = 5, 8
@@ -86,7 +86,7 @@ def collect(ledger: Ledger) -> Status:
     objective = study.spec.objectives[0]
     rows = ledger.rows()
     found = best_of_study(rows, objective=objective)
-    running = lifecycle.is_driven(ledger)
+    running = lock.is_held(ledger)
     unfinished = ledger.started_ids() - {row.trial_id for row in rows}
     ends = Counter(row.status for row in rows)
     states = {end: ends[end] for end in ENDS if ends[end]}
@@ -105,7 +105,7 @@ def collect(ledger: Ledger) -> Status:
         left_s=_left_s(ledger, rows, unfinished, waiting) if running else None,
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
-        driver=lifecycle.driver(ledger) if running else "",
+        driver=lock.holder(ledger) if running else "",
         hint="" if running or not (unfinished or waiting) else _hint(study, rows),
     )
 
@@ -164,7 +164,7 @@ def main() -> int:
     parser.add_argument("--results", type=locations.parse, default="results", metavar="DIR", help=locations.HELP)
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    status = collect(Ledger(lifecycle.find(arguments.study, results=arguments.results)))
+    status = collect(Ledger(lookup.find(arguments.study, results=arguments.results)))
     print(json.dumps(_as_json(status), indent=1) if arguments.json else escape.printable(render(status)))
     return DONE
 

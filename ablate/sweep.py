@@ -26,7 +26,7 @@ from ablate.running.runner import Halt, Runner
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.models import Resources, StudySpec
-from ablate.study import lifecycle, phases, preflight
+from ablate.study import lifecycle, lock, phases, preflight
 from ablate.sweep_options import Options, parse
 from ablate.trials import plan
 
@@ -98,14 +98,14 @@ def _sweep(study: StudySpec, options: Options) -> int:
     with contextlib.ExitStack() as stack:
         view = View(study_progress)
         starting = _runner(study, context, halt=halt, view=view, options=options)
-        lifecycle.check_free(context.ledger)  # a runner makes room for itself in the study's folder
+        lock.check_free(context.ledger)  # a runner makes room for itself in the study's folder
         # Somebody else's cluster may not be there or be too small: joined before anything is written.
         runner = stack.enter_context(starting) if options.address else None
         ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
         if state == "finished":
             view.say(f"study {study.study} is finished already: writing its report again")
             return _conclude(study, ledger, options)
-        stack.enter_context(lifecycle.driving(ledger))
+        stack.enter_context(lock.hold(ledger))
         study_progress.rows += ledger.rows()
         stack.enter_context(halt)
         stack.enter_context(view)

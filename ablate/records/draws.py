@@ -1,5 +1,5 @@
-"""What a search has drawn, in order: a small file a draw, so that Optuna's journal can be made anew and a trial that
-was cut off before its first checkpoint is still known."""
+"""The draws of a search in their order, one small file each. They let Optuna's journal be rebuilt, and a trial be
+trained again that was cut off before its first checkpoint."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ablate.records.store import Store
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of a search. `number` counts from 0 and counts repeats too; `trial_id` is "" where the values did not
-    go together; `params` are they, by dotted keys."""
+    """One draw of a search. `number` counts from 0, repeats included. `params`: dotted key -> value. `trial_id` is ""
+    where the values are not a valid configuration."""
 
     number: int
     trial_id: str
@@ -22,7 +22,7 @@ class Draw:
 
     @staticmethod
     def read(stored: Any) -> Draw:
-        """A draw out of JSON. Raises ValueError where it is none."""
+        """Read a draw from JSON. Raises ValueError where it is not one."""
         try:
             return Draw(int(stored["number"]), str(stored["trial_id"]), dict(stored["params"]))
         except (TypeError, KeyError, AttributeError) as error:
@@ -30,18 +30,18 @@ class Draw:
 
 
 def record(draw: Draw, *, store: Store) -> None:
-    """Keep a draw, before anything is trained of it. Raises OSError where results/ cannot be written."""
+    """Write a draw, before its trial is trained. Raises OSError where results/ cannot be written."""
     text = json.dumps(asdict(draw), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     store.replace(f"draws/{draw.number:06d}.json", lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
 
 def recorded(store: Store) -> list[Draw]:
-    """Every draw that can be read, by number."""
+    """Every readable draw, sorted by number."""
     store.pull("draws")
     found = []
     for name in store.names("draws"):
         try:
             found.append(Draw.read(json.loads(store.fetch(f"draws/{name}").read_text(encoding="utf-8"))))
         except (OSError, ValueError):
-            continue  # its trial, if it has ended, is known from its row
+            continue  # if its trial has ended, the trial's row has the values
     return sorted(found, key=lambda draw: draw.number)

@@ -1,5 +1,8 @@
-"""Whether a study was changed after its results were seen. A test's p holds for a number of seeds that was fixed before
-anybody looked: who adds seeds until something is significant finds something (Armitage, McPherson and Rowe 1969)."""
+"""Interim looks at an ablation's results, and which claims they make exploratory.
+
+A p value holds for a number of seeds that was fixed before anyone saw results: adding seeds until something is
+significant finds something (Armitage, McPherson and Rowe 1969).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from ablate import formatting
 
 @dataclass(frozen=True)
 class Look:
-    """Results that were shown: when, how many seeds the study had planned by then, and arm -> seeds it was shown
-    complete on (as pairs with the baseline's)."""
+    """A time at which results were shown. `planned_seeds`: how many seeds the study planned then. `shown`: arm -> the
+    seeds on which it and the baseline were complete."""
 
     at: str
     planned_seeds: int
@@ -22,7 +25,7 @@ class Look:
 
     @staticmethod
     def read(stored: Any) -> Look:
-        """A look out of JSON. Raises ValueError where it is none."""
+        """Read a look from JSON. Raises ValueError where it is not one."""
         try:
             at, shown = str(stored["at"]), {str(arm): tuple(map(int, s)) for arm, s in stored["shown"].items()}
             datetime.fromisoformat(at)
@@ -32,16 +35,15 @@ class Look:
 
 
 def peeked(looks: Sequence[Look], *, arms: Sequence[str], planned_seeds: int) -> dict[str, str]:
-    """Arm -> why its p values are exploratory: the plan's seeds changed after a look that showed the arm.
+    """Arm -> why its p values are exploratory: the planned seeds changed after a look that showed the arm.
 
-    A look at a study that is under way changes nothing as long as the plan stays; who stops early and lowers the
-    number of seeds has changed it too.
+    A look at a running study changes nothing as long as the plan stays. To lower the number of seeds changes it too.
     """
     found: dict[str, str] = {}
     for look in sorted(looks, key=lambda look: look.at):
         if look.planned_seeds == planned_seeds:
             continue
-        change = "added" if planned_seeds > look.planned_seeds else "taken away"
+        change = "added" if planned_seeds > look.planned_seeds else "removed"
         for arm in arms:
             if look.shown.get(arm):
                 seen = formatting.count(len(look.shown[arm]), "seed")
@@ -54,8 +56,8 @@ def peeked(looks: Sequence[Look], *, arms: Sequence[str], planned_seeds: int) ->
 
 
 def hindsight(looks: Sequence[Look], *, arm: str, declared_at: str, ended: Sequence[str]) -> str:
-    """Why a claim of an arm that was declared then is exploratory: a report had shown the arm, or runs of it had
-    `ended`. "" where neither had. Times are those of the ledger: ISO, UTC."""
+    """Why a claim about an arm is exploratory: before `declared_at`, a report had shown the arm, or runs of it had
+    ended (`ended`: the times). "" where neither had. Times are as in the ledger: ISO, UTC."""
     shown = [len(look.shown[arm]) for look in looks if look.shown.get(arm) and look.at < declared_at]
     before = sum(end < declared_at for end in ended)
     if not shown and not before:

@@ -1,8 +1,8 @@
-"""The only reader and writer of results/STUDY: the record of truth, made of parquet parts that are whole or absent.
-Where they are kept, a folder or a bucket, is the store's (`ablate.records.store`).
+"""The only reader and writer of results/STUDY, the record of truth: parquet parts that are whole or absent, in a folder
+or a bucket (`ablate.records.store`).
 
-One writer a trial at a time: an attempt is claimed by creating its history part, and whoever held an older attempt is
-refused from then on (a killed worker lives on for a second and goes on writing).
+A trial has one writer at a time. A writer claims an attempt by creating its history part; from then on the writers of
+older attempts are refused, because a killed worker may go on writing for a second.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from ablate.records.locations import Place
 from ablate.records.rows import TrialRow
 from ablate.records.schema import history_schema, trial_schema
 from ablate.records.store import Store
-from ablate.records.study_reader import Contents
+from ablate.records.study_reader import StudyTables
 from ablate.trainers import Description, Metric, Report, recorded
 
 
 class StaleAttempt(RuntimeError):
-    """A writer whose attempt is no longer the trial's current one, or whose trial is final, was refused."""
+    """A write was refused: the attempt is not the trial's current one, or the trial has ended."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """results/STUDY. Holds nothing but its place and what the study's trainer measures, so it travels to workers as it
-    is. `known_metrics` is None for a reader: study.json says what they are."""
+    """results/STUDY. It holds only its place and the trainer's metrics, so it is sent to workers as it is.
+    `known_metrics`: None in a reader, which takes them from study.json."""
 
     place: Place
     known_metrics: tuple[Metric, ...] | None = None
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
-        """What the study's trainer measures. Raises BadInput where study.json is not whole."""
+        """The metrics of the study's trainer. Raises BadInput where study.json is damaged."""
         if self.known_metrics is not None:
             return self.known_metrics
         return self.trainer.metrics
 
     @property
     def trainer(self) -> Description:
-        """The study's trainer, by its study.json; the first one where there is none. Raises BadInput where it is not
-        whole."""
+        """The study's trainer, as study.json describes it; without study.json, the first trainer. Raises BadInput where
+        study.json is damaged."""
         if not self.exists():
             return recorded.first()
         try:
@@ -62,16 +62,16 @@ class Ledger:
             hint = "restore the file, or run the sweep again"
             raise BadInput(str(self.place / "study.json"), "trainer", "", f"not a trainer ({error})", hint) from None
 
-    # ---- where things are
+    # ---- locations
 
     @property
     def store(self) -> Store:
-        """What keeps the files. Raises BadInput where a bucket cannot be reached."""
+        """The store of the study's files. Raises BadInput where a bucket cannot be reached."""
         return store.at(self.place)
 
     @property
     def root(self) -> Path:
-        """The study's folder; of a study in a bucket, the folder of copies on this machine."""
+        """The study's folder; for a bucket, the folder of copies on this machine."""
         return self.store.folder
 
     def path(self, *parts: str) -> Path:
@@ -79,39 +79,39 @@ class Ledger:
         return self.root.joinpath(*parts)
 
     def exists(self) -> bool:
-        """Whether a study is there."""
+        """Whether the study exists."""
         return self.store.exists("study.json")
 
     def checkpoint_dir(self, trial_id: str, *, own: bool = False) -> Path:
-        """Where a trial keeps what it goes on from. `own`: for those who train it, who must all find the same: what is
-        kept, and nothing that is only here."""
+        """The folder of a trial's checkpoints. `own`: for the workers that train it; the folder then holds only
+        what the store keeps, so that all of them see the same."""
         self.store.pull(f"checkpoints/{trial_id}", mirror=own)
         return self.path("checkpoints", trial_id)
 
     def keep_checkpoint(self, trial_id: str, *, attempt: int) -> None:
-        """Keep what was written to `checkpoint_dir`, unless a newer attempt goes on."""
+        """Store what was written to `checkpoint_dir`, unless a newer attempt has begun."""
         if self.attempt(trial_id) == attempt:
             self.store.push(f"checkpoints/{trial_id}", mirror=True)
 
     def log_place(self, trial_id: str, attempt: int) -> Place:
-        """Where the log of an attempt that failed is, if it has one."""
+        """The place of the log of a failed attempt, which may not exist."""
         return self.place / _log(trial_id, attempt)
 
     # ---- writing a trial
 
     def claim(self, trial_id: str) -> int:
-        """Begin the trial's next attempt, 1 for its first, and fence every older one off."""
+        """Begin the trial's next attempt (the first is 1), and refuse all writes of older ones from now on."""
         attempt, empty = self.attempt(trial_id) + 1, history_schema(self.metrics).empty_table()
         while True:
             try:
                 self.store.create(_history(trial_id, attempt), lambda tmp: pq.write_table(empty, tmp))
             except FileExistsError:
-                attempt += 1  # somebody else claimed at the same moment
+                attempt += 1  # another process claimed it at the same moment
             else:
                 return attempt
 
     def append_report(self, trial_id: str, *, attempt: int, report: Report) -> None:
-        """Add a row to the attempt's history, and keep the checkpoint that was written before. Raises StaleAttempt."""
+        """Add a row to the attempt's history, and store the checkpoint written before it. Raises StaleAttempt."""
         self._refuse_stale(trial_id, attempt)
         name = _history(trial_id, attempt)
         row = {
@@ -133,32 +133,32 @@ class Ledger:
         self.store.push(f"checkpoints/{trial_id}", mirror=True)
 
     def finish(self, row: TrialRow) -> None:
-        """Record a trial's end, once. Raises StaleAttempt where it is final already or a newer attempt runs."""
+        """Record a trial's end, once. Raises StaleAttempt where the trial has ended or a newer attempt has begun."""
         self._refuse_stale(row.trial_id, row.attempt)
         table = self._one_row(row.cells(), trial_schema(row.params, self.metrics))
         try:
             self.store.create(_final(row.trial_id), lambda tmp: pq.write_table(table, tmp))
         except FileExistsError:
-            raise StaleAttempt(f"trial {row.trial_id} is final already") from None
+            raise StaleAttempt(f"trial {row.trial_id} has ended already") from None
 
     def write_log(self, trial_id: str, *, attempt: int, text: str) -> None:
-        """Keep the traceback and the last output of an attempt that failed; what stands there already stays."""
+        """Write the traceback and the last output of a failed attempt, unless it has a log already."""
         with contextlib.suppress(FileExistsError):
             self.store.create(_log(trial_id, attempt), lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
     def log(self, trial_id: str, *, attempt: int) -> str:
-        """What `write_log` kept; "" where nothing was."""
+        """The log that `write_log` wrote; "" where there is none."""
         try:
             return self.store.fetch(_log(trial_id, attempt)).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
     def write_samples(self, trial_id: str, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what a trial wrote."""
+        """Write a trial's samples of text."""
         self._write_json(f"samples/{trial_id}.json", samples)
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
-        """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
+        """A trial's samples of text: `prompt`, `continuation`, `ended`; empty where it has none."""
         path = self.store.fetch(f"samples/{trial_id}.json")
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
@@ -167,21 +167,21 @@ class Ledger:
         if attempt != current:
             raise StaleAttempt(f"attempt {attempt} of trial {trial_id} was replaced by attempt {current}")
         if self.store.exists(_final(trial_id)):
-            raise StaleAttempt(f"trial {trial_id} is final already")
+            raise StaleAttempt(f"trial {trial_id} has ended already")
 
-    # ---- the study's own file
+    # ---- study.json
 
     def write_study(self, study: Mapping[str, Any]) -> None:
-        """Write study.json whole."""
+        """Write study.json."""
         self._write_json("study.json", study)
 
     def read_study(self) -> dict[str, Any]:
-        """study.json. Raises BadInput where it is missing or is not a JSON object."""
+        """Read study.json. Raises BadInput where it is missing or is not a JSON object."""
         path, shown = self.store.fetch("study.json"), str(self.place / "study.json")
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadInput(shown, "", "", f"cannot be read ({error})", "is this a study's folder?") from None
+            raise BadInput(shown, "", "", f"cannot be read ({error})", "is this the folder of a study?") from None
         if not isinstance(study, dict):
             raise BadInput(shown, "", "", "not a JSON object", "restore the file, or run the sweep again")
         return study
@@ -189,25 +189,25 @@ class Ledger:
     # ---- reading
 
     def attempt(self, trial_id: str) -> int:
-        """The trial's current attempt; 0 where it was never started."""
+        """The trial's current attempt; 0 before its first."""
         return max((attempt for name, attempt in self._attempts() if name == trial_id), default=0)
 
     def final_ids(self) -> set[str]:
-        """Trials that have ended, however."""
+        """The trials that have ended, in any way."""
         return {name[: -len(".parquet")] for name in self.store.names("trials") if name.endswith(".parquet")}
 
     def started_ids(self) -> set[str]:
-        """Trials that were ever started, ended or not."""
+        """The trials that were started, ended or not."""
         return {trial_id for trial_id, _ in self._attempts()}
 
     def row(self, trial_id: str) -> TrialRow | None:
-        """A trial's final row; None where it has not ended, or where its part cannot be read."""
+        """The row of a trial that has ended; None where it has not, or its part is unreadable."""
         self.store.pull("trials", prefix=f"{trial_id}.")
         table, _ = study_reader.trials(self.root, metrics=self.metrics, trial_id=trial_id)
         return next((TrialRow.of(cells) for cells in table.to_pylist()), None)
 
     def rows(self) -> list[TrialRow]:
-        """`trials()` as rows."""
+        """`trials()`, as rows."""
         return [TrialRow.of(cells) for cells in self.trials().to_pylist()]
 
     def trials(self) -> pa.Table:
@@ -220,41 +220,41 @@ class Ledger:
     ) -> pa.Table:
         """A row for every report, of one trial or of all, by step; unreadable parts are left out.
 
-        An attempt that went on from a checkpoint continues its forerunners' rows; rows past the checkpoint, which it
-        trained again, are the newer attempt's. `repeats`: the older attempts' stay too. `columns`: these alone.
+        Where an attempt resumed from a checkpoint, rows of older attempts end at that checkpoint, since the attempt
+        trained the later steps again. `repeats`: keep all rows of older attempts. `columns`: read only these.
         """
         self.store.pull("history", prefix="" if trial_id is None else f"{trial_id}-")
         return study_reader.history(
             self.root, metrics=self.metrics, trial_id=trial_id, columns=columns, repeats=repeats
         )[0]
 
-    def contents(self, *, columns: Sequence[str] | None = None) -> Contents:
-        """Trials, history (with these columns alone) and problems, by way of the compacted copy where it is current."""
+    def tables(self, *, columns: Sequence[str] | None = None) -> StudyTables:
+        """Trials, history (only these columns) and problems, from the compacted copy where it is current."""
         self._pull()
         found = study_reader.read(self.root, metrics=self.metrics, columns=columns)
         return replace(found, problems=tuple(map(self._shown, found.problems)))
 
     def compact(self) -> bool:
-        """Make the compacted copy of a large study anew where it is not current; see `contents.compact`."""
+        """Write the compacted copy of a large study where it is not current; see `study_reader.compact`."""
         self._pull()
         return study_reader.compact(self.root, metrics=self.metrics)
 
     def problems(self) -> list[str]:
-        """`path: reason` for every part that cannot be read and was therefore left out."""
+        """`path: reason` for every unreadable part. Readers leave it out."""
         self._pull()
         ended = study_reader.trials(self.root, metrics=self.metrics)[1]
         reports = study_reader.history(self.root, metrics=self.metrics)[1]
         return [self._shown(one) for one in ended + reports]
 
-    # ---- looks at an ablation's results
+    # ---- interim looks at an ablation's results
 
     def record_look(self, look: Look) -> None:
-        """Keep that results were shown. Raises OSError where results/ cannot be written."""
+        """Record that results were shown. Raises OSError where results/ cannot be written."""
         name = f"{datetime.fromisoformat(look.at):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
         self._write_json(f"looks/{name}", asdict(look))
 
     def looks(self) -> tuple[list[Look], list[str]]:
-        """Every look, the oldest first, and `path: reason` for files that are none."""
+        """Every look, the oldest first, and `path: reason` for files that are not looks."""
         self.store.pull("looks")
         found, problems = [], []
         for path in sorted(self.path("looks").glob("*.json")):
@@ -267,8 +267,7 @@ class Ledger:
     # ---- shared by the above
 
     def _one_row(self, cells: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-        """One row; a metric that was not given is null, and a cell that the schema does not know is a programmer's
-        error."""
+        """A table of one row. A metric without a cell is null; a cell without a column is a programmer's error."""
         unknown = sorted(cells.keys() - set(schema.names))
         assert not unknown, f"no such columns: {unknown}"
         missing = set(schema.names) - cells.keys() - {metric.name for metric in self.metrics}
@@ -283,7 +282,7 @@ class Ledger:
         self.store.pull("history")
 
     def _shown(self, problem: str) -> str:
-        """With the place of a part, not of its copy."""
+        """The problem with the place of the part instead of its copy."""
         return problem.replace(str(self.root), str(self.place), 1)
 
     def _write_json(self, name: str, value: object) -> None:

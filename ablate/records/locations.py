@@ -1,4 +1,4 @@
-"""Where studies are kept: a folder, or a prefix of a bucket (`s3://bucket/prefix`, `gs://bucket/prefix`)."""
+"""Locations of studies: a folder, or a prefix of a bucket (`s3://bucket/prefix`, `gs://bucket/prefix`)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ OPTIONS: dict[Scheme, tuple[str, ...]] = {
     "s3": ("endpoint_override", "scheme", "region"),
     "gs": ("endpoint_override", "scheme"),
 }
-"""Parameters of a URL, as pyarrow's `FileSystem.from_uri` has them. Keys are none: they come from the environment."""
+"""Parameters that a URL may have, named as in pyarrow's `FileSystem.from_uri`. Keys come from the environment."""
 
 HELP = "a folder, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; default: results"
-"""Of `--results`."""
+"""Help of `--results`."""
 
-_CURE = "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+_HINT = "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]")
 
 
 @dataclass(frozen=True)
 class Url:
-    """A prefix of a bucket. Like a path it is extended by `/`. Holds no secret, so it travels to workers as it is.
+    """A prefix of a bucket. `/` extends it, like a path. It holds no secret, so it is sent to workers as it is.
 
-    `options` stand in the URL; `endpoint` (scheme://host:port) and `region` are "" where neither the URL nor the
-    environment of whoever parsed it names them.
+    `options` are the parameters in the URL. `endpoint` (scheme://host:port) and `region` come from the URL or from the
+    environment of the process that parsed it, and are "" where neither gives them.
     """
 
     scheme: Scheme
@@ -53,11 +53,11 @@ class Url:
         return self.key.rpartition("/")[2]
 
     def absolute(self) -> Url:
-        """Itself: a URL is nowhere relative."""
+        """The URL itself: a URL is never relative."""
         return self
 
     def whole(self) -> str:
-        """The URL with all that is known of its endpoint in it, for who does not share this environment."""
+        """The URL with its endpoint and region, for a process that does not share this environment."""
         protocol, _, host = self.endpoint.rpartition("://")
         known = {"endpoint_override": host, "scheme": protocol, "region": self.region}
         query = urlencode({key: value for key, value in known.items() if value})
@@ -68,27 +68,27 @@ Place = Path | Url
 
 
 def parse(text: str) -> Place:
-    """A folder or a URL. Raises BadInput for a URL that is none, has another scheme, or has a key in it."""
+    """Read a folder or a URL. Raises BadInput for a URL that is malformed, has another scheme, or contains a key."""
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs):", text):
         return Path(text)
     split = urlsplit(text)
     if "@" in split.netloc:
-        rule = "has a key in it, which would be written into logs"
+        rule = "contains a key, which would be written to logs"
         raise BadInput(f"{split.scheme}://...@{split.hostname}", "", "", rule, "put keys into the environment")
     shown = text.partition("?")[0]
     if split.scheme not in OPTIONS:
-        raise BadInput(shown, "", "", f"results are not kept under {split.scheme}://", _CURE)
+        raise BadInput(shown, "", "", f"results cannot be kept under {split.scheme}://", _HINT)
     scheme = cast(Scheme, split.scheme)
     if not _BUCKET.fullmatch(split.netloc):
-        raise BadInput(shown, "bucket", split.netloc, "not the name of a bucket", _CURE)
+        raise BadInput(shown, "bucket", split.netloc, "not a name of a bucket", _HINT)
     key = split.path.strip("/")
     if key and (any(part in ("", ".", "..") for part in key.split("/")) or not key.isprintable()):
-        raise BadInput(shown, "", "", "a part of the prefix is empty, `.` or `..`", _CURE)
+        raise BadInput(shown, "", "", "a part of the prefix is empty, `.` or `..`", _HINT)
     options = parse_qsl(split.query, keep_blank_values=True)
     for name, _ in options:  # a value is not shown: it may be a key
         if name not in OPTIONS[scheme]:
-            hint = f"of {', '.join(OPTIONS[scheme])}; keys come from the environment"
-            raise BadInput(shown, name, "", f"no parameter of a URL of {scheme}", hint)
+            hint = f"one of {', '.join(OPTIONS[scheme])}; keys come from the environment"
+            raise BadInput(shown, name, "", f"not a parameter of {scheme}:// URLs", hint)
     given = dict(options)
     return Url(
         scheme,
@@ -101,7 +101,7 @@ def parse(text: str) -> Place:
 
 
 def cache(url: Url) -> Path:
-    """The folder on this machine that holds copies of what is under `url`, and what is needed here alone."""
+    """The folder on this machine for copies of the files under `url`, and for files that only this machine needs."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     server = f"-{hashlib.sha256(url.endpoint.encode()).hexdigest()[:8]}" if url.endpoint else ""
     return root.joinpath("ablate", "results", f"{url.scheme}-{url.bucket}{server}", *url.key.split("/"))

@@ -1,4 +1,4 @@
-"""Where a study's numbers come from: commit, versions, machine. Never imports what it reports on."""
+"""Where a study's numbers come from: commit, versions, machine. It imports none of the packages that it lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "ray", "optuna", "swanlab", "pyarrow", "accelerate")
 
 
 def collect(*, data_hash: str) -> dict[str, Any]:
-    """study.json's `provenance`. What cannot be found out is null."""
+    """`provenance` of study.json. What is unknown is null."""
     commit = git("rev-parse", "HEAD")
     return {
         "git_commit": commit,
@@ -30,7 +30,7 @@ def collect(*, data_hash: str) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, to be pasted into a shell."""
+    """The command line of this process, quoted for a shell."""
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
@@ -43,13 +43,13 @@ def version(package: str) -> str | None:
 
 
 def versions() -> str:
-    """What can change a trial's numbers without a change of the code: `ray 2.60.0, torch 2.13.0`."""
+    """The packages that can change a trial's numbers though the code stays the same: `ray 2.60.0, torch 2.13.0`."""
     return ", ".join(f"{package} {version(package)}" for package in ("ray", "torch") if version(package))
 
 
 def device() -> str:
-    """Name of the first card, asked of the driver without starting CUDA; `cpu` where there is none."""
-    import pynvml  # here, not above: a worker that only writes rows should not load it
+    """Name of the first GPU, read from the driver without starting CUDA; `cpu` where there is none."""
+    import pynvml  # not at the top: a worker that only writes rows should not load it
 
     try:
         pynvml.nvmlInit()
@@ -64,7 +64,7 @@ def device() -> str:
 
 
 def git(*arguments: str) -> str | None:
-    """What git says about this project's own folder; None outside of a repository, without a commit, without git."""
+    """Output of a git command in this project's folder. None outside a repository, without a commit, without git."""
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(

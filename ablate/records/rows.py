@@ -1,4 +1,4 @@
-"""A trial's end, as the ledger keeps it."""
+"""The row that the ledger keeps of a trial that has ended."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ablate.records.schema import PARAM, SCHEMA_VERSION, is_metric
 
 Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
 MEASURED: tuple[Status, ...] = ("completed", "pruned")
-"""The two ends that leave metrics; every other is a failure and leaves nulls."""
+"""The statuses that have metrics. Every other status is a failure, and its metrics are null."""
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial's end, as it is recorded. `metrics` of a failed trial are written as nulls whatever stands here."""
+    """How a trial ended. `metrics` of a failed trial are always written as nulls."""
 
     study: str
     trial_id: str
@@ -45,7 +45,7 @@ class TrialRow:
     versions: str | None = None
 
     def cells(self) -> dict[str, Any]:
-        """By column; a failed trial's metrics are left out."""
+        """Column -> value, without the metrics of a failed trial."""
         cells = {field.name: getattr(self, field.name) for field in fields(self)}
         params, metrics = cells.pop("params"), cells.pop("metrics")
         measured = metrics if self.status in MEASURED else {}
@@ -53,7 +53,7 @@ class TrialRow:
 
     @classmethod
     def of(cls, cells: Mapping[str, Any]) -> TrialRow:
-        """What `cells` gave, without the columns that hold nothing."""
+        """The row of these cells. Parameters and metrics that are null are left out."""
         own = {field.name: cells[field.name] for field in fields(cls) if field.name not in ("params", "metrics")}
         params = {
             name.removeprefix(PARAM): value

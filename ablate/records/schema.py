@@ -1,5 +1,5 @@
-"""The one table of columns of results/: names, types, units, which way is good. The schema, the documentation and the
-report's headers all derive from it; what a trial measures comes from its trainer's table."""
+"""The columns of the tables in results/: name, type, unit, and whether less or more is better. The parquet schema, the
+documentation and the report's headers come from this table; a trainer adds its metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from ablate.trainers import Metric
 
 SCHEMA_VERSION = 2
-"""Raised whenever a column changes its meaning; every older version keeps loading, held by a golden file each."""
+"""Increased when a column changes its meaning. Files of every older version load; a golden file of each tests it."""
 
 Kind = Literal["string", "int", "float", "floats", "time", "bool"]
 
@@ -31,7 +31,7 @@ _TYPES: dict[Kind, pa.DataType] = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `better` says which way is good ("" where neither is)."""
+    """A column. `better`: whether less (`min`) or more (`max`) is better; "" where neither is."""
 
     name: str
     kind: Kind
@@ -41,7 +41,7 @@ class Column:
 
     @property
     def field(self) -> pa.Field:
-        """The column in Arrow's terms; every column may be null."""
+        """The Arrow field. Every column may be null."""
         return pa.field(self.name, _TYPES[self.kind])
 
 
@@ -51,51 +51,43 @@ TRIAL_STARTS: tuple[Column, ...] = (
     Column("arm", "string", "", "", "`search`, `baseline`, or the name of an ablation's arm"),
     Column("seed", "int", "", "", "seed of initialisation, data order and synthetic world"),
     Column("status", "string", "", "", "completed, pruned, oom, nan, timeout, lost or error"),
-    Column(
-        "error_kind",
-        "string",
-        "",
-        "",
-        "type of the exception that ended a failed trial; TimeLimit or Stalled of a timeout",
-    ),
-    Column("error", "string", "", "", "its message"),
-    Column("config_json", "string", "", "", "the whole resolved configuration: enough to train the trial again"),
+    Column("error_kind", "string", "", "", "type of the exception of a failed trial; timeouts: TimeLimit or Stalled"),
+    Column("error", "string", "", "", "message of the exception"),
+    Column("config_json", "string", "", "", "the whole resolved configuration; it is enough to train the trial again"),
 )
-"""A trial's row, in trials/ID.parquet, up to its parameters and metrics."""
+"""The first columns of trials/ID.parquet; parameters and metrics follow."""
 
 TRIAL_ENDS: tuple[Column, ...] = (
-    Column(
-        "audited", "bool", "", "", "a search's trial that early stopping leaves alone, to measure what stopping costs"
-    ),
-    Column("predicted_peak_gib", "float", "GiB", "", "peak that was predicted, uncorrected; with a card alone"),
-    Column("gpu_fraction", "float", "cards", "", "share of a card that a worker held, or whole cards"),
+    Column("audited", "bool", "", "", "whether early stopping spares this trial, to measure what stopping costs"),
+    Column("predicted_peak_gib", "float", "GiB", "", "predicted peak of memory, uncorrected; only with a GPU"),
+    Column("gpu_fraction", "float", "GPUs", "", "share of a GPU that a worker held, or number of whole GPUs"),
     Column("tokens_seen", "int", "tokens", "", "tokens trained on"),
-    Column("budget_tokens", "int", "tokens", "", "tokens a complete trial trains on"),
-    Column("wall_s", "float", "s", "min", "wall-clock time of the trial, its start-up excluded"),
-    Column("attempt", "int", "", "", "1 for a trial's first run, one more for every later one"),
+    Column("budget_tokens", "int", "tokens", "", "tokens that a complete trial trains on"),
+    Column("wall_s", "float", "s", "min", "wall-clock time of the trial without its start-up"),
+    Column("attempt", "int", "", "", "1 for the trial's first run, one more for every later run"),
     Column("started_at", "time", "UTC", "", "start of the attempt"),
     Column("finished_at", "time", "UTC", "", "end of the attempt"),
     Column("git_commit", "string", "", "", "commit of the code that trained it"),
     Column("data_hash", "string", "", "", "hash of the data that was read"),
     Column("host", "string", "", "", "name of the machine"),
-    Column("device", "string", "", "", "cpu, or the card's name"),
+    Column("device", "string", "", "", "cpu, or the name of the GPU"),
     Column("schema_version", "int", "", "", "version of this table"),
-    Column("versions", "string", "", "", "of the packages that can change a number: `ray 2.60.0, torch 2.13.0`"),
+    Column("versions", "string", "", "", "packages that can change a number: `ray 2.60.0, torch 2.13.0`"),
 )
-"""The rest of a trial's row, after its parameters and metrics."""
+"""The last columns of trials/ID.parquet."""
 
 HISTORY_COLUMNS: tuple[Column, ...] = (
     Column("trial_id", "string", "", "", "the trial"),
     Column("attempt", "int", "", "", "the attempt that reported"),
     Column("step", "int", "steps", "", "micro-batches done"),
     Column("tokens_seen", "int", "tokens", "", "tokens trained on"),
-    Column("budget_tokens", "int", "tokens", "", "tokens a complete trial trains on"),
+    Column("budget_tokens", "int", "tokens", "", "tokens that a complete trial trains on"),
     Column("wall_s", "float", "s", "", "wall-clock time since the trial's start"),
     Column("lr", "float", "", "", "learning rate of the last step"),
     Column("losses", "floats", "nats/token", "min", "cross-entropy of every step since the last report"),
     Column("time", "time", "UTC", "", "when the report was written"),
 )
-"""A report's row, in history/ID-ATTEMPT.parquet, up to its metrics."""
+"""The first columns of history/ID-ATTEMPT.parquet; metrics follow."""
 
 _OWN = frozenset(column.name for column in (*TRIAL_STARTS, *TRIAL_ENDS))
 
@@ -103,19 +95,20 @@ _VERSION = {b"schema_version": str(SCHEMA_VERSION).encode()}
 
 
 def metric_columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
-    """The columns of what a trainer measures."""
+    """The columns of a trainer's metrics."""
     return tuple(Column(m.name, m.kind, m.unit, m.better, m.about) for m in metrics)
 
 
 def history_schema(metrics: Sequence[Metric]) -> pa.Schema:
-    """The schema of a report's row."""
+    """The schema of a report's row, in history/."""
     return pa.schema([c.field for c in (*HISTORY_COLUMNS, *metric_columns(metrics))], metadata=_VERSION)
 
 
 def trial_schema(params: Mapping[str, Any], metrics: Sequence[Metric]) -> pa.Schema:
-    """The schema of a trial's row whose parameters are `params` (dotted key -> value).
+    """The schema of the row of a trial with `params` (dotted key -> value), in trials/.
 
-    A parameter's column is typed by its value, so that rows of different trials unify: every number is a double.
+    The type of a parameter's column follows from its value. Every number is a double, so that rows of different trials
+    unify.
     """
     given = [pa.field(PARAM + key, _param_type(value)) for key, value in params.items()]
     ends = [column.field for column in (*metric_columns(metrics), *TRIAL_ENDS)]
@@ -123,7 +116,7 @@ def trial_schema(params: Mapping[str, Any], metrics: Sequence[Metric]) -> pa.Sch
 
 
 def is_metric(column: str) -> bool:
-    """Whether a column of a trial's row holds something that the trial measured."""
+    """Whether a column of a trial's row is a metric."""
     return column not in _OWN and not column.startswith(PARAM)
 
 

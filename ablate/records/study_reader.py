@@ -1,7 +1,7 @@
-"""Reading results/STUDY whole: its parquet parts, or the compacted copy of them where that is current.
+"""Reads the tables of results/STUDY from their parquet parts, or from a compacted copy of them where it is current.
 
-The copy (compact/trials.parquet, compact/history.parquet) only speeds readers up. It carries a stamp of the parts that
-it was made of (name, size, time, inode of each); where the parts' stamp is another, it is as if it were not there.
+The copy (compact/trials.parquet, compact/history.parquet) only makes reading faster. It carries a stamp of the parts
+that it was made from (name, size, time and inode of each); where the stamp of the parts differs, it is ignored.
 """
 
 from __future__ import annotations
@@ -23,50 +23,50 @@ from ablate.records import atomic_files
 from ablate.records.schema import SCHEMA_VERSION, history_schema, trial_schema
 from ablate.trainers import Metric
 
-COMPACT_FROM = 1_000  # parts: fewer are read in a second or two
-_CHUNK = 256  # trials whose histories are in memory at once while a copy is made
+COMPACT_FROM = 1_000  # parts; reading fewer takes a second or two
+_CHUNK = 256  # trials whose histories are in memory at once while a copy is written
 _STAMP = b"stamp"
 _ORDER = [("trial_id", "ascending"), ("step", "ascending")]
 _TRIAL_ORDER = [("finished_at", "ascending"), ("trial_id", "ascending")]
 _TRIAL_NEEDS = ("trial_id", "status")
 _HISTORY_NEEDS = ("trial_id", "step", "losses")
-"""Columns without which a part is not of this ledger; whatever else an older version lacks is null."""
+"""Columns that every part must have. Other columns that an older version lacks are null."""
 
 _HISTORY_NAME = re.compile(r"(?P<trial_id>.+)-(?P<attempt>\d+)\.parquet")
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A study's tables as `trials` and `history` give them, and the parts that could not be read."""
+class StudyTables:
+    """The tables that `trials` and `history` return, and the problems: `path: reason` for every unreadable part."""
 
     trials: pa.Table
     history: pa.Table
     problems: tuple[str, ...]
 
 
-def read(root: Path, *, metrics: Sequence[Metric], columns: Sequence[str] | None = None) -> Contents:
-    """Everything, the history with these columns alone (None: all of them), by way of the copy where it is current."""
-    kept_trials, kept_history = _kept(root, "trials"), _kept(root, "history", columns=columns)
-    if kept_trials is not None and kept_history is not None:
-        return Contents(kept_trials, kept_history, problems=())
+def read(root: Path, *, metrics: Sequence[Metric], columns: Sequence[str] | None = None) -> StudyTables:
+    """Read both tables, from the copy where it is current. `columns`: only these of the history; None reads all."""
+    copied_trials, copied_history = _current_copy(root, "trials"), _current_copy(root, "history", columns=columns)
+    if copied_trials is not None and copied_history is not None:
+        return StudyTables(copied_trials, copied_history, problems=())
     ended, lost = trials(root, metrics=metrics)
     reports, unread = history(root, metrics=metrics, columns=columns)
-    return Contents(ended, reports, problems=(*lost, *unread))
+    return StudyTables(ended, reports, problems=(*lost, *unread))
 
 
 def trials(root: Path, *, metrics: Sequence[Metric], trial_id: str | None = None) -> tuple[pa.Table, list[str]]:
-    """A row for every trial that has ended (or this one), in the order of their ends; and the problems."""
+    """A row for every trial that has ended, or for one trial, in the order of their ends; and the problems."""
     pattern = "*.parquet" if trial_id is None else f"{trial_id}.parquet"
     paths, schema = sorted((root / "trials").glob(pattern)), trial_schema({}, metrics)
     chunks: dict[Path, pa.Table] = {}
     problems: list[str] = []
-    for start in range(0, len(paths), _CHUNK):  # ten thousand one-row tables take hundreds of megabytes
+    for start in range(0, len(paths), _CHUNK):  # ten thousand tables of one row take hundreds of megabytes
         tables, unread = _read_all(paths[start : start + _CHUNK], needs=_TRIAL_NEEDS)
         table, misfits = atomic_files.unify(tables, schema)
         chunks[root / "trials" / str(start)] = table.combine_chunks()
         problems += unread + misfits
     table, torn = atomic_files.unify(chunks, schema)
-    if torn:  # chunks that do not fit each other: part by part, so that only the misfits are left out
+    if torn:  # chunks do not fit each other: read part by part, so that only the parts that do not fit are left out
         tables, problems = _read_all(paths, needs=_TRIAL_NEEDS)
         table, misfits = atomic_files.unify(tables, schema)
         problems += misfits
@@ -81,7 +81,7 @@ def history(
     columns: Sequence[str] | None = None,
     repeats: bool = False,
 ) -> tuple[pa.Table, list[str]]:
-    """A row for every report of all trials or of one, by trial and step; and the problems. See `Ledger.history`."""
+    """A row for every report, of all trials or of one, by trial and step; and the problems. See `Ledger.history`."""
     chosen = [(name, attempt) for name, attempt in attempts(root) if trial_id in (None, name)]
     tables: dict[Path, pa.Table] = {}
     problems: list[str] = []
@@ -94,26 +94,27 @@ def history(
 
 
 def attempts(root: Path) -> list[tuple[str, int]]:
-    """(trial, attempt) of every history part, sorted."""
+    """(trial, attempt) of every part in history/, sorted."""
     return named_attempts(path.name for path in (root / "history").glob("*.parquet"))
 
 
 def named_attempts(names: Iterable[str]) -> list[tuple[str, int]]:
-    """(trial, attempt) of the files that are named as history parts are, sorted."""
+    """(trial, attempt) of every file name that is a name of a history part, sorted."""
     found = (_HISTORY_NAME.fullmatch(name) for name in names)
     return sorted((name["trial_id"], int(name["attempt"])) for name in found if name)
 
 
 def compact(root: Path, *, metrics: Sequence[Metric], at_least: int = COMPACT_FROM) -> bool:
-    """Make the copy anew where the study has `at_least` so many parts and the copy is not current.
+    """Write the copy where the study has `at_least` parts and the copy is not current. Returns whether a current copy
+    exists.
 
-    Says whether a current copy is there. None is made of a study with parts that cannot be read: a reader has to be
-    told of them. Raises OSError where results/ cannot be written.
+    Writes no copy of a study with unreadable parts, because readers must be told about them. Raises OSError where
+    results/ cannot be written.
     """
     stamps = {kind: _stamp(root / kind) for kind in ("trials", "history")}
     if sum(len(os.listdir(root / kind)) for kind in stamps if (root / kind).is_dir()) < at_least:  # noqa: PTH208
         return False
-    if all(_stamp_of(root, kind) == stamp for kind, stamp in stamps.items()):
+    if all(_copy_stamp(root, kind) == stamp for kind, stamp in stamps.items()):
         return True
     ended, problems = trials(root, metrics=metrics)
     if problems or not _write_history(root, history_schema(metrics), stamp=stamps["history"]):
@@ -124,7 +125,7 @@ def compact(root: Path, *, metrics: Sequence[Metric], at_least: int = COMPACT_FR
 
 
 def _write_history(root: Path, plain: pa.Schema, *, stamp: bytes) -> bool:
-    """Chunk after chunk, so that a long history need not fit in memory. False where a part does not fit the others."""
+    """Write the history's copy in chunks, so that it need not fit in memory. False where a part does not fit."""
     done = True
 
     def write(tmp: Path) -> None:
@@ -144,9 +145,9 @@ def _write_history(root: Path, plain: pa.Schema, *, stamp: bytes) -> bool:
     return done
 
 
-def _kept(root: Path, kind: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """The copy of this kind; None where there is none, or it is not of the parts that are there now."""
-    if _stamp_of(root, kind) != _stamp(root / kind):
+def _current_copy(root: Path, kind: str, *, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """The copy of this table; None where there is none or it is not current."""
+    if _copy_stamp(root, kind) != _stamp(root / kind):
         return None
     try:
         return atomic_files.table(_copy(root, kind), columns=columns).replace_schema_metadata()
@@ -155,7 +156,7 @@ def _kept(root: Path, kind: str, *, columns: Sequence[str] | None = None) -> pa.
 
 
 def _stamp(folder: Path) -> bytes:
-    """Of the parts in a folder: equal as long as none was added, taken away or replaced."""
+    """The stamp of the parts in a folder. It changes when a part is added, removed or replaced."""
     digest = hashlib.sha256()
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -166,8 +167,8 @@ def _stamp(folder: Path) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _stamp_of(root: Path, kind: str) -> bytes | None:
-    """What the copy says that it was made of; None where there is no copy to be read."""
+def _copy_stamp(root: Path, kind: str) -> bytes | None:
+    """The stamp that the copy carries; None where there is no readable copy."""
     try:
         return (pq.read_schema(_copy(root, kind)).metadata or {}).get(_STAMP)
     except (OSError, pa.ArrowException):
@@ -181,8 +182,8 @@ def _copy(root: Path, kind: str) -> Path:
 def _chunks(
     root: Path, chosen: Sequence[tuple[str, int]], *, columns: Sequence[str] | None, repeats: bool = False
 ) -> Iterator[tuple[dict[Path, pa.Table], list[str]]]:
-    """The history parts of a chunk of trials after the other, older attempts cut where a newer one trained again
-    (unless `repeats` are wanted)."""
+    """Yield the history parts in chunks of trials, with the problems. Cuts the steps of older attempts that a newer one
+    trained again, unless `repeats`."""
     by_trial = ((name, [number for _, number in group]) for name, group in groupby(chosen, key=lambda pair: pair[0]))
     while chunk := list(islice(by_trial, _CHUNK)):
         paths = {(name, number): _part(root, name, number) for name, numbers in chunk for number in numbers}
@@ -190,26 +191,26 @@ def _chunks(
         once = [path for (name, _), path in paths.items() if name not in several]
         more = [path for (name, _), path in paths.items() if name in several]
         tables, problems = _read_all(once, needs=_HISTORY_NEEDS, columns=columns)
-        # Where to cut is seen from a report's losses: these are read whole, whatever columns are wanted.
+        # The losses of a report say where to cut, so these parts are read with all columns.
         whole, unread = _read_all(more, needs=_HISTORY_NEEDS)
         for name, numbers in chunk:
             for newer in numbers[1:]:
                 if paths[name, newer] in whole:
                     older = [paths[name, number] for number in numbers if number < newer]
-                    _cut_forerunners(whole, older, whole[paths[name, newer]])
+                    _cut_repeats(whole, older, whole[paths[name, newer]])
         tables |= {path: _only(table, columns) for path, table in whole.items()}
         yield {path: tables[path] for path in paths.values() if path in tables}, problems + unread
 
 
-def _cut_forerunners(tables: dict[Path, pa.Table], older: Sequence[Path], newer: pa.Table) -> None:
-    """Drop from older attempts the steps that a newer one trained again: those after the checkpoint it read."""
+def _cut_repeats(tables: dict[Path, pa.Table], older: Sequence[Path], newer: pa.Table) -> None:
+    """Drop from older attempts the steps that a newer one trained again: those after the checkpoint it resumed from."""
     if not newer.num_rows:
         return
     first = newer.slice(0, 1).to_pylist()[0]
-    went_on_from = first["step"] - len(first["losses"])
+    resumed_from = first["step"] - len(first["losses"])
     for path in older:
         if path in tables:
-            tables[path] = tables[path].filter(pc.field("step") <= went_on_from)
+            tables[path] = tables[path].filter(pc.field("step") <= resumed_from)
 
 
 def _part(root: Path, trial_id: str, attempt: int) -> Path:
@@ -221,7 +222,7 @@ def _only(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
 
 
 def _narrow(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
-    """The schema with these columns alone."""
+    """The schema with only these columns."""
     return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
@@ -232,7 +233,7 @@ def _read_all(
         try:
             part = atomic_files.read(path, needs=needs, version=SCHEMA_VERSION, columns=columns)
             if needs is _TRIAL_NEEDS and part.column("trial_id").to_pylist() != [path.stem]:
-                return f"{path}: its row is not the one of the trial that its name says"
+                return f"{path}: its row is of another trial than its name says"
             return part
         except atomic_files.Unreadable as error:
             return f"{path}: {error}"

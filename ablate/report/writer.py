@@ -26,7 +26,7 @@ from ablate.report.sections.diagnostics import missing_sections, record_sections
 from ablate.report.sections.experiment import chosen_trial, record_document
 from ablate.report.sections.search import search_sections
 from ablate.report.sections.summary import answer
-from ablate.study import lifecycle
+from ablate.study import lookup
 from ablate.study.dataset import read
 
 PAGES = ("md", "html", "tex")
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write, and print where the report is and what it answers."""
     arguments = _parser().parse_args(argv)
     formats = _formats(arguments.format)
-    study_dir = lifecycle.find(arguments.study, results=arguments.results)
+    study_dir = lookup.find(arguments.study, results=arguments.results)
     findings = findings_of(study_dir, allow_mixed=arguments.allow_mixed)
     if arguments.record is not None:
         trial_id = chosen_trial(findings, arguments.record)

@@ -1,5 +1,8 @@
-"""What may change under a study's name: whatever leaves its results comparable. More trials, seeds and arms, wider
-ranges and another objective are answered from what is there as far as it goes; anything else is refused, with why."""
+"""What may change under a study's name: whatever leaves old and new results comparable.
+
+More trials, seeds and arms, wider ranges and another objective are allowed, and old results are kept. Every other
+change is refused with its reason.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ablate import formatting
 from ablate.errors import BadInput
 from ablate.records.rows import TrialRow
 from ablate.spec import designs, distributions
@@ -15,16 +19,16 @@ from ablate.spec.models import StudySpec
 
 _OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
 
-_RETOLD = ("search", "objectives", "hypotheses", "targets")
-"""What a finished study may still be told; it changes the report and trains nothing."""
+_ONLY_REPORTED = ("search", "objectives", "hypotheses", "targets")
+"""What may still change in a finished study: it changes the report and trains nothing."""
 
 Refuse = Callable[[str, str], BadInput]
 
 
 def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *, rows: Sequence[TrialRow]) -> None:
-    """Raise BadInput, at the first key that differs, where `rows` and what `now` asks for cannot be compared.
+    """Raise BadInput at the first changed key that makes `rows` and the trials that `now` asks for incomparable.
 
-    `before` and `now` are study.json of then and of now. Raises KeyError where `before` is none.
+    `before` and `now` are the old and the new study.json. Raises KeyError where `before` lacks a key.
     """
 
     def refuse(key: str, what: str) -> BadInput:
@@ -45,12 +49,12 @@ def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *,
         _check_same_ablation(spec, before, now, refuse=refuse)
     for hypothesis in was["hypotheses"]:
         if _undated(hypothesis) not in is_now["hypotheses"]:
-            raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: one that was declared stays")
+            raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: a declared one cannot change")
 
 
 def dated(before: Mapping[str, Any], now: Mapping[str, Any], *, at: str) -> dict[str, Any]:
-    """`now` with the time `declared_at` beside every hypothesis that came after the study's start: `at` for one that
-    `before` does not have. One without a time was declared with the study."""
+    """`now`, with `declared_at` for every hypothesis that is newer than the study: the time `at` for those that
+    `before` does not have. A hypothesis without `declared_at` was declared with the study."""
     known = [(_undated(hypothesis), hypothesis) for hypothesis in before["spec"]["hypotheses"]]
     hypotheses = [
         next((old for bare, old in known if bare == hypothesis), {**hypothesis, "declared_at": at})
@@ -75,16 +79,16 @@ def asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return not was["ablation"] or is_now["ablation"]["seeds"] > was["ablation"]["seeds"]
 
 
-def retold(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """study.json of a finished study that is asked for nothing more, with what its file says otherwise by now."""
-    spec = {**before["spec"], **{key: now["spec"][key] for key in _RETOLD}}
+def updated(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """study.json of a finished study that trains nothing more, with the changes that only its report shows."""
+    spec = {**before["spec"], **{key: now["spec"][key] for key in _ONLY_REPORTED}}
     if spec["ablation"] and now["spec"]["ablation"]:
         spec["ablation"] = {**spec["ablation"], "exploratory": now["spec"]["ablation"]["exploratory"]}
     return {**before, "spec": spec, "space": now["space"]}
 
 
 def _check_wider(key: str, was: Mapping[str, Any], is_now: Mapping[str, Any], *, refuse: Refuse) -> None:
-    """A range may grow, on the same scale, and a choice may get more values: every old trial is still one of it."""
+    """Refuse unless the new space covers the old one: a wider range on the same scale, or a choice with more values."""
     if key not in is_now:
         raise refuse(f"search.{key}", "search space: this key was searched")
     if key not in was:
@@ -93,27 +97,25 @@ def _check_wider(key: str, was: Mapping[str, Any], is_now: Mapping[str, Any], *,
     if not distributions.covers(new, old):
         written = distributions.shown(old)
         raise refuse(
-            f"search.{key}", f"search space: it was {written}, and may only grow, since trials are all over it"
+            f"search.{key}", f"search space: it was {written} and may only grow, because trials were drawn from it"
         )
 
 
 def _check_objective(
     before: Mapping[str, Any], is_now: Mapping[str, Any], *, rows: Sequence[TrialRow], refuse: Refuse
 ) -> None:
-    """Another objective is fine over results that did not depend on the old one."""
+    """Refuse another objective where results depend on the old one."""
     ends = Counter(row.status for row in rows)
     if ends["pruned"]:
-        raise refuse("objective", f"objective, by which {ends['pruned']} trials were stopped early")
+        raise refuse("objective", f"objective, which stopped {formatting.count(ends['pruned'], 'trial')} early")
     if "winner" in before:
-        raise refuse("objective", f"objective, by which its ablation starts from trial {before['winner']}")
+        raise refuse("objective", f"objective, which chose trial {before['winner']} as the baseline")
     if any(row.arm.startswith(TUNE) for row in rows):
-        raise refuse("objective", "objective, by which its arms were tuned")
+        raise refuse("objective", "objective, which tuned its arms")
     ablation = is_now["ablation"]
     results = [row for row in rows if row.arm != "search" and not is_preparation(row.arm)]
     if results and not (ablation and ablation["exploratory"]):
-        raise refuse(
-            "objective", "objective, and its arms' results may have been looked at (exploratory: true allows it)"
-        )
+        raise refuse("objective", "objective, and you may have seen its arms' results (exploratory: true allows it)")
 
 
 def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *, refuse: Refuse) -> None:
@@ -125,7 +127,7 @@ def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mappin
         if was[key] != is_now[key]:
             raise refuse("ablation.tune_each_arm", "tuning of its arms")
     if was["exploratory"] and not is_now["exploratory"]:
-        raise refuse("ablation.exploratory", "claim: it was declared exploratory, and results may have been looked at")
+        raise refuse("ablation.exploratory", "claim: it was exploratory, and you may have seen its results")
     old = {arm["name"]: arm["overrides"] for arm in before["arms"]}
     assert spec.ablation is not None
     for arm in designs.expand(spec.ablation, spec.base):
@@ -134,5 +136,5 @@ def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mappin
 
 
 def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys that are new, gone, or have another value."""
+    """The keys that were added, removed or changed."""
     return [key for key in {**was, **now} if key not in was or key not in now or was[key] != now[key]]

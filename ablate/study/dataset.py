@@ -1,4 +1,4 @@
-"""A study's results in memory: trials and histories as tables, beside what the study was asked."""
+"""A study's results in memory: its trials and histories as tables, and what was asked of it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from ablate.trainers import Description, recorded
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study as it was read. `trials` has a row for every trial that ended, `history` a row for every report of every
-    trial's current attempt; `started` are the ids of trials that have a history, ended or not;
-    `problems` says, as `path: reason`, which files could not be read and are not in the tables."""
+    """A study and its results. `started`: ids of the trials that have a history, ended or not. `looks`: interim looks
+    at its results. `problems`: `path: reason` for every unreadable file, which the tables lack."""
 
     path: Place
     study: dict[str, Any]
@@ -41,13 +40,14 @@ class StudyData:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row for every trial that ended, with a column for every searched parameter; without those that only
-        prepared the ablation (see `preparation`)."""
+        """A row for every trial that has ended, with a column for every searched parameter. Trials that only prepare
+        the ablation are in `preparation`."""
         return rows(self.every_trial, ~self._prepares)
 
     @property
     def preparation(self) -> pd.DataFrame:
-        """The trials that tuned the arms (`tune.ARM`) or measured their speed (`calibrate.ARM`): no results of them."""
+        """The trials that tuned the arms (`tune.ARM`) or measured their speed (`calibrate.ARM`). They are no
+        results."""
         return rows(self.every_trial, self._prepares)
 
     @cached_property
@@ -59,12 +59,12 @@ class StudyData:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row for every report."""
+        """A row for every report of every trial."""
         return self.history_arrow.to_pandas()
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What the study optimises; the first is the primary one."""
+        """What the study optimises. The first objective is the primary one."""
         return self.facts.spec.objectives
 
     @property
@@ -74,12 +74,12 @@ class StudyData:
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
-        """The study's arms by their names, without the baseline; empty where it has no ablation."""
+        """Name -> arm, without the baseline; empty without an ablation."""
         return {arm.name: arm for arm in self.facts.all_arms} if self.facts.spec.ablation else {}
 
     @cached_property
     def trainer(self) -> Description:
-        """What was trained."""
+        """The trainer of the study's trials."""
         return Ledger(self.path).trainer
 
     @property
@@ -94,21 +94,21 @@ class StudyData:
 
     @cached_property
     def baseline(self) -> Mapping[str, Any]:
-        """What the arms deviate from, as dotted keys: the configuration that the baseline ran, or the study's base
-        before it did."""
+        """What the arms deviate from, as dotted keys: the configuration that the baseline ran; before its first run,
+        the study's base."""
         ran = texts(of_arm(self.trials, BASELINE), "config_json")
         return recorded.values(ran[0]) if ran else self.facts.spec.base
 
     @property
     def tuned(self) -> TuningFile | None:
-        """How every arm was tuned before its seeds, the baseline too; None where none was."""
+        """How the arms and the baseline are tuned before their seeds run; None where they are not."""
         ablation = self.facts.spec.ablation
         return ablation.tune_each_arm if ablation else None
 
     @property
     def tuned_values(self) -> dict[str, dict[str, Any]]:
-        """Arm (the baseline among them) -> the values that were tuned for it and that all its runs have; empty where
-        arms are not tuned. Intervals over the seeds are conditional on this one tuning."""
+        """Arm or baseline -> its tuned values, which all its runs have; empty where arms are not tuned. Intervals over
+        the seeds are conditional on this one tuning."""
         over = self.tuned.over if self.tuned else ()
         runs = {arm: texts(of_arm(self.trials, arm), "config_json") for arm in (BASELINE, *self.arms)} if over else {}
         configs = {arm: recorded.values(found[0]) for arm, found in runs.items() if found}
@@ -116,15 +116,16 @@ class StudyData:
 
     @property
     def settled_keys(self) -> tuple[str, ...]:
-        """Keys in which arms differ though none overrides them: those tuned for each, the budget it is matched by."""
+        """Keys in which arms differ without overriding them: the tuned keys, and the budget where arms are matched by
+        FLOPs or time."""
         ablation = self.facts.spec.ablation
         matched = (self.trainer.budget,) if ablation and ablation.match in ("flops", "wall") else ()
         return (*(self.tuned.over if self.tuned else ()), *matched)
 
     @property
     def planned(self) -> int:
-        """How many trials the study is to have: its search's, and for every arm and the baseline its seeds and what
-        prepares it."""
+        """How many trials the study plans: those of the search, and for every arm and the baseline its seeds and the
+        trials that prepare it."""
         return self.facts.planned
 
     @property
@@ -132,34 +133,32 @@ class StudyData:
         return self.every_trial["arm"].astype(str).map(is_preparation).astype(bool)
 
     def reports(self, trial_id: str) -> pd.DataFrame:
-        """Every report of one trial with every column, whatever of the history was read."""
+        """Every report of one trial, with every column, whichever columns `history` has."""
         return Ledger(self.path).history(trial_id).to_pandas()
 
     def log(self, trial_id: str, *, attempt: int) -> str:
-        """The traceback and the last output of an attempt that failed; "" where none was kept."""
+        """The traceback and the last output of a failed attempt; "" where there is no log."""
         return Ledger(self.path).log(trial_id, attempt=attempt)
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
-        """What a trial wrote: `prompt`, `continuation`, `ended`; empty where it kept none."""
+        """A trial's samples of text: `prompt`, `continuation`, `ended`; empty where it has none."""
         return Ledger(self.path).samples(escape.file_name(trial_id))
 
 
 REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")
-"""Columns of the history that a report reads, beside the objectives and val_loss: a long study has all in gigabytes."""
+"""Columns of the history that a report needs, besides the objectives and val_loss. All columns can take gigabytes."""
 
 
 def read(study_dir: Place, *, whole: bool = True) -> StudyData:
-    """Read results/STUDY. Raises BadInput where study.json is missing or is no study's.
-
-    `whole=False`: of the history only what a report needs.
-    """
+    """Read results/STUDY. `whole=False` reads only the columns of the history that a report needs. Raises BadInput
+    where study.json is missing or is not a study's."""
     ledger = Ledger(study_dir)
     study = ledger.read_study()
     facts = study_json.parse(study, place=study_dir)
     asked = dict.fromkeys([*REPORTED, ledger.trainer.curve, *(entry.metric for entry in facts.spec.objectives)])
     known = history_schema(ledger.metrics).names
     columns = None if whole else [name for name in asked if name in known]
-    found, (looks, unread) = ledger.contents(columns=columns), ledger.looks()
+    found, (looks, unread) = ledger.tables(columns=columns), ledger.looks()
     return StudyData(
         path=study_dir,
         study=study,

@@ -1,5 +1,7 @@
-"""What a study would do and cost, said before anything is trained. Writes nothing and starts no Ray; for a card, torch
-predicts what is in no cache yet."""
+"""The dry run: what a study would train and what it would cost, before anything is trained.
+
+It writes nothing and does not start Ray. For a GPU, torch predicts the memory of what is not in the cache.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,18 @@ from ablate.trials import plan
 from ablate.trials.trial import Trial
 
 CPU_FLOPS = 2.8e10
-"""FLOP/s of one CPU core in fp32: what a `tiny` trial reached on one, evaluation included. Another may be far off."""
+"""FLOP/s of one CPU core in fp32, as measured on a `tiny` trial with its evaluation. Other trials may differ a lot."""
 
 CORNERS = 4
-"""Corners of a space whose peak is predicted."""
+"""How many corners of a search space get a predicted peak."""
 
 Kind = Literal["sampled", "corner", "calibration", "tuning", "arm"]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial that would run (`sampled`, of the search's first draws; `calibration` and `tuning` of an arm; `arm`), or
-    the costliest that may (`corner`)."""
+    """A trial that would run (`sampled`: one of the search's first draws; `calibration` or `tuning` of an arm; `arm`),
+    or the costliest trial that the search may reach (`corner`)."""
 
     trial: Trial
     kind: Kind
@@ -50,9 +52,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan. `tokens` is None where the budget is in epochs of a corpus that was not read; so are the hours.
-    `by_memory`: how many trials at once the cards' memory would hold, were their time not shared as well.
-    `left_gpu_hours`: of `resources.max_gpu_hours`, where there is one and something is left to train on cards."""
+    """The plan. `tokens` and the hours are None where the budget is in epochs, since the corpus is not read.
+    `by_memory`: how many trials the GPUs' memory would hold at once, if trials did not have to share the GPUs' time as
+    well. `left_gpu_hours`: what is left of `resources.max_gpu_hours`; None without a limit, or with nothing left to
+    train on GPUs."""
 
     study: str
     trials: tuple[Planned, ...]
@@ -77,11 +80,11 @@ def describe(
     gpus: int = 1,
     cpus: float = math.inf,
 ) -> DryRun:
-    """Plan `spec` on `slots`, of a machine with so many CPUs and cards. `card` is the name of the GPU that trials run
-    on (part of it: `RTX 4090`), if any; `earlier` the folder of this study where it was begun already: its results say
-    how far seeds differ, how fast trials are, and which are left.
+    """Plan `spec` on `slots` of a machine with `cpus` and `gpus`. `card`: the name of the GPU, or a part of it (`RTX
+    4090`); None for CPUs. `earlier`: the folder of this study where it exists already; its results give the spread over
+    seeds, the speed of trials, and the trials that are left.
 
-    Raises BadInput where the card is not known, or what is left to train is over `resources.max_gpu_hours`.
+    Raises BadInput where the GPU is unknown, or the trials that are left exceed `resources.max_gpu_hours`.
     """
     used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
     shares = Shares(spec.resources, used, trainer=spec.trainer)
@@ -102,7 +105,7 @@ def describe(
     speed, cost_model = _speed(
         spec.trainer, slots, used, card=card, earlier=earlier, sharing=max(1.0, concurrent / max(1, gpus))
     )
-    unit_hours = None if flops is None else flops / speed / 3600  # of a card, or of a trial where there is none
+    unit_hours = None if flops is None else flops / speed / 3600  # of one GPU; without a GPU, of one trial
     gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
     left = None
     if used is not None and spec.resources.max_gpu_hours is not None:
@@ -145,7 +148,7 @@ def render(run: DryRun) -> str:
     headers = ["trial", "kind", "arm", "seed", "parameters", "peak GiB", "GPU"]
     table = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])
     tokens = "a budget in epochs (the corpus is not read here)" if run.tokens is None else f"{run.tokens:,} tokens"
-    held = f" (the cards' memory would hold {run.by_memory})" if run.by_memory > run.concurrent else ""
+    held = f" (the GPUs' memory would hold {run.by_memory})" if run.by_memory > run.concurrent else ""
     lines = [
         f"study {run.study}: {run.total} trials, {run.concurrent} at once{held}; {tokens}",
         "",
@@ -153,13 +156,13 @@ def render(run: DryRun) -> str:
         "",
     ]
     if any(planned.kind == "sampled" for planned in run.trials):
-        how = "the search's first draws, the later ones depend on results; corner: the costliest point it may reach"
+        how = "the search's first draws, later ones depend on results; corner: the costliest point that it may reach"
         lines.append(f"sampled: {how}")
     if run.ablation is not None:
         lines += [*power.lines(run.ablation), ""]
     if run.hours is not None:
-        on_cards = f", {run.gpu_hours:.2g} GPU-hours" if run.gpu_hours else ""
-        lines += [f"about {formatting.duration(3600 * run.hours)}{on_cards}", f"  ({run.cost_model})"]
+        on_gpus = f", {run.gpu_hours:.2g} GPU-hours" if run.gpu_hours else ""
+        lines += [f"about {formatting.duration(3600 * run.hours)}{on_gpus}", f"  ({run.cost_model})"]
     lines += [f"warning: {warning}" for warning in run.warnings]
     return "\n".join(lines)
 
@@ -195,13 +198,13 @@ def render_json(run: DryRun) -> str:
 
 
 def _first_draws(spec: StudySpec) -> list[Trial]:
-    """The draws that no result can change: TPE's start-up points, or as many of a sampler that never learns."""
+    """The draws that no result changes: TPE's start-up points, or as many draws of a sampler that does not learn."""
     return source.preview(spec, count=min(spec.optimizer.startup, spec.optimizer.trials)) if spec.search else []
 
 
 def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
-    """The ablation's trials from the study's own base, which stands in for a winner that is not known yet. Matched by
-    time, all arms cost what the baseline costs: they are shown with its tokens."""
+    """The ablation's trials, starting from the study's base where the search's winner is not known yet. Arms that are
+    matched by time cost what the baseline costs, so they are shown with the baseline's tokens."""
     if spec.ablation is None:
         return []
     budgets = plan.budgets(spec, spec.base, tokens_per_s=dict.fromkeys(plan.arms(spec, spec.base), 1.0))
@@ -214,8 +217,8 @@ def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
 
 
 def _costliest(spec: StudySpec, shares: Shares) -> Trial:
-    """The corner of the space with the highest predicted peak, parameters and all: of those that a formula ranks first,
-    since to predict them all takes minutes."""
+    """The corner of the search space with the highest predicted peak. Only the corners that a formula ranks first are
+    predicted, since predicting all takes minutes."""
 
     def formula(corner: Mapping[str, Any]) -> float:
         return spec.base.override(corner).cost.peak_gib
@@ -230,7 +233,7 @@ def _planned(trial: Trial, slots: Slots, kind: Kind, shares: Shares) -> Planned:
 
 
 def _cost(config: Config) -> tuple[float | None, float | None]:
-    """Tokens and FLOPs of one whole trial; nothing is taken off for pruning, nor added for evaluation."""
+    """Tokens and FLOPs of one complete trial, without pruning and without evaluation."""
     found = config.cost
     if found.budget is None:
         return None, None
@@ -245,21 +248,21 @@ def _sum(values: list[float | None]) -> float | None:
 def _speed(
     trainer: Trainer, slots: Slots, used: Card | None, *, card: str | None, earlier: Place | None, sharing: float
 ) -> tuple[float, str]:
-    """FLOP/s of a card, or without one of a trial, and where they are from in words. `sharing`: trials on a card."""
-    unsaid = "nothing off for pruning, nothing added for evaluation and start-up"
+    """FLOP/s of a GPU (without a GPU: of a trial), and in words where the number is from. `sharing`: trials a GPU."""
+    ignored = "without pruning, evaluation and start-up"
     speeds = _measured(trainer, earlier, card if used else None)
     reached = needs.measured_flops_per_s(speeds)
     if reached is not None:
-        return reached * sharing, f"tokens/s of {len(speeds)} trials of this study, {unsaid}"
+        return reached * sharing, f"tokens/s of {len(speeds)} trials of this study, {ignored}"
     if used is None:
         speed = CPU_FLOPS * slots.cpu_per_worker * slots.processes
-        return speed, f"6 FLOPs a parameter and token at {CPU_FLOPS:.2g} FLOP/s a core, {unsaid}"
+        return speed, f"6 FLOPs a parameter and token at {CPU_FLOPS:.2g} FLOP/s a core, {ignored}"
     model = f"6 FLOPs a parameter and token at {UTILISATION:.1%} of the {card}'s {used.flops:.3g}"
-    return used.flops * UTILISATION, f"{model}, what 1.4.6 reached on a 4090; {unsaid}"
+    return used.flops * UTILISATION, f"{model}, as 1.4.6 reached on a 4090; {ignored}"
 
 
 def _measured(trainer: Trainer, earlier: Place | None, card: str | None) -> list[tuple[Config, float]]:
-    """(configuration, tokens a second) of this study's completed trials on such a card (None: on a CPU)."""
+    """(configuration, tokens/s) of this study's completed trials on this kind of GPU; on a CPU where `card` is None."""
     if earlier is None:
         return []
     trials = dataset.read(earlier, whole=False).trials
@@ -282,7 +285,7 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
     asha, budget = spec.early_stopping and spec.early_stopping.asha, spec.base.budget
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
-        found.append(f"{place}: min_tokens {asha.min_tokens} is the whole budget of {budget}: nothing is ever stopped")
+        found.append(f"{place}: min_tokens {asha.min_tokens} is not below the budget {budget}: nothing is ever stopped")
     if shares.card is not None:
         large = [each for each in planned if not shares.fits(each.trial.config)]
         if large:

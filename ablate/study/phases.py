@@ -1,7 +1,7 @@
-"""A study's phases, one after the other: the search, what prepares the ablation, the ablation on its seeds.
+"""The phases of a study, in their order: the search, the trials that prepare the ablation, the ablation's seeds.
 
-Each phase is a source of trials that knows from the ledger what is done, so an interrupted study goes on in the phase
-it was in, and what a later phase takes from an earlier one (the winner, speeds, tuned values) is read, never kept.
+Each phase is a source of trials that reads from the ledger which are done, so an interrupted study resumes in the phase
+where it stopped. What a phase needs of an earlier one (the winner, speeds, tuned values) is read from the ledger too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ablate.trials.trial import Trial
 
 
 def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Callable[[str], None]) -> bool:
-    """Train everything that the study asks for and the ledger does not have. False where something is left to train:
-    `halt` said so, or the search that the ablation starts from has no best trial."""
+    """Train every trial that the study asks for and the ledger lacks. False where trials are left: `halt` stopped them,
+    or the ablation starts from a search without a completed trial."""
     if study.search:
         from ablate.search.source import Search  # brings Optuna
 
@@ -47,18 +47,18 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
     if calibrations and not train(calibrations):
         return False
     settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(calibrations, ledger))
-    _complain(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
+    _say_untrained(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
     if study.ablation.tune_each_arm is not None:
         points = tuning_points(study)
         if not train(plan.tuning_trials(study, base, points, settled)):
             return False
         settled = tuned(study, base, settled, points=points, rows=ledger.rows())
-        _complain(study, base, settled, say=say, why="none of its tuning trials completed")
+        _say_untrained(study, base, settled, say=say, why="none of its tuning trials completed")
     return train(plan.arm_trials(study, base, settled))
 
 
 def tuning_points(study: StudySpec) -> list[dict[str, Any]]:
-    """The points at which every arm is tuned: Sobol's, drawn by `optimizer.seed`."""
+    """The points at which every arm is tuned: a Sobol sequence with the seed `optimizer.seed`."""
     from ablate.search import samplers  # brings Optuna
 
     assert study.ablation is not None
@@ -76,7 +76,7 @@ def tuned(
     points: Sequence[Mapping[str, Any]],
     rows: Sequence[TrialRow],
 ) -> dict[str, dict[str, Any]]:
-    """`settled` with every arm's best tuned values; arms of whose tuning nothing completed are left out."""
+    """`settled` with every arm's best tuned values, without the arms whose tuning trials all failed."""
     wanted = {trial.trial_id for trial in plan.tuning_trials(study, base, points, settled)}
     found: dict[str, dict[str, Any]] = {}
     for arm, before in settled.items():
@@ -89,8 +89,11 @@ def tuned(
 
 
 def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> Config | None:
-    """What the arms deviate from. The search's winner is written down when the ablation first asks for it: a search
-    that is extended later may find a better one, and the arms that are trained already would have no baseline."""
+    """What the arms deviate from; None where the search has no completed trial yet.
+
+    The search's winner is recorded when the ablation first needs it and stays the baseline. If an extended search then
+    finds a better trial, the trained arms still have their baseline.
+    """
     assert study.ablation is not None
     if study.ablation.baseline == "base":
         return study.base
@@ -106,12 +109,12 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
         hint = "restore the file, or run the study again under another name"
         raise BadInput(str(ledger.place / "trials" / f"{fixed}.parquet"), "winner", fixed, "cannot be read", hint)
     if best is not None and best[0].trial_id != fixed:
-        say(f"the ablation keeps trial {fixed} as its baseline, though {best[0].trial_id} is better by now")
+        say(f"the ablation keeps trial {fixed} as its baseline, though {best[0].trial_id} is better now")
     return study.trainer.read(row.config_json)
 
 
 def _speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:
-    """Arm -> tokens/s, of the calibrations that completed."""
+    """Arm -> tokens/s, for every completed calibration."""
     found: dict[str, float] = {}
     for trial in calibrations:
         row = ledger.row(trial.trial_id)
@@ -123,7 +126,7 @@ def _speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:
     return found
 
 
-def _complain(study: StudySpec, base: Config, settled: Settled, *, say: Callable[[str], None], why: str) -> None:
+def _say_untrained(study: StudySpec, base: Config, settled: Settled, *, say: Callable[[str], None], why: str) -> None:
     for arm in plan.arms(study, base):
         if arm not in settled:
             say(f"{arm} is not trained: {why}")

@@ -1,4 +1,4 @@
-"""What an ablation can show, said before anything is spent: its arms, the smallest p, the smallest effect it finds."""
+"""What an ablation can show, before it is trained: its arms, its smallest p, and the smallest effect it can detect."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from ablate.trials import plan
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm other than the baseline. `tokens`: its budget, None where it is not known yet (epochs, `match: wall`).
+    """An arm other than the baseline. `tokens`: its budget; None where it is not known yet (epochs, `match: wall`).
 
-    `mde`: the true difference to the baseline that a t test finds with power 0.8, in the metric's unit, from the spread
-    of the differences over the `pairs` that an earlier run of this study has; None below two pairs.
+    `mde`: the minimum detectable effect: the true difference to the baseline that a t test finds with power 0.8, in the
+    metric's unit. It comes from the spread of the differences over the `pairs` of seeds that this study has already;
+    None below two pairs.
     """
 
     name: str
@@ -38,11 +39,11 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class Power:
-    """An ablation before it runs. `smallest_p`: of the sign-flip test with `seeds` pairs; `smallest_p_holm`: times the
-    `family` of arms that Holm corrects for (A/A arms are none of it). `mde_sd`: minimum detectable effect in standard
-    deviations of the paired differences (paired t test, power 0.8 at 0.05 / family); None with a single seed.
-    `mde_sd_exact`: the same of the declared test at Holm's first step; None where it cannot reject, and of more seeds
-    than are simulated. `tuning`: key -> range, of what is tuned for each arm."""
+    """An ablation before it runs. `smallest_p`: the smallest p of the sign-flip test with `seeds` pairs.
+    `smallest_p_holm`: this times `family`, the number of arms that Holm corrects for (without A/A arms). `mde_sd`:
+    minimum detectable effect in standard deviations of the paired differences (paired t test, power 0.8 at 0.05 /
+    family); None with one seed. `mde_sd_exact`: the same for the declared test at Holm's first step; None where it
+    cannot reject, or with more seeds than are simulated. `tuning`: key -> range, for every key that is tuned."""
 
     baseline: str
     match: str
@@ -61,17 +62,17 @@ class Power:
 
     @property
     def can_reject(self) -> bool:
-        """Whether the declared test can reject for any arm."""
+        """Whether the declared test can reject for some arm."""
         return self.smallest_p_holm <= declared_test.ALPHA
 
 
 def as_json(power: Power) -> dict[str, Any]:
-    """As the dry run's JSON has it."""
+    """The ablation in the dry run's JSON."""
     return {key: value for key, value in asdict(power).items() if key != "unit"}
 
 
 def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
-    """The ablation of a study; None where it has none. `earlier`: the study's folder, where it was begun already."""
+    """The study's ablation; None without one. `earlier`: the study's folder, where it exists already."""
     ablation = spec.ablation
     if ablation is None:
         return None
@@ -109,7 +110,7 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
 
 
 def lines(power: Power) -> list[str]:
-    """For a terminal."""
+    """The ablation as lines for a terminal."""
     unit = power.unit
     arms = formatting.count(len(power.arms), "arm")
     rows = [
@@ -135,7 +136,7 @@ def lines(power: Power) -> list[str]:
         f"ablation: {arms} against the baseline ({power.baseline}) on seeds {power.seeds[0]} to {power.seeds[-1]},"
         f" compared at equal {power.match}",
         *(
-            ["best: the search's winner; until there is one, the study's base stands in for it"]
+            ["best: the search's winner; until there is one, the plan uses the study's base"]
             * (power.baseline == "best")
         ),
         "",
@@ -153,7 +154,7 @@ def lines(power: Power) -> list[str]:
         )
     for key, distribution in power.tuning.items():
         (kind, bounds), *_ = distribution.items()
-        found.append(f"tuned before, {power.tuning_trials} trials each arm and the baseline: {key} {kind} {bounds}")
+        found.append(f"tuned first, {power.tuning_trials} trials for each arm and the baseline: {key} {kind} {bounds}")
     return found
 
 
@@ -164,10 +165,10 @@ def _test(seeds: int) -> str:
 
 
 def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, int]:
-    """Standard deviation of arm - baseline over the seeds on which both completed, and how many those are."""
+    """Standard deviation of (arm - baseline) over the seeds on which both completed, and the number of these seeds."""
     sides = [completed(of_arm(trials, side)) for side in (designs.BASELINE, arm)]
     by_seed = [pd.Series(floats(side, metric), index=floats(side, "seed")).dropna() for side in sides]
-    by_seed = [side.groupby(level=0).last() for side in by_seed]  # a seed that was run by two versions of the code
+    by_seed = [side.groupby(level=0).last() for side in by_seed]  # two versions of the code may have run a seed
     differences = np.asarray((by_seed[1] - by_seed[0]).dropna(), dtype=float)
     return (float(differences.std(ddof=1)) if len(differences) > 1 else None), len(differences)
 
@@ -177,5 +178,5 @@ def _alpha(arm: designs.Arm, family: int) -> float:
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no NaN."""
+    """None instead of NaN, which JSON lacks."""
     return None if value is None or np.isnan(value) else value

@@ -1,4 +1,4 @@
-"""What can be said before anything is started or written: does a trial fit on this machine, can results be kept."""
+"""Checks before anything is started or written: whether a trial fits on this machine, and results can be written."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ablate.spec.models import Resources
 
 @dataclass(frozen=True)
 class Machine:
-    """CPUs and cards to plan with. `card` is the first one's name, None where there is none; `elsewhere`: it is not
-    here, and nothing is known of the CPUs beside it."""
+    """CPUs and GPUs to plan with. `card`: the first GPU's name; None where there is none. `elsewhere`: the GPUs are in
+    another machine, whose CPUs are unknown."""
 
     cpus: int
     gpus: int
@@ -27,36 +27,36 @@ class Machine:
 
 
 def machine(*, gpus: int | None, card: str | None) -> Machine:
-    """This machine, or what the user says it is: `gpus` logical cards, a `card` that is not here."""
-    visible = _visible_cards()
+    """This machine, or the one that the user describes: `gpus` logical GPUs, a `card` of another machine."""
+    visible = _visible_gpus()
     name = card or (provenance.device() if visible else None)
     count = gpus if gpus is not None else max(visible, 1 if card else 0)
     return Machine(cpus=os.cpu_count() or 1, gpus=count, card=name, elsewhere=card is not None)
 
 
 def slots(resources: Resources, here: Machine) -> Slots:
-    """How trials fit on `here`. Raises BadInput where not one does. Of a machine elsewhere the cards alone decide."""
+    """How trials fit on `here`; on another machine, only GPUs count. Raises BadInput where no trial fits."""
     cpus = sys.maxsize if here.elsewhere and resources.gpu != 0 else here.cpus
     nodes = [Node.of("here", cpus=cpus, gpus=here.gpus)]
     return packing.fit(resources, nodes=nodes, cuda=here.card is not None)
 
 
 def check_results(results: Place) -> None:
-    """Raise BadInput unless studies can be written to `results`, which need not exist yet."""
+    """Raise BadInput where studies cannot be written to `results`. It need not exist yet."""
     if isinstance(results, Url):
-        store.at(results)  # says itself what is wrong with a bucket
+        store.at(results)  # raises BadInput for a bucket that cannot be used
         return
-    hint = "give a folder that can be written: --results DIR"
-    there = next(path for path in [results, *results.absolute().parents] if path.exists())
-    if not there.is_dir():
-        raise BadInput("--results", "", results, f"{there} is not a folder", hint)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise BadInput("--results", "", results, f"{there} is not writable", hint)
+    hint = "give a writable folder: --results DIR"
+    existing = next(path for path in [results, *results.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise BadInput("--results", "", results, f"{existing} is not a folder", hint)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise BadInput("--results", "", results, f"{existing} is not writable", hint)
 
 
-def _visible_cards() -> int:
-    """Cards that CUDA programs started here would see, without starting CUDA."""
-    import pynvml  # a command that trains nothing should not load it
+def _visible_gpus() -> int:
+    """How many GPUs a CUDA program started here would see. Does not start CUDA."""
+    import pynvml  # not at the top: a command that trains nothing should not load it
 
     try:
         pynvml.nvmlInit()

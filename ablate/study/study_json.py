@@ -1,26 +1,97 @@
-"""study.json, typed: what a study was asked, as its readers need it. Importing this loads neither torch nor a trainer.
+"""study.json: what was asked of a study. `describe` writes it from a study file, `parse` reads it as typed values.
 
-Keys that a later version adds are ignored; what a study of an earlier version does not say has the value that it had
-then.
+Importing this loads neither torch nor a trainer. `parse` ignores keys that a later version adds, and a key that an
+earlier version does not have gets the value that was in force then.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.analyze.search.space import Value
 from ablate.errors import BadInput
+from ablate.records import provenance
 from ablate.records.locations import Place
+from ablate.records.schema import SCHEMA_VERSION
+from ablate.spec import designs, distributions, tuning
 from ablate.spec.designs import Arm, Design
-from ablate.spec.models import Objective
+from ablate.spec.distributions import Choice
+from ablate.spec.models import Objective, StudySpec
+from ablate.trainers import recorded
 from ablate.trials import plan
+
+# ---- writing
+
+
+def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
+    """study.json without its times: the resolved study, its identity, and where it comes from."""
+    return {
+        "study": spec.study,
+        "question": spec.question,
+        "spec": _spec(spec),
+        "space": [
+            {"key": key, "kind": distribution.kind, **_bounds(distribution)}
+            for key, distribution in spec.search.items()
+        ],
+        "arms": [asdict(arm) for arm in designs.expand(spec.ablation, spec.base)] if spec.ablation else [],
+        "identity": _identity(spec, data_hash=data_hash),
+        "schema_version": SCHEMA_VERSION,
+        "trainer": recorded.as_json(spec.trainer.description),
+        "command": provenance.command(),
+        "provenance": provenance.collect(data_hash=data_hash),
+    }
+
+
+def _spec(spec: StudySpec) -> dict[str, Any]:
+    """The resolved study: the base as dotted keys, the search as it was written."""
+    return {
+        "base": dict(spec.base.values),
+        "search": {key: distributions.as_written(distribution) for key, distribution in spec.search.items()},
+        "objectives": [objective.model_dump() for objective in spec.objectives],
+        "optimizer": spec.optimizer.model_dump(),
+        "early_stopping": spec.early_stopping.model_dump() if spec.early_stopping else None,
+        "ablation": _ablation(spec),
+        "hypotheses": [hypothesis.model_dump() for hypothesis in spec.hypotheses],
+        "targets": dict(spec.targets),
+        "resources": spec.resources.model_dump(),
+        "tracking": spec.tracking.model_dump(),
+    }
+
+
+def _ablation(spec: StudySpec) -> dict[str, Any] | None:
+    """The ablation, with the resolved space in which its arms are tuned."""
+    if spec.ablation is None:
+        return None
+    tune = spec.ablation.tune_each_arm
+    space = tuning.space(tune, spec.base, spec.search) if tune else {}
+    resolved = {key: distributions.as_written(distribution) for key, distribution in space.items()}
+    return {**spec.ablation.model_dump(mode="json"), "tuning_space": resolved}
+
+
+def _identity(spec: StudySpec, *, data_hash: str) -> str:
+    """Hash of the base (with its budget) and the data: what may not change under a study's name."""
+    text = json.dumps([spec.base.tree(), data_hash], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bounds(distribution: distributions.Distribution) -> dict[str, Any]:
+    if isinstance(distribution, Choice):
+        return {"low": None, "high": None, "choices": list(distribution.choices)}
+    low, high = distribution.ends
+    return {"low": low, "high": high, "choices": None}
+
+
+# ---- reading
 
 
 class _Part(BaseModel):
-    """A part of study.json. Keys that a later version adds are none of this one's business."""
+    """A part of study.json."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,8 +108,6 @@ class TuningFile(_Part):
 
 
 class AblationFile(_Part):
-    """What a study of an earlier version does not say has the value that it had then."""
-
     baseline: str
     seeds: int
     arms: dict[str, dict[str, Any]] = {}
@@ -55,7 +124,8 @@ class HypothesisFile(_Part):
     arm: str
     metric: str
     min_effect: float
-    declared_at: str | None = None  # with the study
+    declared_at: str | None = None
+    """None: with the study."""
 
 
 class AshaFile(_Part):
@@ -123,7 +193,7 @@ class StudyFile(_Part):
     spec: SpecFile
     space: tuple[SpaceFile, ...]
     arms: tuple[ArmFile, ...] | None = None
-    """None in a study of the first version, whose ablations had named arms alone."""
+    """None in a study of the first version: its ablations have only named arms."""
     started_at: str
     finished_at: str | None
     command: str
@@ -131,7 +201,7 @@ class StudyFile(_Part):
 
     @property
     def planned(self) -> int:
-        """How many trials the study is to have; see `trials.plan.planned`."""
+        """How many trials the study plans; see `trials.plan.planned`."""
         searched, ablation = self.spec.optimizer.trials if self.spec.search else 0, self.spec.ablation
         if ablation is None:
             return searched
@@ -141,7 +211,7 @@ class StudyFile(_Part):
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:
-        """The arms but the baseline."""
+        """The arms without the baseline."""
         if self.arms is not None:
             return tuple(Arm(arm.name, arm.overrides, arm.design, arm.levels) for arm in self.arms)
         named = self.spec.ablation.arms if self.spec.ablation else {}
@@ -149,7 +219,7 @@ class StudyFile(_Part):
 
 
 def parse(study: Mapping[str, Any], *, place: Place) -> StudyFile:
-    """study.json, typed. Raises BadInput where it is no study's."""
+    """study.json as typed values. Raises BadInput where it is not a study's."""
     try:
         return StudyFile.model_validate(study)
     except ValidationError as error:

@@ -203,7 +203,7 @@ def test_seeds_added_or_taken_away_after_a_look_are_told_of_the_arms_that_were_s
     assert more["token"] == (
         "seeds were added (6 to 10) after its results on 6 seeds had been seen (2026-03-02 10:30 UTC)"
     )
-    assert "taken away (6 to 4)" in peeked(looks, arms=["token"], planned_seeds=4)["token"]
+    assert "removed (6 to 4)" in peeked(looks, arms=["token"], planned_seeds=4)["token"]
 
 
 def test_a_claim_is_exploratory_after_a_look_at_its_arm_or_a_run_of_it():

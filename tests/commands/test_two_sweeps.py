@@ -14,7 +14,7 @@ import pytest
 from ablate import cli, status
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
-from ablate.study import lifecycle
+from ablate.study import lock
 from tests import ROOT
 from tests.commands.test_sweep import run as sweeping
 from tests.fakes import Scripted
@@ -26,7 +26,7 @@ def test_the_second_sweep_is_told_who_holds_the_study(
     play("complete", "until_told")
     assert sweeping(space) == cli.INTERRUPTED
     ledger = Ledger(space.parent / "results" / "small")
-    with lifecycle.driving(ledger):
+    with lock.hold(ledger):
         capsys.readouterr()
         assert sweeping(space, "--resume") == cli.BAD_INPUT
         said = capsys.readouterr().err
@@ -34,7 +34,7 @@ def test_the_second_sweep_is_told_who_holds_the_study(
         held = json.loads(ledger.path("driver.lock").read_text())
         assert held["pid"] == os.getpid()
         assert f"process {os.getpid()} on {held['host']}, since {held['since']}" in said
-        with pytest.raises(BadInput, match="another sweep is running it"), lifecycle.driving(ledger):
+        with pytest.raises(BadInput, match="another sweep is running it"), lock.hold(ledger):
             pass
         assert json.loads(ledger.path("driver.lock").read_text()) == held, "the second leaves the first's name"
         assert f"process {os.getpid()} on" in status.render(status.collect(ledger))
@@ -44,9 +44,9 @@ def test_the_second_sweep_is_told_who_holds_the_study(
 
 def test_a_lock_of_a_dead_process_is_taken_over(space: Path, play: Callable[..., Scripted]) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom ablate.study import lifecycle\n"
+        "import sys, time\nfrom pathlib import Path\nfrom ablate.study import lock\n"
         "from ablate.records.ledger import Ledger\n"
-        "with lifecycle.driving(Ledger(Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)\n"
+        "with lock.hold(Ledger(Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)\n"
     )
     root = space.parent / "results" / "small"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -55,9 +55,9 @@ def test_a_lock_of_a_dead_process_is_taken_over(space: Path, play: Callable[...,
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert lifecycle.is_driven(Ledger(root))
-        assert str(holder.pid) in lifecycle.driver(Ledger(root))
+        assert lock.is_held(Ledger(root))
+        assert str(holder.pid) in lock.holder(Ledger(root))
         holder.kill()
-    assert not lifecycle.is_driven(Ledger(root))
+    assert not lock.is_held(Ledger(root))
     play()
     assert sweeping(space) == cli.DONE

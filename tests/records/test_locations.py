@@ -1,4 +1,4 @@
-"""Folders and URLs as people write them; what is wrong with one is said in one line, and soon."""
+"""Locations as you write them: folders and URLs. A wrong one is refused in one line, and quickly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_folder_is_a_path(text: str):
     assert locations.parse(text) == Path(text)
 
 
-def test_a_url_extends_like_a_path_and_says_what_was_given(monkeypatch: pytest.MonkeyPatch):
+def test_a_url_extends_like_a_path_and_keeps_its_endpoint(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     url = locations.parse("s3://bucket/some/prefix/")
@@ -42,7 +42,7 @@ def test_a_url_extends_like_a_path_and_says_what_was_given(monkeypatch: pytest.M
     assert str(given / "a") == "s3://bucket/a?endpoint_override=minio%3A9000&scheme=http&region=x"
 
 
-def test_copies_of_two_stores_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_every_store_has_its_own_folder_of_copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     texts = ("s3://bucket/a", "s3://bucket/b", "gs://bucket/a", "s3://bucket/a?endpoint_override=h:1")
     folders = {locations.cache(url) for url in map(locations.parse, texts) if isinstance(url, Url)}
@@ -51,24 +51,24 @@ def test_copies_of_two_stores_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 WRONG = {
-    "ftp://host/x": "ftp://host/x: results are not kept under ftp://; give a folder, s3://",
-    "file:///tmp/x": "results are not kept under file://",
-    "s3://": "not the name of a bucket",
-    "s3:///prefix": "not the name of a bucket",
-    "s3:bucket/prefix": "not the name of a bucket",
-    "gs://b": "not the name of a bucket",
+    "ftp://host/x": "ftp://host/x: results cannot be kept under ftp://; give a folder, s3://",
+    "file:///tmp/x": "results cannot be kept under file://",
+    "s3://": "not a name of a bucket",
+    "s3:///prefix": "not a name of a bucket",
+    "s3:bucket/prefix": "not a name of a bucket",
+    "gs://b": "not a name of a bucket",
     "s3://bucket/../x": "empty, `.` or `..`",
     "s3://bucket/a//b": "empty, `.` or `..`",
-    "s3://bucket/x?regoin=eu": "regoin: no parameter of a URL of s3; of endpoint_override, scheme, region",
+    "s3://bucket/x?regoin=eu": "regoin: not a parameter of s3:// URLs; one of endpoint_override, scheme, region",
     "s3://bucket/x?secret_key=hunter2": "keys come from the environment",
-    "s3://me:hunter2@bucket/x": "has a key in it",
+    "s3://me:hunter2@bucket/x": "contains a key",
     "s3://bucket/x?endpoint_override=http://a/b": "not HOST:PORT",
     "s3://bucket/x?endpoint_override=h:1&scheme=ftp": "not HOST:PORT with http or https",
 }
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_wrong_with_a_url_is_one_line(text: str):
+def test_a_wrong_url_is_refused_in_one_line(text: str):
     with pytest.raises(BadInput) as caught:
         locations.parse(text)
     assert WRONG[text] in str(caught.value)
@@ -87,15 +87,17 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *, within_s: fl
     return said.err
 
 
-def test_a_bucket_that_is_not_there(bucket: Url, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_bucket_is_refused(bucket: Url, capsys: pytest.CaptureFixture[str]):
     said = refused(["latest", "--results", "s3://no-such-bucket/x"], capsys)
     assert said == "s3://no-such-bucket/x: there is no bucket no-such-bucket; create it, or correct its name\n"
     said = refused(["ema", "--results", f"{bucket}"], capsys)
-    assert "ema: no such study; run one" in said, "an empty bucket is no mistake"
+    assert "ema: no such study; run one" in said, "an empty bucket is not an error"
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_server_that_nobody_is_at(scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_server_is_refused(
+    scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     for name, value in s3.KEYS.items():
         monkeypatch.setenv(name, value)
     with socket.socket() as closed:
@@ -106,7 +108,7 @@ def test_a_server_that_nobody_is_at(scheme: str, capsys: pytest.CaptureFixture[s
     assert f"http://{host} cannot be reached" in said or (scheme == "gs" and "access is denied" in said)
 
 
-def test_a_server_that_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_silent_server_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     for name, value in s3.KEYS.items():
         monkeypatch.setenv(name, value)
     with socket.socket() as mute:
@@ -134,7 +136,7 @@ class Denying(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
-def test_keys_that_are_missing_or_wrong(
+def test_missing_or_wrong_keys_are_refused(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     for name in s3.KEYS:
@@ -167,4 +169,4 @@ def test_every_command_refuses_in_one_line(command: str, tmp_path: Path):
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (cli.BAD_INPUT, "")
     assert done.stderr.count("\n") == 1
-    assert "results are not kept under s4://" in done.stderr
+    assert "results cannot be kept under s4://" in done.stderr

@@ -18,7 +18,7 @@ from ablate.records.ledger import Ledger, StaleAttempt
 from ablate.records.locations import Url
 from ablate.records.object_store import ObjectStore
 from ablate.records.store import LocalStore, Store
-from ablate.study import lifecycle
+from ablate.study import lifecycle, lock
 from ablate.trials import plan
 from tests import study_files
 from tests.study_files import METRICS, report, row
@@ -150,7 +150,7 @@ def test_a_ledger_is_the_same_on_both(ledger: Ledger, tmp_path: Path, monkeypatc
     with pytest.raises(StaleAttempt):
         ledger.finish(row(one, attempt=second))
     assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1), "a copy of the copies"
-    assert ledger.contents().trials.equals(ledger.trials())
+    assert ledger.tables().trials.equals(ledger.trials())
     ledger.store.replace("trials/foreign.parquet", lambda tmp: tmp.write_text("nonsense"))
     (problem,) = ledger.problems()
     assert problem.startswith(f"{ledger.place}/trials/foreign.parquet: ")
@@ -215,14 +215,14 @@ def test_a_study_that_is_begun_anew_finds_nothing_of_the_old_one_here(bucket: Ur
 
 def test_a_driver_in_a_bucket_keeps_the_next_one_out(bucket: Url, tmp_path: Path):
     ledger, _ = lifecycle.open_study(study_files.load(tmp_path), bucket, resume=False)
-    assert not lifecycle.is_driven(ledger)
-    with lifecycle.driving(ledger):
-        assert lifecycle.is_driven(ledger)
-        with pytest.raises(BadInput, match="another sweep is running it"), lifecycle.driving(ledger):
+    assert not lock.is_held(ledger)
+    with lock.hold(ledger):
+        assert lock.is_held(ledger)
+        with pytest.raises(BadInput, match="another sweep is running it"), lock.hold(ledger):
             pass
         with pytest.raises(BadInput, match="another sweep is running it"):
             lifecycle.open_study(study_files.load(tmp_path), bucket, resume=True)
-    assert not lifecycle.is_driven(ledger)
+    assert not lock.is_held(ledger)
     assert not ledger.store.exists("driver.lock")
 
 

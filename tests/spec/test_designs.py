@@ -231,7 +231,7 @@ def test_a_dry_run_plans_calibration_and_tuning_trials(tmp_path: Path):
     run = dry_run.describe(study, Slots(1, 0, 1, 2), card=None)
     assert Counter(planned.kind for planned in run.trials) == {"calibration": 9, "tuning": 18, "arm": 81}
     assert run.total == 108 == plan.planned(study)
-    assert "tuned before, 2 trials each arm and the baseline: train.lr loguniform" in dry_run.render(run)
+    assert "tuned first, 2 trials for each arm and the baseline: train.lr loguniform" in dry_run.render(run)
 
 
 def test_a_dry_run_says_that_an_exploratory_design_cannot_reject(tmp_path: Path):

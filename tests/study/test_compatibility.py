@@ -1,4 +1,4 @@
-"""Studies grow by whatever leaves their results comparable; only what is new runs, and the rest is refused with why."""
+"""Changes of a study that keep its results comparable are allowed and train only new trials; others are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_a_search_grows_in_trials_range_and_objective_and_only_what_is_new_runs(tmp_path: Path, results: Path):
+def test_a_search_may_grow_in_trials_range_and_objective_and_trains_only_new_trials(tmp_path: Path, results: Path):
     sets: list[str] = []
     steps = {
         "optimizer.trials=4": 4,
@@ -48,7 +48,7 @@ def test_a_search_grows_in_trials_range_and_objective_and_only_what_is_new_runs(
     assert [(entry["low"], entry["high"]) for entry in written["space"]] == [(1e-5, 1.0)]
 
 
-def test_a_finished_study_tells_of_another_objective_at_once(tmp_path: Path, results: Path):
+def test_a_finished_study_takes_another_objective_without_training(tmp_path: Path, results: Path):
     go(study_files.load(tmp_path, text=SEARCHED), results, Formula())
     train = Formula()
     other = study_files.load(tmp_path, "objective={metric: tokens_per_s}", text=SEARCHED)
@@ -70,7 +70,7 @@ def test_a_finished_study_tells_of_another_objective_at_once(tmp_path: Path, res
         ("search={train.weight_decay: {uniform: [0, 1]}}", "search.train.lr", "this key was searched"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_with_the_reason(
+def test_a_change_that_makes_results_incomparable_is_refused_with_its_reason(
     change: str, key: str, why: str, tmp_path: Path, results: Path
 ):
     open_study(study_files.load(tmp_path, text=SEARCHED), results, resume=False)
@@ -91,12 +91,12 @@ def test_a_refusal_names_the_line_of_the_file(tmp_path: Path, results: Path):
 @pytest.mark.parametrize(
     ("sets", "text", "why"),
     [
-        (("ablation.baseline=best",), ARMS + SEARCH, "its ablation starts from trial"),
-        (("ablation.tune_each_arm={trials: 2}",), ARMS, "its arms were tuned"),
-        ((), ARMS, "may have been looked at"),
+        (("ablation.baseline=best",), ARMS + SEARCH, "as the baseline"),
+        (("ablation.tune_each_arm={trials: 2}",), ARMS, "which tuned its arms"),
+        ((), ARMS, "you may have seen its arms' results"),
     ],
 )
-def test_an_objective_on_which_results_depend_stays(
+def test_an_objective_on_which_results_depend_cannot_change(
     sets: tuple[str, ...], text: str, why: str, tmp_path: Path, results: Path
 ):
     go(study_files.load(tmp_path, *sets, text=text), results, Formula())
@@ -105,17 +105,17 @@ def test_an_objective_on_which_results_depend_stays(
         open_study(changed, results, resume=True)
 
 
-def test_an_objective_that_stopped_trials_stays(tmp_path: Path, results: Path):
+def test_an_objective_that_stopped_trials_cannot_change(tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, text=SEARCHED)
     ledger, _ = open_study(study, results, resume=False)
     (trial,) = preview(study, count=1)
     ledger.finish(study_files.row(trial, status="pruned", attempt=ledger.claim(trial.trial_id)))
     other = study_files.load(tmp_path, "objective={metric: tokens_per_s}", text=SEARCHED)
-    with pytest.raises(BadInput, match="another objective, by which 1 trials were stopped early"):
+    with pytest.raises(BadInput, match="another objective, which stopped 1 trial early"):
         open_study(other, results, resume=True)
 
 
-def test_arms_that_were_declared_exploratory_take_another_objective(tmp_path: Path, results: Path):
+def test_exploratory_arms_allow_another_objective(tmp_path: Path, results: Path):
     go(study_files.load(tmp_path, text=ARMS), results, Formula())
     sets = ("objective={metric: tokens_per_s}", "ablation.exploratory=true")
     train = Formula()
@@ -129,8 +129,8 @@ CLAIM = "hypotheses=[{claim: it helps, arm: none, metric: val_loss, min_effect: 
 TWO = CLAIM.replace("]", ", {claim: and much, arm: none, metric: val_loss, min_effect: 0.1}]")
 
 
-def test_a_hypothesis_keeps_when_it_was_declared(tmp_path: Path, results: Path):
-    """Beside the study's others in study.json, through a retelling, a resumption and an extension."""
+def test_a_hypothesis_keeps_the_time_of_its_declaration(tmp_path: Path, results: Path):
+    """Through a resumption, a rewriting of the finished study, and an extension."""
     ledger, _ = open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=False)
 
     def declared() -> list[str | None]:
@@ -151,5 +151,5 @@ def test_a_hypothesis_keeps_when_it_was_declared(tmp_path: Path, results: Path):
                                 text=ARMS), results, resume=False)  # fmt: skip
     assert declared()[:2] == [None, at]
     assert at < str(declared()[2])
-    with pytest.raises(BadInput, match="one that was declared stays"):
+    with pytest.raises(BadInput, match="a declared one cannot change"):
         open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=True)

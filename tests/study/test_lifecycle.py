@@ -14,7 +14,7 @@ from ablate.errors import BadInput
 from ablate.records import provenance
 from ablate.records.ledger import Ledger
 from ablate.spec.models import StudySpec
-from ablate.study import lifecycle
+from ablate.study import lifecycle, lock, lookup
 from ablate.study.lifecycle import mark_finished, open_study
 from ablate.trials import plan
 from ablate.trials.trial import Trial
@@ -106,15 +106,15 @@ def test_other_data_under_the_same_path_is_another_study(tmp_path: Path, results
 
 
 def test_studies_are_found_by_name_by_path_and_latest(tmp_path: Path, results: Path):
-    with pytest.raises(BadInput, match="no study is there yet"):
-        lifecycle.find("latest", results=results)
+    with pytest.raises(BadInput, match="there is no study yet"):
+        lookup.find("latest", results=results)
     for name in ("one", "two"):
         open_study(study_files.load(tmp_path, f"study={name}"), results, resume=False)
-    assert lifecycle.find("one", results=results) == results / "one"
-    assert lifecycle.find(str(results / "one"), results=tmp_path / "elsewhere") == results / "one"
-    assert lifecycle.find("latest", results=results) == results / "two"
+    assert lookup.find("one", results=results) == results / "one"
+    assert lookup.find(str(results / "one"), results=tmp_path / "elsewhere") == results / "one"
+    assert lookup.find("latest", results=results) == results / "two"
     with pytest.raises(BadInput, match="did you mean two"):
-        lifecycle.find("twoo", results=results)
+        lookup.find("twoo", results=results)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"study": "broken"}'])
@@ -125,24 +125,24 @@ def test_the_latest_is_found_beside_folders_that_are_no_studies(
     broken = results / "broken" / "study.json"
     broken.parent.mkdir()
     broken.write_text(text)
-    assert lifecycle.find("latest", results=results) == results / "tides"
+    assert lookup.find("latest", results=results) == results / "tides"
     said = capsys.readouterr().err
-    assert said.startswith(f"passed over: {broken}: ")
+    assert said.startswith(f"skipped: {broken}: ")
     assert said.count("\n") == 1
 
 
 def test_one_sweep_drives_a_study_at_a_time(study: StudySpec, results: Path):
     ledger, _ = open_study(study, results, resume=False)
-    assert not lifecycle.is_driven(ledger)
-    with lifecycle.driving(ledger):
-        assert lifecycle.is_driven(ledger)
-        with pytest.raises(BadInput, match="another sweep"), lifecycle.driving(ledger):
+    assert not lock.is_held(ledger)
+    with lock.hold(ledger):
+        assert lock.is_held(ledger)
+        with pytest.raises(BadInput, match="another sweep"), lock.hold(ledger):
             pass
         before = ledger.path("study.json").read_bytes()
         with pytest.raises(BadInput, match="another sweep"):
             open_study(study, results, resume=True)
         assert ledger.path("study.json").read_bytes() == before
-    assert not lifecycle.is_driven(ledger)
+    assert not lock.is_held(ledger)
 
 
 def test_status_counts_what_ended_runs_and_waits(study: StudySpec, results: Path):
@@ -154,7 +154,7 @@ def test_status_counts_what_ended_runs_and_waits(study: StudySpec, results: Path
         ledger.finish(end)
     attempt = ledger.claim(running.trial_id)
     ledger.append_report(running.trial_id, attempt=attempt, report=report(1))
-    with lifecycle.driving(ledger):
+    with lock.hold(ledger):
         now = status.collect(ledger)
     assert now.states == {"completed": 1, "pruned": 1, "oom": 1, "running": 1, "waiting": 2}
     assert now.failures == {"oom": 1}

@@ -189,7 +189,7 @@ def test_the_winner_is_judged_on_fresh_seeds_and_stays_when_the_search_goes_on(t
     better = min(searched, key=lambda row: row.metrics["val_loss"])
     assert better.trial_id != winner.trial_id, "the longer search finds a better trial, or this test shows nothing"
     assert again.said == [
-        f"the ablation keeps trial {winner.trial_id} as its baseline, though {better.trial_id} is better by now"
+        f"the ablation keeps trial {winner.trial_id} as its baseline, though {better.trial_id} is better now"
     ]
     assert lifecycle.winner(again.ledger) == winner.trial_id
     arms = [config for config in train.configs if config["train.seed"] != study.base["train.seed"]]
