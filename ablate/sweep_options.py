@@ -21,6 +21,13 @@ _EPILOG = """examples:
 
 exit codes: 0 done, 2 bad input, 3 no trial succeeded, 130 interrupted and resumable"""
 
+_SET = "set a value of the study file, e.g. base.model.dim=256 or study=wider; repeatable"
+_DRY_RUN = "print the plan, the predicted peaks of memory and a rough cost; write nothing"
+_GPU = (
+    "plan a dry run for this GPU, e.g. 4090; the CPUs are taken to suffice. A GPU that is not known by its name needs"
+    " resources.gpu_memory_gib"
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -49,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str] | None) -> Options:
     """Raises BadInput where flags are unknown, ill-typed, or do not go together."""
-    given = _parser().parse_args(argv)
+    given = parser().parse_args(argv)
     _refuse(given.inline and given.address, "--address", given.address, "--inline runs without Ray")
     _refuse(given.inline and given.gpus is not None, "--gpus", given.gpus, "--inline runs without Ray")
     _refuse(given.address and given.gpus is not None, "--gpus", given.gpus, "a running cluster counts its own cards")
@@ -76,27 +83,29 @@ def _refuse(wrong: object, flag: str, value: object, rule: str) -> None:
         raise BadInput(flag, "", value, rule, "leave one of the two out")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m ablate.sweep`."""
+    made = _Parser(
         prog="python -m ablate.sweep",
-        description="Run a study: search, ablation, report. Results are kept trial by trial and can be gone on from.",
+        description="Run a study: its search, its ablation, its report. Every trial's result is kept when the trial"
+        " ends, so an interrupted study resumes where it was.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("space", metavar="SPACE.yaml", type=Path, help="the study file")
     add("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
-    add("--set", metavar="KEY=VALUE", action="append", default=[], help="set a value of the study file; repeatable")
-    add("--trials", metavar="N", type=_at_least(1), help="trials of the search: --set optimizer.trials=N")
-    add("--resume", action="store_true", help="go on with a study that was not finished")
-    add("--dry-run", action="store_true", help="print the plan and what it would cost; write nothing")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help=_SET)
+    add("--trials", metavar="N", type=_at_least(1), help="trials of the search; short for --set optimizer.trials=N")
+    add("--resume", action="store_true", help="resume a study that is not finished")
+    add("--dry-run", action="store_true", help=_DRY_RUN)
     add("--json", action="store_true", help="print the answer as JSON")
-    add("--gpu", metavar="NAME", help="plan a dry run for this card, e.g. 4090")
-    add("--gpus", metavar="N", type=_at_least(0), help="logical cards of this machine; default: what is found")
-    add("--address", metavar="ADDR", help="join a running Ray at HOST:PORT (or `auto`) instead of starting one")
+    add("--gpu", metavar="NAME", help=_GPU)
+    add("--gpus", metavar="N", type=_at_least(0), help="logical GPUs of this machine; default: those that are found")
+    add("--address", metavar="ADDR", help="join the Ray that runs at HOST:PORT (or `auto`) instead of starting one")
     add("--inline", action="store_true", help="train in this process, one trial after the other, without Ray")
-    add("--max-hours", metavar="H", type=_hours, help="stop after so many hours, resumable, with a report")
-    return parser
+    add("--max-hours", metavar="H", type=_hours, help="stop after H hours and write the report; --resume continues")
+    return made
 
 
 def _at_least(least: int) -> Callable[[str], int]:
