@@ -14,9 +14,10 @@ from ablate.spec.models import Ablation, EarlyStopping, Hypothesis, Objective, O
 from ablate.spec.reader import SECTIONS
 from ablate.spec.yaml_marks import DEPTH, SIZE
 
-_INTRO = f"""A study file is YAML: at most {SIZE // 2**10} KiB and {DEPTH} levels deep, without tags, aliases or objects. Numbers
-are numbers however they are written (`1e-4`, `50_000`), up to 2^53. `--set KEY=VALUE` of `ablate.sweep` sets any key of it.
-[docs/studies.md](../studies.md) has a whole example and what the parts do together."""
+_INTRO = f"""A study file is YAML: at most {SIZE // 2**10} KiB and {DEPTH} levels deep, without tags, aliases or
+objects. Numbers are numbers however they are written (`1e-4`, `50_000`), up to 2^53. `--set KEY=VALUE` of
+`ablate.sweep` sets any of its keys. [docs/studies.md](../studies.md) has a whole example, and what its parts do
+together."""
 
 _SECTIONS = {
     "study": ("needed", "the study's name, and the name of its folder: letters, digits, `_`, `-` and `.`"),
