@@ -6,7 +6,7 @@ WORKERS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: install sweep test test-slow check bench
+.PHONY: install sweep test test-slow check reference bench
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# --resume: the same command begins the study, goes on with it after an interruption, and rewrites its report at the end.
+# --resume: the same command begins the study, resumes it after an interruption, and rewrites the report of a finished one.
 sweep: install
 	$(VENV)/bin/python -m ablate.sweep $(SPACE) --resume
 
@@ -32,6 +32,10 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
+
+# docs/reference/, from the code that parses commands, study files and configurations; a test says when it is stale.
+reference: install
+	$(VENV)/bin/python -m ablate.reference
 
 # Each benchmark is a module of benchmarks/ that prints ratios measured in one run.
 BENCHMARKS := $(basename $(notdir $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))

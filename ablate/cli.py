@@ -10,7 +10,14 @@ from ablate import escape
 from ablate.errors import BadInput, CannotWrite, ParameterError, full_disk
 
 DONE, DIFFERENT, BAD_INPUT, NO_SUCCESS, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: done; `--verify` found a difference; bad input; no trial succeeded; interrupted and resumable."""
+EXIT_CODES = {
+    DONE: "done; some trials may have failed, they are listed",
+    DIFFERENT: "`--verify` found a difference; of `model.train`: the loss became NaN or infinite",
+    BAD_INPUT: "bad input: one line `file:line: key: value: rule; hint`, and nothing was written",
+    NO_SUCCESS: "no trial succeeded",
+    INTERRUPTED: "interrupted, or the disk is full; the same command resumes, a sweep with `--resume`",
+}
+"""What each exit code says."""
 
 
 def guarded(main: Callable[[], int]) -> int:

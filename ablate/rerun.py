@@ -45,7 +45,7 @@ class Comparison:
 
 def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int:
     """Parse, train, compare. `train` is what a test puts in the trainer's place."""
-    given = _parser().parse_args(argv)
+    given = parser().parse_args(argv)
     if given.verify and given.set:
         rule = "a changed configuration cannot be the same run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
@@ -197,8 +197,16 @@ def _shown(value: float | None) -> str:
     return "not recorded" if value is None else repr(value)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+_VERIFY = (
+    "compare every step's loss with the trial's, bit for bit; prints `identical: N steps`, or the first step that"
+    " differs with both losses (exit 1)"
+)
+_SET = "change a key of the configuration, e.g. model.ema_decay=0.95; repeatable; not with --verify"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m ablate.rerun`."""
+    made = argparse.ArgumentParser(
         prog="python -m ablate.rerun",
         description="Train a trial's configuration again, in this process, into results/STUDY/reruns/.",
         epilog="""examples:
@@ -206,12 +214,14 @@ def _parser() -> argparse.ArgumentParser:
   python -m ablate.rerun ema --trial best --set train.tokens=2_000_000""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
-    parser.add_argument("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
-    parser.add_argument("--trial", metavar="best|ID", default="best", help="default: best")
-    parser.add_argument("--verify", action="store_true", help="compare every step's loss with the trial's, bit for bit")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change a value; repeatable")
-    return parser
+    made.add_argument(
+        "study", metavar="STUDY", help="a name under --results, a path, an s3:// or gs:// URL, or `latest`"
+    )
+    made.add_argument("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
+    made.add_argument("--trial", metavar="best|ID", default="best", help="the trial to train again; default: best")
+    made.add_argument("--verify", action="store_true", help=_VERIFY)
+    made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=_SET)
+    return made
 
 
 if __name__ == "__main__":

@@ -152,18 +152,25 @@ def render(status: Status) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m ablate.status`."""
+    made = argparse.ArgumentParser(
         prog="python -m ablate.status",
-        description="Trials by state, best so far, time left, failures by kind.",
+        description="Print a study's state: trials by state, the best so far, time left, failures by kind.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", metavar="STUDY", help="a name under --results, a path, or `latest`")
-    parser.add_argument("--results", type=locations.parse, default="results", metavar="DIR", help=locations.HELP)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
+    made.add_argument(
+        "study", metavar="STUDY", help="a name under --results, a path, an s3:// or gs:// URL, or `latest`"
+    )
+    made.add_argument("--results", type=locations.parse, default="results", metavar="DIR", help=locations.HELP)
+    made.add_argument("--json", action="store_true", help="print the answer as JSON")
+    return made
+
+
+def main() -> int:
+    """The command."""
+    arguments = parser().parse_args()
     status = collect(Ledger(lookup.find(arguments.study, results=arguments.results)))
     print(json.dumps(_as_json(status), indent=1) if arguments.json else escape.printable(render(status)))
     return DONE

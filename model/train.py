@@ -23,20 +23,29 @@ from model.checkpoint import newest
 from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
+_SET = "set a key of the configuration, e.g. preset=tiny or model.memory=blind; repeatable"
+_OUT = (
+    "where checkpoints and samples go; default: results/single/ID, where ID follows from the configuration, so that the"
+    " same command resumes"
+)
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command. Exit 0 done, 1 the loss became NaN or infinite, 2 bad input, 130 interrupted."""
-    parser = argparse.ArgumentParser(
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m model.train`."""
+    made = argparse.ArgumentParser(
         prog="python -m model.train",
-        description="Train one configuration, without Ray.",
+        description="Train one configuration by itself, without a study and without Ray.",
         epilog="example: python -m model.train --set preset=tiny --set model.memory=blind --set train.seed=3",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with dotted keys: `model.ema_decay: 0.95`")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; repeatable")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="checkpoints; default: results/single/ID, the same again"
-    )
-    arguments = parser.parse_args(argv)
+    made.add_argument("--config", type=Path, metavar="FILE", help="YAML with dotted keys: `model.ema_decay: 0.95`")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=_SET)
+    made.add_argument("--out", type=Path, metavar="DIR", help=_OUT)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Exit 0 done, 1 the loss left the numbers, 2 bad input, 130 interrupted."""
+    arguments = parser().parse_args(argv)
     out: Path | None = arguments.out
     try:
         check_processes(os.environ)

@@ -36,7 +36,7 @@ NAMED = 12  # trials that a complaint names
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, write, and print where the report is and what it answers."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     formats = _formats(arguments.format)
     study_dir = lookup.find(arguments.study, results=arguments.results)
     findings = findings_of(study_dir, allow_mixed=arguments.allow_mixed)
@@ -218,27 +218,37 @@ def _formats(text: str) -> list[str]:
     return chosen
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m ablate.report`."""
+    made = argparse.ArgumentParser(
         prog="python -m ablate.report",
-        description="Write a study's report: tables, figures, one page. Also while it runs, and after it was killed.",
+        description="Write a study's report: tables, figures and pages. Works while the study runs and after it was"
+        " killed, too.",
         epilog="example: python -m ablate.report ema --format html",
     )
-    parser.add_argument("study", metavar="STUDY", help="a name under results/, a path, or `latest`")
-    parser.add_argument("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
-    parser.add_argument(
-        "--format", metavar="LIST", default=",".join(FORMATS), help="of md, html, tex, csv; default: all of them"
+    made.add_argument(
+        "study", metavar="STUDY", help="a name under --results, a path, an s3:// or gs:// URL, or `latest`"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write; default: results/STUDY/report")
-    parser.add_argument(
+    made.add_argument("--results", metavar="DIR", type=locations.parse, default="results", help=locations.HELP)
+    made.add_argument(
+        "--format",
+        metavar="LIST",
+        default=",".join(FORMATS),
+        help="formats to write, from md,html,tex,csv; default: all",
+    )
+    made.add_argument("--out", metavar="DIR", type=Path, help="where to write; default: results/STUDY/report")
+    made.add_argument(
         "--allow-mixed",
         action="store_true",
-        help="compare trials of different commits, budgets, data or versions all the same, and mark them",
+        help="compare trials of different commits, budgets, data or versions anyway, and mark them",
     )
-    parser.add_argument(
-        "--record", metavar="TRIAL", help="the experiment record of one trial instead: an id, its beginning, or `best`"
+    made.add_argument(
+        "--record",
+        metavar="TRIAL",
+        help="write the experiment record of one trial instead, into report/records/: its id, the"
+        " beginning of its id, or `best`",
     )
-    return parser
+    return made
 
 
 if __name__ == "__main__":

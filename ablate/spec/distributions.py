@@ -58,7 +58,16 @@ class Range:
 
 Distribution = Choice | Range
 
-_KINDS = ("one_minus_loguniform", "loguniform", "uniform", "logint", "int", "choice")
+KINDS = {
+    "one_minus_loguniform": "real numbers x with 1 - x uniform in the logarithm: 0.9 and 0.99 are as far apart as 0.99"
+    " and 0.999",
+    "loguniform": "real numbers, uniform in the logarithm",
+    "uniform": "real numbers",
+    "logint": "whole numbers, uniform in the logarithm",
+    "int": "whole numbers",
+    "choice": "one of the values",
+}
+"""Every kind of distribution, and what it draws."""
 _EXAMPLE = "write it like {loguniform: [0.01, 1.0]} or {choice: [4, 8]}"
 
 
@@ -67,8 +76,8 @@ def parse(key: str, written: object) -> Distribution:
     if not isinstance(written, Mapping) or len(written) != 1:
         raise ParameterError(key, _show(written), "not one distribution", _EXAMPLE)
     kind, arguments = next(iter(written.items()))
-    if kind not in _KINDS:
-        raise ParameterError(key, kind, "unknown distribution", nearest(str(kind), _KINDS))
+    if kind not in KINDS:
+        raise ParameterError(key, kind, "unknown distribution", nearest(str(kind), tuple(KINDS)))
     if not isinstance(arguments, list):
         raise ParameterError(key, _show(arguments), "not a list", _EXAMPLE)
     return _choice(key, arguments) if kind == "choice" else _range(key, kind, arguments)

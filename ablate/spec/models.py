@@ -29,16 +29,18 @@ def broken(rule: str, hint: str) -> PydanticCustomError:
 
 
 class Section(BaseModel):
-    """A section of a study file: frozen, without unknown keys, strict about types."""
+    """A part of a study file: frozen, closed, strict. Docstrings under fields are docs/reference's descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Objective(Section):
-    """A metric that the study minimises or maximises."""
+    """What a study is about: a metric, and which way is better. A list of objectives searches for the Pareto set."""
 
     metric: str
+    """One of the metrics of docs/reference/columns.md that is a single number."""
     mode: Literal["min", "max"]
+    """Which way is better."""
 
     @property
     def sign(self) -> float:
@@ -50,27 +52,35 @@ Sampler = Literal["gp", "tpe", "random", "sobol"]
 
 
 class Optimizer(Section):
-    """The search's sampler and number of trials; the first `startup` points are Sobol points."""
+    """The search's sampler and its budget in trials."""
 
     sampler: Sampler = "gp"
+    """`gp`: Optuna's Gaussian process, and TPE from the 257th trial on; `tpe`; `random`; or `sobol`."""
     startup: Whole = Field(default=4, ge=1, le=1_024)
+    """The first points of `gp` and `tpe`, which are Sobol's."""
     trials: Whole = Field(default=24, ge=1, le=100_000)
+    """Trials of the search. A later run under the same name may raise it."""
     seed: Whole = Field(default=0, ge=0, lt=2**32)
+    """Seed of the sampler."""
 
 
 class Asha(Section):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934). Rungs are at `min_tokens` times the powers of
-    `reduction`; at each rung the best 1 / `reduction` of the trials continue."""
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934): of the trials that have seen `min_tokens`
+    times a power of `reduction`, the best in `reduction` continue."""
 
     min_tokens: Whole = Field(ge=1)
+    """The first rung, in tokens. Choose the first budget at which losses rank trials as their last losses do;
+    `audit_fraction` measures that."""
     reduction: Whole = Field(default=3, ge=2)
+    """One in this many of the trials at a rung continues."""
 
 
 class EarlyStopping(Section):
-    """Stops unpromising trials of the search. A share `audit_fraction` of them is never stopped, which measures what
-    early stopping costs."""
+    """Stops trials of a search before their budget is used. Needs a single objective; arms of an ablation are never
+    stopped."""
 
     asha: Asha
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934)."""
 
     @field_validator("asha", mode="before")
     @classmethod
@@ -80,13 +90,17 @@ class EarlyStopping(Section):
         return written
 
     audit_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the search's trials that are never stopped, so that the report can measure what stopping costs."""
 
 
 class TuneEachArm(Section):
     """Tunes every arm and the baseline at the same `trials` points of the nuisance parameters `over`."""
 
     trials: Whole = Field(ge=1, le=1_000)
+    """Trials of each arm and of the baseline."""
     over: tuple[str, ...]
+    """The nuisance parameters to tune: `train.` keys. Their ranges are those of `search`. A real number above 0 that
+    `search` does not name is tuned log-uniformly from an eighth of its base value to eight times it."""
 
     @field_validator("over", mode="before")
     @classmethod
@@ -102,47 +116,56 @@ Match = Literal["tokens", "flops", "wall", "params"]
 
 
 class Ablation(Section):
-    """Arms of any mix of designs, all on the same seeds; each overrides the baseline. `designs.expand` lists them.
-
-    `baseline: best` is the search's winner. The arm `{reseed: true}` is the baseline with other random streams.
-    """
+    """Arms by any mix of designs, each some overrides of the baseline, all on the same seeds."""
 
     baseline: Literal["base", "best"] = "base"
+    """What the arms deviate from: `base`, or `best`, the search's winner, which is trained again on the ablation's
+    seeds. The winner is written down when the ablation starts and stays when the search grows. If no trial of the
+    search completed, the study stays unfinished and asks for more trials."""
     seeds: Whole = Field(ge=1, le=1_000)
+    """Seeds of every arm and of the baseline, disjoint from the search's seed. Too few seeds for the declared test to
+    reject are refused, with the number that suffices."""
     arms: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    """Name to overrides of the baseline: `no_memory: {model.memory: none}`; or `{reseed: true}`, an A/A arm."""
     leave_one_out: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
-    """Component -> the overrides that take it out."""
+    """Component to the overrides that take it out: `ema: {model.ema: off}` makes the arm `without_ema`."""
     add_one_in: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
-    """Component -> the overrides that put it in."""
+    """Component to the overrides that put it in: `norm: {model.read_norm: rms}` makes the arm `with_norm`."""
     factorial: Mapping[str, list[Any]] = Field(default_factory=dict)
-    """Key -> its levels; an arm for every cell."""
+    """Key to its levels. Every cell is an arm, except the cell that is the baseline. Arms are named like
+    `knowledge_length-4.ema_decay-0.99`."""
     tune_each_arm: TuneEachArm | None = None
+    """Give every arm and the baseline the same tuning before their seeds run (docs/studies.md)."""
     match: Match = "tokens"
-    """What all arms have the same of."""
+    """What all arms have the same amount of (docs/studies.md)."""
     exploratory: bool = False
-    """Whether a design is let through in which the declared test cannot reject."""
+    """Allow a design in which the declared test cannot reject."""
 
 
 class Hypothesis(Section):
-    """A claim made before training: `arm` improves `metric` by at least `min_effect`, in the metric's unit."""
+    """A claim made before anything is trained: that an arm changes a metric for the better by `min_effect` at least."""
 
     claim: str
+    """The claim, in words."""
     arm: str
+    """The arm that the claim is about."""
     metric: str
+    """The metric in which the arm is better than the baseline."""
     min_effect: float = Field(gt=0)
+    """The smallest gain that confirms the claim, in the metric's unit."""
 
 
 class Resources(Section):
-    """What each worker of a trial gets, and how many workers a trial has.
-
-    `workers: 0`: the trial trains in the process that Tune starts for it, with the resources of one worker; the process
-    of an earlier trial is reused where that one ended well. `gpu: auto`: the share of a GPU that the trial is predicted
-    to need; the GPU has `gpu_memory_gib`, or the memory that is found.
-    """
+    """What one worker of a trial gets, how many workers a trial has, and how long a trial may take."""
 
     cpu: float = Field(default=1.0, gt=0)
+    """CPUs of a worker."""
     gpu: float | Literal["auto"] = "auto"
+    """GPUs of a worker: `auto` (the share of a GPU that the trial is predicted to need; nothing on a machine without a
+    GPU), 0, a share like 0.5, or whole GPUs (docs/gpus.md)."""
     gpu_memory_gib: float | None = Field(default=None, gt=0)
+    """Memory of a GPU that `auto` counts on, instead of the memory that is found. A smaller number leaves room for
+    other users."""
 
     @field_validator("gpu", mode="before")
     @classmethod
@@ -157,13 +180,18 @@ class Resources(Section):
         return float(written)
 
     max_gpu_hours: float | None = Field(default=None, gt=0)
-    """Card-hours of the whole study: a plan over it is refused, and a sweep stops when they are spent."""
+    """GPU-hours of the whole study. A plan that takes more is refused before anything starts; a sweep stops, resumable,
+    when its GPUs were held for so long."""
     mps: Literal["auto", "off"] = "auto"
+    """`auto` uses an MPS daemon that already runs; `off` keeps trials from it."""
     workers: Whole = Field(default=1, ge=0)
+    """Workers of a trial. 0: the trial trains in the process that Ray Tune starts for it, which starts faster
+    (docs/running.md)."""
     max_hours: float | None = Field(default=None, gt=0)
-    """Of training, over all attempts of a trial."""
+    """Hours of training that a trial may take, over all its attempts. Then it ends as `timeout`."""
     stall_minutes: float | None = Field(default=60.0, gt=0)
-    """Without a report, start-up and the final measure included."""
+    """Minutes without a report, start-up and the final measurements included, after which a trial counts as hung and
+    ends as `timeout`. `null`: never."""
 
     @property
     def processes(self) -> int:
@@ -172,9 +200,10 @@ class Resources(Section):
 
 
 class Tracking(Section):
-    """Where SwanLab sends its records."""
+    """Where SwanLab keeps or sends what it sees."""
 
     swanlab: Literal["offline", "local", "online", "disabled"] = "offline"
+    """What happens to SwanLab's runs (docs/running.md)."""
 
 
 @dataclass(frozen=True)

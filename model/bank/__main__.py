@@ -57,19 +57,27 @@ def as_json(bank: Bank, *, find: str | None, top: int) -> str:
     return json.dumps(answer | {"rows": [asdict(entry) for entry in entries]}, indent=1)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command. Exit 0 done, 2 bad input."""
-    parser = argparse.ArgumentParser(
+_FIND = "only entries whose text, now or at the start, contains TEXT; upper and lower case count as equal"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m model.bank`."""
+    made = argparse.ArgumentParser(
         prog="python -m model.bank",
-        description="A trained bank's entries as text, most used first, and what changed since the start.",
+        description="Print a trained bank's entries as text, most used first, and what changed since the start.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a step-N folder, or the folder holding it")
-    parser.add_argument("--find", metavar="TEXT", help="only entries whose text, now or at the start, contains TEXT")
-    parser.add_argument("--top", metavar="N", type=int, default=20, help="how many entries; default: 20")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
+    made.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a step-N folder, or the folder holding it")
+    made.add_argument("--find", metavar="TEXT", help=_FIND)
+    made.add_argument("--top", metavar="N", type=int, default=20, help="how many entries to print; default: 20")
+    made.add_argument("--json", action="store_true", help="print the answer as JSON")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command. Exit 0 done, 2 bad input."""
+    arguments = parser().parse_args(argv)
     try:
         if arguments.top < 1:
             raise ConfigError("--top", arguments.top, "shows nothing", "give 1 or more")

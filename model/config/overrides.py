@@ -114,7 +114,7 @@ def explain(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     value, context = first["input"], first.get("ctx", {})
-    rule, cure = _RULES.get(first["type"], (first["msg"], "see the study file's reference in README.md"))
+    rule, cure = _RULES.get(first["type"], (first["msg"], "see docs/reference/study-file.md"))
     bound = next(iter(context.values()), "") if context else ""
     return ConfigError(key, _show(value), rule.format(bound=bound), cure.format(bound=bound))
 

@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 
 
 class Section(BaseModel):
-    """A part of a configuration: frozen, closed, finite."""
+    """A part of a configuration: frozen, closed, finite. Docstrings under fields are docs/reference's descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -44,55 +44,74 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """The network. Letters: D dim, H n_heads, V vocab_size, N knowledge_num, L knowledge_length, Q knowledge_dim,
-    K num_selected."""
+    """The network and its memory. Letters: D dim, H n_heads, V vocab_size, T max_seq_len, N knowledge_num, L
+    knowledge_length, Q knowledge_dim, K num_selected."""
 
     dim: int = Field(gt=0)
+    """Width D."""
     n_layers: int = Field(gt=0, le=10_000)
+    """Blocks."""
     n_heads: int = Field(gt=0)
+    """Attention heads. `dim` must divide into even heads."""
     vocab_size: int = Field(ge=260)
-    """At least 256 bytes and the special tokens."""
+    """Vocabulary V: at least 256 bytes and the special tokens."""
     max_seq_len: int = Field(ge=8)
+    """Tokens T of a sequence."""
     rope_theta: float = Field(default=10_000.0, gt=0)
+    """Base of the rotary positions."""
     memory: Memory = "token"
-    """What replaces the feed-forward net: a memory of tokens, of vectors (1.4.5) or of both (`hybrid`), a matched
-    SwiGLU (`none`), or the token memory's gated layer with zeros for the read (`blind`). A key that a memory does not
-    use (`knowledge_length` with vectors, `ema_decay` with none) has no effect."""
+    """What replaces the feed-forward net: `token` (a memory of tokens), `vector` (1.4.5: stored vectors), `hybrid`
+    (tokens and a continuous residual), or a control: `none` (a SwiGLU of as many active parameters) or `blind` (the
+    same gated layer, fed zeros). A key that a memory has no use for changes nothing there."""
     memory_layers: str = "all"
-    """The layers that have the memory, counted from 0: `all`, or a list; the others have what `none` has. A list is
-    stored as the text "1,3", so that a search, a hash and a column each see one value."""
+    """Layers that have the memory, counted from 0: `all`, `[1, 3]` or `"1,3"` (in a `choice`, the text). The other
+    layers have what `none` has."""
     knowledge_num: int = Field(gt=0)
+    """Entries N of the bank: a square number."""
     knowledge_length: int = Field(gt=0)
+    """Tokens L of an entry."""
     knowledge_dim: int = Field(gt=0)
+    """Width Q of a query: an even number."""
     num_selected: int = Field(gt=0)
+    """Entries K that a position reads: at most sqrt(N)."""
     residual_dim: int = Field(default=32, gt=0)
-    """Width of a hybrid entry's residual."""
+    """Width of a hybrid entry's residual: at most `dim`."""
     query_norm: Literal["none", "layer", "cosine"] = "layer"
+    """How queries are normalised: `none` (the source), `layer`, or `cosine` (queries and sub-keys are normalised, the
+    temperature is learned)."""
     read_norm: Literal["none", "rms"] = "rms"
+    """How what was read is normalised before it is fused: `none` (the source) or `rms`."""
     ema: Literal["on", "off"] = "on"
+    """`off`: the bank stays as it was filled."""
     ema_decay: float = Field(default=0.9, ge=0, lt=1)
+    """Share of an entry that an update keeps."""
     ema_update_freq: int = Field(default=5, gt=0)
-    """One EMA update every so many micro-batches (the source's "steps")."""
+    """Micro-batches from one update of the bank to the next."""
     ema_state: Literal["requantized", "sparse_cache"] = "requantized"
-    """What an entry is between updates: its tokens, or also continuous features, for the entries updated last."""
+    """What an entry is between updates: `requantized`, its tokens and nothing else; `sparse_cache`, also the continuous
+    features of the entries that were updated last."""
     cache_mib: int = Field(default=256, gt=0)
-    """Budget of the features that `sparse_cache` keeps; the entries updated longest ago leave first."""
+    """Memory in MiB for the features that `sparse_cache` keeps. The least recently updated entries leave first."""
     ema_rescale: Literal["none", "match_norm"] = "none"
-    """`match_norm`: a_s is scaled to the norm of its entry as it is read."""
+    """`none` (the source), or `match_norm`: what is averaged in is scaled to the norm of what its entry decodes to."""
     encode: Literal["dot", "cosine"] = "dot"
-    """How a feature becomes a token: argmax_v of F'.W[v], or of F'.W[v]/|W[v]|."""
+    """How a feature becomes a token: by `dot` product (the source) or `cosine` with the rows of the output head."""
     freeze_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Share of the bank, from its first row on, that EMA updates never change."""
+    """Share of the bank, from its first row on, that is never updated."""
     kb_fit: Literal["head", "tail", "chunk", "object_first"] = "object_first"
-    """How a knowledge-base sentence of more than L tokens becomes rows of the bank."""
+    """How a sentence of the knowledge base that is longer than L tokens fits the bank: `head` (the source), `tail`,
+    `chunk` or `object_first`."""
     kb_init: Literal["knowledge", "random"] = "knowledge"
-    """What a bank of tokens holds at the start: the knowledge base, or random tokens everywhere."""
+    """What the bank starts with: the `knowledge` base, or `random` tokens everywhere, the control for what the content
+    is worth."""
     kb_layout: Literal["order", "grid"] = "order"
-    """Where knowledge stands: row after row, or in the subject's row and the predicate's column of the n x n grid."""
+    """Where knowledge stands: in `order`, row after row (the source), or in the `grid` of the product keys, the subject
+    choosing the row and the predicate the column; facts without them come last."""
     refresh: Literal["none", "frequency"] = "none"
-    """`frequency`: a sub-key that no query selects is moved."""
+    """`frequency`: sub-keys that nothing selects are reset to recent queries, and entries that cannot be reached are
+    filled again."""
     refresh_after: int = Field(default=20, gt=0)
-    """A sub-key is reset after so many EMA updates (one every `ema_update_freq` micro-batches) without a selection."""
+    """EMA updates through which a sub-key must be unused before it is reset."""
 
     @field_validator("memory_layers", mode="before")
     @classmethod
@@ -146,74 +165,100 @@ class TrainConfig(Section):
     """The optimisation. A step is a micro-batch, as in the source; an update is a step of the optimiser."""
 
     lr: float = Field(gt=0)
+    """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "wsd"] = "cosine"
+    """`cosine`, or `wsd` (warm-up, stable, decay)."""
     warmup_ratio: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the updates that warm up."""
     decay_ratio: float = Field(default=0.2, gt=0, le=1)
-    """Share of the updates that `wsd` (warm-up, stable, decay) spends decaying."""
+    """Share of the updates in which `wsd` decays."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Where the learning rate ends, as a share of its peak."""
     batch_size: int = Field(gt=0)
-    """Sequences in a micro-batch, over all ranks together."""
+    """Sequences of a micro-batch, all ranks together."""
     accumulation_steps: int = Field(default=1, gt=0)
+    """Micro-batches of an update."""
     gradient_checkpointing: Literal["on", "off"] = "off"
-    """`on`: the backward computes a block's activations again instead of keeping them."""
+    """`on` computes a block's activations again in the backward pass: less memory, more time."""
     grad_clip: float = Field(default=1.0, gt=0)
+    """Norm at which gradients are clipped."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of AdamW."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """First beta of AdamW."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Second beta of AdamW."""
     balance_loss_coef: float = Field(default=0.1, ge=0)
+    """Weight of the balance loss."""
     tokens: int | None = Field(default=None, gt=0)
-    """Budget in tokens (positions trained on). Exactly one of `tokens` and `epochs` is given."""
+    """Budget in tokens (positions trained on). Give this or `train.epochs`."""
     epochs: float | None = Field(default=None, gt=0)
+    """Budget in passes over the corpus."""
     engine: Literal["ddp", "deepspeed"] = "ddp"
-    """What connects the ranks of a trial; `deepspeed` is ZeRO stage 2."""
+    """What runs the ranks of a trial: `ddp`, or `deepspeed` (ZeRO stage 2; an extra, docs/running.md)."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    """`auto`: bf16 autocast on CUDA, fp32 on CPU. `fp64` is for comparing runs that sum in different orders."""
+    """`auto` (bf16 autocast on CUDA, fp32 on a CPU), `fp32`, `bf16`, or `fp64`, to compare runs that sum in different
+    orders."""
     seed: int = Field(default=0, ge=0)
+    """Draws initialisation, data order and the world of `facts`."""
     reseed: int = Field(default=0, ge=0)
-    """Gives initialisation, data order, packing and the bank's filling other random streams; the world of `facts`,
-    evaluation, prompts and samples keep those of the seed. 0: every stream is the seed's."""
+    """Above 0: other random streams for initialisation, data order, packing and the bank's filling. The world of
+    `facts`, evaluation, prompts and samples stay the seed's."""
     threads: int = Field(default=1, gt=0)
-    """CPU threads of a trial. It is part of the configuration because sums may depend on it."""
+    """CPU threads of a trial. Sums may depend on it, so it is part of the configuration."""
     report_every: int = Field(default=10, gt=0)
     """Steps between two reports. A report that would fall between two updates comes with the next update."""
     checkpoint_every: int = Field(default=10, gt=0)
-    """Reports between two checkpoints; the end of a run always writes one."""
+    """Reports between two checkpoints. One is written at the end in any case."""
 
 
 class DataConfig(Section):
     """The data. Paths are absolute in a resolved configuration."""
 
     corpus: Corpus = "facts"
+    """`facts` (a synthetic world), `pydoc` (the prose of Python's language reference) or `jsonl` (your files;
+    docs/data.md)."""
     train: str | None = None
+    """The training text (`jsonl`)."""
     val: str | None = None
+    """Held-out text (`jsonl`). Without it a share of the documents is held out."""
     knowledge: str | None = None
+    """The knowledge base that fills the bank. Without one the bank starts with random tokens (`facts` brings its
+    own)."""
     tokenizer: str | None = None
-    """A Hugging Face tokenizer.json; without one a byte-level BPE is trained on the corpus and cached."""
+    """A Hugging Face `tokenizer.json`. Without one a byte-level BPE is trained on the corpus once and cached."""
     val_fraction: float = Field(default=0.05, gt=0, lt=1)
-    """Share of the documents that is held out where there is no `val` file."""
+    """Share of the documents that is held out where there is no `data.val`."""
     facts_entities: int = Field(default=256, gt=1)
+    """Entities of the synthetic world."""
     facts_relations: int = Field(default=4, gt=0, le=16)
+    """Relations of every entity."""
     facts_objects: int = Field(default=16, gt=1)
-    """Objects of each relation: guessing costs ln(facts_objects) nats."""
+    """Objects that a relation chooses from. Guessing costs ln(`facts_objects`) nats."""
     facts_heldout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the facts that are in the knowledge base and in no training text."""
+    """Share of the facts that stand in the knowledge base and in no training text."""
 
 
 class EvalConfig(Section):
     """What is measured, and on how much data."""
 
     val_tokens: int = Field(default=16_384, gt=0)
-    """Validation tokens, the same at every report and at the end, so that every val_loss compares with every other,
-    also a pruned trial's with a completed one's."""
+    """Validation tokens read at a report and at the end: always the same window, so that every val_loss compares with
+    every other."""
     val_batch_size: int = Field(default=16, gt=0)
+    """Sequences at once."""
     every: int = Field(default=1, gt=0)
     """Reports between two validations."""
     prompts: int = Field(default=16, gt=0)
     """Held-out prompts for the inference loss and for samples."""
     prompt_tokens: int = Field(default=8, gt=0)
+    """Tokens of a prompt."""
     new_tokens: int = Field(default=48, gt=0)
+    """Tokens of a sample, at most."""
     temperature: float = Field(default=0.8, ge=0)
+    """Temperature of the samples. 0 is greedy."""
     fact_probes: int = Field(default=128, gt=0)
+    """Facts that the model is asked."""
 
 
 class Config(Section):

@@ -1,170 +1,132 @@
-"""What the documentation says is there, is there; and what is there is documented."""
+"""What the documentation says is there, is there; and what is there is documented. docs/reference/: tests/reference."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ablate import cli, columns
-from ablate.records.schema import HISTORY_COLUMNS, TRIAL_ENDS, TRIAL_STARTS
-from ablate.spec import distributions, study_file
-from ablate.spec.models import (
-    Ablation,
-    Asha,
-    EarlyStopping,
-    Hypothesis,
-    Objective,
-    Optimizer,
-    Resources,
-    Tracking,
-    TuneEachArm,
-)
+from ablate.reference import commands
+from ablate.spec import study_file
 from ablate.spec.reader import SECTIONS
-from model.api import KEYS, PRESETS
 from tests import ROOT
-from tests.study_files import resolve
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("ablate.sweep", "ablate.report", "ablate.rerun", "ablate.status", "model.train", "model.bank")
-STUDY_SECTIONS = {
-    "objective.": Objective,
-    "optimizer.": Optimizer,
-    "early_stopping.": EarlyStopping,
-    "early_stopping.asha.": Asha,
-    "ablation.": Ablation,
-    "ablation.tune_each_arm.": TuneEachArm,
-    "hypotheses.": Hypothesis,
-    "resources.": Resources,
-    "tracking.": Tracking,
-}
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+GUIDES = [page for page in PAGES if page.startswith("docs/") and "/decisions/" not in page]
+"""What a user reads; a decision is found by its folder."""
 
 
-def flags_of(command: str) -> set[str]:
-    """The flags that a command's own --help names."""
-    shown = subprocess.run([sys.executable, "-m", command, "--help"], capture_output=True, text=True, check=True)
-    assert "example" in shown.stdout, f"{command} --help has no example"
-    # argparse sets flags off by two blanks; the examples may name flags of other commands.
-    return set(re.findall(r"^  (--[a-z-]+)", shown.stdout, flags=re.MULTILINE)) - {"--help"}
+def test_the_readme_fits_a_few_screens():
+    assert len(README.splitlines()) <= 150
 
 
-def rows(first_header: str) -> Iterator[list[str]]:
-    """The cells of every README table whose header begins so."""
-    table = re.search(rf"^\| {re.escape(first_header)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, flags=re.MULTILINE)
-    assert table, f"README has no table {first_header}"
-    for line in table[1].splitlines():
-        yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+@pytest.mark.parametrize("command", commands.parsers())
+def test_a_command_is_in_the_readme(command: str):
+    assert f"| `python -m {command}" in README
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_and_its_flags_are_documented(command: str):
-    assert f"python -m {command}" in README
-    documented = {match[1] for cells in rows(f"`{command}`") if (match := re.match(r"`(--[a-z-]+)", cells[0]))}
-    assert documented == flags_of(command)
+def test_the_readmes_study_is_the_one_that_gave_the_answer():
+    shown = yaml.safe_load(_yaml_block(README))
+    assert shown == yaml.safe_load((ROOT / "search_spaces" / "memory.yaml").read_text(encoding="utf-8"))
 
 
-def test_every_command_is_one_that_the_readme_lists():
-    mains = {path.stem for path in (ROOT / "ablate").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert {f"ablate.{name}" for name in mains - {"columns"}} | {"model.train", "model.bank"} == set(COMMANDS)
+def test_the_readmes_answer_is_the_reports():
+    report = (ROOT / "results" / "memory" / "report" / "report.md").read_text(encoding="utf-8").splitlines()
+    section = README.partition("## The answer it gives")[2].partition("\n## ")[0].splitlines()
+    quoted = [line.removeprefix("> ") for line in section if line.startswith(("> ", "|"))]
+    assert len(quoted) == 11, "the answer, and a table of eight arms with its two lines of header"
+    assert not [line for line in quoted if line not in report]
 
 
-@pytest.mark.parametrize("section", ["model", "train", "data", "eval"])
-def test_the_configuration_reference_is_the_configuration(section: str):
-    tiny, seed = resolve("tiny", {}), resolve("seed-1.4.6", {"data.train": "x"})
-    keys = []
-    for key, in_tiny, in_seed, about in rows(f"`{section}.` key"):
-        keys.append(key.strip("`"))
-        assert about, key
-        for config, shown in ((tiny, in_tiny), (seed, in_seed)):
-            value = config[keys[-1]]
-            assert value in (_read(shown), "x"), f"{key}: README says {shown}, it is {value}"
-    assert keys == [key for key in KEYS if key.startswith(f"{section}.")]
-
-
-def _read(shown: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(shown)
-        except ValueError:
-            continue
-    return None if shown == "—" else shown
-
-
-def test_the_study_files_reference_is_complete_and_its_defaults_are_true():
-    documented = {cells[0].strip("`"): cells[1].strip("`") for cells in rows("key")}
-    expected = {f"{prefix}{name}" for prefix, model in STUDY_SECTIONS.items() for name in model.model_fields}
-    assert documented.keys() == expected | {"study", "question", "base.preset", "search", "targets"}
-    assert {key.split(".")[0] for key in documented} == set(SECTIONS)
-    for prefix, model in STUDY_SECTIONS.items():
-        for name, field in model.model_fields.items():
-            shown = documented[prefix + name]
-            if model is not Objective:  # its defaults are the reader's
-                assert shown == (
-                    "needed" if field.is_required() else _written(field.get_default(call_default_factory=True))
-                )
-
-
-def _written(default: object) -> str:
-    """A default as a study file would have it; `none` for what is left out."""
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, float):
-        return f"{default:g}"
-    if isinstance(default, tuple):
-        return f"[{', '.join(default)}]"
-    return "none" if default in (None, {}) else str(default)
-
-
-def test_every_preset_and_distribution_is_named():
-    for name in PRESETS:
-        assert f"`{name}`" in README
-    assert {cells[0].strip("`{").split(":")[0] for cells in rows("distribution")} == set(distributions._KINDS)
-
-
-def test_exit_codes_are_those_of_the_code():
-    codes = [int(cells[0]) for cells in rows("exit code")]
-    assert codes == [cli.DONE, cli.DIFFERENT, cli.BAD_INPUT, cli.NO_SUCCESS, cli.INTERRUPTED]
-
-
-def test_the_study_in_the_readme_is_a_valid_one(tmp_path: Path):
-    block = re.search(r"```yaml\n(study:.*?)```", README, flags=re.DOTALL)
-    assert block
+def test_the_example_of_a_study_is_valid_and_has_every_section(tmp_path: Path):
+    block = _yaml_block((ROOT / "docs" / "studies.md").read_text(encoding="utf-8"))
     path = tmp_path / "study.yaml"
-    path.write_text(block[1], encoding="utf-8")
+    path.write_text(block, encoding="utf-8")
     assert study_file.load(path).ablation is not None
-    assert set(yaml.safe_load(block[1])) == set(SECTIONS)
+    assert set(yaml.safe_load(block)) == set(SECTIONS)
 
 
-def test_columns_md_is_current():
-    written = (ROOT / "docs" / "columns.md").read_text(encoding="utf-8")
-    assert written == columns.page(), "run: python -m ablate.columns > docs/columns.md"
-    for column in (*TRIAL_STARTS, *TRIAL_ENDS, *HISTORY_COLUMNS):
-        assert f"`{column.name}`" in written
+def test_every_study_that_comes_along_is_listed():
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert not [
+        path.name for path in (ROOT / "search_spaces").glob("*.yaml") if f"(../search_spaces/{path.name})" not in text
+    ]
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/log.md"])
+def test_every_benchmark_is_listed():
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"), flags=re.M)
+    assert set(listed) == {path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_")}
+
+
+def _yaml_block(page: str) -> str:
+    block = re.search(r"```yaml\n(study:.*?)```", page, flags=re.DOTALL)
+    assert block
+    return block[1]
+
+
+# ---- links, paths and commands in the prose
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str):
     path = ROOT / page
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), f"{page} links to {target}"
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8")):
+        there = path.parent / target if target else path
+        assert there.exists(), f"{page} links to {target}"
+        if anchor and there.suffix == ".md":
+            assert anchor in _anchors(there.read_text(encoding="utf-8")), f"{page} links to {target}#{anchor}"
 
 
-def test_every_module_has_its_line_in_the_architecture():
+def _anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_linked_from_the_readme_or_by_a_page_that_is():
+    reached, left = set[Path](), [ROOT / "README.md"]
+    while left:
+        path = left.pop()
+        if path not in reached:
+            reached.add(path)
+            targets = re.findall(r"\]\((?!https?://)([^)#\s]+\.md)", path.read_text(encoding="utf-8"))
+            left += [(path.parent / target).resolve() for target in targets]
+    assert not [page for page in GUIDES if ROOT / page not in reached]
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_the_files_that_developers_are_sent_to_are_there(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:ablate|model|tests|benchmarks|docs)/[\w/.]*)`", text)
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_every_folder_is_in_the_architecture():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    modules = {
-        str(path.relative_to(ROOT))
-        for package in ("ablate", "model", "benchmarks")
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
+    for package in ("ablate", "model"):
+        for path in (ROOT / package).glob("*/__init__.py"):
+            assert re.search(rf"\b{path.parent.name}/", text), f"{package}/{path.parent.name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", *GUIDES])
+def test_flags_in_the_prose_are_flags_of_the_command(page: str):
+    """`python -m ablate.sweep ... --dry-run`, wherever a page shows a command line."""
+    flags = {
+        name: {flag for action in commands.actions(parser) for flag in action.option_strings}
+        for name, parser in commands.parsers().items()
     }
-    documented = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, flags=re.MULTILINE))
-    assert documented == modules
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, line in re.findall(r"python -m ((?:ablate|model)\.\w+)([^`\n|#]*)", text):
+        if name in flags:
+            assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) - {"--help"} <= flags[name], f"{page}: {name}{line}"
+
+
+# ---- dependencies
 
 
 def test_constraints_pin_every_dependency():

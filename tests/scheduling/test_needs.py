@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate import cli, sweep, sweep_options
+from ablate import cli, sweep
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.records.rows import Status
@@ -141,7 +141,7 @@ def ended(ledger: Ledger, trial: Trial, *, hours: float, status: Status = "compl
 
 def hours(study: StudySpec, folder: Path) -> float | None:
     """How long a sweep of the study may take on the two GPUs."""
-    options = sweep_options.parse([str(study.file), "--results", str(folder), "--resume"])
+    options = sweep.parse([str(study.file), "--results", str(folder), "--resume"])
     return sweep._within_budget(study, options).max_hours
 
 

@@ -1,0 +1,46 @@
+"""`python -m ablate.reference`: write docs/reference/, or say which of its pages are stale."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablate.reference import columns, commands, configuration, study_file
+
+FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+PAGES = {
+    "commands.md": commands.page,
+    "study-file.md": study_file.page,
+    "configuration.md": configuration.page,
+    "columns.md": columns.page,
+}
+
+
+def main(argv: Sequence[str] | None = None, *, folder: Path = FOLDER) -> int:
+    """Write the stale pages into `folder`. With `--check`: write nothing, name them, and exit 1 where there are any."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ablate.reference",
+        description="Write docs/reference/ from the code.",
+        epilog="example: python -m ablate.reference --check",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and name the pages that are stale")
+    check = parser.parse_args(argv).check
+    pages = {name: page() for name, page in PAGES.items()}
+    stale = {name: text for name, text in pages.items() if _read(folder / name) != text}
+    for name, text in stale.items():
+        if check:
+            print(f"docs/reference/{name} is stale: run python -m ablate.reference", file=sys.stderr)
+        else:
+            (folder / name).write_text(text, encoding="utf-8")
+            print(folder / name)
+    return 1 if check and stale else 0
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
