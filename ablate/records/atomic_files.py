@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, flushed to the disk, then given their own."""
+"""Files that are whole or absent: written under another name, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class Unreadable(Exception):
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a `.tmp` file, then put it in `path`'s place, atomically and durably."""
+    """Let `write` fill a `.tmp` file, then rename it to `path`, atomically and durably."""
     tmp = filled(path, write)
     tmp.replace(path)
     _sync_folder(path.parent)
 
 
 def create(path: Path, write: Callable[[Path], object]) -> None:
-    """As `replace`, but raises FileExistsError, and changes nothing, where `path` exists already."""
+    """As `replace`, but raises FileExistsError, and changes nothing, if `path` exists already."""
     tmp = filled(path, write)
     try:
-        os.link(tmp, path)  # unlike a rename, a link fails where the name is taken: of two writers one wins
+        os.link(tmp, path)  # unlike a rename, a link fails if the name is taken: of two writers one wins
     finally:
         tmp.unlink()
     _sync_folder(path.parent)
 
 
 def read(path: Path, *, needs: tuple[str, ...], version: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet part that has the columns `needs` and is not newer than schema `version`; Unreadable otherwise.
+    """Read a parquet part. Raises Unreadable if it lacks a column of `needs` or is newer than schema `version`.
 
-    `columns`: those of them that the part has; None for all.
+    `columns`: only these, as far as the part has them; None for all.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -54,19 +54,19 @@ def read(path: Path, *, needs: tuple[str, ...], version: int, columns: Sequence[
 
 
 def table(path: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file alone: the folders' names (`lr=0.1/`) are not taken for columns."""
+    """Read one parquet file. Names of folders (`lr=0.1/`) are not taken for columns."""
     with pq.ParquetFile(path) as file:
         return file.read(columns=None if columns is None else list(columns))
 
 
 def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
-    """One table of all the parts, with the columns of `schema` and whatever more they have, and the list of problems.
+    """One table of all the parts, with the columns of `schema` and those that parts have beyond it; and the problems.
 
-    Types are promoted (an int column meets a double one); a part whose types cannot meet the others' is left out.
+    Types are promoted (int and double become double); a part whose types do not fit the others' is left out.
     """
     problems, kept, known = [], [], None
     for path, part in tables.items():
-        if known is not None and part.schema.equals(known):  # as most are: nothing new to unify
+        if known is not None and part.schema.equals(known):  # most parts have the same schema as the one before
             kept.append(part)
             continue
         try:
@@ -80,7 +80,7 @@ def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, li
 
 
 def filled(path: Path, write: Callable[[Path], object]) -> Path:
-    """A `.tmp` file beside `path` that `write` has filled, on the disk; nothing is left of one that it could not."""
+    """A `.tmp` file beside `path` that `write` has filled, flushed to the disk; deleted again if `write` fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -94,7 +94,7 @@ def filled(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system lets a folder be opened."""
+    """Make a rename survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,10 +17,10 @@ OPTIONS: dict[Scheme, tuple[str, ...]] = {
     "s3": ("endpoint_override", "scheme", "region"),
     "gs": ("endpoint_override", "scheme"),
 }
-"""Parameters of a URL, as pyarrow's `FileSystem.from_uri` has them. Keys are none: they come from the environment."""
+"""Parameters of a URL, named as in pyarrow's `FileSystem.from_uri`. Keys come from the environment only."""
 
 HELP = "a folder, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; default: results"
-"""Of `--results`."""
+"""Help text of `--results`."""
 
 _CURE = "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]")
@@ -28,10 +28,10 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]")
 
 @dataclass(frozen=True)
 class Url:
-    """A prefix of a bucket. Like a path it is extended by `/`. Holds no secret, so it travels to workers as it is.
+    """A prefix of a bucket. `/` extends it like a path. It holds no secret, so it is sent to workers as it is.
 
-    `options` stand in the URL; `endpoint` (scheme://host:port) and `region` are "" where neither the URL nor the
-    environment of whoever parsed it names them.
+    `options` are the URL's parameters; `endpoint` (scheme://host:port) and `region` are "" if neither the URL nor the
+    environment of the process that parsed it names them.
     """
 
     scheme: Scheme
@@ -53,11 +53,11 @@ class Url:
         return self.key.rpartition("/")[2]
 
     def absolute(self) -> Url:
-        """Itself: a URL is nowhere relative."""
+        """Itself: a URL is never relative."""
         return self
 
     def whole(self) -> str:
-        """The URL with all that is known of its endpoint in it, for who does not share this environment."""
+        """The URL with its endpoint and region in it, for processes that do not share this environment."""
         protocol, _, host = self.endpoint.rpartition("://")
         known = {"endpoint_override": host, "scheme": protocol, "region": self.region}
         query = urlencode({key: value for key, value in known.items() if value})
@@ -68,7 +68,7 @@ Place = Path | Url
 
 
 def parse(text: str) -> Place:
-    """A folder or a URL. Raises BadInput for a URL that is none, has another scheme, or has a key in it."""
+    """A folder or a URL. Raises BadInput for a malformed URL, another scheme, or a URL with a key in it."""
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs):", text):
         return Path(text)
     split = urlsplit(text)
@@ -101,7 +101,7 @@ def parse(text: str) -> Place:
 
 
 def cache(url: Url) -> Path:
-    """The folder on this machine that holds copies of what is under `url`, and what is needed here alone."""
+    """The folder on this machine that holds copies of what is under `url`, and files that only this machine needs."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     server = f"-{hashlib.sha256(url.endpoint.encode()).hexdigest()[:8]}" if url.endpoint else ""
     return root.joinpath("ablate", "results", f"{url.scheme}-{url.bucket}{server}", *url.key.split("/"))
