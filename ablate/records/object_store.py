@@ -1,12 +1,13 @@
 """A study under a prefix of a bucket, through pyarrow.fs. Files have the names that they have in a folder.
 
-An object appears whole when its upload is complete, at its final key: nothing is renamed. What it does not give is
-`create` as one step: it looks whether the key is taken, then writes. Two writers within those milliseconds would both
-succeed, which the study's lock (ablate.lease) and the fencing by attempts keep apart.
+An object appears whole, at its final key, when its upload is complete: nothing is renamed. `create` takes two steps: it
+looks whether the key is taken, then writes. Two writers within the same milliseconds would both succeed; the study's
+lock (`lease`) and the fencing by attempts keep them apart.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -14,8 +15,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -24,22 +28,28 @@ from ablate.errors import BadInput
 from ablate.records import atomic_files, lease, locations
 from ablate.records.locations import Url
 
+if TYPE_CHECKING:
+    from ablate.records.s3_register import S3Register
+
+_LOG = logging.getLogger(__name__)
+_CLOCKS = "%s is locked by the machines' clocks: %s"
+
 _AT_ONCE = 16
-"""Transfers at a time: each waits for the network most of its life."""
+"""Transfers at a time: each mostly waits for the network."""
 
 _SETTLED_NS = 3_000_000_000
-"""A store's times are whole seconds: an object that was younger than this when it was copied may have been replaced
-within its second, and is copied once more."""
+"""A store's times are whole seconds. An object that was younger than this when it was copied may have been replaced
+within the same second, so it is copied once more."""
 
 _PATIENT, _QUICK = (10, 30.0, 60), (1, 4.0, 3)
-"""(attempts of S3, seconds of S3's silence, seconds of Google's retries): while a study runs, and for a first look."""
+"""(S3's attempts, S3's timeout in seconds, seconds of Google's retries): while a study runs, and for the first look."""
 
 
 class ObjectStore:
     """Implements `Store`."""
 
     def __init__(self, url: Url) -> None:
-        """Raises BadInput where the bucket is not there, cannot be reached, or may not be read."""
+        """Raises BadInput if the bucket does not exist, cannot be reached, or may not be read."""
         self.url, self.folder = url, locations.cache(url)
         self._root = f"{url.bucket}/{url.key}".rstrip("/")
         self._fs = connect(url)
@@ -71,10 +81,10 @@ class ObjectStore:
         stale = [name for name, info in there.items() if name not in here or not _current(here[name], info)]
         self._each(stale, lambda name: self._download(_below(folder, name), there[name]))
         if mirror:
-            for name in here.keys() - there.keys():  # listed before, and a copy is made after its object
+            for name in here.keys() - there.keys():  # listed first, and a copy is made after its object: it is gone
                 here[name].unlink(missing_ok=True)
             if not prefix:
-                self._pushed[folder] = _state(self.folder / folder)  # what was fetched need not go back
+                self._pushed[folder] = _state(self.folder / folder)  # what was fetched is not uploaded again
 
     def push(self, folder: str, *, mirror: bool = False) -> None:
         now = _state(self.folder / folder)
@@ -83,7 +93,7 @@ class ObjectStore:
             return
         changed = [name for name in now if name not in before or before[name] != now[name]]
         self._each(changed, lambda name: self._upload(_below(folder, name), self.folder / folder / name))
-        if mirror and now:  # what is new is whole there before anything old is dropped
+        if mirror and now:  # all that is new is uploaded before anything old is deleted
             kept = {name.partition("/")[0] for name in now}
             for old in {name.partition("/")[0] for name in self._listed(folder)} - kept:
                 self._fs.delete_dir(self._key(_below(folder, old)))
@@ -117,21 +127,56 @@ class ObjectStore:
         return (self.url / name).whole() if shared else str(self.folder / name)
 
     def hold(self, name: str) -> AbstractContextManager[None]:
-        return lease.hold(self._slot(name))
+        return lease.hold(self._lock(name))
 
     def held(self, name: str) -> bool:
-        return lease.is_held(self._slot(name))
+        return lease.is_held(self.owner(name), silent_s=lambda owner: self._silent_s(name, owner))
 
     def owner(self, name: str) -> lease.Owner | None:
-        return lease.Owner.read(self._slot(name).read())
+        return lease.Owner.read(_read(self._fs, self._key(name)))
 
-    def _slot(self, name: str) -> lease.Slot:
+    def _lock(self, name: str) -> lease.Lock:
+        """The lock by conditional writes where the store has them, otherwise the one by clocks."""
+        try:
+            register = self._register(name)
+            if register is not None:
+                if lease.is_conditional(replace(register, key=f"{register.key}.{uuid.uuid4().hex[:8]}.tmp")):
+                    return lease.ByVersions(register)
+                _LOG.warning(_CLOCKS, name, "the store ignores the conditions of writes")
+        except ImportError:
+            _LOG.warning(_CLOCKS, name, "botocore is not installed (the extra `s3`)")
+        except OSError as error:
+            _LOG.warning(_CLOCKS, name, f"conditional writes fail: {_reason(str(error))}")
         key = self._key(name)
-        return lease.Slot(
-            read=lambda: _read(self._fs, key),
-            write=lambda content: _write(self._fs, key, content),
-            drop=lambda: self._fs.delete_file(key),
+        return lease.ByClocks(
+            lease.Slot(
+                read=lambda: _read(self._fs, key),
+                write=lambda content: _write(self._fs, key, content),
+                drop=lambda: self._fs.delete_file(key),
+            )
         )
+
+    def _register(self, name: str) -> S3Register | None:
+        """The file as an object with conditional writes; None for a scheme that is locked by clocks. Raises ImportError
+        without botocore."""
+        if not isinstance(self._fs, fs.S3FileSystem):
+            return None
+        from ablate.records.s3_register import S3Register
+
+        return S3Register(self._client, self.url.bucket, (self.url / name).key)
+
+    @cached_property
+    def _client(self) -> Any:
+        from ablate.records import s3_register  # a second of imports, which only a lock needs
+
+        return s3_register.connect(self.url, region=self._fs.region)
+
+    def _silent_s(self, name: str, owner: lease.Owner) -> float:
+        """Time since the last heartbeat: by the store's clock if it is known, otherwise by the owner's and this one."""
+        with suppress(ImportError, OSError):
+            if (register := self._register(name)) and (seen := register.read()):
+                return seen.silent_s
+        return owner.silent_s()
 
     def _key(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
@@ -140,13 +185,13 @@ class ObjectStore:
         return self._fs.get_file_info(self._key(name))
 
     def _listed(self, folder: str, *, recursive: bool = True) -> dict[str, fs.FileInfo]:
-        """Name in the folder -> what the store says of it."""
+        """Name in the folder -> the store's entry of it."""
         root = self._key(folder)
         found = self._fs.get_file_info(fs.FileSelector(root, recursive=recursive, allow_not_found=True))
         return {info.path[len(root) + 1 :]: info for info in found if info.type is fs.FileType.File}
 
     def _upload(self, name: str, path: Path) -> None:
-        # In one call: a stream that is closed on the way out of an error would publish the half that it has.
+        # In one call: if an error closed the stream between two calls, half an object would be published.
         content = pa.memory_map(str(path)).read_buffer() if path.stat().st_size else b""
         _write(self._fs, self._key(name), content)
 
@@ -165,14 +210,14 @@ class ObjectStore:
             tmp.unlink(missing_ok=True)
 
     def _each(self, names: Iterable[str], act: Callable[[str], None]) -> None:
-        """Many at a time. Raises what the first of them raised."""
+        """Do it for many at a time. Raises the first error."""
         with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
             for _ in pool.map(act, names):
                 pass
 
 
 def connect(url: Url) -> fs.FileSystem:
-    """The file system of a URL, after one quick look at it. Raises BadInput with what is wrong and what to do."""
+    """The file system of a URL, after one quick look at it. Raises BadInput that says what is wrong and what to do."""
     root = f"{url.bucket}/{url.key}".rstrip("/")
     try:
         with suppress(FileNotFoundError):  # nothing is there yet
@@ -199,7 +244,7 @@ def _filesystem(url: Url, *, patience: tuple[int, float, int]) -> fs.FileSystem:
 
 
 def _complaint(said: str, url: Url) -> tuple[str, str]:
-    """(what is wrong, what to do) of an error that pyarrow raised at the first look."""
+    """(what is wrong, what to do) for an error that pyarrow raised at the first look."""
     if "NO_SUCH_BUCKET" in said or re.search(r"[Bb]ucket '?.*'? ?(not found|does not exist)", said):
         return f"there is no bucket {url.bucket}", "create it, or correct its name"
     if any(word in said for word in _DENIED):
@@ -241,7 +286,7 @@ def _write(files: fs.FileSystem, key: str, content: bytes | pa.Buffer) -> None:
 
 
 def _current(path: Path, info: fs.FileInfo) -> bool:
-    """Whether the copy is of the object as it is now."""
+    """Whether the copy is up to date."""
     stat = _stat(path)
     if stat is None or (stat.st_size, stat.st_mtime_ns) != (info.size, info.mtime_ns):
         return False
@@ -249,7 +294,7 @@ def _current(path: Path, info: fs.FileInfo) -> bool:
 
 
 def _stamp(path: Path, info: fs.FileInfo) -> None:
-    """Give a copy the object's time, by which `_current` knows it."""
+    """Give a copy the object's time, which `_current` compares."""
     if info.mtime_ns is not None:
         os.utime(path, ns=(info.mtime_ns, info.mtime_ns))
 
@@ -262,7 +307,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _below(folder: str, name: str) -> str:
-    """The name, in the study, of a file in a folder of it; the study itself is `""`."""
+    """Join a folder of the study and a name in it; the study itself is the folder `""`."""
     return f"{folder}/{name}" if folder else name
 
 
@@ -273,7 +318,7 @@ def _state(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name in the folder, file) of everything in it that is whole."""
+    """(name in the folder, path) of every file in it that is not being written."""
     for at, below, names in os.walk(folder):
         below[:] = [name for name in below if not name.endswith(".tmp")]
         for name in names:

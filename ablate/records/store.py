@@ -1,5 +1,5 @@
-"""What a ledger is kept in. Names are relative to a study: `trials/ID.parquet`. A folder is what it always was; of a
-prefix in a bucket (`ablate.objects`) a folder on this machine holds copies."""
+"""Where a ledger's files are kept: in a folder, or under a prefix of a bucket (`object_store`), with copies in a folder
+on this machine. Names of files are relative to the study: `trials/ID.parquet`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Store(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where the files are, or their copies."""
+        """The folder on this machine that holds the files or their copies."""
         ...
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files directly in a folder of the study, sorted; none where there is no such folder."""
+        """Names of the files directly in a folder of the study, sorted; empty if there is no such folder."""
         ...
 
     def exists(self, name: str) -> bool:
@@ -35,44 +35,44 @@ class Store(Protocol):
         ...
 
     def folders(self, *, having: str) -> list[str]:
-        """Names of the folders directly in here that have a file of this name, sorted."""
+        """Names of the folders directly in this store that have a file of this name, sorted."""
         ...
 
     def fetch(self, name: str) -> Path:
-        """The file itself or its copy, as it is now; not there where it is not."""
+        """Path of the file, or of a copy brought up to date; the path does not exist if there is no such file."""
         ...
 
     def pull(self, folder: str, *, prefix: str = "", mirror: bool = True) -> None:
-        """Bring copies up to date, of the files whose names in the folder begin with `prefix`; `mirror`: and drop what
-        else is there, be it a copy of what is gone or never pushed."""
+        """Bring the copies up to date of files whose names in the folder begin with `prefix`. `mirror`: also delete
+        local files that the store does not have."""
         ...
 
     def push(self, folder: str, *, mirror: bool = False) -> None:
-        """Keep what somebody wrote to the folder here; `mirror`: and drop the folders in it that are gone here."""
+        """Upload what was written to the local folder. `mirror`: also delete its sub-folders that are gone locally."""
         ...
 
     def replace(self, name: str, write: Callable[[Path], object]) -> None:
-        """See `parts.replace`."""
+        """See `atomic_files.replace`."""
         ...
 
     def create(self, name: str, write: Callable[[Path], object]) -> None:
-        """See `parts.create`."""
+        """See `atomic_files.create`."""
         ...
 
     def remove(self, folder: str) -> None:
-        """Drop a folder of the study with all that is in it; `""`: the study."""
+        """Delete a folder of the study with all that is in it; `""`: the study."""
         ...
 
     def forget(self) -> None:
-        """Drop all copies, and whatever else is only here."""
+        """Delete all copies, and what else is only on this machine."""
         ...
 
     def scratch(self, name: str, *, shared: bool) -> str:
-        """A folder for notes that nobody keeps; `shared`: where other machines see it too."""
+        """A folder for temporary files; `shared`: one that other machines see too."""
         ...
 
     def hold(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock; raises `Held` where somebody else does."""
+        """Hold a lock. Raises `Held` if somebody else holds it."""
         ...
 
     def held(self, name: str) -> bool:
@@ -80,13 +80,13 @@ class Store(Protocol):
         ...
 
     def owner(self, name: str) -> Owner | None:
-        """Who holds it, or held it last; None where that is not known."""
+        """Who holds it, or held it last; None if that is not known."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder, which every machine that works on the study sees. There are no copies to be brought up to date."""
+    """A folder that every machine sees that works on the study. There are no copies to bring up to date."""
 
     folder: Path
 
@@ -130,10 +130,10 @@ class LocalStore:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """The lock is the kernel's, so a killed process leaves none behind; the file says whose it is."""
+        """The lock is the kernel's, so a killed process leaves none behind. The file's content names the owner."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:  # what another process has written stays, until the lock is got
+        with path.open("ab") as file:  # another owner's name stays in the file until the lock is taken
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -144,7 +144,7 @@ class LocalStore:
             yield
 
     def held(self, name: str) -> bool:
-        """By a process of this machine, that is: what another one holds is not seen on every network's file system."""
+        """Whether a process of this machine holds it: not every network file system shows the locks of others."""
         path = self.folder / name
         if not path.exists():
             return False
@@ -163,7 +163,7 @@ class LocalStore:
 
 
 def at(place: Place) -> Store:
-    """The store of what is kept at `place`. Raises BadInput where a bucket is not there or cannot be reached."""
+    """The store at `place`. Raises BadInput if a bucket does not exist or cannot be reached."""
     return _objects(place) if isinstance(place, Url) else LocalStore(place)
 
 

@@ -1,10 +1,12 @@
-"""A local S3 server for tests, in a process of its own, and what a command needs to find it."""
+"""A local S3 server for tests, in a process of its own (`python -m tests.records.s3 PORT`), and what a command needs to
+find it."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pyarrow import fs
 
 from ablate.records import locations
 from ablate.records.locations import Url
+from tests import ROOT
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "a-secret-that-is-written-nowhere"}
 
@@ -27,7 +30,8 @@ def serving(log: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     with log.open("w") as out:
         server = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-W", "ignore", "-m", "tests.records.s3", str(port)],
+            cwd=ROOT,
             stdout=out,
             stderr=out,
         )
@@ -63,3 +67,21 @@ def bucket(endpoint: str, prefix: str = "studies") -> Url:
     url = locations.parse(f"s3://{name}/{prefix}")
     assert isinstance(url, Url)
     return url
+
+
+def _serve(port: int) -> None:
+    """moto, one request at a time: it checks the condition of a write and then writes, which S3 does in one step."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import run_simple
+
+    moto, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def one_at_a_time(environ, start_response):
+        with turn:
+            return moto(environ, start_response)
+
+    run_simple("127.0.0.1", port, one_at_a_time, threaded=True)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
