@@ -18,10 +18,10 @@ from model.api import NonFiniteLoss
 from tests.study_files import resolve
 
 Act = Literal[
-    "complete", "until_told", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "deaf", "frozen", "endless",
-    "real", "oom_of_rank_0",
+    "complete", "until_stopped", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "silent", "frozen",
+    "endless", "real", "oom_of_rank_0",
 ]  # fmt: skip
-"""What a trial does. `until_told`: reports until a verdict or the file `release` ends it; `deaf`: stops reporting;
+"""What a trial does. `until_stopped`: reports until a verdict or the file `release` ends it; `silent`: stops reporting;
 `frozen`: stops its process (SIGSTOP); `endless`: each step reports one more minute of training; `real`: trains, and
 waits for the file `release` after each report; `oom_of_rank_0`: rank 0 runs out of memory once."""
 
@@ -50,9 +50,9 @@ class FakeTrain:
         checkpoint_dir.joinpath("pid").write_text(str(os.getpid()))
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         end = time.monotonic() + BOUND_S
-        while step < STEPS or act in ("until_told", "deaf", "frozen", "endless"):
+        while step < STEPS or act in ("until_stopped", "silent", "frozen", "endless"):
             step += 1
-            budget = ENDLESS if act in ("until_told", "endless") else STEPS
+            budget = ENDLESS if act in ("until_stopped", "endless") else STEPS
             now = _report(step, seed, budget=budget, step_s=60.0 if act == "endless" else 0.02)
             if seed in self.nvml:
                 held, busy = self.nvml[seed]
@@ -76,11 +76,11 @@ class FakeTrain:
                 raise ValueError("a toy error")
             if act == "killed" or (act == "killed_once" and step == 2):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if act == "until_told" and self.folder.joinpath("release").exists():
+            if act == "until_stopped" and self.folder.joinpath("release").exists():
                 return _result(step, Verdict.CONTINUE)
-            if act == "deaf":
-                print("\x1b[31mdeaf from now on\x1b[0m", flush=True)
-                self.folder.joinpath("deaf").touch()
+            if act == "silent":
+                print("\x1b[31msilent from now on\x1b[0m", flush=True)
+                self.folder.joinpath("silent").touch()
                 time.sleep(BOUND_S)
             if act == "frozen":
                 self.folder.joinpath("frozen").write_text(str(os.getpid()))
@@ -178,7 +178,7 @@ class Scripted:
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         self.configs.append(config)
         act = self._acts.pop(0) if self._acts else "complete"
-        if act == "until_told":
+        if act == "until_stopped":
             os.kill(os.getpid(), signal.SIGINT)
         fake = FakeTrain({config["train.seed"]: act}, folder=self._folder)
         return fake(config, report, checkpoint_dir=checkpoint_dir)

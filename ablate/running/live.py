@@ -34,7 +34,7 @@ class View:
         self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._study_progress = study_progress
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -58,8 +58,8 @@ class View:
             self.say(event.progress.warning)
         if event.row is not None:
             self.say(self._ended_line(event.row))
-        elif not self._console.is_terminal and now - self._said_at > _PLAIN_EVERY_S:
-            self._said_at = now
+        elif not self._console.is_terminal and now - self._printed_at > _PLAIN_EVERY_S:
+            self._printed_at = now
             self.say(self.summary())
 
     def summary(self) -> str:
@@ -79,8 +79,8 @@ class View:
 
     def _ended_line(self, row: TrialRow) -> str:
         study_progress = self._study_progress
-        said = outcome(row, metric=study_progress.objective.metric)
-        return f"[{len(study_progress.rows)}/{study_progress.planned}] {row.trial_id} {said}"
+        ending = outcome(row, metric=study_progress.objective.metric)
+        return f"[{len(study_progress.rows)}/{study_progress.planned}] {row.trial_id} {ending}"
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")

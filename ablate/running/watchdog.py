@@ -48,7 +48,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, in the main thread, OutOfTime or Unanswered may be raised anywhere."""
+        """Inside, in the main thread, OutOfTime or Unresponsive may be raised anywhere."""
         if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
             yield
             return

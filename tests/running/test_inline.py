@@ -34,7 +34,7 @@ def run(
 
 
 def test_every_end_becomes_its_row(context: StudyContext) -> None:
-    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_told"}
+    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_stopped"}
     source, events = run(context, acts, stop_at={4: 2 * TOKENS_A_STEP})
     assert [row.status for row in source.rows] == ["completed", "error", "nan", "oom", "pruned"]
     assert [row.error_kind for row in source.rows] == [None, "ValueError", "NonFiniteLoss", "MemoryError", None]
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(context: Stu
 
     def interrupted(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         os.kill(os.getpid(), signal.SIGINT)
-        return FakeTrain({0: "until_told"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
+        return FakeTrain({0: "until_stopped"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
 
     source = ListSource([trial, fake_trial(1)])
     with Halt() as halt:

@@ -109,7 +109,7 @@ class SourceSearcher(Searcher):
     def on_trial_complete(
         self,
         trial_id: str,
-        result: dict[str, Any] | None = None,  # noqa: ARG002 - it came as a result before
+        result: dict[str, Any] | None = None,  # noqa: ARG002 - on_trial_result has had it
         error: bool = False,
     ) -> None:
         """Free what an ended trial held, and give its row to the source.
@@ -170,7 +170,7 @@ class SourceSearcher(Searcher):
     def _record_failure(self, running: _Running, left: Leftovers, *, log: str) -> TrialRow | None:
         """Record a failed trial, with `log` or its worker's last output. None if it may resume later."""
         failure = running.failure
-        if self._halt.reason or failure is None:  # None: a newer attempt replaced this one and will write the row
+        if self._halt.reason or failure is None:  # no failure: a newer attempt will write the row
             return None
         if failure.kind == CannotWrite.__name__:
             raise CannotWrite(failure.message)

@@ -37,10 +37,10 @@ class ShareLimitedTrain:
     def taken(self) -> Taken:
         """The resources that the trial has used so far, and where."""
         context = ray.get_runtime_context()
-        cards = context.get_accelerator_ids()["GPU"]
-        card = cards[0] if len(cards) == 1 else None
+        gpus = context.get_accelerator_ids()["GPU"]
+        gpu = gpus[0] if len(gpus) == 1 else None
         context_gib = self._trial.config.trainer.context_gib
-        return Taken.of(self._metrics, context_gib=context_gib, node=context.get_node_id(), card=card)
+        return Taken.of(self._metrics, context_gib=context_gib, node=context.get_node_id(), card=gpu)
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         """See `Trainer.train`. Raises TryAgain if the trial ran out of its share of a GPU."""

@@ -75,8 +75,7 @@ def drive(trial: Trial, run_context: RunContext) -> Failure | None:
     """
     for tries in range(1, RETRIES + 2):
         try:
-            # Train goes on from its notes where a run has the name of an earlier one; attempts count those as well
-            # that a driver before this one has made.
+            # Train restores a run whose name was used before. The attempt number counts earlier drivers' attempts too.
             _trainer(trial, run_context, tries=run_context.context.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
             failure = classify(error, trainer=trial.config.trainer)

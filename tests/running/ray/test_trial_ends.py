@@ -63,7 +63,7 @@ def test_a_trial_that_hangs_is_ended_and_its_resources_freed(stage: Stage, worke
     """One trial sleeps in Python, one is stopped by a signal, one takes too long; then one completes."""
     stage.context = dataclasses.replace(stage.context, limits=Limits(max_s=150, stall_s=4))
     whole = Resources(cpu=8, gpu=1, workers=workers)
-    source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
+    source = stage.run({0: "silent", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
     rows = {row.seed: row for row in source.rows}
     assert {seed: (row.status, row.error_kind) for seed, row in rows.items()} == {
         0: ("timeout", "Stalled"), 1: ("timeout", "Stalled"), 2: ("timeout", "TimeLimit"), 3: ("completed", None),
@@ -73,7 +73,7 @@ def test_a_trial_that_hangs_is_ended_and_its_resources_freed(stage: Stage, worke
     assert rows[0].tokens_seen == TOKENS_A_STEP
     log = stage.context.ledger.log(rows[0].trial_id, attempt=1)
     assert log.startswith("Stalled: no report for")
-    assert "deaf from now on" in log
+    assert "silent from now on" in log
     assert "\x1b" not in log
     assert "fakes.py" in log, "its stack"
     frozen = int((stage.tmp_path / "frozen").read_text())
@@ -95,7 +95,7 @@ def test_a_driver_killed_while_its_group_is_pending_leaves_no_group(stage: Stage
             stage.tmp_path.joinpath("release").touch()
 
     stage.watch = watch
-    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=WHOLE, nodes=WRONG)
+    source = stage.run(dict.fromkeys(range(2), "until_stopped"), resources=WHOLE, nodes=WRONG)
     assert len(killed) == 1
     assert stage.tmp_path.joinpath("release").exists(), "the group was removed while the sweep continued"
     assert [row.status for row in source.rows] == ["completed"] * 2, "it was tried again"
@@ -111,7 +111,7 @@ def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pyte
         return trial_id == stopped[0]
 
     monkeypatch.setattr(tuner._InterruptStopper, "__call__", stop_first)
-    source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE)
+    source = stage.run({0: "until_stopped", 1: "complete"}, resources=WHOLE)
     assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
     assert groups() == []
 
@@ -144,7 +144,7 @@ def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
     stage.watch = watch
     stage.context = dataclasses.replace(stage.context, limits=Limits(stall_s=60))
     began = time.monotonic()
-    source = stage.run({0: "until_told"}, resources=Resources(gpu=0, workers=2))
+    source = stage.run({0: "until_stopped"}, resources=Resources(gpu=0, workers=2))
     assert source.rows == []
     assert stage.context.ledger.rows() == [], "the newer attempt records the trial's end"
     assert time.monotonic() - began < 60
@@ -172,7 +172,7 @@ class Group:
             self.overdue |= self.coordinator.overdue().keys()
 
 
-@pytest.mark.parametrize("ran_out", [False, True])
+@pytest.mark.parametrize("ran_out_of_memory", [False, True])
 def test_limits_do_not_count_while_a_lost_trial_waits_for_resources(
     ran_out_of_memory: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +206,7 @@ def test_drivers_hold_no_cpus_that_workers_need(stage: Stage) -> None:
 
     stage.watch = watch
     began = time.monotonic()
-    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=Resources(cpu=4, gpu=0))
+    source = stage.run(dict.fromkeys(range(2), "until_stopped"), resources=Resources(cpu=4, gpu=0))
     assert [row.status for row in source.rows] == ["completed"] * 2
     assert training == {0, 1}
     assert time.monotonic() - began < 120

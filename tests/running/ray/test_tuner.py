@@ -92,7 +92,7 @@ def test_every_end_becomes_its_row(stage: Stage, workers: int) -> None:
         1: "error",
         2: "nan",
         3: "oom",
-        4: "until_told",
+        4: "until_stopped",
         5: "killed_once",
         6: "killed",
     }
@@ -137,7 +137,7 @@ def test_half_a_gpu_lets_two_trials_train_at_once_and_never_three(stage: Stage, 
     stage.watch = watch
     wrong = [Node.of("elsewhere", cpus=8, gpus=2)]  # the gate admits all four, so only Ray limits the shares
     source = stage.run(
-        dict.fromkeys(range(4), "until_told"), resources=Resources(gpu=0.5, workers=workers), nodes=wrong
+        dict.fromkeys(range(4), "until_stopped"), resources=Resources(gpu=0.5, workers=workers), nodes=wrong
     )
 
     assert release.exists(), "two held the GPU while two waited"
@@ -161,16 +161,20 @@ def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
 @HOW
 def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage, workers: int) -> None:
     """One trial answers the interruption, one does not and is killed after the grace time; neither gets a row."""
-    deaf = stage.tmp_path / "deaf"
+    silent = stage.tmp_path / "silent"
 
     def watch(event: Event) -> None:
-        if event.kind == "reported" and deaf.exists() and len({e.trial.seed for e in stage.events if e.progress}) == 2:
+        if (
+            event.kind == "reported"
+            and silent.exists()
+            and len({e.trial.seed for e in stage.events if e.progress}) == 2
+        ):
             stage.halt._on_signal(2, None)
 
     stage.halt = OneSignal()
     stage.watch = watch
     resources = Resources(cpu=4, gpu=0, workers=workers)  # two trials take all eight CPUs; drivers need none
-    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, resources=resources)
+    source = stage.run({0: "until_stopped", 1: "silent", 2: "complete"}, resources=resources)
     assert source.rows == []
     assert stage.context.ledger.final_ids() == set()
     assert len(stage.context.ledger.started_ids()) == 2, "the third was never started"
@@ -207,7 +211,7 @@ def test_a_trial_whose_driver_died_is_retried_and_leaves_no_group(deaths: int, s
             os.kill(drivers[0], signal.SIGKILL)
 
     stage.watch = watch
-    source = stage.run({0: "until_told", 1: "complete"}, resources=Resources(cpu=8, gpu=1))
+    source = stage.run({0: "until_stopped", 1: "complete"}, resources=Resources(cpu=8, gpu=1))
     rows = {row.seed: row for row in source.rows}
     assert len(killed) == deaths
     assert rows[1].status == "completed", "the whole cluster was free for it"
@@ -224,7 +228,7 @@ def test_a_trial_whose_driver_died_is_retried_and_leaves_no_group(deaths: int, s
 def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> None:
     acts: dict[int, Act] = {
         0: "complete",
-        1: "until_told",
+        1: "until_stopped",
         2: "nan",
         3: "complete",
         4: "oom",
