@@ -38,7 +38,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 @pytest.fixture
 def context(tmp_path: Path) -> StudyContext:
-    """What the trials of a study called `fake` share, in a temporary folder."""
+    """The context of a study called `fake`, in a temporary folder."""
     return StudyContext(Ledger(tmp_path / "fake"), swanlab="disabled", objective="val_loss", git_commit="0" * 40)
 
 
@@ -51,7 +51,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Url:
-    """An empty bucket on it, which this test's environment finds; copies are kept under `tmp_path`/cache."""
+    """An empty bucket on the S3 server. The environment gives access to it; local copies go to `tmp_path`/cache."""
     for name, value in {**s3.KEYS, "AWS_ENDPOINT_URL": s3_endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     return s3.bucket(s3_endpoint)
@@ -66,7 +66,7 @@ def space(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
-    """Let `--inline` train with a script instead of the model."""
+    """Make `--inline` play a script of acts instead of training the model."""
 
     def script(*acts: Act) -> Scripted:
         train = Scripted(list(acts), folder=tmp_path)

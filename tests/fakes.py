@@ -1,4 +1,4 @@
-"""Stand-ins for what a test does not test: a trainer that ends as it is told to, a source that hands out a list."""
+"""Stand-ins for tests: a trainer that ends in a given way, and a source of a list of trials."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from model.api import NonFiniteLoss
 from tests.study_files import resolve
 
 Act = Literal[
-    "complete", "until_told", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "deaf", "frozen", "endless",
-    "real", "oom_of_rank_0",
+    "complete", "until_stopped", "nan", "oom", "cuda_oom", "error", "killed_once", "killed", "silent", "frozen",
+    "endless", "real", "oom_of_rank_0",
 ]  # fmt: skip
-"""What a trial does: `until_told` reports until a verdict or the file `release` ends it, `deaf` stops reporting,
-`frozen` stops altogether (SIGSTOP), `endless` reports a minute of training more at every step, `real` trains, and waits
-for the file `release` after its first report; with `oom_of_rank_0` one of several ranks runs out of memory, once."""
+"""What a trial does. `until_stopped`: reports until a verdict or the file `release` ends it; `silent`: stops reporting;
+`frozen`: stops its process (SIGSTOP); `endless`: each step reports one more minute of training; `real`: trains, and
+waits for the file `release` after each report; `oom_of_rank_0`: rank 0 runs out of memory once."""
 
 STEPS, TOKENS_A_STEP, BOUND_S, ENDLESS = 5, 100, 300.0, 10**9
 REAL_BOUND_S = 500.0
@@ -31,15 +31,15 @@ REAL_BOUND_S = 500.0
 
 @dataclass(frozen=True)
 class FakeTrain:
-    """A trainer of the shape of `model.api.train`; `acts` says, by seed, what becomes of a trial.
+    """A `Train` that plays an act: `acts` maps a trial's seed to its act.
 
-    It writes a checkpoint of its own, so that a test sees whether a trial went on or began again, and its process's id.
+    It writes its own checkpoint, so that a test sees whether a trial resumed or restarted, and its process id.
     """
 
     acts: Mapping[int, Act]
     folder: Path
     nvml: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    """Seed -> (GiB, per cent): what NVML would say that the trial holds of its card, and how busy the card is."""
+    """Seed -> (GiB, per cent): the GPU memory and utilization that NVML would report for the trial."""
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         act, seed = self.acts[config["train.seed"]], config["train.seed"]
@@ -50,9 +50,9 @@ class FakeTrain:
         checkpoint_dir.joinpath("pid").write_text(str(os.getpid()))
         step = int(checkpoint.read_text()) if checkpoint.exists() else 0
         end = time.monotonic() + BOUND_S
-        while step < STEPS or act in ("until_told", "deaf", "frozen", "endless"):
+        while step < STEPS or act in ("until_stopped", "silent", "frozen", "endless"):
             step += 1
-            budget = ENDLESS if act in ("until_told", "endless") else STEPS
+            budget = ENDLESS if act in ("until_stopped", "endless") else STEPS
             now = _report(step, seed, budget=budget, step_s=60.0 if act == "endless" else 0.02)
             if seed in self.nvml:
                 held, busy = self.nvml[seed]
@@ -64,9 +64,9 @@ class FakeTrain:
             if act == "nan":
                 raise NonFiniteLoss(step, float("nan"))
             if act == "oom":
-                raise MemoryError("the world is not enough")
+                raise MemoryError("out of memory in a test")
             if act == "oom_of_rank_0" and step == 1 and os.environ["RANK"] == "0":
-                raise MemoryError("one rank's world is not enough")
+                raise MemoryError("rank 0 is out of memory in a test")
             if act == "cuda_oom":
                 import torch
 
@@ -76,16 +76,16 @@ class FakeTrain:
                 raise ValueError("a toy error")
             if act == "killed" or (act == "killed_once" and step == 2):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if act == "until_told" and self.folder.joinpath("release").exists():
+            if act == "until_stopped" and self.folder.joinpath("release").exists():
                 return _result(step, Verdict.CONTINUE)
-            if act == "deaf":
-                print("\x1b[31mdeaf from now on\x1b[0m", flush=True)
-                self.folder.joinpath("deaf").touch()
+            if act == "silent":
+                print("\x1b[31msilent from now on\x1b[0m", flush=True)
+                self.folder.joinpath("silent").touch()
                 time.sleep(BOUND_S)
             if act == "frozen":
                 self.folder.joinpath("frozen").write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGSTOP)
-            assert time.monotonic() < end, "nobody ended this trial"
+            assert time.monotonic() < end, "the test did not end this trial"
             time.sleep(0.02)  # a step takes its time
         return _result(step, Verdict.CONTINUE)
 
@@ -95,7 +95,7 @@ class FakeTrain:
         def wait(now: Report) -> Verdict:
             verdict, end = report(now), time.monotonic() + REAL_BOUND_S
             while not self.folder.joinpath("release").exists():
-                assert time.monotonic() < end, "nobody released this trial"
+                assert time.monotonic() < end, "the test did not release this trial"
                 time.sleep(0.05)
             return verdict
 
@@ -128,7 +128,7 @@ def _result(step: int, verdict: Verdict) -> Result:
 
 
 def fake_trial(seed: int, *, study: str = "fake", arm: str = "search", **short: int) -> Trial:
-    """A trial of the smallest preset; its seed is what FakeTrain looks its act up by. `short`: keys of `train`."""
+    """A trial of the smallest preset. FakeTrain looks its act up by `seed`. `short`: values for keys of `train`."""
     config = resolve("tiny", {"train.seed": seed, **{f"train.{key}": value for key, value in short.items()}})
     return Trial(
         trial_id(arm, config, seed),
@@ -142,7 +142,7 @@ def fake_trial(seed: int, *, study: str = "fake", arm: str = "search", **short: 
 
 @dataclass
 class ListSource:
-    """A TrialSource of a list; `stop_at` are the tokens from which on it prunes, by seed."""
+    """A TrialSource of a list. `stop_at`: seed -> tokens at which the trial is pruned."""
 
     trials: list[Trial]
     stop_at: Mapping[int, int] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class ListSource:
 
 
 class Scripted:
-    """A trainer that plays the next act at every call, whatever the configuration."""
+    """A trainer that plays the next act at every call, for any configuration."""
 
     def __init__(self, acts: list[Act], *, folder: Path) -> None:
         self._acts, self._folder = acts, folder
@@ -178,7 +178,7 @@ class Scripted:
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         self.configs.append(config)
         act = self._acts.pop(0) if self._acts else "complete"
-        if act == "until_told":
+        if act == "until_stopped":
             os.kill(os.getpid(), signal.SIGINT)
         fake = FakeTrain({config["train.seed"]: act}, folder=self._folder)
         return fake(config, report, checkpoint_dir=checkpoint_dir)

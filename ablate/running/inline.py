@@ -1,4 +1,4 @@
-"""The runner without Ray: one trial after the other, in this process. For debugging, and for machines without Ray."""
+"""The runner without Ray: trains one trial after the other in this process, for debugging and machines without Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from ablate.errors import CannotWrite
 from ablate.running.limits import Overdue, Watch
 from ablate.running.runner import Event, Halt, Listener, Progress
-from ablate.running.trial import StudyContext, by_trainer, failed_row, record, run_trial, timeout
+from ablate.running.trial import StudyContext, by_trainer, final_row, record, run_trial, timeout
 from ablate.running.watchdog import Unresponsive, Watchdog
 from ablate.trainers import Config, Report, Result, Train, Verdict
 from ablate.trials.source import TrialSource
@@ -22,7 +22,7 @@ from ablate.trials.trial import Trial
 
 @dataclass(frozen=True)
 class InlineRunner:
-    """Implements `Runner`. `hard_s`: seconds after which a trial that hangs outside Python takes the process along."""
+    """Implements `Runner`. `hard_s`: seconds after which a trial that hangs outside Python ends the whole process."""
 
     context: StudyContext
     halt: Halt
@@ -32,11 +32,11 @@ class InlineRunner:
 
     @property
     def notice(self) -> str:
-        """Nothing to watch but the table."""
+        """Empty: there is no dashboard."""
         return ""
 
     def run(self, source: TrialSource) -> None:
-        """Train every trial of `source`, in its order."""
+        """Train every trial of `source` in its order."""
         while self.halt.reason is None and (trial := source.ask()) is not None:
             self._run_one(trial, source)
 
@@ -54,26 +54,17 @@ class InlineRunner:
             return Verdict.INTERRUPT if self.halt.reason else verdict
 
         def give_up(overdue: Overdue | None) -> None:
-            """Called from the watchdog's thread, the trial hanging in this one."""
+            """Record and print why the trial ends. Runs in the watchdog's thread, since this one hangs."""
             if overdue is None:
                 print(f"interrupted: trial {trial.trial_id} does not answer", file=sys.__stderr__)
                 return
             attempt = self.context.ledger.attempt(trial.trial_id)
             failure = timeout(overdue)
-            record(
-                failed_row(
-                    trial,
-                    failure=failure,
-                    context=self.context,
-                    attempt=attempt,
-                    started_at=started_at,
-                    last=last,
-                ),
-                ledger=self.context.ledger,
-            )
+            row = final_row(trial, end=failure, context=self.context, attempt=attempt, started_at=started_at, last=last)
+            record(row, ledger=self.context.ledger)
             print(
-                f"trial {trial.trial_id} {failure.status}: {failure.kind}: {failure.message}; it hangs outside Python"
-                " and takes this process along: go on with the same command and --resume",
+                f"trial {trial.trial_id} {failure.status}: {failure.kind}: {failure.message}; the trial hangs"
+                " outside Python, so this process ends with it; run the same command with --resume",
                 file=sys.__stderr__,
             )
 
@@ -83,7 +74,7 @@ class InlineRunner:
         try:
             row = run_trial(trial, context=self.context, tell=tell, train=_watched(self.train, watchdog))
         except Unresponsive:
-            pass  # as an interrupted trial: it is gone on with from its last checkpoint
+            pass  # like an interrupted trial: it resumes from its last checkpoint
         except CannotWrite as full:
             self.halt.call_off(full.line)
         if row is not None:
@@ -92,7 +83,7 @@ class InlineRunner:
 
 
 def _watched(train: Train, watchdog: Watchdog) -> Train:
-    """The trainer, watched while it trains and not while its end is written down."""
+    """The trainer, watched while it trains but not while its row is written."""
 
     def watched(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         with watchdog.watching():
@@ -103,5 +94,5 @@ def _watched(train: Train, watchdog: Watchdog) -> Train:
 
 @contextmanager
 def start(context: StudyContext, *, halt: Halt, on_event: Listener) -> Iterator[InlineRunner]:
-    """An inline runner, ready to run. There is nothing to clean up; the context is the shape that runners share."""
+    """An inline runner, ready to run. It is a context because other runners need one; there is nothing to clean up."""
     yield InlineRunner(context, halt=halt, on_event=on_event)

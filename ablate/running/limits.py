@@ -1,7 +1,7 @@
-"""How long a trial may take, and how long it may say nothing. Pure: whoever asks brings the time of a monotonic clock.
+"""How long a trial may train, and how long it may go without a report.
 
-A trial looks at its own limit at every report and stops by itself; whoever watches it from outside gives it a little
-longer, and ends it where it does not answer.
+Pure: callers pass the time of a monotonic clock. A trial checks its own limit at every report and stops by
+itself. The process that watches it from outside waits a little longer, then ends a trial that did not stop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Literal
 from ablate import formatting
 
 _GRACE_SHARE, _MAX_GRACE_S = 0.1, 60.0
-"""What a trial gets beyond its limit before it is ended from outside: it may be about to report."""
+"""Extra time beyond the limit (a share of it, at most these seconds) before a trial is ended from outside, since it may
+be about to report."""
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """Why a trial's time is over: `TimeLimit`, or `Stalled` where it has not reported."""
+    """Why a trial must end: `TimeLimit`, or `Stalled` if it has not reported."""
 
     kind: Literal["TimeLimit", "Stalled"]
     message: str
@@ -31,7 +32,7 @@ class Limits:
     stall_s: float | None = None
 
     def spent(self, wall_s: float) -> Overdue | None:
-        """Whether a trial that has trained for `wall_s` has used its time: what it asks itself at a report."""
+        """Why a trial that has trained for `wall_s` must end; None if it may train on. Asked at every report."""
         if self.max_s is None or wall_s <= self.max_s:
             return None
         hint = "raise resources.max_hours, or give it a smaller budget"
@@ -41,35 +42,35 @@ class Limits:
 
 
 class OutOfTime(Exception):
-    """Raised in a trial that is ended where it stands."""
+    """Raised in a trial to end it at once."""
 
     def __init__(self, overdue: Overdue) -> None:
         super().__init__(overdue)
         self.overdue = overdue
 
     def __str__(self) -> str:
-        """Why."""
+        """The reason."""
         return self.overdue.message
 
 
 class Watch:
-    """The clock of one trial, from the start of its process on. `now_s` is any clock that never jumps."""
+    """Measures one trial's time from the start of its process. `now_s` comes from a clock that never jumps."""
 
     def __init__(self, limits: Limits, *, now_s: float) -> None:
         self._limits, self._last_report_s = limits, now_s
         self._reported, self._is_measuring, self._wall_s = False, False, 0.0
 
     def note_report(self, *, wall_s: float, done: bool, now_s: float) -> None:
-        """A report: the trial has trained for `wall_s`; `done`: it has used its budget and is being measured."""
+        """Note a report: the trial has trained for `wall_s`. `done`: it has used its budget and is being measured."""
         self._last_report_s, self._reported, self._is_measuring, self._wall_s = now_s, True, done, wall_s
 
     def overdue(self, *, now_s: float) -> Overdue | None:
-        """Whether the trial must be ended, it having failed to end itself."""
+        """Why the trial must be ended from outside; None if it need not be."""
         silent_s, limits = now_s - self._last_report_s, self._limits
         if limits.stall_s is not None and silent_s > limits.stall_s:
             since = "its last report" if self._reported else "its start"
             rule = f"no report for {_time(silent_s)} since {since}, resources.stall_minutes is {_time(limits.stall_s)}"
-            return Overdue("Stalled", f"{rule}; where it stood is in its log")
+            return Overdue("Stalled", f"{rule}; its log says where it was")
         if limits.max_s is None or self._is_measuring:
             return None
         return limits.spent(self._wall_s + silent_s - min(_GRACE_SHARE * limits.max_s, _MAX_GRACE_S))

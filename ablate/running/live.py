@@ -1,4 +1,4 @@
-"""What a person sees while a study runs, on stderr: a live table in a terminal, plain lines in a log."""
+"""Shows a running study on stderr: a live table in a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from ablate.records.rows import TrialRow
 
 _LAST_ENDED = 8
-"""Ended trials that the live table still shows."""
+"""How many ended trials the live table shows."""
 
 _PLAIN_EVERY_S = 60.0
-"""Seconds between two lines of progress in a log."""
+"""Seconds between two progress lines in a log."""
 
 
 class View:
-    """Shows a tally. Use it as a context, pass it every event, and let it say what else is to be said."""
+    """Shows a study's progress. Use it as a context, pass it every event, and print other lines with `say`."""
 
     def __init__(self, study_progress: StudyProgress, *, console: Console | None = None) -> None:
-        # The console keeps the stream it is made with: what is redirected later does not take it along.
+        # The console keeps the stream it is made with, so a later redirection of stderr does not affect it.
         self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._study_progress = study_progress
         self._live = Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
-        self._said_at = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -47,19 +47,19 @@ class View:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        """One line, above the table where there is one."""
+        """Print one line, above the live table if it is shown."""
         self._console.print(escape.cut(line), markup=False)
 
     def on_event(self, event: Event) -> None:
-        """Take an event in; an ended trial and a tracker's warning get a line."""
+        """Count an event. An ended trial and a warning get a line each."""
         now = time.monotonic()
         self._study_progress.add(event, now_s=now)
         if event.progress is not None and event.progress.warning:
             self.say(event.progress.warning)
         if event.row is not None:
             self.say(self._ended_line(event.row))
-        elif not self._console.is_terminal and now - self._said_at > _PLAIN_EVERY_S:
-            self._said_at = now
+        elif not self._console.is_terminal and now - self._printed_at > _PLAIN_EVERY_S:
+            self._printed_at = now
             self.say(self.summary())
 
     def summary(self) -> str:
@@ -79,8 +79,8 @@ class View:
 
     def _ended_line(self, row: TrialRow) -> str:
         study_progress = self._study_progress
-        said = outcome(row, metric=study_progress.objective.metric)
-        return f"[{len(study_progress.rows)}/{study_progress.planned}] {row.trial_id} {said}"
+        ending = outcome(row, metric=study_progress.objective.metric)
+        return f"[{len(study_progress.rows)}/{study_progress.planned}] {row.trial_id} {ending}"
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -104,7 +104,7 @@ class View:
 
 
 def outcome(row: TrialRow, *, metric: str) -> str:
-    """A trial's end in a few words: what it reached of `metric`, or why it did not."""
+    """How a trial ended, in a few words: its value of `metric`, or why it failed."""
     what = f"{row.arm} seed {row.seed} {row.status}"
     if row.error:
         return f"{what}: {row.error_kind}: {row.error}"

@@ -1,4 +1,4 @@
-"""The last lines that a process wrote, kept for the trial that failed in it."""
+"""Keeps the last lines that a process wrote, for the log of a trial that failed in it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any, TextIO, cast
 from ablate.escape import printable
 
 LINES, BYTES = 50, 8 * 2**10
-"""What is kept of each stream, at most."""
+"""The most that is kept of each stream."""
 
 _STREAMS = ((1, "stdout"), (2, "stderr"))
 
 
 @dataclass(frozen=True)
 class Spool:
-    """The files that a process's output goes to, each from a place on: a reused process has written before."""
+    """The files that a process writes its output to, each with an offset: a reused process has written before."""
 
     files: tuple[tuple[str, Path, int], ...]
 
     @classmethod
     def here(cls) -> Spool:
-        """This process's; a stream that goes to a terminal or a pipe is not among them."""
+        """This process's files. A stream that goes to a terminal or a pipe has none."""
         found = []
         for number, name in _STREAMS:
             try:
@@ -40,19 +40,19 @@ class Spool:
         return cls(tuple(found))
 
     def tail(self) -> str:
-        """The last lines of each stream since then, harmless in a terminal; "" where nothing was written."""
+        """The last lines of each stream since the offset, without control characters; "" if nothing was written."""
         return "".join(_section(name, _read(path, since)) for name, path, since in self.files)
 
 
 @dataclass
 class Recorder:
-    """What is kept of this process's output while a trial trains in it."""
+    """The output of this process while a trial trains in it."""
 
     _spool: Spool
     _kept: dict[str, deque[str]] = field(default_factory=dict)
 
     def tail(self) -> str:
-        """As `Spool.tail`, whatever the output goes to."""
+        """As `Spool.tail`, for files, terminals and pipes."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         kept = "".join(_section(name, "".join(written)) for name, written in self._kept.items())
@@ -61,8 +61,8 @@ class Recorder:
 
 @contextmanager
 def recorded() -> Iterator[Recorder]:
-    """Keep the tail of what is written inside. A stream that goes to a file is read from there, whoever wrote to it; of
-    a terminal's or a pipe's only what Python writes is kept."""
+    """Keep the tail of what is written inside. A stream that goes to a file is read from the file, so native libraries'
+    output is included. Of a terminal or a pipe only what Python writes is kept."""
     spool = Spool.here()
     recorder, before = Recorder(spool), (sys.stdout, sys.stderr)
     to_files = {name for name, _, _ in spool.files}
@@ -77,7 +77,7 @@ def recorded() -> Iterator[Recorder]:
 
 
 class _Tee:
-    """A stream that also keeps the last pieces that were written to it."""
+    """A stream that also keeps the last pieces written to it."""
 
     def __init__(self, stream: TextIO, kept: deque[str]) -> None:
         self._stream, self._kept = stream, kept
@@ -101,6 +101,6 @@ def _read(path: Path, since: int) -> str:
 
 
 def _section(name: str, text: str) -> str:
-    """The last lines under a heading. A progress bar writes over its line: what it showed last is the line."""
+    """The last lines under a heading. Of a progress bar, which overwrites its line, the last state is kept."""
     lines = [printable(line.rstrip().rpartition("\r")[2]) for line in text[-BYTES:].rstrip().split("\n")]
     return f"---- {name}\n" + "\n".join(lines[-LINES:]) + "\n" if text.strip() else ""

@@ -1,4 +1,4 @@
-"""How a running study stands, counted from its events: no clock of its own, no terminal, no files."""
+"""The progress of a running study, counted from its events. Pure: no clock, no terminal, no files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ablate.trials.trial import Trial
 
 _MIN_SHARE = 0.05
-"""Share of a budget from which on the rest is extrapolated."""
+"""The share of a budget that must be used before the time left is extrapolated from it."""
 
 
 @dataclass
 class Running:
-    """A trial under way, since `since` (seconds on the caller's clock)."""
+    """A trial that runs since `since` (seconds on the caller's clock)."""
 
     trial: Trial
     since: float
@@ -37,7 +37,7 @@ class Running:
 
 @dataclass
 class StudyProgress:
-    """Feed it every event. `planned` counts all trials of the study, `rows` those that ended before this run."""
+    """Counts events. `planned`: all trials of the study; `rows`: final rows, at first those of earlier runs."""
 
     objective: Objective
     planned: int
@@ -47,7 +47,7 @@ class StudyProgress:
     _most_at_once: int = 1
 
     def add(self, event: Event, *, now_s: float) -> None:
-        """Take an event in, at `now_s` on the caller's clock."""
+        """Count an event that happened at `now_s` on the caller's clock."""
         name = event.trial.trial_id
         if event.kind == "started":
             self.running[name] = Running(event.trial, since=now_s)
@@ -62,24 +62,24 @@ class StudyProgress:
 
     @property
     def ended(self) -> Counter[str]:
-        """How many trials have ended in which way."""
+        """How many trials ended with each status."""
         return Counter(row.status for row in self.rows)
 
     @property
     def left(self) -> int:
-        """Trials that have neither ended nor started."""
+        """How many trials have not started."""
         return max(0, self.planned - len(self.rows) - len(self.running))
 
     @property
     def best(self) -> tuple[TrialRow, float] | None:
-        """The best completed trial so far with its objective; None before the first."""
+        """The best completed trial so far and its objective value; None before the first."""
         return best_of_study(self.rows, objective=self.objective)
 
     def left_s(self, *, now_s: float) -> float | None:
-        """Seconds until everything planned has ended, from how long trials took so far; None while nothing is known.
+        """Seconds until all planned trials have ended, estimated from how long trials took; None while unknown.
 
-        Assumes that as many go on at once as there were, each as long as the mean of those that ended; before the first
-        end, the furthest of those under way is extrapolated, once it is far enough for that.
+        Assumes that trials take the mean time of those that ended, and that as many run at once as the most so far.
+        Before the first end, the trial that is furthest is extrapolated, once it has used 5% of its budget.
         """
         if self._took_s:
             each = sum(self._took_s) / len(self._took_s)
@@ -95,14 +95,15 @@ class StudyProgress:
 
 
 def best_of_study(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
-    """A study's best trial with its objective: the search's, or of its arms where none of a search completed. Trials
-    that tune or calibrate are no results. None where there is none."""
+    """A study's best trial and its objective value; None if there is none.
+
+    The search's best trial comes first, then the arms' best. Trials that tune or calibrate do not count as results."""
     searched = best_of([row for row in rows if row.arm == SEARCH], objective=objective)
     return searched or best_of([row for row in rows if not is_preparation(row.arm)], objective=objective)
 
 
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
-    """The best of the completed trials among `rows` with its objective; None where there is none."""
+    """The best of the completed trials among `rows` and its objective value; None if there is none."""
     measured = [
         (row, float(row.metrics[objective.metric]))
         for row in rows

@@ -1,4 +1,4 @@
-"""What every runner is: it pulls trials from a source, trains them, and says what happens. With Ray or without."""
+"""The runner protocol: a runner takes trials from a source, trains them and reports events, with Ray or without."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """A report on its way to whoever watches: flat, so that it travels as a dictionary of numbers.
+    """A report in short, flat so that it travels as a dictionary of numbers.
 
-    `loss` is the mean training loss since the last report and `value` the objective, both None where not measured.
-    `warning` is what the tracker or the trainer had to say, once.
+    `loss` is the mean training loss since the last report and `value` the objective; both are None if not measured.
+    `warning` is a line of the tracker or the trainer, given once.
     """
 
     tokens_seen: int
@@ -34,7 +34,7 @@ class Progress:
 
     @classmethod
     def of(cls, report: Report, *, objective: str, warning: str = "") -> Progress:
-        """The progress that a report makes; `objective` names the metric to follow."""
+        """The progress in a report; `objective` names the metric to follow."""
         return cls(
             tokens_seen=report.tokens_seen,
             budget_tokens=report.budget_tokens,
@@ -46,23 +46,23 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """Whether the budget is used: what is left is to measure."""
+        """Whether the budget is used. Only the final measurement is left then."""
         return self.tokens_seen >= self.budget_tokens
 
     def flat(self) -> dict[str, Any]:
-        """As a dictionary; `Progress.from_flat` reads it back."""
+        """As a dictionary that `from_flat` reads back."""
         return asdict(self)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Progress:
-        """What `flat` wrote, whatever else stands beside it."""
+        """What `flat` wrote; other keys are ignored."""
         return cls(**{name: flat[name] for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a trial. `reported` brings `progress`, `ended` its final `row`; a trial that was
-    interrupted ends without one."""
+    """Something that happened to a trial. `reported` has `progress`; `ended` has the final `row`, or None if the trial
+    was interrupted."""
 
     trial: Trial
     kind: Literal["started", "reported", "ended"]
@@ -74,26 +74,26 @@ Listener = Callable[[Event], None]
 
 
 class Runner(Protocol):
-    """Trains what a source gives until it gives None, or until `halt` asks to stop; leaves every end in the ledger."""
+    """Trains the trials of a source until it gives None or `halt` asks to stop. Every end is a row in the ledger."""
 
     @property
     def notice(self) -> str:
-        """A line for the user, where there is something to say: where to watch."""
+        """A line that says where to watch the study; "" if there is nothing to say."""
         ...
 
     def run(self, source: TrialSource) -> None:
-        """Returns when all trials have ended or, after an interruption, have written what they go on from."""
+        """Train the trials. Returns when all have ended or, after an interruption, have written a checkpoint."""
         ...
 
 
 GRACE_S = 8.0
-"""Seconds that an interrupted trial may take to write a checkpoint and return."""
+"""Seconds that an interrupted trial has to write a checkpoint and return."""
 
 
 class Halt:
-    """Whether the study is to stop: by Ctrl-C or SIGTERM, because its hours are over, or because it cannot be kept.
+    """Whether the study should stop: after Ctrl-C or SIGTERM, after its hours, or because results cannot be written.
 
-    Use it as a context: inside, the first signal asks the trials to write a checkpoint and return, the second raises
+    Use it as a context. Inside, the first signal asks the trials to write a checkpoint and return; the second raises
     KeyboardInterrupt at once.
     """
 
@@ -105,7 +105,7 @@ class Halt:
 
     @property
     def reason(self) -> Literal["signal", "hours", "fault"] | None:
-        """Why the study should stop; None while it should not."""
+        """Why the study should stop; None while it may continue."""
         if self._fault:
             return "fault"
         if self._signalled:
@@ -115,15 +115,15 @@ class Halt:
 
     @property
     def fault(self) -> str:
-        """Why it cannot go on, on one line; "" where it can."""
+        """Why the study cannot continue, on one line; "" if it can."""
         return self._fault
 
     def call_off(self, fault: str) -> None:
-        """The study cannot go on: a full disk would turn every further trial into a failure that is none."""
+        """Stop the study because of `fault`: on a full disk every further trial would fail as well."""
         self._fault = self._fault or fault
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python takes signals nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only there
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
@@ -136,7 +136,7 @@ class Halt:
         self._previous.clear()
 
     def reinstall_handlers(self) -> None:
-        """Take the signals back from a library that installed handlers of its own."""
+        """Install the handlers again, after a library has installed its own."""
         for number in self._previous:
             signal.signal(number, self._on_signal)
 

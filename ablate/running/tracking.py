@@ -1,6 +1,6 @@
-"""SwanLab: one run a trial, grouped by study. It only watches: what breaks in it is said once, and the trial goes on.
+"""Tracking with SwanLab: one run per trial, grouped by study. An error in it is printed once and the trial continues.
 
-SwanLab is never the record (a killed process loses its last seconds); the ledger is.
+The ledger is the record, not SwanLab: a killed process loses the last seconds of its run.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from ablate.trials.trial import Trial
 
 Mode = Literal["offline", "local", "online", "disabled"]
-"""`offline`: kept on disk, `swanlab sync` uploads it; `local`: kept for `swanlab watch`; `online`: sent to the host."""
+"""`offline`: stored on disk for `swanlab sync`; `local`: stored for `swanlab watch`; `online`: sent to the host."""
 
 
 def check(mode: Mode) -> tuple[Mode, str]:
-    """The mode that can be had, and a line that says why where it is not the one wanted."""
+    """The mode to use, and a line that says why it differs from `mode` ("" if it does not)."""
     if mode == "online" and not os.environ.get("SWANLAB_API_KEY"):
         return "disabled", (
-            "tracking: swanlab: online: no SWANLAB_API_KEY in the environment, so nothing is tracked; export it"
-            " (and SWANLAB_API_HOST for a host of your own), or use offline"
+            "tracking: swanlab: online: SWANLAB_API_KEY is not set, so nothing is tracked; export it"
+            " (and SWANLAB_API_HOST for your own host), or use offline"
         )
     return mode, ""
 
 
 class Tracker:
-    """The SwanLab run of one trial, as a context. `folder` takes its files. No method ever raises."""
+    """The SwanLab run of one trial, as a context. Its files go to `folder`. No method raises."""
 
     def __init__(self, trial: Trial, *, mode: Mode, folder: Path) -> None:
         self._trial, self._folder = trial, folder
@@ -58,7 +58,7 @@ class Tracker:
                 self._run.finish(state=state, error=message)
 
     def log(self, report: Report) -> None:
-        """Log the finite numbers of a report at its step; everything else would be an error there."""
+        """Log the finite numbers of a report at its step; SwanLab rejects everything else."""
         if self._run is None:
             return
         numbers: dict[str, float | int | list[float]] = {
@@ -74,19 +74,19 @@ class Tracker:
             self._run.log(finite, step=report.step)
 
     def end(self, row: TrialRow) -> None:
-        """What the run is to be closed with; without it the run is marked as aborted."""
+        """Set the state that the run is closed with; without this call it is marked as aborted."""
         self._end = ("crashed", row.error) if row.error else ("success", None)
 
     def take_warning(self) -> str:
-        """What went wrong, once; "" where nothing did."""
+        """The warning, once; "" if there is none."""
         warning, self._warning = self._warning, ""
         return warning
 
     @contextlib.contextmanager
     def _never_raising(self) -> Iterator[None]:
-        """The tracker's edge: an exception turns tracking off for this trial and leaves a line that says so."""
+        """The tracker's edge: an exception turns tracking off for this trial and becomes a warning."""
         try:
-            # SwanLab greets on stdout, which is for answers.
+            # SwanLab prints to stdout, which is for the command's answer.
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 yield
         except Exception as error:  # noqa: BLE001 - tracking must never fail a trial; the warning is the record
@@ -99,7 +99,7 @@ class Tracker:
 
 
 def _start(trial: Trial, *, mode: Mode, folder: Path) -> Any:
-    import swanlab  # half a second, and not needed where tracking is disabled
+    import swanlab  # takes half a second, and is not needed if tracking is disabled
 
     folder.mkdir(parents=True, exist_ok=True)
     return swanlab.init(
@@ -110,7 +110,7 @@ def _start(trial: Trial, *, mode: Mode, folder: Path) -> Any:
         name=f"{trial.arm}-{trial.trial_id}",
         tags=[trial.arm, f"seed-{trial.seed}"],
         config={**trial.params, "seed": trial.seed, "trial_id": trial.trial_id},
-        # The defaults spawn git, pip and lscpu and take the terminal over: 0.8 s a trial against 0.04 s.
+        # The defaults run git, pip and lscpu and take over the terminal: 0.8 s per trial instead of 0.04 s.
         settings=swanlab.Settings(
             probe=swanlab.Settings.Probe(monitor=False, requirements=False, git=False, hardware=False),
             terminal=swanlab.Settings.Terminal(proxy_type="none"),

@@ -1,4 +1,4 @@
-"""The edge of a trial: everything that can happen inside its training becomes one row of the ledger, or none."""
+"""The edge of a trial: whatever happens inside its training becomes one row of the ledger, or none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ablate import escape
 from ablate.errors import CannotWrite, full_disk, writing
@@ -28,17 +27,17 @@ _ENDS: dict[Verdict, Status] = {Verdict.CONTINUE: "completed", Verdict.STOP: "pr
 
 
 class TryAgain(Exception):
-    """The trial has not ended: whoever runs it will have it tried again, or record its end himself."""
+    """The trial has not ended: its runner tries it again or records the end itself."""
 
 
 def by_trainer(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-    """Train by the configuration's own trainer: the usual `Train`."""
+    """Train with the configuration's own trainer. This is the usual `Train`."""
     return config.trainer.train(config, report, checkpoint_dir=checkpoint_dir)
 
 
 @dataclass(frozen=True)
 class StudyContext:
-    """What all trials of a study share. It travels to workers as it is; `objective` names the metric to follow."""
+    """What all trials of a study share. It is pickled for workers. `objective` names the metric to follow."""
 
     ledger: Ledger
     swanlab: Mode
@@ -64,13 +63,13 @@ def run_trial(
     only_rank: bool = True,
     train: Train = by_trainer,
 ) -> TrialRow | None:
-    """Claim the next attempt at `trial`, train it, record every report and the end. Rank 0's part of a trial.
+    """Claim the next attempt at `trial`, train it, record every report and the end. This is rank 0's part of a trial.
 
-    `tell` is called after every report is on the disk; its answer goes to the trainer. `alone` is False where other
-    ranks train the same trial: an exception is then not recorded but raised, since only who sees all ranks knows which
-    fell first. Returns the final row, or None where there is none: interrupted, to be tried again, or replaced by a
-    newer attempt (StaleAttempt, where not `alone`). Raises CannotWrite where the disk is full: that is no failure of
-    the trial's, which has no row then.
+    `tell` is called after each report is on disk; the trainer gets its verdict. With `only_rank` False other ranks
+    train the same trial, and an exception is raised and not recorded, since only the group's owner sees which rank
+    failed first. Returns the final row, or None if there is none: the trial was interrupted, will be tried again, or a
+    newer attempt replaced it (raises StaleAttempt then if not `only_rank`). Raises CannotWrite if the disk is full: the
+    trial did not fail then, so it has no row.
     """
     with writing():
         return _run(trial, context=context, tell=tell, only_rank=only_rank, train=train)
@@ -92,22 +91,22 @@ def _run(
             note = f"trial {trial.trial_id}: {now.note}" if now.note else ""
             last = Progress.of(now, objective=context.objective, warning=note or tracker.take_warning())
             verdict = tell(last)
-            # A trial that has used its budget has cost all it can: what is left to do is to measure it.
-            if verdict is Verdict.STOP and last.done:
+            if verdict is Verdict.STOP and last.done:  # all cost is spent and only the measurement is left
                 return Verdict.CONTINUE
             if verdict is Verdict.CONTINUE and not last.done:
                 overdue = context.limits.spent(now.wall_s)
                 return Verdict.STOP if overdue else verdict
             return verdict
 
+        end: Failure | Result
         try:
-            result = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
+            end = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
         except StaleAttempt:
-            if not only_rank:  # peers wait for this rank, and only their group's end frees them
+            if not only_rank:  # the other ranks wait for this one until their group ends
                 raise
             return None
-        except Exception as error:  # the trial's edge: whatever it was, the row says so
+        except Exception as error:  # the trial's edge: every exception becomes a row
             if full_disk(error):
                 raise
             ledger.write_log(trial.trial_id, attempt=attempt, text=traceback_text(error) + output.tail())
@@ -115,27 +114,15 @@ def _run(
                 raise
             if isinstance(error, TryAgain):
                 return None
-            failure = failure_of(error, trainer=trial.config.trainer)
-            row = failed_row(trial, failure=failure, context=context, attempt=attempt, started_at=started_at, last=last)
+            end = failure_of(error, trainer=trial.config.trainer)
         else:
-            if result.verdict is Verdict.INTERRUPT:
+            if end.verdict is Verdict.INTERRUPT:
                 return None
             if overdue is not None:
-                failure = timeout(overdue)
-                row = failed_row(
-                    trial,
-                    failure=failure,
-                    context=context,
-                    attempt=attempt,
-                    started_at=started_at,
-                    last=last,
-                )
-                tracker.end(row)
-                return record(row, ledger=ledger)
-            row = _measured_row(
-                trial, result=result, context=context, attempt=attempt, started_at=started_at, last=last
-            )
-            ledger.write_samples(trial.trial_id, result.samples)
+                end = timeout(overdue)
+        row = final_row(trial, end=end, context=context, attempt=attempt, started_at=started_at, last=last)
+        if not isinstance(end, Failure):
+            ledger.write_samples(trial.trial_id, end.samples)
         tracker.end(row)
     return record(row, ledger=ledger)
 
@@ -143,12 +130,12 @@ def _run(
 def follow_trial(
     trial: Trial, *, context: StudyContext, tell: Callable[[Report], Verdict], train: Train = by_trainer
 ) -> None:
-    """The part of every rank but 0: train along, record nothing; an exception goes up to the group's owner."""
+    """Every other rank's part of a trial: it trains and records nothing. Exceptions go to the group's owner."""
     train(trial.config, tell, checkpoint_dir=context.ledger.checkpoint_dir(trial.trial_id, own=True))
 
 
 def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:
-    """Write a final row; None where a newer attempt has replaced this one or the trial is final already."""
+    """Write a final row; None if a newer attempt replaced this one or the trial has a final row already."""
     try:
         ledger.finish(row)
     except StaleAttempt:
@@ -157,103 +144,69 @@ def record(row: TrialRow, *, ledger: Ledger) -> TrialRow | None:
 
 
 def timeout(overdue: Overdue) -> Failure:
-    """The failure of a trial that took too long, or did not report."""
+    """The failure of a trial that took too long or did not report."""
     return Failure("timeout", kind=overdue.kind, message=overdue.message)
 
 
 def traceback_text(error: BaseException) -> str:
-    """An exception with its traceback, for a trial's log; of a very long one the end."""
+    """An exception with its traceback, for a trial's log; a very long one is cut at the start."""
     return "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:] + "\n"
 
 
 def failure_of(error: BaseException, *, trainer: Trainer) -> Failure:
-    """Classify an exception of a trial: `oom`, `nan`, `timeout` or `error`, with its text and its place."""
+    """Classify an exception of a trial as `oom`, `nan`, `timeout` or `error`, with its text and source line."""
     if isinstance(error, OutOfTime):
         return timeout(error.overdue)
-    if isinstance(error, CannotWrite):  # recorded by nobody, but it comes home this way from another process
+    if isinstance(error, CannotWrite):  # gets no row, but another process sends it home this way
         return Failure("error", kind=CannotWrite.__name__, message=error.line)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
-    return Failure(trainer.failure_kind(error), kind=type(error).__name__, message=_one_line(str(error)) + place)
+    message = escape.one_line(str(error), limit=500) + place
+    return Failure(trainer.failure_kind(error), kind=type(error).__name__, message=message)
 
 
-def failed_row(
+def final_row(
     trial: Trial,
     *,
-    failure: Failure,
+    end: Failure | Result,
     context: StudyContext,
     attempt: int,
     started_at: datetime,
     last: Progress | None,
 ) -> TrialRow:
-    """The row of a trial that did not get to its end; `last` is what it reported last, if anything in this attempt."""
+    """The row of a trial that ended. `last` is its last report in this attempt; None takes that of earlier attempts."""
     last = last or _last_reported(trial, context.ledger)
+    failed = isinstance(end, Failure)
     return TrialRow(
-        status=failure.status,
-        error_kind=failure.kind,
-        error=failure.message,
-        metrics={},
-        tokens_seen=last.tokens_seen if last else 0,
-        budget_tokens=last.budget_tokens if last else 0,
+        study=trial.study,
+        trial_id=trial.trial_id,
+        arm=trial.arm,
+        seed=trial.seed,
+        status=end.status if failed else _ENDS[end.verdict],
+        error_kind=end.kind if failed else None,
+        error=end.message if failed else None,
+        config_json=trial.config.to_json(),
+        params=trial.params,
+        metrics={} if failed else end.metrics,
+        tokens_seen=(last.tokens_seen if last else 0) if failed else end.tokens_seen,
+        budget_tokens=(last.budget_tokens if last else 0) if failed else end.budget_tokens,
         wall_s=last.wall_s if last else 0.0,
-        data_hash=None,
-        device="",
-        **_identity(trial, context=context, attempt=attempt, started_at=started_at),
-    )
-
-
-def _measured_row(
-    trial: Trial,
-    *,
-    result: Result,
-    context: StudyContext,
-    attempt: int,
-    started_at: datetime,
-    last: Progress | None,
-) -> TrialRow:
-    """The row of a trial that completed or was pruned; `last` as in `failed_row`."""
-    last = last or _last_reported(trial, context.ledger)
-    return TrialRow(
-        status=_ENDS[result.verdict],
-        error_kind=None,
-        error=None,
-        metrics=result.metrics,
-        tokens_seen=result.tokens_seen,
-        budget_tokens=result.budget_tokens,
-        wall_s=last.wall_s if last else 0.0,
-        data_hash=result.data_hash,
-        device=result.device,
-        **_identity(trial, context=context, attempt=attempt, started_at=started_at),
+        audited=trial.audited,
+        predicted_peak_gib=trial.predicted_peak_gib,
+        gpu_fraction=trial.gpu_fraction,
+        attempt=attempt,
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        git_commit=context.git_commit,
+        data_hash=None if failed else end.data_hash,
+        host=platform.node(),
+        device="" if failed else end.device,
+        versions=provenance.versions(),
     )
 
 
 def _last_reported(trial: Trial, ledger: Ledger) -> Progress | None:
-    """What a trial reported last in an earlier attempt, if anything: one that went on at its very end has nothing left
-    to report."""
+    """What a trial reported last in an earlier attempt, if anything. A trial that resumes at its very end reports
+    nothing more."""
     reports = ledger.history(trial.trial_id, columns=["tokens_seen", "budget_tokens", "wall_s"]).to_pylist()
     return Progress(**reports[-1], loss=None, value=None, warning="") if reports else None
-
-
-def _identity(trial: Trial, *, context: StudyContext, attempt: int, started_at: datetime) -> dict[str, Any]:
-    """The cells that say which trial a row is of, and where and when it ran."""
-    return {
-        "study": trial.study,
-        "trial_id": trial.trial_id,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "config_json": trial.config.to_json(),
-        "params": trial.params,
-        "audited": trial.audited,
-        "predicted_peak_gib": trial.predicted_peak_gib,
-        "gpu_fraction": trial.gpu_fraction,
-        "attempt": attempt,
-        "started_at": started_at,
-        "finished_at": datetime.now(UTC),
-        "git_commit": context.git_commit,
-        "host": platform.node(),
-        "versions": provenance.versions(),
-    }
-
-
-def _one_line(text: str) -> str:
-    return escape.one_line(text, limit=500)

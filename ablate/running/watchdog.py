@@ -1,9 +1,10 @@
-"""Ends a trial that trains in this very process and does not end itself: too long, silent, or deaf to an interruption.
+"""Ends a trial that trains in this process and does not end itself: over its time, without reports, or not answering an
+interruption.
 
-What it can do, in this order. A trial that Python runs (a loop, a sleep, a wait for a file) gets an exception where it
-stands, and the study goes on. One that hangs inside torch gets none: after a while its row is written from here, a line
-says so, and the process ends; the study is gone on with by --resume. One that hangs and also keeps Python's lock cannot
-be seen from inside at all; with Ray it is ended from another process.
+First it raises an exception in the trial. That ends a trial that runs Python code (a loop, a sleep, a wait for a file),
+and the study continues. A trial that hangs inside torch does not get the exception: after `hard_s` the watchdog records
+it, prints a line and ends the process, and --resume continues the study. It cannot end a trial that hangs and also
+holds Python's lock; with Ray another process ends such a trial.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Unresponsive(KeyboardInterrupt):
 
 @dataclass
 class Watchdog:
-    """Watches while its context lasts. `give_up` is called, from a thread, just before the process ends: it records
-    what became of the trial (None: it was interrupted) and says so. `hard_s`: seconds for the exception to work."""
+    """Watches a trial inside `watching`. `hard_s`: seconds after the exception until the process ends. Just before
+    that a thread calls `give_up`, which records and prints why the trial ends (None: it was interrupted)."""
 
     watch: Watch
     halt: Halt
@@ -47,8 +48,8 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, in the main thread, OutOfTime or Unanswered may be raised anywhere."""
-        if threading.current_thread() is not threading.main_thread():  # Python takes signals nowhere else
+        """Inside, in the main thread, OutOfTime or Unresponsive may be raised anywhere."""
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
             yield
             return
         sender, receiver = socket.socketpair()
@@ -56,7 +57,7 @@ class Watchdog:
             sender.setblocking(False)
             receiver.settimeout(_CHECK_EVERY_S)
             before = signal.signal(_WAKE, self._raise)
-            # The handlers of a main thread that never comes back from C do not run; the bytes arrive all the same.
+            # While the main thread is inside C its signal handlers do not run, but this socket gets the bytes.
             wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
             thread = threading.Thread(target=self._watch, args=(receiver,), daemon=True)
             thread.start()
@@ -74,7 +75,7 @@ class Watchdog:
             raise error
 
     def _watch(self, receiver: socket.socket) -> None:
-        asked_s = halted_s = None  # when the exception was sent, when the study was halted
+        raised_s = halted_s = None  # when the exception was raised, when the study was halted
         overdue: Overdue | None = None
         main = threading.main_thread().ident
         assert main is not None
@@ -85,21 +86,21 @@ class Watchdog:
                 halted_s = now_s
             unresponsive = halted_s is not None and now_s - halted_s > GRACE_S
             overdue = overdue or (None if halted_s is not None else self.watch.overdue(now_s=now_s))
-            if asked_s is None and (overdue is not None or unresponsive):
-                asked_s = now_s
+            if raised_s is None and (overdue is not None or unresponsive):
+                raised_s = now_s
                 self._error = OutOfTime(overdue) if overdue is not None else Unresponsive()
                 signal.pthread_kill(main, _WAKE)
-            if asked_s is not None and now_s - asked_s > self.hard_s and not self._over.is_set():
+            if raised_s is not None and now_s - raised_s > self.hard_s and not self._over.is_set():
                 self._end(overdue)
 
     def _end(self, overdue: Overdue | None) -> None:
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
         self.give_up(overdue)
-        os._exit(130)  # resumable; nothing gentler ends a thread that is inside C
+        os._exit(130)  # resumable; only an exit of the process ends a thread that is inside C
 
 
 def _signals(receiver: socket.socket) -> bool:
-    """Whether Ctrl-C or SIGTERM has arrived; waits for it a little."""
+    """Whether Ctrl-C or SIGTERM has arrived; waits until the socket's timeout."""
     with contextlib.suppress(TimeoutError):
         return any(number in _SIGNALS for number in receiver.recv(64))
     return False

@@ -78,7 +78,7 @@ def test_a_study_over_two_commits_is_done_though_its_report_is_refused(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hours of training must not end in exit 2 because the code moved on between an interruption and --resume."""
-    play("complete", "until_told")
+    play("complete", "until_stopped")
     monkeypatch.setattr(provenance, "git", lambda *_: "a" * 40)
     assert run(space) == cli.INTERRUPTED
     monkeypatch.setattr(provenance, "git", lambda *_: "b" * 40)
@@ -132,7 +132,7 @@ def test_an_ablation_of_a_best_that_is_not_there_waits_for_more_trials(
 
 
 def test_ctrl_c_is_resumable(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
-    train = play("complete", "until_told")
+    train = play("complete", "until_stopped")
     assert run(space) == cli.INTERRUPTED
     assert "1 of 3 trials have ended" in capsys.readouterr().err
     interrupted = train.configs[-1]

@@ -23,7 +23,7 @@ from tests.fakes import Scripted
 def test_the_second_sweep_is_told_who_holds_the_study(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    play("complete", "until_told")
+    play("complete", "until_stopped")
     assert sweeping(space) == cli.INTERRUPTED
     ledger = Ledger(space.parent / "results" / "small")
     with lock.hold(ledger):

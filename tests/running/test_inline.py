@@ -1,4 +1,4 @@
-"""The runner without Ray, and through it the edge of a trial: every end is one row, and the row is true."""
+"""The runner without Ray and, through it, the edge of a trial: every end becomes one correct row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     halt: Halt | None = None,
     stop_at: dict[int, int] | None = None,
 ):
-    """Run one trial per act; returns the source and the events."""
+    """Run one trial per act. Returns the source and the events."""
     events: list[Event] = []
     source = ListSource([fake_trial(seed) for seed in acts], stop_at=stop_at or {})
     train = FakeTrain(acts, folder=context.ledger.root)
@@ -34,7 +34,7 @@ def run(
 
 
 def test_every_end_becomes_its_row(context: StudyContext) -> None:
-    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_told"}
+    acts: dict[int, Act] = {0: "complete", 1: "error", 2: "nan", 3: "oom", 4: "until_stopped"}
     source, events = run(context, acts, stop_at={4: 2 * TOKENS_A_STEP})
     assert [row.status for row in source.rows] == ["completed", "error", "nan", "oom", "pruned"]
     assert [row.error_kind for row in source.rows] == [None, "ValueError", "NonFiniteLoss", "MemoryError", None]
@@ -56,9 +56,7 @@ def test_history_holds_every_report(context: StudyContext) -> None:
     assert context.ledger.history()["losses"].to_pylist() == [[3.0 / step] for step in range(1, STEPS + 1)]
 
 
-def test_a_trial_that_has_used_its_budget_is_completed_even_where_the_search_says_stop(
-    context: StudyContext,
-) -> None:
+def test_a_trial_that_has_used_its_budget_completes_even_if_the_search_prunes_it(context: StudyContext) -> None:
     source, _ = run(context, {0: "complete"}, stop_at={0: STEPS * TOKENS_A_STEP})
     assert source.rows[0].status == "completed"
 
@@ -68,7 +66,7 @@ def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(context: Stu
 
     def interrupted(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         os.kill(os.getpid(), signal.SIGINT)
-        return FakeTrain({0: "until_told"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
+        return FakeTrain({0: "until_stopped"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
 
     source = ListSource([trial, fake_trial(1)])
     with Halt() as halt:
@@ -79,7 +77,7 @@ def test_ctrl_c_ends_the_trial_at_its_next_report_and_leaves_no_row(context: Stu
     assert context.ledger.final_ids() == set()
 
 
-def test_an_interrupted_trial_goes_on_as_its_next_attempt(context: StudyContext) -> None:
+def test_an_interrupted_trial_resumes_as_its_next_attempt(context: StudyContext) -> None:
     train = FakeTrain({0: "complete"}, folder=context.ledger.root)
     stopped = run_trial(fake_trial(0), context=context, tell=lambda _: Verdict.INTERRUPT, train=train)
     assert stopped is None
@@ -89,8 +87,8 @@ def test_an_interrupted_trial_goes_on_as_its_next_attempt(context: StudyContext)
     assert context.ledger.history()["step"].to_pylist() == list(range(1, STEPS + 1))
 
 
-def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(context: StudyContext) -> None:
-    """It was killed while it was measured: nothing is left to report, neither where that works now nor where not."""
+def test_a_trial_that_resumes_at_its_very_end_keeps_its_time_and_tokens(context: StudyContext) -> None:
+    """It was killed while it was measured. It reports nothing more, whether it now completes or fails."""
 
     def broken(*_: object, **__: object) -> Result:
         raise ValueError("again")
@@ -108,46 +106,44 @@ def test_a_trial_that_goes_on_at_its_very_end_has_the_time_that_it_took(context:
         assert row.wall_s == pytest.approx(STEPS * 0.02)
 
 
-def test_rank_0_of_several_does_not_leave_its_peers_waiting_where_it_is_to_be_tried_again(
-    context: StudyContext,
-) -> None:
-    def out_of_its_share(*_: object, **__: object) -> Result:
+def test_rank_0_of_several_raises_try_again_so_that_its_peers_do_not_wait(context: StudyContext) -> None:
+    def out_of_memory(*_: object, **__: object) -> Result:
         raise TryAgain("CUDA out of memory")
 
-    assert run_trial(fake_trial(0), context=context, tell=lambda _: Verdict.CONTINUE, train=out_of_its_share) is None
+    assert run_trial(fake_trial(0), context=context, tell=lambda _: Verdict.CONTINUE, train=out_of_memory) is None
     with pytest.raises(TryAgain):
         run_trial(
             fake_trial(0),
             context=context,
             tell=lambda _: Verdict.CONTINUE,
             only_rank=False,
-            train=out_of_its_share,
+            train=out_of_memory,
         )
 
 
-def test_the_second_ctrl_c_is_at_once() -> None:
+def test_the_second_ctrl_c_raises_at_once() -> None:
     with Halt():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_handlers_are_given_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Halt():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_replaced_attempt_writes_nothing_more(context: StudyContext) -> None:
-    """A worker that was thought dead and lives: its report is refused, and so is its end."""
+def test_a_replaced_attempt_writes_nothing(context: StudyContext) -> None:
+    """A worker that was taken for dead but lives: its report and its end are refused."""
     trial = fake_trial(0)
 
-    def outlived(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
+    def replaced(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         context.ledger.claim(trial.trial_id)
         return FakeTrain({0: "complete"}, folder=checkpoint_dir)(config, report, checkpoint_dir=checkpoint_dir)
 
-    assert run_trial(trial, context=context, tell=lambda _: Verdict.CONTINUE, train=outlived) is None
+    assert run_trial(trial, context=context, tell=lambda _: Verdict.CONTINUE, train=replaced) is None
     assert context.ledger.final_ids() == set()
     assert context.ledger.history().num_rows == 0
 

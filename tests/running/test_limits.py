@@ -1,4 +1,4 @@
-"""How long a trial may take and be silent, by a clock that the test winds."""
+"""Limits on a trial's time and silence, with a clock that the test sets; and the output that is kept of a trial."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_silence_counts_from_the_start_and_from_every_report() -> None:
     assert kind(watch, 121) == "Stalled"
 
 
-def test_a_limit_of_time_counts_what_was_trained_before_and_what_passes_since() -> None:
-    """Ten per cent more from outside: the trial may be about to report, and ends itself then."""
+def test_a_time_limit_counts_earlier_training_and_the_time_since_the_last_report() -> None:
+    """From outside a trial gets ten per cent more time, since it may be about to report and end itself."""
     limits = Limits(max_s=100)
     watch = Watch(limits, now_s=0)
-    watch.note_report(wall_s=90, done=False, now_s=5)  # of an earlier attempt, most of it
+    watch.note_report(wall_s=90, done=False, now_s=5)  # mostly of an earlier attempt
     assert limits.spent(100) is None
     assert limits.spent(100.1) is not None
     assert kind(watch, 25) is None
@@ -39,19 +39,19 @@ def test_a_limit_of_time_counts_what_was_trained_before_and_what_passes_since() 
     assert kind(Watch(Limits(max_s=36_000), now_s=0), 36_061) == "TimeLimit", "a minute at most"
 
 
-def test_a_trial_that_is_being_measured_has_trained_in_time() -> None:
+def test_the_time_limit_does_not_count_the_measurement() -> None:
     watch = Watch(Limits(max_s=100, stall_s=500), now_s=0)
     watch.note_report(wall_s=99, done=True, now_s=99)
     assert kind(watch, 500) is None
     assert kind(watch, 600) == "Stalled"
 
 
-def test_no_limits_no_end() -> None:
+def test_without_limits_a_trial_is_never_overdue() -> None:
     assert kind(Watch(Limits(), now_s=0), 1e9) is None
 
 
-def test_the_tail_of_a_file_is_bounded_harmless_and_of_this_trial(tmp_path: Path) -> None:
-    """In a process of its own whose output goes to files; a library's writes count as Python's do."""
+def test_the_tail_of_a_file_is_bounded_printable_and_of_this_trial(tmp_path: Path) -> None:
+    """In a process whose output goes to files. A native library's output is included."""
     code = (
         "import os, sys\n"
         "from ablate.running.output import Spool\n"
@@ -78,7 +78,7 @@ def test_the_tail_of_a_file_is_bounded_harmless_and_of_this_trial(tmp_path: Path
     assert "an earlier trial" not in tail
 
 
-def test_what_goes_to_a_terminal_is_kept_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_to_a_terminal_is_kept_and_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout
     with recorded() as output:
         print("seen and kept")
@@ -91,7 +91,7 @@ def test_what_goes_to_a_terminal_is_kept_too(capsys: pytest.CaptureFixture[str])
     assert seen.err == "seen and kept\nboth\n"
 
 
-def test_nothing_written_is_nothing_kept() -> None:
+def test_the_tail_of_no_output_is_empty() -> None:
     assert Spool(()).tail() == ""
     with recorded() as output:
         assert output.tail() == ""

@@ -1,4 +1,4 @@
-"""Counting a study from its events, and the lines that a log gets."""
+"""A study's progress, counted from its events, and how it is shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trials() -> list[Trial]:
     return [fake_trial(seed) for seed in range(6)]
 
 
-def test_counts(trials: list[Trial]) -> None:
+def test_events_are_counted(trials: list[Trial]) -> None:
     study_progress = StudyProgress(LOSS, planned=6)
     for trial in trials[:4]:
         study_progress.add(Event(trial, "started"), now_s=0.0)
@@ -48,7 +48,7 @@ def test_counts(trials: list[Trial]) -> None:
 
 
 @pytest.mark.parametrize(("mode", "seed"), [("min", 1), ("max", 2)])
-def test_best_is_of_the_completed_ones(trials: list[Trial], mode: str, seed: int) -> None:
+def test_best_of_takes_only_completed_trials(trials: list[Trial], mode: str, seed: int) -> None:
     rows = [
         row(trials[0], status="pruned", val_loss=0.1),
         row(trials[1], val_loss=2.0),
@@ -62,7 +62,7 @@ def test_best_is_of_the_completed_ones(trials: list[Trial], mode: str, seed: int
     assert best_of(rows[3:], objective=LOSS) is None
 
 
-def test_a_studys_best_is_the_searchs_or_else_an_arms_and_never_a_preparations() -> None:
+def test_best_of_study_takes_the_search_then_the_arms_and_never_a_preparation() -> None:
     arms = ("search", "baseline", "tune.baseline")
     searched, arm, tuning = (row(fake_trial(seed, arm=name), val_loss=3.0 - seed) for seed, name in enumerate(arms))
     assert best_of_study([searched, arm, tuning], objective=LOSS) == (searched, 3.0)
@@ -78,7 +78,7 @@ def test_time_left_from_the_trials_that_ended(trials: list[Trial]) -> None:
     study_progress.add(Event(trials[0], "ended", row=row(trials[0])), now_s=30.0)
     study_progress.add(Event(trials[1], "ended", row=row(trials[1])), now_s=30.0)
     study_progress.add(Event(trials[2], "started"), now_s=30.0)
-    # Half of one is left, three are to come, two at once: 15 + 3 * 30 over 2.
+    # Half of one trial is left, three are to come, two run at once: (15 + 3 * 30) / 2.
     assert study_progress.left_s(now_s=45.0) == pytest.approx((15 + 90) / 2)
 
 
@@ -86,12 +86,12 @@ def test_time_left_before_the_first_end_extrapolates_the_furthest(trials: list[T
     study_progress = StudyProgress(LOSS, planned=1)
     study_progress.add(Event(trials[0], "started"), now_s=0.0)
     study_progress.add(Event(trials[0], "reported", progress=progress(10, wall_s=0.1)), now_s=10.0)
-    assert study_progress.left_s(now_s=10.0) is None, "one per cent says nothing yet"
+    assert study_progress.left_s(now_s=10.0) is None, "one per cent is too little"
     study_progress.add(Event(trials[0], "reported", progress=progress(500, wall_s=5.0)), now_s=15.0)
     assert study_progress.left_s(now_s=15.0) == pytest.approx(5.0), "ten seconds were start-up"
 
 
-def test_a_log_gets_a_line_a_trial(trials: list[Trial]) -> None:
+def test_a_log_gets_a_line_per_ended_trial_and_warning(trials: list[Trial]) -> None:
     out = io.StringIO()
     study_progress = StudyProgress(LOSS, planned=2)
     with View(study_progress, console=Console(file=out, width=200)) as view:

@@ -1,4 +1,4 @@
-"""SwanLab watches and never fails a trial."""
+"""SwanLab tracks trials and never fails one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT = Report(
 )
 
 
-def test_offline_keeps_one_run_a_trial(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_offline_writes_one_run_per_trial(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         with Tracker(fake_trial(seed), mode="offline", folder=tmp_path / "swanlab") as tracker:
             tracker.log(REPORT)
@@ -54,21 +54,21 @@ def test_only_finite_numbers_are_logged(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("broken", ["start", "log", "finish"])
-def test_whatever_breaks_the_trial_completes_and_it_is_said_once(
+def test_if_tracking_breaks_the_trial_completes_and_warns_once(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Run:
         def log(self, *_: object, **__: object) -> None:
             if broken == "log":
-                raise RuntimeError("no space on the moon")
+                raise RuntimeError("tracking is broken")
 
         def finish(self, **_: object) -> None:
             if broken == "finish":
-                raise RuntimeError("no space on the moon")
+                raise RuntimeError("tracking is broken")
 
     def start(*_: object, **__: object) -> Run:
         if broken == "start":
-            raise RuntimeError("no space on the moon")
+            raise RuntimeError("tracking is broken")
         return Run()
 
     monkeypatch.setattr(tracking, "_start", start)
@@ -85,10 +85,10 @@ def test_whatever_breaks_the_trial_completes_and_it_is_said_once(
     assert row.status == "completed"
     warnings = [progress.warning for progress in told if progress.warning]
     assert len(warnings) == (0 if broken == "finish" else 1)
-    assert "no space on the moon" in context.ledger.path("swanlab", "warnings.txt").read_text()
+    assert "tracking is broken" in context.ledger.path("swanlab", "warnings.txt").read_text()
 
 
-def test_online_without_a_key_goes_on_untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_without_a_key_turns_tracking_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
     mode, line = tracking.check("online")
     assert mode == "disabled"
@@ -98,7 +98,7 @@ def test_online_without_a_key_goes_on_untracked(monkeypatch: pytest.MonkeyPatch)
     assert tracking.check("offline") == ("offline", "")
 
 
-def test_disabled_does_nothing(context: StudyContext) -> None:
+def test_disabled_tracking_writes_nothing(context: StudyContext) -> None:
     assert context.swanlab == "disabled"
     row = run_trial(
         fake_trial(0),

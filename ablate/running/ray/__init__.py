@@ -1,1 +1,3 @@
-"""The runner on Ray: Tune decides what runs when, Train runs it. The only package that imports ray."""
+"""The runner on Ray: Tune decides which trial runs when, Train runs it.
+
+This is the only package that imports ray."""

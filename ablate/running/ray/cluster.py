@@ -1,4 +1,4 @@
-"""Starting a Ray of our own, or joining one, quietly; and leaving nothing behind."""
+"""Starts a private Ray or joins a running one, keeps its output out of the terminal, and cleans up at the end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from ablate.running.ray import orphans
 from ablate.scheduling.placement import Node
 
 _OBJECT_STORE_BYTES = 100 * 2**20
-"""Trials exchange numbers, not tensors; Ray would take a third of the memory."""
+"""Trials exchange numbers, not tensors. Ray's default would be a third of the memory."""
 
 _LOOPBACK = "127.0.0.1"
-"""What the servers of a private Ray bind to: no other machine reaches it, token or not."""
+"""The address that a private Ray's servers bind to, so that no other machine reaches them."""
 
 _CONNECT_TIMEOUT_S = 5.0
 _GPU_PROBE_TIMEOUT_S = 60.0
@@ -37,30 +37,30 @@ _ADDRESS_HINT = "is the head node up (`ray status`), and is its token here (`ray
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # Train runs in the dashboard's API
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also how soon an end is noticed
-    # A trial waits for its turn: on a cluster that others use too for as long as theirs take, and that is no failure.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also how soon the end of a worker is noticed
+    # On a shared cluster a trial waits as long as other jobs' trials take; that is not a failure.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "31536000",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a trial prints goes where the rest of its output goes
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a trial; a preempted trial is a lost one
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # a trial's prints go to its other output
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process per trial; a preempted trial counts as lost
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # its tables go to stdout
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables would go to stdout
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours tells the trials first
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our handler tells the trials first
     "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # with a searcher Tune would start one at a time; the gate says how many
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor whose last trial's thread is slow to end is waited for
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # with a searcher the default is 1; the gate limits the number
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # wait for an actor whose last trial's thread ends slowly
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""As on those systems by default: a node's address is the loopback's, and its servers bind to that alone. (Given as
-`_node_ip_address`, 127.0.0.1 is replaced by the host's outer address, and at any other one they bind to all.)"""
+"""Makes loopback the node's address, to which alone its servers bind; this is Ray's default on Windows and macOS. (Ray
+replaces 127.0.0.1 in `_node_ip_address` by the host's outer address, and otherwise binds to all.)"""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that this process is connected to. `dashboard` is None where there is none; `card_gib` is the memory of the
-    smallest card, 0 without one; `mps`: on every machine with cards an MPS daemon runs."""
+    """The Ray that this process is connected to. `dashboard`: its URL, or None; `card_gib`: the memory of the smallest
+    GPU, 0 without one; `mps`: whether an MPS daemon runs on every machine with GPUs."""
 
     dashboard: str | None
     cuda: bool
@@ -80,12 +80,12 @@ def connect(
     environment: Mapping[str, str] | None = None,
     note: Path | None = None,
 ) -> Iterator[Cluster]:
-    """Start a private Ray on this machine, or join the one at `address`, and leave it in the end, whatever happens.
+    """Start a private Ray on this machine or join the one at `address`. Shut down or leave it at the end in every case.
 
-    `cpus` and `gpus` are logical counts for a private one; None takes what is found. `use_mps`: `off` keeps trials from
-    an MPS daemon. `environment`: of the trials' processes. `note`: the file by which `orphans.end` finds a private one
-    whose driver was killed. What Ray prints goes to a file while the context lasts: stdout is for answers. Raises
-    BadInput where `address` cannot be joined.
+    `cpus` and `gpus` are logical counts for a private Ray; None takes what Ray finds. `use_mps`: `off` keeps trials
+    away from an MPS daemon. `environment`: variables for the trials' processes. `note`: the file by which `orphans.end`
+    finds the private Ray of a killed driver. Ray's output goes to a file, because stdout is for the command's answer.
+    Raises BadInput if `address` cannot be joined.
     """
     folder = Path(tempfile.mkdtemp(prefix=orphans.PREFIX))
     with contextlib.ExitStack() as stack:
@@ -99,19 +99,19 @@ def connect(
             info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
         else:
             info = stack.enter_context(_joined(study, address=address, own=own))
-        cards = _worker_gpus()
+        seen = _worker_gpus()
         yield Cluster(
             dashboard=f"http://{info.dashboard_url}" if info.dashboard_url else None,
-            cuda=any(card.cuda for card in cards),
+            cuda=any(gpu.cuda for gpu in seen),
             nodes=tuple(_node(row) for row in ray.nodes() if row["Alive"]),
-            card_gib=min((card.gib for card in cards if card.cuda), default=0.0),
-            mps=bool(cards) and all(card.mps for card in cards),
+            card_gib=min((gpu.gib for gpu in seen if gpu.cuda), default=0.0),
+            mps=bool(seen) and all(gpu.mps for gpu in seen),
         )
 
 
 @dataclass(frozen=True)
 class _Logs:
-    """The folder that holds Ray's session and what it said; kept where it may explain something."""
+    """The folder of Ray's session and output. It is kept after an unexpected error, as it may explain it."""
 
     folder: Path
 
@@ -124,8 +124,8 @@ class _Logs:
 
 @contextmanager
 def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) -> Iterator[Any]:
-    # Pinned before the start, so that every process of this Ray inherits it: with a second Ray on the host those that
-    # look for "the" Ray (the State API, and with it Train's clean-up) would find two and give up.
+    # Every process of this Ray inherits the address. Without it, the State API (which Train's clean-up uses) fails on
+    # a host with a second Ray, since it finds two.
     port = _free_port()
     pinned = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
     with _environment({**_ENVIRONMENT, **_LOOPBACK_ONLY, **pinned}), _loopback_only():
@@ -149,7 +149,7 @@ def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) ->
 
 
 def _check_reachable(address: str) -> None:
-    """Raise BadInput unless something listens at HOST:PORT: Ray itself would try for minutes, and complain in C++."""
+    """Raise BadInput unless something listens at HOST:PORT. Ray itself would retry for minutes and print C++ errors."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
@@ -162,7 +162,7 @@ def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any
     if address != "auto":
         _check_reachable(address)
     environment = {**_ENVIRONMENT, "RAY_ADDRESS": address}
-    # A head node asks for a token by default, and Ray shows the one that is here only to a head it has found itself.
+    # A head node asks for a token by default, but Ray sends the local one only to a head that it found by itself.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     with _environment(environment):
         try:
@@ -182,14 +182,14 @@ def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any
 
 
 def _job(study: str, environment: Mapping[str, str]) -> JobConfig:
-    """The job as the dashboard lists it."""
+    """The job's name and metadata, as the dashboard lists them."""
     runtime_env = {"env_vars": dict(environment)} if environment else {}
     return JobConfig(metadata={"job_name": f"ablate: {study}", "study": study}, runtime_env=runtime_env)
 
 
 @dataclass(frozen=True)
 class _Gpu:
-    """What a worker sees of a machine's cards: whether torch can use one, its memory, whether MPS serves it."""
+    """What a worker sees of a machine's GPU: whether torch can use it, its memory, whether MPS serves it."""
 
     cuda: bool
     gib: float
@@ -197,9 +197,9 @@ class _Gpu:
 
 
 def _worker_gpus() -> list[_Gpu]:
-    """A look from a worker on every machine with cards, since Ray hides cards from everybody else.
+    """Look at the GPU from a worker on every machine that has one, because Ray hides GPUs from other processes.
 
-    A machine whose cards somebody else holds is not waited for, as long as another answers.
+    Does not wait for a machine whose GPUs are taken, as long as another machine answers.
     """
 
     @ray.remote(num_cpus=0, num_gpus=0.001)
@@ -221,7 +221,7 @@ def _worker_gpus() -> list[_Gpu]:
 
 
 def _node(row: Mapping[str, Any]) -> Node:
-    """A machine of the cluster, from its row of `ray.nodes()`."""
+    """A machine of the cluster, from its row in `ray.nodes()`."""
     has = row["Resources"]
     return Node.of(
         row["NodeID"],
@@ -239,7 +239,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _loopback_only() -> Iterator[None]:
-    """What _ALONE does for processes that start later, for this one, which has read the variable long ago."""
+    """Apply _LOOPBACK_ONLY to this process, which read the variable when it imported Ray."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -250,7 +250,7 @@ def _loopback_only() -> Iterator[None]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for as long as the context lasts."""
+    """Set environment variables while the context lasts."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -263,9 +263,9 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet(path: Path) -> Iterator[None]:
-    """Send what Ray logs and prints in this process to a file: stdout is for answers and stderr for the live table.
+    """Send what Ray logs and prints in this process to a file: stdout is for the answer, stderr for the live table.
 
-    Whoever wants to be seen keeps the stream of before.
+    Code that wants to print keeps the earlier stream.
     """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data")]
     with path.open("w", encoding="utf-8", buffering=1) as file:

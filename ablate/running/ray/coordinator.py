@@ -1,7 +1,7 @@
-"""The board in the hall: what the driver wants of the trials, and which placement groups they hold.
+"""The coordinator: holds what each trial should do and which placement groups it has, for driver and workers.
 
-Tune can only end a trial by killing it, and a killed Train run leaves its placement group behind. So a trial that
-should stop is told so here, reads it at its next report, and returns by itself.
+Tune can only end a trial by killing it, and a killed Train run leaves its placement group behind. So the driver sets a
+trial's verdict here; the trial reads it at its next report and returns by itself.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ablate.trainers import Verdict
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What a trial that is gone leaves behind: where its tries ran, and whether the last ran out of memory."""
+    """What an ended trial leaves behind: where its tries ran, and the last try's failure if it ran out of memory."""
 
     places: tuple[Place, ...] = ()
     oom: Failure | None = None
 
     @property
     def groups(self) -> list[str]:
-        """The placement groups (hex) that it held and that serve nobody after it."""
+        """The placement groups (hex) that it held and that no other trial will use."""
         return [place.group_id for place in self.places if not place.reused]
 
 
 class _CoordinatorActor:
-    """An actor without CPU. Its state is the run's and dies with it, so an old verdict never meets a resumed trial."""
+    """An actor without CPU. Its state ends with the run, so a resumed trial never reads an old verdict."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -50,7 +50,7 @@ class _CoordinatorActor:
         return self.verdict(trial_id)
 
     def report(self, trial_id: str, wall_s: float, done: bool) -> Verdict:
-        if trial_id in self._watches:  # of a trial that has left, a worker may live on for a second
+        if trial_id in self._watches:  # a worker may outlive its ended trial for a second
             self._watches[trial_id].note_report(wall_s=wall_s, done=done, now_s=time.monotonic())
         return self.verdict(trial_id)
 
@@ -90,35 +90,37 @@ class _CoordinatorActor:
 
 
 class Coordinator:
-    """A handle on the board, for driver and workers alike; it travels by pickle."""
+    """A handle on the coordinator's actor, for the driver and (pickled) for workers."""
 
     def __init__(self, name: str, *, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
-        """Hang up a new board, an actor called `name`; it ends with this driver, and is on its node: another's death
-        must not take it along."""
+        """Start the actor, called `name`, on this node, so that the death of another node does not end it. It ends with
+        this driver."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = (
             ray.remote(num_cpus=0)(_CoordinatorActor).options(name=name, scheduling_strategy=here).remote(limits)
         )
 
     def enter(self, trial_id: str, *, place: Place) -> Verdict:
-        """A trial's worker has started; the answer is what it should do. Its limits count from now on."""
+        """Note that a trial's worker has started; its limits count from now. Returns what the trial should do."""
         return ray.get(self._actor.enter.remote(trial_id, place))
 
     def report(self, trial_id: str, *, wall_s: float, done: bool) -> Verdict:
-        """The trial has reported; the answer is what it should do. `done`: its budget is used."""
+        """Note a report; `done`: the budget is used. Returns what the trial should do."""
         return ray.get(self._actor.report.remote(trial_id, wall_s, done))
 
     def overdue(self) -> dict[str, tuple[Overdue, Place]]:
-        """The trials whose time is over and that have not ended themselves, and where they run."""
+        """The trials that are over their limits and have not ended themselves: why, and where they run."""
         return ray.get(self._actor.overdue.remote())
 
     def give_up(self, trial_id: str) -> list[str]:
-        """The trial is being ended and is not to be tried again: the placement groups it holds (hex)."""
+        """Note that the trial is being ended and must not be tried again. Returns its placement groups (hex)."""
         return ray.get(self._actor.give_up.remote(trial_id))
 
     def worker_gone(self, trial_id: str) -> bool:
-        """The trial's worker is gone, and until another one enters its limits do not count. The answer is whether it
-        may be tried again as it is: not where its end was decided from outside, nor where it ran out of memory."""
+        """Note that the trial's worker is gone; its limits do not count until the next worker enters.
+
+        Returns whether the trial may be tried again unchanged: not if it was ended from outside or ran out of memory.
+        """
         return ray.get(self._actor.worker_gone.remote(trial_id))
 
     def verdict(self, trial_id: str) -> Verdict:
@@ -126,17 +128,17 @@ class Coordinator:
         return ray.get(self._actor.verdict.remote(trial_id))
 
     def stop(self, trial_id: str) -> None:
-        """The search has seen enough of the trial. Returns before it is written."""
+        """Ask the trial to stop, because the search prunes it. Does not wait for the actor."""
         self._actor.stop.remote(trial_id)
 
     def interrupt(self) -> None:
-        """Every trial should write a checkpoint and return. Returns before it is written."""
+        """Ask every trial to write a checkpoint and return. Does not wait for the actor."""
         self._actor.interrupt.remote()
 
     def ran_out_of_memory(self, trial_id: str, failure: Failure) -> None:
-        """The trial needs more memory than it was given. Returns once it is written."""
+        """Note that the trial needs more memory than its share. Waits for the actor."""
         ray.get(self._actor.ran_out_of_memory.remote(trial_id, failure))
 
     def leave(self, trial_id: str) -> Leftovers:
-        """The trial has ended: what it leaves, forgotten here."""
+        """Forget a trial that has ended. Returns what it leaves behind."""
         return ray.get(self._actor.leave.remote(trial_id))

@@ -1,9 +1,9 @@
-"""A Train run at the price of its workers: the driver is the controller, and nobody imports torch but who trains.
+"""A Train run without helper processes: the driver is the controller, and only workers import torch.
 
-`DataParallelTrainer.fit` starts six processes around a worker: a controller, a queue for its reports to Tune, a cleaner
-of placement groups, a manager of datasets that nobody has, a barrier, and the worker. On a machine whose cores the
-trials need, every one of them is a second taken from training (docs/log.md). The overridden methods are Ray's own
-hooks; where a later Ray renames them, what is overridden here is not called and a trial only starts slower.
+`DataParallelTrainer.fit` starts six processes: a controller, a queue for reports to Tune, a cleaner of placement
+groups, a manager of datasets, a barrier, and the worker. The trials need the machine's cores, and each process costs a
+second of training time (docs/log.md). The overridden methods are Ray's own hooks. If a later Ray renames them, the
+overrides are not called and a trial only starts slower.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 _OMITTED_CALLBACKS = (DatasetsCallback, PlacementGroupCleanerCallback)
-"""Callbacks that start a process each: there are no datasets, and reaper.py removes what a dead run leaves behind."""
+"""Callbacks that start a process each. There are no datasets, and reaper.py removes a dead run's placement groups."""
 
 _TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for each other."""
 
 
 class GroupTrainer(DataParallelTrainer):
-    """A DataParallelTrainer whose control loop runs where `fit` is called; for Tune's actors."""
+    """A DataParallelTrainer whose control loop runs in the process that calls `fit`, a Tune actor."""
 
     def _create_default_callbacks(self) -> list[Any]:
         return [one for one in super()._create_default_callbacks() if not isinstance(one, _OMITTED_CALLBACKS)]
@@ -47,7 +47,7 @@ class GroupTrainer(DataParallelTrainer):
 
 
 def _named_controller(name: str) -> type[TrainController]:
-    """A controller whose workers the dashboard lists under `name`."""
+    """A controller class whose workers the dashboard lists under `name`."""
 
     class Worker(RayTrainWorker):
         def __repr__(self) -> str:
@@ -63,8 +63,9 @@ def _named_controller(name: str) -> type[TrainController]:
 
 
 class ReportToTune(UserCallback):
-    """Rank 0's reports go to Tune from the controller itself, which waits until Tune has read them. `gone` is called
-    where a worker has failed: Train itself starts the group again where it was preempted, and may wait long for that.
+    """Sends rank 0's reports to Tune from the controller, which waits until Tune has read them.
+
+    `gone` is called when a worker fails. After a preemption Train restarts the group by itself, perhaps much later.
     """
 
     def __init__(self, *, gone: Callable[[], object]) -> None:
@@ -78,7 +79,7 @@ class ReportToTune(UserCallback):
 
 
 class RendezvousConfig(BackendConfig):
-    """Workers learn where rank 0 is; those that need a process group join it themselves, see `join`."""
+    """Tells workers where rank 0 is. Those that need a process group join it themselves, see `join`."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -86,7 +87,7 @@ class RendezvousConfig(BackendConfig):
 
 
 class _Rendezvous(Backend):
-    share_cuda_visible_devices = True  # NCCL between the cards of a node wants each to see all
+    share_cuda_visible_devices = True  # NCCL needs every GPU of a node visible to each worker
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
         address, port = worker_group.execute_single(0, get_address_and_port)
@@ -94,12 +95,13 @@ class _Rendezvous(Backend):
 
 
 def _in_environment(values: Mapping[str, str]) -> None:
-    """In the worker; `os.environ.update` itself would travel with a copy of the driver's environment, and fill that."""
+    """Runs in the worker. Pickling `os.environ.update` itself would send, and update, a copy of the driver's
+    environment."""
     os.environ.update(values)
 
 
 def join(*, cuda: bool) -> None:
-    """Join the process group of this worker's ranks, as torchrun would have it: NCCL with CUDA, gloo without."""
+    """Join the process group of this worker's ranks, as torchrun sets it up: NCCL with CUDA, gloo without."""
     import torch
     import torch.distributed as dist
     from ray.train.torch import get_device

@@ -1,9 +1,9 @@
-"""What a killed driver's private Ray leaves running, and its end.
+"""Ends the processes that the private Ray of a killed driver leaves running.
 
-Ray's own processes watch their parents and go, but for two agents of every node (dashboard, runtime environments):
-they were still there half a minute after a driver, its head and its workers had gone. Every session has a folder of
-its own under the system's temporary one; its path is noted in the study before Ray starts, and whatever of Ray has a
-file of that folder open is of that session and of nobody else's.
+Ray's processes watch their parents and end with them, except for two agents per node (dashboard, runtime environments),
+which were still running half a minute after the driver, its head and its workers. Every session has its own folder
+under the system's temporary folder. Its path is noted in the study before Ray starts, and a Ray process that has a file
+of that folder open belongs to that session.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 PREFIX = "ablate-"
-"""How the name of a session's folder begins."""
+"""Prefix of a session folder's name."""
 
 _TERMINATE_S = 5.0
 
@@ -40,7 +40,7 @@ class Session:
 
     @classmethod
     def read(cls, note: Path) -> Session | None:
-        """The session that was noted there; None where none was, or what stands there is none."""
+        """The session in `note`; None if there is no file or it does not describe a session."""
         try:
             stored = json.loads(note.read_text(encoding="utf-8"))
             return cls(Path(stored["folder"]), str(stored["host"]), int(stored["pid"]), float(stored["began"]))
@@ -48,30 +48,30 @@ class Session:
             return None
 
     def write(self, note: Path) -> None:
-        """Note it for whoever comes after a kill."""
+        """Write the note by which a later process finds this session if this one is killed."""
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({**asdict(self), "folder": str(self.folder)}), encoding="utf-8")
 
     @property
     def dead(self) -> bool:
-        """Whether its driver ran on this machine and has gone; only then is anything of it to be ended.
+        """Whether its driver ran on this machine and is gone. Only then may its processes be ended.
 
-        A note may come with results from elsewhere, so its folder must be one that only a driver of ours makes.
+        A note may come with results from another machine, so its folder must be one that only this program creates.
         """
         if self.host != socket.gethostname() or self.folder.parent != Path(tempfile.gettempdir()):
             return False
         if not self.folder.name.startswith(PREFIX) or not self.folder.is_dir() or self.folder.is_symlink():
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.began) > 1.0  # another process has its number now
+            return abs(psutil.Process(self.pid).create_time() - self.began) > 1.0  # another process has this id now
         except psutil.NoSuchProcess:
             return True
 
 
 def end(note: Path) -> list[int]:
-    """End what is left of the session that is noted there, if its driver is dead, and remove its folder.
+    """End the processes of the session in `note` if its driver is dead, and remove its folder.
 
-    Returns the ids of the processes that were ended.
+    Returns the ids of the ended processes.
     """
     session = Session.read(note)
     if session is None or not session.dead:
@@ -82,22 +82,24 @@ def end(note: Path) -> list[int]:
 
 
 def end_processes(folder: Path) -> list[int]:
-    """End the processes of the Ray whose session is in `folder`, but this one; politely first. Returns their ids."""
-    mine = [process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs_to(process, folder)]
-    for polite in (True, False):
-        for process in mine:
+    """End the other processes of the Ray session in `folder`: SIGTERM first, then SIGKILL. Returns their ids."""
+    found = [
+        process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs_to(process, folder)
+    ]
+    for send in (psutil.Process.terminate, psutil.Process.kill):
+        for process in found:
             try:
-                process.terminate() if polite else process.kill()
+                send(process)
             except psutil.NoSuchProcess:
                 continue
-        _, alive = psutil.wait_procs(mine, timeout=_TERMINATE_S)
+        _, alive = psutil.wait_procs(found, timeout=_TERMINATE_S)
         if not alive:
             break
-    return [process.pid for process in mine]
+    return [process.pid for process in found]
 
 
 def _belongs_to(process: psutil.Process, folder: Path) -> bool:
-    """Whether it is one of Ray's and works in `folder`; a reader of its logs is neither."""
+    """Whether it is a Ray process that works in `folder`; a process that reads its logs is not."""
     inside = f"{folder}/"
     try:
         if process.uids().real != os.getuid() or process.status() == psutil.STATUS_ZOMBIE:

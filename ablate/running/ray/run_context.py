@@ -1,4 +1,4 @@
-"""What a trial's processes are told, and what they have in common."""
+"""The run context: what the processes of all trials share."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from ablate.scheduling.packing import Slots
 
 RETRIES = 2
-"""How often a trial that was lost, its process or node dead, is tried again from its last checkpoint."""
+"""How often a lost trial (its process or node died) is tried again from its last checkpoint."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a trial's driver and workers need to know beside the trial: the same for all trials of a run.
+    """What a trial's driver and workers need besides the trial; the same for all trials of a run.
 
-    `storage` is where Train keeps its own notes; `cuda` says whether a worker sees a card that torch can use, and
-    `card_gib` what such a card holds, 0 where that is not known (a trial's share of it stands on the trial); `reuse`
-    whether the processes of Tune's own, in which trials without workers train, are kept for the next trial.
+    `storage`: Train's own files; `cuda`: whether a worker sees a GPU that torch can use; `card_gib`: the memory of such
+    a GPU, 0 if unknown (a trial's share of it is in the trial); `reuse`: whether Tune's actors, in which trials without
+    workers train, are kept for the next trial.
     """
 
     context: StudyContext
@@ -37,5 +37,5 @@ class RunContext:
 
 
 def run_name(trial: Trial, *, tries: int = 1) -> str:
-    """How the dashboard calls the trial: study, arm and id; a later try says so."""
+    """The trial's name in the dashboard: study, arm and id, and the number of a later try."""
     return f"{trial.study}-{trial.arm}-{trial.trial_id}" + (f"-try{tries}" if tries > 1 else "")

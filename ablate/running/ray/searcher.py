@@ -1,4 +1,4 @@
-"""Between Tune and a source of trials: Tune's calls go in, the source's answers come out, and every end is a row."""
+"""Connects Tune to a source of trials: passes Tune's calls on to the source, and makes every end a row."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ablate.running.ray.reaper import reap
 from ablate.running.ray.run_context import RETRIES, RunContext
 from ablate.running.ray.worker_place import worker_output
 from ablate.running.runner import Event, Halt, Listener, Progress
-from ablate.running.trial import Failure, failed_row, record
+from ablate.running.trial import Failure, final_row, record
 from ablate.scheduling.admission import Admission, Usage
 from ablate.trainers import Verdict
 from ablate.trials.source import TrialSource
 from ablate.trials.trial import Trial
 
 TRIAL = "trial"
-"""Key of Tune's configuration under which the whole trial stands."""
+"""The key of Tune's configuration that holds the whole trial."""
 
 _DRIVER_DIED = "the process that Tune started for the trial died"
-"""Where trials have workers it drove them, where they have none it trained itself."""
+"""That process drives the trial's workers, or trains the trial itself if it has none."""
 
 _STATUS, _KIND, _MESSAGE = "failure_status", "failure_kind", "failure_message"
 
 
 def failure_result(failure: Failure | None) -> dict[str, Any]:
-    """A driver's last result, by which a failure that the workers could not record themselves comes home."""
+    """A driver's last result: reports a failure that the workers could not record themselves."""
     if failure is None:
         return {}
     return {_STATUS: failure.status, _KIND: failure.kind, _MESSAGE: failure.message}
@@ -50,7 +50,7 @@ class _Running:
 
 
 class SourceSearcher(Searcher):
-    """A Tune searcher that asks a TrialSource. Tune's ids are its own; the source knows only the study's."""
+    """A Tune searcher that asks a TrialSource. `trial_id` is Tune's id here; the source knows only the study's ids."""
 
     def __init__(
         self, source: TrialSource, *, run_context: RunContext, halt: Halt, on_event: Listener, admission: Admission
@@ -65,21 +65,21 @@ class SourceSearcher(Searcher):
         self._ended_from_outside: dict[str, tuple[Failure, str]] = {}
 
     def end_from_outside(self, trial_id: str, failure: Failure, log: str) -> None:
-        """The trial (by the study's id) is being ended from outside: what for, and what it wrote last."""
+        """Note that the trial (by the study's id) is being ended from outside: why, and what it wrote last."""
         self._ended_from_outside[trial_id] = failure, log
 
     @property
     def has_reported(self) -> bool:
-        """Whether a trial under way has reported, and so has something to write down before it returns."""
+        """Whether a running trial has reported, so that it has something to write before it returns."""
         return any(running.last is not None for running in self._running.values())
 
     def killed_for_memory(self, error: Exception) -> None:
-        """The process of the trial that Tune will call failed next was ended by Ray's memory monitor."""
+        """Note that Ray's memory monitor ended a process: that of the trial that Tune reports as failed next."""
         text = " ".join(str(error).split())[:500]
         self._memory_kill = Failure("oom", kind=type(error).__name__, message=text)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, None where none can start now, or Tune's word for no more."""
+        """The next trial; None if none can start now; FINISHED if there are no more."""
         running = None
         with self._halting_if_disk_full():
             running = self._next()
@@ -91,7 +91,7 @@ class SourceSearcher(Searcher):
         return {TRIAL: running.trial}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A report has arrived: pass it on, and tell the trial to stop where the source has seen enough."""
+        """Pass a report on, and ask the trial to stop if the source prunes it."""
         running = self._running[trial_id]
         if _STATUS in result:
             running.failure = Failure(result[_STATUS], kind=result[_KIND], message=result[_MESSAGE])
@@ -109,12 +109,12 @@ class SourceSearcher(Searcher):
     def on_trial_complete(
         self,
         trial_id: str,
-        result: dict[str, Any] | None = None,  # noqa: ARG002 - it came as a result before
+        result: dict[str, Any] | None = None,  # noqa: ARG002 - on_trial_result has had it
         error: bool = False,
     ) -> None:
-        """A trial has ended, in whatever way: free what it held and tell the source its row.
+        """Free what an ended trial held, and give its row to the source.
 
-        The workers have written it, unless they died or the study was interrupted. An interrupted trial has none.
+        The workers have written the row, unless they died. An interrupted trial has no row.
         """
         running = self._running.pop(trial_id)
         name, log = running.trial.trial_id, ""
@@ -137,7 +137,7 @@ class SourceSearcher(Searcher):
         self._on_event(Event(running.trial, "ended", row=row))
 
     def _retry(self, running: _Running, left: Leftovers, *, error: bool) -> bool:
-        """Whether a trial without a row waits to be tried again; where it does not, `running` knows why it failed."""
+        """Whether a trial without a row will be tried again; otherwise set `running.failure`."""
         if left.oom is not None:
             running.failure = left.oom
             if not self._halt.reason and self._admission.try_larger(running.trial):
@@ -145,7 +145,7 @@ class SourceSearcher(Searcher):
                 return True
         if error and running.failure is None:
             if running.tries <= RETRIES and self._halt.reason is None:
-                self._lost.append(replace(running, tries=running.tries + 1))  # its place stays its own
+                self._lost.append(replace(running, tries=running.tries + 1))  # it keeps its place
                 return True
             running.failure = Failure("lost", kind="DriverDied", message=_DRIVER_DIED)
         return False
@@ -160,7 +160,7 @@ class SourceSearcher(Searcher):
 
     @contextmanager
     def _halting_if_disk_full(self) -> Iterator[None]:
-        """Inside, a full disk calls the study off: Tune would turn it into an error of its own."""
+        """Inside, a full disk halts the study; Tune would hide it in an error of its own."""
         try:
             with writing():
                 yield
@@ -168,12 +168,10 @@ class SourceSearcher(Searcher):
             self._halt.call_off(full.line)
 
     def _record_failure(self, running: _Running, left: Leftovers, *, log: str) -> TrialRow | None:
-        """Record that a trial failed, with `log` or the last words of where it ran; None where it may go on later."""
+        """Record a failed trial, with `log` or its worker's last output. None if it may resume later."""
         failure = running.failure
-        if self._halt.reason:
+        if self._halt.reason or failure is None:  # no failure: a newer attempt will write the row
             return None
-        if failure is None:
-            return None  # its attempt was replaced by somebody else's, who will write the row
         if failure.kind == CannotWrite.__name__:
             raise CannotWrite(failure.message)
         ledger, name = self._context.ledger, running.trial.trial_id
@@ -181,23 +179,23 @@ class SourceSearcher(Searcher):
         if not log and left.places:
             log = worker_output(left.places[-1], stack=False)
         ledger.write_log(name, attempt=attempt, text=f"{failure.kind}: {failure.message}\n\n{log}")
-        row = failed_row(
+        row = final_row(
             running.trial,
-            failure=failure,
+            end=failure,
             context=self._context,
             attempt=attempt,
             started_at=running.started_at,
             last=running.last,
         )
-        # A worker that is slow to die may have written its own end in the meantime: that one counts.
+        # A worker that dies slowly may have written its own row meanwhile; that row counts.
         return record(row, ledger=ledger) or ledger.row(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its whole set-up for a restore that never happens, and a listener may hold a lock."""
+        """Nothing: Tune pickles its set-up for a restore that never happens, and a listener may hold a lock."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the truth, and Tune's snapshots are never restored."""
+        """Does nothing: the ledger is the record, and Tune's snapshots are never restored."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
+        """Does nothing, see `save`."""

@@ -1,7 +1,7 @@
-"""Holds a trial to its share of a card, from inside its process: a limit for the allocator, and a look at every report.
+"""Limits a trial to its share of a GPU from inside its process: limits the allocator, and checks usage at every report.
 
-A trial that wants more fails by itself, before its neighbours do. It has not ended then: the driver decides whether it
-is tried again with a larger share.
+A trial that needs more fails before other trials on the GPU do. The driver then decides whether to try it again with a
+larger share.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ablate.trials.trial import Trial
 
 
 class OverShare(MemoryError):
-    """The process holds more of its card than it was given."""
+    """The process holds more GPU memory than its share."""
 
 
 class ShareLimitedTrain:
-    """A `Train` that trains as another does, within the trial's share. Remembers what the last report said it took, and
-    whether it `ran_out`."""
+    """Wraps a `Train` to keep it within the trial's share. Remembers the usage in the last report, and whether the
+    trial `ran_out_of_memory`."""
 
     def __init__(self, trial: Trial, *, train: Train, coordinator: Coordinator, card_gib: float) -> None:
         self._trial, self._train, self._coordinator = trial, train, coordinator
@@ -35,15 +35,15 @@ class ShareLimitedTrain:
         self.ran_out_of_memory = False
 
     def taken(self) -> Usage:
-        """What the trial took so far, and where."""
+        """The resources that the trial has used so far, and where."""
         context = ray.get_runtime_context()
-        cards = context.get_accelerator_ids()["GPU"]
-        card = cards[0] if len(cards) == 1 else None
-        beside_gib = self._trial.config.trainer.context_gib
-        return Usage.of(self._metrics, context_gib=beside_gib, node=context.get_node_id(), card=card)
+        gpus = context.get_accelerator_ids()["GPU"]
+        gpu = gpus[0] if len(gpus) == 1 else None
+        context_gib = self._trial.config.trainer.context_gib
+        return Usage.of(self._metrics, context_gib=context_gib, node=context.get_node_id(), card=gpu)
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        """See `Trainer.train`; raises TryAgain where it ran out of a share of a card."""
+        """See `Trainer.train`. Raises TryAgain if the trial ran out of its share of a GPU."""
 
         def look(now: Report) -> Verdict:
             self._metrics = now.metrics
@@ -66,4 +66,4 @@ class ShareLimitedTrain:
             return
         used_gib = self._metrics["nvml_used_gib"]
         if used_gib > self._allowed_gib:
-            raise OverShare(f"holds {used_gib:.2f} GiB of a share of {self._allowed_gib:.2f}")
+            raise OverShare(f"holds {used_gib:.2f} GiB of GPU memory, its share is {self._allowed_gib:.2f} GiB")

@@ -1,6 +1,6 @@
-"""Looks after the trials from the sweep's own process: ends those whose time is over, and reaps what nobody holds.
+"""Ends trials that are over their limits and removes unused placement groups. Runs in the sweep's own process.
 
-Removing a worker's placement group kills the worker's process, on whatever node, and gives back what it held.
+Removing a worker's placement group kills the worker's process on any node and frees its resources.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _LOOK_EVERY_S = 1.0
 
 
 class TimeoutMonitor:
-    """`condemn` takes the id of a trial that is being ended, why, and what it wrote last."""
+    """Calls `end_from_outside` with the id of a trial that is being ended, why, and what it wrote last."""
 
     def __init__(self, coordinator: Coordinator, *, end_from_outside: Callable[[str, Failure, str], None]) -> None:
         self._coordinator, self._end_from_outside = coordinator, end_from_outside
         self._looked_s = time.monotonic()
 
     def look(self) -> None:
-        """Look around, once a second at most; call it as often as you like."""
+        """Check the trials, at most once a second however often it is called."""
         now_s = time.monotonic()
         if now_s - self._looked_s < _LOOK_EVERY_S:
             return

@@ -1,4 +1,4 @@
-"""A trial as Ray sees it: in Tune's own process, or in the Train workers of a driver that holds next to nothing."""
+"""Runs one trial on Ray: in a Tune actor, or in Train workers that an actor drives."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ablate.trials.trial import Trial
 
 
 class RetireProcess(Exception):
-    """The trial has failed, its row or the board says why; raised so that Tune ends the process and trusts it with no
-    other."""
+    """The trial has failed; its row or the coordinator says why. Raised so that Tune ends the process and trains no
+    other trial in it."""
 
 
 def train_here(trial: Trial, run_context: RunContext) -> None:
-    """Train in this process, a Tune actor that has the trial's CPUs and its share of a card, by Train's local mode.
+    """Train in this process, a Tune actor that has the trial's CPUs and its share of a GPU, by Train's local mode.
 
-    Local mode's `ray.train.report` goes nowhere, so reports go to Tune directly; they return when the search has seen
-    them. Raises Spoilt after a failure, so that the next trial gets a fresh process, the same one tried larger too:
-    what an `oom`, a `nan` or an exception leaves behind is anybody's guess. Another exception is one outside of the
-    trainer (a disk that is full); why comes home with a last report.
+    `ray.train.report` does nothing in local mode, so reports go to Tune directly; a report returns when the search has
+    seen it. Raises RetireProcess after a failure, so that the next trial (or the same one with a larger share) gets a
+    fresh process: the state after an `oom`, a `nan` or an exception is unknown. Other exceptions come from outside the
+    trainer (for example a full disk); a last report says why.
     """
-    from ray.train.torch import TorchTrainer  # brings torch, which nobody needs but who trains
+    from ray.train.torch import TorchTrainer  # imports torch, which only a process that trains needs
 
     coordinator = run_context.coordinator
     if coordinator.enter(trial.trial_id, place=Place.here(reused=True)) is Verdict.INTERRUPT:
@@ -47,8 +47,8 @@ def train_here(trial: Trial, run_context: RunContext) -> None:
         tune.report(progress.flat() | limited.taken().flat())
         try:
             return coordinator.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
-        except RayActorError as error:  # the sweep is dead, and this process about to be
-            raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
+        except RayActorError as error:  # the sweep's process died, and this one ends soon
+            raise TryAgain(f"the sweep's process is gone: {_first_line(error)}") from None
 
     def work() -> TrialRow | None:
         return run_trial(trial, context=run_context.context, tell=tell, train=limited)
@@ -68,20 +68,19 @@ def train_here(trial: Trial, run_context: RunContext) -> None:
 
 
 def drive(trial: Trial, run_context: RunContext) -> Failure | None:
-    """Run the trial's workers to an end, again where they were lost; what ended them if they did not themselves.
+    """Run the trial's workers to the end, again if they were lost. Returns what ended them if not they themselves.
 
-    Runs in a Tune actor. Ray's own retries are off: they count every error alike, and only a lost trial is worth the
-    same again.
+    Runs in a Tune actor. Ray's own retries are off: they count every error, but only a lost trial is worth trying again
+    unchanged.
     """
     for tries in range(1, RETRIES + 2):
         try:
-            # Train goes on from its notes where a run has the name of an earlier one; attempts count those as well
-            # that a driver before this one has made.
+            # Train restores a run whose name was used before. The attempt number counts earlier drivers' attempts too.
             _trainer(trial, run_context, tries=run_context.context.ledger.attempt(trial.trial_id) + 1).fit()
         except TrainingFailedError as error:
             failure = classify(error, trainer=trial.config.trainer)
             if failure.kind == StaleAttempt.__name__:
-                return None  # a newer attempt runs: the end of the trial is its to record
+                return None  # a newer attempt runs and will record the trial's end
             if failure.status != "lost" or tries > RETRIES or not run_context.coordinator.worker_gone(trial.trial_id):
                 return failure
         else:
@@ -90,19 +89,19 @@ def drive(trial: Trial, run_context: RunContext) -> Failure | None:
 
 
 def classify(error: TrainingFailedError, *, trainer: Trainer) -> Failure:
-    """What ended a worker group that did not end itself: a dead process or node is `lost`, whatever its peers say.
+    """What ended a worker group that did not end itself: `lost` if a process or node died, even if peers raised too.
 
-    Workers whose peer has died fail too (a reset connection), so a death outweighs any exception. An exception, which
-    only a group of several lets through, is what it would be in a group of one.
+    Workers whose peer has died fail too (a reset connection), so a death outweighs an exception. An exception without a
+    death, which only a group of several workers raises, is classified as in a single worker.
     """
     if not isinstance(error, WorkerGroupError):
         return Failure("lost", kind=type(error).__name__, message=_first_line(error))
     failures = list(error.worker_failures.values())
-    # A dead worker's failure is told in Ray's words: a health check that failed, and why.
-    told_by_ray = [one for one in failures if type(one).__module__.startswith("ray.")]
-    deaths = [getattr(one, "health_check_failure", one) for one in told_by_ray]
+    # Ray describes a dead worker by one of its own errors: a failed health check, and its cause.
+    of_ray = [one for one in failures if type(one).__module__.startswith("ray.")]
+    deaths = [getattr(one, "health_check_failure", one) for one in of_ray]
     for death in deaths:
-        if isinstance(death, OutOfMemoryError):  # Ray's memory monitor; the same again would be killed again
+        if isinstance(death, OutOfMemoryError):  # from Ray's memory monitor, which would kill an unchanged retry too
             return Failure("oom", kind=type(death).__name__, message=_first_line(death))
     if failures and not deaths:
         return failure_of(failures[0], trainer=trainer)
@@ -114,7 +113,7 @@ def _trainer(trial: Trial, run_context: RunContext, *, tries: int) -> GroupTrain
     slots, gpu = run_context.slots, trial.gpu_fraction or 0.0
     resources = {"CPU": slots.cpu_per_worker, **({"GPU": gpu} if gpu else {})}
     return GroupTrainer(
-        lambda config: _work(trial, run_context),  # noqa: ARG005 - what the dashboard shows; the worker needs more than that
+        lambda config: _work(trial, run_context),  # noqa: ARG005 - it is for the dashboard; the worker needs the whole trial
         train_loop_config={"study": trial.study, "trial": trial.trial_id, "arm": trial.arm, **trial.params},
         backend_config=RendezvousConfig(),
         scaling_config=ScalingConfig(num_workers=slots.workers, use_gpu=gpu > 0, resources_per_worker=resources),
@@ -128,7 +127,7 @@ def _trainer(trial: Trial, run_context: RunContext, *, tries: int) -> GroupTrain
 
 
 def _work(trial: Trial, run_context: RunContext) -> None:
-    """A Train worker: the trial's own process. One worker alone needs no process group, unless it is DeepSpeed's."""
+    """A Train worker, the trial's own process. A single worker needs no process group, except for DeepSpeed."""
     rank, ranks = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     if ranks > 1 or trial.config.trainer.needs_process_group(trial.config):
         join(cuda=run_context.cuda)
@@ -146,14 +145,14 @@ def _work(trial: Trial, run_context: RunContext) -> None:
         try:
             ray.train.report(progress.flat() | limited.taken().flat())
             return coordinator.report(trial.trial_id, wall_s=progress.wall_s, done=progress.done)
-        except RayActorError as error:  # the sweep is dead, and this process about to be
-            raise TryAgain(f"nobody is there to report to: {_first_line(error)}") from None
+        except RayActorError as error:  # the sweep's process died, and this one ends soon
+            raise TryAgain(f"the sweep's process is gone: {_first_line(error)}") from None
 
     run_trial(trial, context=run_context.context, tell=tell, only_rank=ranks == 1, train=limited)
 
 
-def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - rank 0's counts
-    """Other ranks' part of a report: Train waits for all of them, and takes rank 0's numbers and verdict."""
+def _tell_along(report: Report) -> Verdict:  # noqa: ARG001 - only rank 0's is used
+    """Other ranks' part of a report: Train waits for all ranks, and uses rank 0's numbers and verdict."""
     ray.train.report({})
     return Verdict.CONTINUE
 

@@ -1,10 +1,10 @@
-"""The runner on Ray: one Tune experiment a phase, as many trials at once as fit and are worth having together."""
+"""The runner on Ray: one Tune experiment per phase, with as many trials at once as the admission gate allows."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
@@ -19,7 +22,6 @@ from ray.tune.trainable import wrap_function
 from ablate.running.ray import orphans
 from ablate.running.ray.cluster import connect
 from ablate.running.ray.coordinator import Coordinator
-from ablate.running.ray.memory_kills import as_actor_deaths
 from ablate.running.ray.reaper import reap_all, reap_orphans
 from ablate.running.ray.run_context import RunContext, run_name
 from ablate.running.ray.searcher import TRIAL, SourceSearcher, failure_result
@@ -35,16 +37,16 @@ if TYPE_CHECKING:
     from ablate.spec.models import StudySpec
 
 _DRIVER = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
-"""A driver only waits, and must hold nothing that its worker needs: even 0.01 CPU each would leave no room for two
-workers of one CPU on two. Tune refuses to hold nothing, so a driver holds a mark that every head node has."""
+"""What a driver holds. It only waits, and must hold nothing that a worker needs: with 0.01 CPU for each driver, two
+workers of one CPU would not fit on two CPUs. Tune requires a resource, so a driver holds a marker of the head node."""
 
 _RAY = Path(sys.executable).with_name("ray")
-"""Ray's own command, of this environment."""
+"""Ray's command line program in this environment."""
 
 
 @dataclass(frozen=True)
 class RayRunner:
-    """Implements `Runner` on a cluster that is up."""
+    """Implements `Runner` on a connected cluster."""
 
     study: str
     run_context: RunContext
@@ -55,7 +57,7 @@ class RayRunner:
 
     @property
     def notice(self) -> str:
-        """Where Ray's dashboard is, and how to get in."""
+        """Where Ray's dashboard is and how to get its token."""
         if self.dashboard is None:
             return ""
         return f"dashboard: {self.dashboard} (it asks for a token: {_RAY} get-auth-token)"
@@ -86,7 +88,7 @@ class RayRunner:
             with as_actor_deaths(searcher.killed_for_memory):
                 tuner.fit()
         except _GraceOver:
-            pass  # what still runs goes down with Ray, and is gone on from
+            pass  # what still runs ends with Ray and can be resumed
         finally:
             reap_all()
 
@@ -101,18 +103,18 @@ def start(
     address: str | None,
     gpus: int | None,
 ) -> Iterator[RayRunner]:
-    """A runner on a Ray of its own, or on the one at `address`. Raises BadInput where a trial does not fit on it."""
-    # All nodes of a cluster see results/, and perhaps nothing else.
+    """A runner on a private Ray or on the one at `address`. Raises BadInput if a trial does not fit on it."""
+    # All nodes of a cluster see results/, but perhaps no other folder.
     storage = context.ledger.store.scratch(".ray", shared=address is not None)
     note = context.ledger.path(".ray", "session.json")
     orphans.end(note)
     with suppress(OSError):
-        context.ledger.store.remove(".ray")  # of a driver that was killed: Train would go on from its notes
+        context.ledger.store.remove(".ray")  # left by a killed driver: Train would restore from it
     asked, environment = spec.resources, spec.trainer.worker_environment
     with connect(
         spec.study, address=address, gpus=gpus, use_mps=asked.mps, environment=environment, note=note
     ) as cluster:
-        halt.reinstall_handlers()  # Ray takes SIGTERM for itself
+        halt.reinstall_handlers()  # Ray installs its own handler for SIGTERM
         reap_orphans()
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
         predict = partial(spec.trainer.peak_gib, ranks=asked.processes)
@@ -120,7 +122,7 @@ def start(
         run_context = RunContext(
             context,
             train=by_trainer,
-            coordinator=Coordinator(f"{spec.study}-board", limits=context.limits),
+            coordinator=Coordinator(f"{spec.study}-coordinator", limits=context.limits),
             slots=fit(spec.resources, nodes=cluster.nodes, cuda=cluster.cuda),
             storage=storage,
             cuda=cluster.cuda,
@@ -141,14 +143,39 @@ def start(
                 context.ledger.store.remove(".ray")
 
 
+@contextmanager
+def as_actor_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
+    """While the context lasts, Tune sees a kill by Ray's memory monitor as the death of one actor; `tell` gets it
+    first.
+
+    The monitor kills a process before the machine runs out of memory, and its caller gets an OutOfMemoryError. Tune's
+    actor manager raises RuntimeError on that, which ends the whole experiment (`_actor_task_failed` in
+    ray/air/execution/_internal/actor_manager.py, Ray 2.60).
+    """
+    original = RayActorManager._actor_task_failed
+
+    def task_failed(self: RayActorManager, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            tell(exception)
+            exception = ActorDiedError()
+        original(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = task_failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = original
+
+
 class _GraceOver(KeyboardInterrupt):
-    """Leaves Tune's loop at once: an orderly stop of trials that do not answer takes Tune half a minute."""
+    """Raised to leave Tune's loop at once: stopping trials that do not answer takes Tune half a minute."""
 
 
 class _InterruptStopper(Stopper):
-    """Passes an interruption on to the trials, and waits for those that have something to write down.
+    """Passes an interruption on to the trials and waits for those that have something to write. Runs the timeout
+    monitor.
 
-    Tune asks it several times a second; there is no other place in its loop to look at the halt.
+    Tune calls `stop_all` several times a second; its loop has no other hook to check the halt.
     """
 
     def __init__(self, halt: Halt, *, coordinator: Coordinator, searcher: SourceSearcher) -> None:
@@ -157,7 +184,7 @@ class _InterruptStopper(Stopper):
         self._timeout_monitor = TimeoutMonitor(coordinator, end_from_outside=searcher.end_from_outside)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as with the searcher."""
+        """Nothing, as in the searcher."""
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - the signature of a stopper
@@ -176,8 +203,8 @@ class _InterruptStopper(Stopper):
 
 
 def _trainable(study: str, run_context: RunContext) -> type[tune.Trainable]:
-    """What Tune runs a trial with: its driver, or the trial itself where it has no workers. One actor serves trial
-    after trial until one fails, so the dashboard lists it under the study's name."""
+    """What Tune runs for a trial: its driver, or the trial itself if it has no workers. One actor runs trial after
+    trial until one fails, so the dashboard lists it under the study's name."""
 
     def run(config: dict[str, Any]) -> dict[str, Any]:
         if run_context.slots.workers == 0:
@@ -193,7 +220,7 @@ def _trainable(study: str, run_context: RunContext) -> type[tune.Trainable]:
 
 
 def _needs(slots: Slots, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What Tune's actor for a trial holds: what the trial takes where the actor trains it, else next to nothing."""
+    """The resources of Tune's actor for a trial: the trial's own if the actor trains it, otherwise a driver's."""
     if slots.workers > 0:
         return _DRIVER
     share = config[TRIAL].gpu_fraction

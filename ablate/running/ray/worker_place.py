@@ -1,4 +1,4 @@
-"""Where a trial's worker runs, and what it wrote last: read from outside, when it can no longer say so itself."""
+"""Where a trial's worker runs, and its last output, read from outside when the worker cannot send it itself."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ablate.running.output import Spool
 
 _DUMP = signal.SIGUSR1
 _DUMP_S = 0.5
-"""Seconds for a stack to be written. It is written in C, whatever holds the interpreter up."""
+"""Seconds for writing a stack. C code writes it, so it works even if the interpreter hangs."""
 _FETCH_S = 10.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a trial runs: node (hex), process, its output, and the placement group (hex). `kept`: process and group
-    are Tune's own, and serve other trials after it."""
+    """Where a trial runs: node (hex), process id, output, placement group (hex). `reused`: process and group are Tune's
+    own and serve later trials too."""
 
     node_id: str
     pid: int
@@ -35,7 +35,7 @@ class Place:
 
     @classmethod
     def here(cls, *, reused: bool = False) -> Place:
-        """This process's. From now on it writes its stack to its output when it is asked to by SIGUSR1."""
+        """This process's place. From now on the process writes its stack to its output on SIGUSR1."""
         group = get_current_placement_group()
         assert group is not None, "Train and Tune place their processes in groups"
         faulthandler.register(_DUMP, file=2, all_threads=True)
@@ -43,7 +43,7 @@ class Place:
 
 
 def worker_output(place: Place, *, stack: bool) -> str:
-    """The tail of a worker's output; with `stack` the worker, which must live, writes where it stands first."""
+    """The tail of a worker's output. With `stack` the worker, which must be alive, first writes its stack."""
     if place.node_id == ray.get_runtime_context().get_node_id():
         return _read(place, stack)
     there = NodeAffinitySchedulingStrategy(place.node_id, soft=False)

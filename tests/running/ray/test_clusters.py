@@ -1,4 +1,4 @@
-"""docs/clusters.md, as far as it can be checked without a cluster."""
+"""Checks docs/clusters.md as far as possible without a cluster."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SLURM = next(text for language, text in BLOCKS if language == "bash")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_are_bash(script: str):
+def test_scripts_are_valid_bash(script: str):
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def commands() -> list[list[str]]:
-    """Every `ray ...` and `python -m ablate...` of the page, in words."""
+    """Every `ray ...` and `python -m ablate...` command of the page, as lists of words."""
     texts = [
         *SCRIPTS,
         RAYJOB["spec"]["entrypoint"],
@@ -95,10 +95,10 @@ FIELDS = {
     "pod": {"terminationGracePeriodSeconds", "containers"},
     "containers": {"name", "image", "workingDir", "envFrom", "resources"},
 }  # fmt: skip
-"""Of ray.io/v1, as far as the page uses them, by where they stand."""
+"""Where -> fields of ray.io/v1, as far as the page uses them."""
 
 
-def test_the_ray_job_has_only_fields_that_there_are():
+def test_the_ray_job_has_only_known_fields():
     def check(node: Any, at: str) -> None:
         if isinstance(node, list):
             for one in node:
@@ -128,7 +128,7 @@ STAND_INS = {
 
 @pytest.mark.parametrize(("ends", "requeued"), [("TERM", True), (0, False), (3, False)])
 def test_the_slurm_script_passes_the_signal_on_and_requeues(ends: str | int, requeued: bool, tmp_path: Path):
-    # A sweep that ends at once would end the job before the second node's `ray` has said that it was started.
+    # The sweep ends only after the second node's `ray` has noted its start; otherwise the job could end before that.
     ended = f'until grep -q -- --address=10.0.0.1:24711 <(grep start "$NOTES"); do sleep 0.1; done; exit {ends}\n'
     stand_ins = STAND_INS if ends == "TERM" else {**STAND_INS, "python": ended}
     for name, text in stand_ins.items():
@@ -150,7 +150,7 @@ def test_the_slurm_script_passes_the_signal_on_and_requeues(ends: str | int, req
             while not (notes.exists() and "ablate.sweep" in notes.read_text()):
                 assert time.monotonic() < end
                 time.sleep(0.1)
-            time.sleep(0.5)  # the trap is set after the sweep was started
+            time.sleep(0.5)  # the script sets its trap after it starts the sweep
             job.send_signal(signal.SIGTERM)
         assert job.wait(timeout=60) == (130 if ends == "TERM" else ends)
     finally:
@@ -160,4 +160,4 @@ def test_the_slurm_script_passes_the_signal_on_and_requeues(ends: str | int, req
     assert ("requeue 4711" in said) is requeued
     assert "ray start --block --disable-usage-stats --num-cpus=8 --head --node-ip-address=10.0.0.1 --port=24711" in said
     assert "ray start --block --disable-usage-stats --num-cpus=8 --address=10.0.0.1:24711" in said
-    assert not list((tmp_path / ".ray").glob("token-*")), "the token is gone with the job"
+    assert not list((tmp_path / ".ray").glob("token-*")), "the token is removed with the job"

@@ -1,4 +1,4 @@
-"""What a killed driver leaves running is ended at the next start, and nothing else is."""
+"""The next start ends the processes that a killed driver left running, and no others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AGENT = "exec -a {name} sleep 300 > {log}"
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A session's folder, below a temporary folder of its own."""
+    """A session's folder in its own temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     made = tmp_path / f"{orphans.PREFIX}abc"
     made.mkdir()
@@ -34,7 +34,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dead() -> int:
-    """The number of a process that has ended."""
+    """The id of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
@@ -42,18 +42,18 @@ def dead() -> int:
 
 @pytest.fixture
 def processes(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """An agent of the session, one of another session, and somebody who reads the session's log."""
+    """An agent of the session, an agent of another session, and a process that reads the session's log."""
     other = folder.with_name(f"{folder.name}d")
     other.mkdir()
     commands = {
         "agent": AGENT.format(name="ray::DashboardAgent", log=folder / "agent.log"),
-        "another's": AGENT.format(name="ray::DashboardAgent", log=other / "agent.log"),
+        "other agent": AGENT.format(name="ray::DashboardAgent", log=other / "agent.log"),
         "reader": f"exec tail -f {folder}/agent.log > /dev/null",
     }
     (folder / "agent.log").touch()
     started = {name: subprocess.Popen(["bash", "-c", command]) for name, command in commands.items()}
     end = time.monotonic() + 30
-    while not all(_is_itself(psutil.Process(one.pid).cmdline()) for one in started.values()):
+    while not all(_is_started(psutil.Process(one.pid).cmdline()) for one in started.values()):
         assert time.monotonic() < end
         time.sleep(0.01)
     yield started
@@ -62,8 +62,8 @@ def processes(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         one.wait()
 
 
-def _is_itself(words: list[str]) -> bool:
-    """Whether bash has made place for what it was to become."""
+def _is_started(words: list[str]) -> bool:
+    """Whether bash has become the program that it was told to exec."""
     return bool(words) and words[0] != "bash"
 
 
@@ -74,17 +74,17 @@ def test_the_agents_of_a_dead_session_are_ended_and_its_folder_removed(
     replace(Session.ours(folder), pid=dead).write(note)
     assert orphans.end(note) == [processes["agent"].pid]
     assert not psutil.pid_exists(processes["agent"].pid)
-    assert processes["another's"].poll() is None
+    assert processes["other agent"].poll() is None
     assert processes["reader"].poll() is None
     assert not folder.exists()
-    assert orphans.end(note) == [], "nothing is left to be ended"
+    assert orphans.end(note) == [], "no process is left"
 
 
 @pytest.mark.parametrize("case", ["alive", "another host", "elsewhere", "another name", "a link", "no note", "garbage"])
-def test_what_may_be_anybodys_is_left_alone(
+def test_processes_that_may_not_be_ours_are_not_ended(
     case: str, folder: Path, dead: int, processes: dict[str, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    """A note may come along with results from elsewhere, and say anything."""
+    """A note may come with results from another machine, with any content."""
     note, session = tmp_path / "session.json", replace(Session.ours(folder), pid=dead)
     match case:
         case "alive":
@@ -108,7 +108,7 @@ def test_what_may_be_anybodys_is_left_alone(
     assert folder.exists()
 
 
-def test_a_number_that_another_process_has_by_now_is_a_dead_drivers(folder: Path) -> None:
+def test_a_driver_whose_process_id_was_reused_is_dead(folder: Path) -> None:
     ours = Session.ours(folder)
     assert not ours.dead
     assert replace(ours, began=ours.began - 100).dead
@@ -124,14 +124,14 @@ with connect("killed", cpus=2, note=Path({note!r})):
 
 
 @pytest.mark.slow
-def test_a_killed_drivers_ray_leaves_agents_that_the_next_start_ends(tmp_path: Path) -> None:
+def test_the_next_start_ends_the_agents_of_a_killed_driver(tmp_path: Path) -> None:
     note = tmp_path / "session.json"
     done = subprocess.run([sys.executable, "-c", KILLED.format(note=str(note))], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     session = Session.read(note)
     assert session is not None
     ended = orphans.end(note)
-    assert ended, "Ray leaves two agents; should it have stopped to, this module can go"
+    assert ended, "Ray left agents behind; if a later Ray does not, delete this module"
     assert not session.folder.exists()
     assert not [pid for pid in ended if psutil.pid_exists(pid)]
     assert os.getpid() not in ended

@@ -1,4 +1,4 @@
-"""Shares of different sizes on a real Ray, with a card that is logical and an NVML that is told what to say."""
+"""Shares of different sizes on a real Ray, with a logical GPU and faked NVML values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ablate.trainers import Config, Verdict
 from tests.fakes import FakeTrain, ListSource, fake_trial
 from tests.study_files import TRAINER
 
-pytestmark = pytest.mark.timeout(900)  # a bound on hangs: seven worker groups start on whatever cores there are
+pytestmark = pytest.mark.timeout(900)  # bounds hangs: seven worker groups start, on however few cores
 
 CARD_GIB = 24.0
 NEIGHBOUR, GREEDY, HOPELESS = 0, 1, 2
@@ -35,11 +35,11 @@ def predict(config: Config) -> float:
     return PREDICTED[config["train.seed"]]
 
 
-def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothing(
+def test_a_trial_over_its_share_gets_a_larger_one_and_its_neighbour_is_unaffected(
     ray_cluster: Cluster, context: StudyContext, tmp_path: Path
 ):
-    """Three sizes side by side. One holds 5 GiB of a share of 3.15: it gets half as much again, and again, and ends.
-    Another holds more than a card: it is given up as `oom`. Both while the first is in the middle of its training."""
+    """Three trials with shares of different sizes. GREEDY holds 5 GiB with a share of 3.15 GiB: its share grows by half
+    twice, then it completes. HOPELESS holds more than a GPU and ends as `oom`. NEIGHBOUR trains meanwhile."""
     from ray.util.placement_group import placement_group_table
 
     release, side_by_side = tmp_path / "release", set()
@@ -60,7 +60,7 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
     run_context = RunContext(
         context,
         train=train,
-        coordinator=Coordinator(f"board-{tmp_path.name}"),
+        coordinator=Coordinator(f"coordinator-{tmp_path.name}"),
         slots=fit(resources, nodes=ray_cluster.nodes, cuda=False),
         storage=str(tmp_path / ".ray"),
         cuda=False,
@@ -69,12 +69,12 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
     sizes = Sizes(resources, card_gib=CARD_GIB, predict=predict, trainer=TRAINER, turns=False)
     admission = Admission(copy.deepcopy(ray_cluster.nodes), sizes)
     neighbour = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
-    # The smallest first: the next is drawn only where one as small as the smallest so far could start.
+    # The smallest comes first: the next trial is drawn only if one as small as the smallest so far could start.
     source = ListSource([fake_trial(HOPELESS), fake_trial(GREEDY), neighbour])
     RayRunner("fake", run_context=run_context, halt=Halt(), on_event=watch, admission=admission).run(source)
 
     rows = {row.seed: row for row in source.rows}
-    assert len(source.rows) == 3, "an end is told once, when it is final"
+    assert len(source.rows) == 3, "the source gets one final row per trial"
     assert {seed: row.status for seed, row in rows.items()} == {0: "completed", 1: "completed", 2: "oom"}
     assert rows[GREEDY].gpu_fraction == pytest.approx(3.0 * MARGIN / CARD_GIB * LARGER**2, abs=3e-4)
     assert rows[GREEDY].attempt == 3
@@ -83,18 +83,18 @@ def test_a_trial_over_its_share_is_tried_larger_and_its_neighbour_notices_nothin
     assert rows[HOPELESS].attempt == 3
     assert "holds 30.00 GiB" in (rows[HOPELESS].error or "")
     assert rows[HOPELESS].error_kind == "OverShare"
-    assert any({0.525, rows[GREEDY].gpu_fraction} <= shares for shares in side_by_side), "side by side on one card"
+    assert any({0.525, rows[GREEDY].gpu_fraction} <= shares for shares in side_by_side), "side by side on one GPU"
     assert rows[NEIGHBOUR].attempt == 1
-    assert curve(context.ledger, neighbour.trial_id) == alone(context, tmp_path)
+    assert losses(context.ledger, neighbour.trial_id) == losses_alone(context, tmp_path)
 
 
-def curve(ledger: Ledger, trial_id: str) -> list[float]:
+def losses(ledger: Ledger, trial_id: str) -> list[float]:
     """The loss of every step."""
     return [loss for line in ledger.history(trial_id).to_pylist() for loss in line["losses"]]
 
 
-def alone(context: StudyContext, tmp_path: Path) -> list[float]:
-    """The neighbour's curve, with nobody beside it and no Ray."""
+def losses_alone(context: StudyContext, tmp_path: Path) -> list[float]:
+    """The neighbour's losses when it trains alone and without Ray."""
     trial = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
     quiet = StudyContext(
         Ledger(tmp_path / "alone"),
@@ -103,9 +103,9 @@ def alone(context: StudyContext, tmp_path: Path) -> list[float]:
         git_commit=context.git_commit,
     )
     assert run_trial(trial, context=quiet, tell=lambda _: Verdict.CONTINUE) is not None
-    losses = curve(quiet.ledger, trial.trial_id)
-    assert len(losses) == 20
-    return losses
+    found = losses(quiet.ledger, trial.trial_id)
+    assert len(found) == 20
+    return found
 
 
 def test_an_mps_daemon_is_found_where_its_pipes_are(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""How trials end on a real Ray where they do not end themselves, and what they give back."""
+"""Trials on a real Ray that do not end themselves: how they are ended, and that their resources are freed."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from tests.study_files import SMALL
 
 pytestmark = pytest.mark.timeout(600)
 WHOLE = Resources(cpu=8, gpu=1)
-"""A trial takes everything: the next one starts only if it was given back."""
+"""A trial takes the whole cluster, so the next one starts only after its resources are freed."""
 STALL_S = 0.3
 WRONG = (Node.of("elsewhere", cpus=16, gpus=2),)
-"""What the gate takes the cluster for, so that a second trial waits inside Ray."""
+"""The nodes that the gate assumes, so that it admits a second trial that waits inside Ray."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def stage(ray_cluster: Cluster, context: StudyContext, tmp_path: Path) -> Stage:
 
 
 def waiting_drivers() -> list[int]:
-    """Processes of the actors that made a placement group which still waits for its resources."""
+    """Process ids of the actors whose placement group still waits for resources."""
     from ray.util.state import list_actors
 
     rows = [reaper.PlacementGroupTableData.FromString(row) for row in reaper._accessor().get_placement_group_table()]
@@ -59,11 +59,11 @@ def waiting_drivers() -> list[int]:
 
 
 @HOW
-def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage, workers: int) -> None:
-    """One waits in Python, one is stopped by a signal and answers nothing, one takes too long; then one completes."""
+def test_a_trial_that_hangs_is_ended_and_its_resources_freed(stage: Stage, workers: int) -> None:
+    """One trial sleeps in Python, one is stopped by a signal, one takes too long; then one completes."""
     stage.context = dataclasses.replace(stage.context, limits=Limits(max_s=150, stall_s=4))
     whole = Resources(cpu=8, gpu=1, workers=workers)
-    source = stage.run({0: "deaf", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
+    source = stage.run({0: "silent", 1: "frozen", 2: "endless", 3: "complete"}, resources=whole)
     rows = {row.seed: row for row in source.rows}
     assert {seed: (row.status, row.error_kind) for seed, row in rows.items()} == {
         0: ("timeout", "Stalled"), 1: ("timeout", "Stalled"), 2: ("timeout", "TimeLimit"), 3: ("completed", None),
@@ -73,20 +73,20 @@ def test_a_trial_that_hangs_is_ended_and_gives_back_what_it_held(stage: Stage, w
     assert rows[0].tokens_seen == TOKENS_A_STEP
     log = stage.context.ledger.log(rows[0].trial_id, attempt=1)
     assert log.startswith("Stalled: no report for")
-    assert "deaf from now on" in log
+    assert "silent from now on" in log
     assert "\x1b" not in log
-    assert "fakes.py" in log, "where it stood"
+    assert "fakes.py" in log, "its stack"
     frozen = int((stage.tmp_path / "frozen").read_text())
     assert not Path(f"/proc/{frozen}").exists()
     assert groups() == []
 
 
-def test_a_trial_killed_while_it_waits_for_its_group_leaves_none(stage: Stage) -> None:
-    """Its group stands in nobody's books but Ray's, and would take the card as soon as that is free."""
+def test_a_driver_killed_while_its_group_is_pending_leaves_no_group(stage: Stage) -> None:
+    """Only Ray knows this group, which would take the GPU as soon as it is free."""
     killed: list[int] = []
 
     def watch(event: Event) -> None:
-        """Whichever of the two has the cluster, the other one waits: which one that is, is chance."""
+        """Kill the driver of the trial that waits; which of the two waits is chance."""
         if event.kind == "reported" and not killed:
             killed.extend(waiting_drivers())
             if killed:
@@ -95,15 +95,15 @@ def test_a_trial_killed_while_it_waits_for_its_group_leaves_none(stage: Stage) -
             stage.tmp_path.joinpath("release").touch()
 
     stage.watch = watch
-    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=WHOLE, nodes=WRONG)
+    source = stage.run(dict.fromkeys(range(2), "until_stopped"), resources=WHOLE, nodes=WRONG)
     assert len(killed) == 1
-    assert stage.tmp_path.joinpath("release").exists(), "the group was gone while the sweep went on"
+    assert stage.tmp_path.joinpath("release").exists(), "the group was removed while the sweep continued"
     assert [row.status for row in source.rows] == ["completed"] * 2, "it was tried again"
     assert groups() == []
 
 
 def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """We never ask Tune to: that is how groups leaked. The reaper must not depend on it."""
+    """The program never asks Tune to stop a trial, because that leaked groups; the reaper must remove them anyway."""
     stopped: list[str] = []
 
     def stop_first(brake: object, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG001
@@ -111,22 +111,22 @@ def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pyte
         return trial_id == stopped[0]
 
     monkeypatch.setattr(tuner._InterruptStopper, "__call__", stop_first)
-    source = stage.run({0: "until_told", 1: "complete"}, resources=WHOLE)
+    source = stage.run({0: "until_stopped", 1: "complete"}, resources=WHOLE)
     assert [(row.seed, row.status) for row in source.rows][-1] == (1, "completed")
     assert groups() == []
 
 
-def test_a_process_whose_trial_ran_out_of_its_card_trains_no_other(stage: Stage) -> None:
-    """Such a trial writes no row by itself: whoever gave it the card decides whether it gets a larger share."""
+def test_a_process_whose_trial_ran_out_of_memory_trains_no_other(stage: Stage) -> None:
+    """Such a trial writes no row itself: the driver decides whether it gets a larger share."""
     source = stage.run({0: "oom", 1: "complete"}, resources=Resources(cpu=8, gpu=1, workers=0))
     assert [row.status for row in source.rows] == ["oom", "completed"]
-    assert source.rows[0].error.startswith("the world is not enough")
+    assert source.rows[0].error.startswith("out of memory in a test")
     one, other = [(stage.context.ledger.checkpoint_dir(row.trial_id) / "pid").read_text() for row in source.rows]
     assert one != other
 
 
-def test_peers_of_a_rank_that_ran_out_are_ended_and_the_trial_is_tried_larger(stage: Stage) -> None:
-    """They wait for it at the next report, and would to the end of its silence."""
+def test_peers_of_a_rank_out_of_memory_are_ended_and_the_trial_gets_a_larger_share(stage: Stage) -> None:
+    """The peers wait for it at the next report, and would wait until the stall limit."""
     stage.context = dataclasses.replace(stage.context, limits=Limits(stall_s=30))
     source = stage.run({0: "oom_of_rank_0"}, resources=Resources(gpu=0.25, workers=2))
     assert [(row.status, row.error) for row in source.rows] == [("completed", None)]
@@ -135,7 +135,7 @@ def test_peers_of_a_rank_that_ran_out_are_ended_and_the_trial_is_tried_larger(st
 
 
 def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
-    """A newer attempt, another driver's, takes over: rank 0 learns of it at its next report, where the others wait."""
+    """Another driver's newer attempt takes over. Rank 0 learns of it at its next report, where the other ranks wait."""
 
     def watch(event: Event) -> None:
         if event.kind == "reported" and stage.context.ledger.attempt(event.trial.trial_id) == 1:
@@ -144,16 +144,16 @@ def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
     stage.watch = watch
     stage.context = dataclasses.replace(stage.context, limits=Limits(stall_s=60))
     began = time.monotonic()
-    source = stage.run({0: "until_told"}, resources=Resources(gpu=0, workers=2))
+    source = stage.run({0: "until_stopped"}, resources=Resources(gpu=0, workers=2))
     assert source.rows == []
-    assert stage.context.ledger.rows() == [], "the trial's end is the newer attempt's to record"
+    assert stage.context.ledger.rows() == [], "the newer attempt records the trial's end"
     assert time.monotonic() - began < 60
     assert groups() == []
 
 
 @dataclass
 class Group:
-    """A worker group that is lost at its first fit, and at its second sees whose time is over, for twice `STALL_S`."""
+    """A worker group that is lost at its first fit. Its second collects overdue trials for twice `STALL_S`."""
 
     coordinator: Coordinator
     ran_out_of_memory: bool = False
@@ -168,16 +168,16 @@ class Group:
             if self.ran_out_of_memory:
                 self.coordinator.ran_out_of_memory(name, Failure("oom", kind="OverShare", message="holds too much"))
             raise WorkerGroupError("a node died", {0: RayActorError()})
-        while time.monotonic() < end:  # it waits for a place
+        while time.monotonic() < end:  # it waits for resources
             self.overdue |= self.coordinator.overdue().keys()
 
 
-@pytest.mark.parametrize("ran_out", [False, True])
-def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
+@pytest.mark.parametrize("ran_out_of_memory", [False, True])
+def test_limits_do_not_count_while_a_lost_trial_waits_for_resources(
     ran_out_of_memory: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that ran out of memory is not put there again: its peers' deaths come of that."""
-    coordinator = Coordinator(f"board-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
+    """A trial that ran out of memory is not retried: that caused its peers' deaths."""
+    coordinator = Coordinator(f"coordinator-{stage.tmp_path.name}", limits=Limits(max_s=STALL_S, stall_s=STALL_S))
     group = Group(coordinator, ran_out_of_memory)
     monkeypatch.setattr(trial, "_trainer", lambda *_, **__: group)
     slots = fit(Resources(gpu=0), nodes=[Node.of("n", cpus=8, gpus=0)], cuda=False)
@@ -194,8 +194,8 @@ def test_a_lost_trial_waits_for_another_place_as_long_as_it_takes(
     assert group.overdue == set()
 
 
-def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
-    """The deadlock of drivers that hold the CPUs their workers wait for: here workers take all CPUs at once."""
+def test_drivers_hold_no_cpus_that_workers_need(stage: Stage) -> None:
+    """Workers take all CPUs at once; drivers that held CPUs would deadlock with them."""
     training: set[int] = set()
 
     def watch(event: Event) -> None:
@@ -206,7 +206,7 @@ def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
 
     stage.watch = watch
     began = time.monotonic()
-    source = stage.run(dict.fromkeys(range(2), "until_told"), resources=Resources(cpu=4, gpu=0))
+    source = stage.run(dict.fromkeys(range(2), "until_stopped"), resources=Resources(cpu=4, gpu=0))
     assert [row.status for row in source.rows] == ["completed"] * 2
     assert training == {0, 1}
     assert time.monotonic() - began < 120
@@ -215,7 +215,7 @@ def test_drivers_hold_nothing_that_workers_need(stage: Stage) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> None:  # noqa: ARG001 - it is up
-    """Two sweeps at once with `--address`, each with its own board and groups; neither ends the other's."""
+    """Two sweeps at once with `--address`, each with its own coordinator and groups; neither ends the other's."""
     import ray
 
     space = tmp_path / "small.yaml"
@@ -235,7 +235,7 @@ def test_two_studies_share_a_cluster(ray_cluster: Cluster, tmp_path: Path) -> No
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)], ids=["once", "twice"])
 def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ...], tmp_path: Path) -> None:
-    """The real command and trainer, which reports too seldom to hear of it. SIGTERM is what Slurm sends."""
+    """The real command and trainer, which reports too rarely to see the interruption. Slurm sends SIGTERM."""
     space = tmp_path / "small.yaml"
     space.write_text(SMALL)
     flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000_000"]
@@ -245,7 +245,7 @@ def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ..
     began = time.monotonic()
     for number in signals:
         sweeping.send_signal(number)
-        time.sleep(0.5)  # two at the same moment are one to the system
+        time.sleep(0.5)  # the system merges two signals at the same moment
     out, err = sweeping.communicate(timeout=60)
     took_s = time.monotonic() - began
     assert sweeping.returncode == cli.INTERRUPTED, err

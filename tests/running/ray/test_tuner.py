@@ -1,4 +1,4 @@
-"""Trials on a real Ray: shares of a card, early ends, deaths, and what they leave behind."""
+"""Trials on a real Ray: shares of a GPU, early ends, deaths, and freed placement groups."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import pytest
 
 from ablate.running.ray.cluster import Cluster
 from ablate.running.ray.coordinator import Coordinator
-from ablate.running.ray.memory_kills import as_actor_deaths
 from ablate.running.ray.run_context import RETRIES, RunContext
-from ablate.running.ray.tuner import RayRunner
+from ablate.running.ray.tuner import RayRunner, as_actor_deaths
 from ablate.running.runner import Event, Halt
 from ablate.running.trial import StudyContext
 from ablate.scheduling.admission import Admission, Sizes
@@ -26,19 +25,19 @@ from ablate.spec.models import Resources
 from tests.fakes import STEPS, TOKENS_A_STEP, Act, FakeTrain, ListSource, fake_trial
 from tests.study_files import TRAINER
 
-pytestmark = pytest.mark.timeout(600)  # a bound on hangs: eleven worker groups start on whatever cores there are
+pytestmark = pytest.mark.timeout(600)  # bounds hangs: eleven worker groups start, on however few cores
 
 
 @dataclass
 class Stage:
-    """A runner with everything around it; `watch` is called at every event."""
+    """A runner with everything that it needs; `watch` is called at every event."""
 
     cluster: Cluster
     context: StudyContext
     tmp_path: Path
     halt: Halt = field(default_factory=Halt)
     events: list[Event] = field(default_factory=list)
-    watch: Callable[[Event], object] = id  # nothing
+    watch: Callable[[Event], object] = id  # does nothing
 
     def run(
         self,
@@ -48,7 +47,7 @@ class Stage:
         stop_at: Mapping[int, int] | None = None,
         nodes: Sequence[Node] = (),
     ) -> ListSource:
-        """Run one trial per act to its end; `nodes` is what the gate takes the cluster for."""
+        """Run one trial per act to its end. `nodes`: what the gate assumes instead of the cluster's nodes."""
 
         def on_event(event: Event) -> None:
             self.events.append(event)
@@ -57,7 +56,7 @@ class Stage:
         run_context = RunContext(
             self.context,
             train=FakeTrain(acts, folder=self.tmp_path),
-            coordinator=Coordinator(f"board-{self.tmp_path.name}", limits=self.context.limits),
+            coordinator=Coordinator(f"coordinator-{self.tmp_path.name}", limits=self.context.limits),
             slots=fit(resources, nodes=self.cluster.nodes, cuda=False),
             storage=str(self.tmp_path / ".ray"),
             cuda=False,
@@ -75,7 +74,7 @@ def stage(ray_cluster: Cluster, context: StudyContext, tmp_path: Path) -> Stage:
 
 
 def groups() -> list[tuple[str, dict]]:
-    """State and bundle of every placement group of a worker that was not removed."""
+    """State and bundle of every placement group that was not removed."""
     from ray.util.placement_group import placement_group_table
 
     standing = [row for row in placement_group_table().values() if row["state"] != "REMOVED"]
@@ -83,7 +82,7 @@ def groups() -> list[tuple[str, dict]]:
 
 
 HOW = pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
-"""In Tune's process, or in a worker of its own, as is the default."""
+"""Trains in Tune's process (0), or in a worker (1, the default)."""
 
 
 @HOW
@@ -93,7 +92,7 @@ def test_every_end_becomes_its_row(stage: Stage, workers: int) -> None:
         1: "error",
         2: "nan",
         3: "oom",
-        4: "until_told",
+        4: "until_stopped",
         5: "killed_once",
         6: "killed",
     }
@@ -105,10 +104,10 @@ def test_every_end_becomes_its_row(stage: Stage, workers: int) -> None:
     }  # fmt: skip
     assert rows[1].error_kind == "ValueError"
     assert rows[1].error.startswith("a toy error")
-    assert rows[3].error.startswith("the world is not enough")
-    assert rows[5].attempt == 2, "a killed worker's trial goes on as a second attempt"
-    assert rows[6].attempt == 3, "and is given up after the third"
-    assert workers or rows[6].tokens_seen > 0, "a report in Tune's process returns when it has arrived"
+    assert rows[3].error.startswith("out of memory in a test")
+    assert rows[5].attempt == 2, "a killed worker's trial resumes as a second attempt"
+    assert rows[6].attempt == 3, "no fourth attempt"
+    assert workers or rows[6].tokens_seen > 0, "in Tune's process a report returns after it has arrived"
     assert [event.kind for event in stage.events if event.trial.seed == 5].count("started") == 1
     assert rows[6].metrics == {}
     assert rows[0].metrics["val_loss"] == pytest.approx(2.0 + 1 / STEPS)
@@ -119,11 +118,11 @@ def test_every_end_becomes_its_row(stage: Stage, workers: int) -> None:
 
 
 @HOW
-def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage, workers: int) -> None:
+def test_half_a_gpu_lets_two_trials_train_at_once_and_never_three(stage: Stage, workers: int) -> None:
     release, training, most = stage.tmp_path / "release", set(), 0
 
     def watch(event: Event) -> None:
-        """Let the first pair go on until two more stand in the queue, so that the card's limit is really tried."""
+        """Let the first two train until two more are pending, so that the GPU's limit is reached."""
         nonlocal most
         if event.kind == "reported":
             training.add(event.trial.seed)
@@ -136,12 +135,12 @@ def test_half_a_card_lets_two_train_at_once_and_never_three(stage: Stage, worker
             release.touch()
 
     stage.watch = watch
-    wrong = [Node.of("elsewhere", cpus=8, gpus=2)]  # the gate lets all four in: it is Ray that holds the card's shares
+    wrong = [Node.of("elsewhere", cpus=8, gpus=2)]  # the gate admits all four, so only Ray limits the shares
     source = stage.run(
-        dict.fromkeys(range(4), "until_told"), resources=Resources(gpu=0.5, workers=workers), nodes=wrong
+        dict.fromkeys(range(4), "until_stopped"), resources=Resources(gpu=0.5, workers=workers), nodes=wrong
     )
 
-    assert release.exists(), "two held the card while two waited for it"
+    assert release.exists(), "two held the GPU while two waited"
     assert most == 2
     assert [row.status for row in source.rows] == ["completed"] * 4
     spans = [(row.started_at, row.finished_at) for row in source.rows]
@@ -161,17 +160,21 @@ def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
 
 @HOW
 def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage, workers: int) -> None:
-    """One trial answers the interruption, one is deaf and is killed after the grace; neither gets a row."""
-    deaf = stage.tmp_path / "deaf"
+    """One trial answers the interruption, one does not and is killed after the grace time; neither gets a row."""
+    silent = stage.tmp_path / "silent"
 
     def watch(event: Event) -> None:
-        if event.kind == "reported" and deaf.exists() and len({e.trial.seed for e in stage.events if e.progress}) == 2:
+        if (
+            event.kind == "reported"
+            and silent.exists()
+            and len({e.trial.seed for e in stage.events if e.progress}) == 2
+        ):
             stage.halt._on_signal(2, None)
 
     stage.halt = OneSignal()
     stage.watch = watch
-    resources = Resources(cpu=4, gpu=0, workers=workers)  # two have all eight CPUs: drivers need none
-    source = stage.run({0: "until_told", 1: "deaf", 2: "complete"}, resources=resources)
+    resources = Resources(cpu=4, gpu=0, workers=workers)  # two trials take all eight CPUs; drivers need none
+    source = stage.run({0: "until_stopped", 1: "silent", 2: "complete"}, resources=resources)
     assert source.rows == []
     assert stage.context.ledger.final_ids() == set()
     assert len(stage.context.ledger.started_ids()) == 2, "the third was never started"
@@ -179,15 +182,15 @@ def test_an_interruption_leaves_resumable_trials_and_no_groups(stage: Stage, wor
 
 
 class OneSignal(Halt):
-    """A halt that can be signalled often without the second meaning at once."""
+    """A halt whose second signal does not raise KeyboardInterrupt."""
 
     def _on_signal(self, number: int, frame: object) -> None:  # noqa: ARG002
         self._signalled = True
 
 
 @pytest.mark.parametrize("deaths", [1, 1 + RETRIES])
-def test_a_dead_driver_is_tried_again_and_leaves_no_group(deaths: int, stage: Stage) -> None:
-    """The dashboard lists drivers under their study's name; a driver takes its workers along."""
+def test_a_trial_whose_driver_died_is_retried_and_leaves_no_group(deaths: int, stage: Stage) -> None:
+    """The dashboard lists drivers under their study's name. A driver's workers end with it."""
     from ray.util.state import list_actors
 
     trial, killed = fake_trial(0), []
@@ -196,7 +199,7 @@ def test_a_dead_driver_is_tried_again_and_leaves_no_group(deaths: int, stage: St
         if event.kind != "reported" or event.trial.seed != 0:
             return
         if stage.context.ledger.attempt(trial.trial_id) <= len(killed):
-            return  # a late report of the attempt before
+            return  # a late report of the earlier attempt
         if len(killed) == deaths:
             stage.tmp_path.joinpath("release").touch()
             return
@@ -208,24 +211,24 @@ def test_a_dead_driver_is_tried_again_and_leaves_no_group(deaths: int, stage: St
             os.kill(drivers[0], signal.SIGKILL)
 
     stage.watch = watch
-    source = stage.run({0: "until_told", 1: "complete"}, resources=Resources(cpu=8, gpu=1))
+    source = stage.run({0: "until_stopped", 1: "complete"}, resources=Resources(cpu=8, gpu=1))
     rows = {row.seed: row for row in source.rows}
     assert len(killed) == deaths
-    assert rows[1].status == "completed", "it finds the whole cluster free"
+    assert rows[1].status == "completed", "the whole cluster was free for it"
     if deaths > RETRIES:
         assert (rows[0].status, rows[0].error_kind) == ("lost", "DriverDied")
         assert rows[0].tokens_seen > 0
     else:
         assert (rows[0].status, rows[0].attempt) == ("completed", deaths + 1)
         steps = stage.context.ledger.history(trial.trial_id)["step"].to_pylist()
-        assert steps == list(range(1, len(steps) + 1)), "it went on from its checkpoint"
+        assert steps == list(range(1, len(steps) + 1)), "it resumed from its checkpoint"
     assert groups() == []
 
 
 def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> None:
     acts: dict[int, Act] = {
         0: "complete",
-        1: "until_told",
+        1: "until_stopped",
         2: "nan",
         3: "complete",
         4: "oom",
@@ -249,8 +252,8 @@ def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> Non
     assert len(set(pids)) == 4, "never after nan, oom or error"
 
 
-def test_what_fails_outside_of_the_trainer_is_an_error_with_its_text(stage: Stage) -> None:
-    """Here a file stands where a folder belongs: the trial's samples cannot be written."""
+def test_a_failure_outside_the_trainer_is_an_error_with_its_text(stage: Stage) -> None:
+    """The trial's samples cannot be written, because a file is where their folder should be."""
     stage.context.ledger.root.mkdir()
     stage.context.ledger.path("samples").write_text("a file")
     source = stage.run({0: "complete"}, resources=Resources(gpu=0, workers=0))
@@ -258,13 +261,13 @@ def test_what_fails_outside_of_the_trainer_is_an_error_with_its_text(stage: Stag
     assert "samples" in source.rows[0].error
 
 
-def test_a_kill_by_rays_memory_monitor_is_a_death_and_is_told() -> None:
-    """Tune's manager of actors ends the whole run at an error that it does not know, and this is one."""
+def test_a_kill_by_rays_memory_monitor_is_reported_and_ends_one_actor() -> None:
+    """Without the patch Tune's actor manager ends the whole run at this error."""
     from ray.air.execution._internal import RayActorManager
     from ray.exceptions import ActorDiedError, OutOfMemoryError
 
     class Task:
-        """What the manager keeps of a call, as far as it looks here."""
+        """The attributes of a tracked call that the manager reads here."""
 
         def __init__(self) -> None:
             self.errors: list[Exception] = []
@@ -288,6 +291,6 @@ def test_a_kill_by_rays_memory_monitor_is_a_death_and_is_told() -> None:
     with as_actor_deaths(told.append):
         fail(task, killed)
     assert told == [killed]
-    assert [type(error) for error in task.errors] == [ActorDiedError] * 2, "told of the actor, and of its task"
+    assert [type(error) for error in task.errors] == [ActorDiedError] * 2, "the death of the actor, and of its task"
     with pytest.raises(RuntimeError, match="unexpected exception"):
         fail(task, killed)
