@@ -173,7 +173,7 @@ def test_status_says_what_to_do_about_trials_that_wait(tmp_path: Path, results: 
     """A search of two that both fail leaves an ablation without a baseline; the same command again would not help."""
     study = study_files.load(tmp_path, "ablation.baseline=best", "optimizer.trials=2", text=ARMS)
     ledger, _ = open_study(study, results, resume=False)
-    assert status.collect(ledger).hint == "go on with: the sweep's command line and --resume"
+    assert status.collect(ledger).hint == "to resume: the sweep's command line and --resume"
     for trial in draws(study, 2):
         ledger.claim(trial.trial_id)
         ledger.finish(row(trial, status="nan"))
