@@ -1,4 +1,4 @@
-"""Ask questions of a model: searches and ablations, their record, and the report made of it.
+"""Runs hyperparameter searches and ablations of a model, records them, and writes a report.
 
 In a notebook:
 
@@ -20,8 +20,8 @@ __all__ = ["load"]
 
 
 def load(name_or_path: str | PathLike[str], results: str | PathLike[str] = "results") -> StudyData:
-    """The trials and histories of a study, also while it runs. Raises BadInput for a study that is not there."""
-    from ablate.records import locations  # pandas and pyarrow load only for who asks: workers import this package too
+    """The trials and histories of a study, also while it runs. Raises BadInput where there is no such study."""
+    from ablate.records import locations  # imports pandas and pyarrow, which workers do not need
     from ablate.study import lookup
     from ablate.study.dataset import read
 

@@ -1,4 +1,4 @@
-"""What every command shares: the last line of defence between a user and a traceback, and the exit codes."""
+"""What all commands share: exit codes, and one line on stderr instead of a traceback."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EXIT_CODES = {
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run a command; bad input becomes its one line on stderr and exit code 2, a disk that is full in the middle of a
-    trial one and 130: the trial can be gone on with."""
+    """Run a command. Bad input gives one line on stderr and exit code 2. A disk that fills up during a trial gives one
+    line and exit code 130, because the trial can be resumed."""
     try:
         return main()
     except (BadInput, ParameterError) as error:
@@ -35,12 +35,12 @@ def guarded(main: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has gone: what the interpreter flushes at its exit must go nowhere, silently.
+        # The reader (`| head`) has ended: what the interpreter flushes at its exit must be discarded without a message.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        told = full_disk(error)
-        if told is None:
+        full = full_disk(error)
+        if full is None:
             raise
-        print(told.line, file=sys.stderr)
+        print(full.line, file=sys.stderr)
         return BAD_INPUT

@@ -1,4 +1,4 @@
-"""The shapes of a complaint: about input (`place: key: value: rule; hint`, exit 2), and about a disk that is full."""
+"""The errors that users see: bad input (`place: key: value: rule; hint`, exit code 2), and a full disk."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from ablate import escape
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a write meets where a disk is full, a quota used up, or a file system has become read-only."""
+"""Errors of a write where the disk is full, the quota is used up, or the file system is read-only."""
 
 
 class BadInput(Exception):
-    """What the user gave breaks a rule; nothing was written. `place` is `file:line`, `--flag` or a path."""
+    """The user's input breaks a rule; nothing was written. `place` is `file:line`, `--flag` or a path."""
 
     def __init__(self, place: str, key: str, value: object, rule: str, hint: str) -> None:
         self.place, self.key, self.value, self.rule, self.hint = place, key, value, rule, hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """One line, whatever the parts contain."""
+        """The error as one line, whatever its parts contain."""
         parts = [_one_line(part) for part in (self.place, self.key, self.value) if part not in ("", None)]
         return f"{': '.join(parts)}: {_one_line(self.rule)}; {_one_line(self.hint)}"
 
 
 class ParameterError(ValueError):
-    """A parameter's value breaks a rule. `key` is dotted; whoever knows where it was written makes it a BadInput."""
+    """A parameter's value breaks a rule. `key` is dotted. A caller that knows where it was written calls `at`."""
 
     def __init__(self, key: str, value: object, rule: str, hint: str) -> None:
         super().__init__(f"{key}: {value}: {rule}; {hint}")
@@ -38,18 +38,18 @@ class ParameterError(ValueError):
         return type(self), (self.key, self.value, self.rule, self.hint)
 
     def at(self, place: str) -> BadInput:
-        """The same complaint with its place."""
+        """The same error as a BadInput with its place."""
         return BadInput(place, self.key, self.value, self.rule, self.hint)
 
 
 def nearest(word: str, allowed: Sequence[str]) -> str:
-    """A hint: `did you mean X?`, or the whole list where nothing is near."""
+    """A hint: `did you mean X?`, or the whole list where no word is near."""
     close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"one of {', '.join(allowed)}"
 
 
 class CannotWrite(Exception):
-    """The disk takes no more. What was finished is kept, and the study can be gone on with; `line` says so."""
+    """The disk is full. What was finished is kept, and the study can be resumed. `line`: the message for the user."""
 
     def __init__(self, line: str) -> None:
         super().__init__(line)
@@ -57,7 +57,7 @@ class CannotWrite(Exception):
 
 
 def full_disk(error: BaseException) -> CannotWrite | None:
-    """What to tell of a disk that takes no more; None where that is not what happened."""
+    """The CannotWrite for an error of a full disk; None for other errors."""
     if isinstance(error, CannotWrite):
         return error
     if not isinstance(error, OSError) or error.errno not in _FULL:
@@ -69,14 +69,14 @@ def full_disk(error: BaseException) -> CannotWrite | None:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Inside, a disk that takes no more raises CannotWrite; every other OSError is what it was."""
+    """Turn the OSError of a full disk into CannotWrite. Other errors pass through."""
     try:
         yield
     except OSError as error:
-        told = full_disk(error)
-        if told is None:
+        full = full_disk(error)
+        if full is None:
             raise
-        raise told from error
+        raise full from error
 
 
 def _one_line(part: object) -> str:

@@ -1,4 +1,5 @@
-"""Numbers as a paper prints them: as many digits as they carry, a true minus sign, an em dash for what is missing."""
+"""Formats numbers as a paper prints them: only meaningful digits, a true minus sign, an em dash where one is
+missing."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ MINUS = "−"
 
 
 def decimals_for(spread: float, *, digits: int = 2) -> int:
-    """Decimal places that show a spread to so many significant digits (0 to 6; 3 where there is no spread)."""
+    """How many decimal places (0 to 6) show a spread to so many significant digits; 3 without a spread."""
     if not math.isfinite(spread) or spread <= 0:
         return 3
     return min(6, max(0, digits - 1 - math.floor(math.log10(spread))))
 
 
 def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
-    """`3.142`, thousands separated; `sign` writes a plus too. A value that rounds to zero has no minus."""
+    """`3.142`, with a comma between thousands. `sign` also writes a plus. A value that rounds to zero has no minus."""
     if not math.isfinite(value):
         return DASH
     text = f"{value:{'+' if sign else ''},.{decimals}f}"
@@ -28,7 +29,7 @@ def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
 
 
 def significant(value: float, *, digits: int = 4) -> str:
-    """To so many significant digits, without an exponent between 0.0001 and a million."""
+    """So many significant digits; from 0.0001 to a million without an exponent."""
     if not math.isfinite(value):
         return DASH
     if value == 0:
@@ -40,7 +41,7 @@ def significant(value: float, *, digits: int = 4) -> str:
 
 
 def plus_minus(mean: float, sd: float) -> str:
-    """`5.312 ± 0.021`: the spread to two significant digits, the mean to the same place."""
+    """`5.312 ± 0.021`: two significant digits of the spread, as many decimal places of the mean."""
     if not math.isfinite(sd):
         return significant(mean)
     places = decimals_for(sd)
@@ -48,14 +49,14 @@ def plus_minus(mean: float, sd: float) -> str:
 
 
 def interval(low: float, high: float, decimals: int, *, sign: bool = False) -> str:
-    """`[0.012, 0.034]`, or a dash where there is none."""
+    """`[0.012, 0.034]`, or a dash where an end is missing."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return DASH
     return f"[{fixed(low, decimals, sign=sign)}, {fixed(high, decimals, sign=sign)}]"
 
 
 def p_value(p: float) -> str:
-    """To two significant digits, `<0.0001` below."""
+    """Two significant digits; `<0.0001` below that."""
     if not math.isfinite(p):
         return DASH
     if p < 0.0001:
@@ -64,7 +65,7 @@ def p_value(p: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share as whole per cent."""
+    """A share in whole per cent."""
     return f"{value:.0%}" if math.isfinite(value) else DASH
 
 
@@ -81,7 +82,7 @@ def duration(seconds: float) -> str:
 
 
 def tokens(number: float) -> str:
-    """`50k`, `1.5M`: three digits and a suffix."""
+    """`50k`, `1.5M`: three significant digits and a suffix."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g}{suffix}"
@@ -94,19 +95,19 @@ def count(number: int, noun: str) -> str:
 
 
 def names(listed: Sequence[str], *, most: int = 8) -> str:
-    """`a, b, c`; of more than `most` the first ones and how many there are besides."""
+    """`a, b, c`; of more than `most` names, the first ones and how many more there are."""
     if len(listed) <= most:
         return ", ".join(listed)
     return f"{', '.join(listed[: most - 1])} and {len(listed) - most + 1} more"
 
 
 def parameters(params: Mapping[str, Any]) -> str:
-    """`ema_decay=0.913 knowledge_length=8`: the last part of every key; whole numbers whole, others to four digits."""
+    """`ema_decay=0.913 knowledge_length=8`: the last part of every key, and its value as `setting` writes it."""
     return " ".join(f"{key.rsplit('.', 1)[-1]}={setting(value)}" for key, value in params.items())
 
 
 def setting(value: object) -> str:
-    """A parameter's value. Parquet keeps every number as a double: 8 comes back as 8.0, but is shown as given."""
+    """A parameter's value: whole numbers whole (parquet returns 8 as 8.0), other numbers to four digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:.0f}" if float(value).is_integer() else significant(value)

@@ -1,4 +1,5 @@
-"""`python -m ablate.rerun STUDY`: a trial's configuration trained again, and whether every step is the same."""
+"""`python -m ablate.rerun STUDY`: trains a trial's configuration again; `--verify` compares every step with the
+trial."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ from ablate.trials.trial import Trial, make
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, step by step. `first` is the first step that differs, with its loss before and now (None: the run has
-    no such step); None where every one of `steps` is the same, bit for bit."""
+    """Two runs, compared step by step. `first`: the first step that differs, with its loss before and now (None: the
+    run lacks this step); None where all `steps` are the same, bit for bit."""
 
     steps: int
     first: tuple[int, float | None, float | None] | None
@@ -44,25 +45,25 @@ class Comparison:
 
 
 def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int:
-    """Parse, train, compare. `train` is what a test puts in the trainer's place."""
+    """Parse, train, compare. `train`: what trains; a test replaces it."""
     given = parser().parse_args(argv)
     if given.verify and given.set:
-        rule = "a changed configuration cannot be the same run"
+        rule = "a changed configuration is another run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
     before = Ledger(lookup.find(given.study, results=given.results))
     spec = study_json.parse(before.read_study(), place=before.place).spec
-    row = _chosen(before, given.trial, objective=spec.objectives[0])
+    row = _row_of(before, given.trial, objective=spec.objectives[0])
     trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name))
     _check(row, trial, ledger=before, verify=given.verify)
-    # Where the search stopped a trial its proof stops too; a rerun for its own sake trains to the end.
+    # To verify a pruned trial, stop where the search stopped it. Without --verify, train to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
     with lock.hold(Ledger(before.place / "reruns")):
         ledger = Ledger(before.place / "reruns" / trial.trial_id, before.metrics)
         if trial.trial_id in ledger.final_ids():
-            ledger.store.remove("")  # it would go on from its last checkpoint, and train nothing
+            ledger.store.remove("")  # it would resume from its last checkpoint and train nothing
         again = _train(trial, spec, ledger=ledger, stop_at=stop_at, train=train)
     if again is None:
-        print(f"interrupted; the same command goes on from {ledger.place}", file=sys.stderr)
+        print(f"interrupted; the same command resumes from {ledger.place}", file=sys.stderr)
         return cli.INTERRUPTED
     if not given.verify:
         print(escape.one_line(outcome(again, metric=spec.objectives[0].metric), limit=1_000))
@@ -72,13 +73,13 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
     print(found)
     if found.first is None:
         return cli.DONE
-    for reason in _reasons(row, again, workers=spec.resources.workers):
+    for reason in _possible_reasons(row, again, workers=spec.resources.workers):
         print(escape.one_line(reason, limit=1_000), file=sys.stderr)
     return cli.DIFFERENT
 
 
 def losses(ledger: Ledger, name: str) -> dict[int, float]:
-    """Step -> training loss, of every step that a trial reported."""
+    """Step -> training loss, for every step that a trial reported."""
     found: dict[int, float] = {}
     for report in ledger.history(name).select(["step", "losses"]).to_pylist():
         first = report["step"] - len(report["losses"]) + 1
@@ -87,7 +88,7 @@ def losses(ledger: Ledger, name: str) -> dict[int, float]:
 
 
 def compare(before: Mapping[int, float], now: Mapping[int, float]) -> Comparison:
-    """Compare two runs' losses by their bits: a NaN equals itself, and zero is not minus zero."""
+    """Compare the losses of two runs by their bits: NaN equals NaN, and 0.0 differs from -0.0."""
     for step in sorted(before.keys() | now.keys()):
         pair = before.get(step), now.get(step)
         if _bits(pair[0]) != _bits(pair[1]):
@@ -96,7 +97,7 @@ def compare(before: Mapping[int, float], now: Mapping[int, float]) -> Comparison
 
 
 def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None, train: Train) -> TrialRow | None:
-    """Train inline, with the live table on stderr; None where it was interrupted."""
+    """Train in this process, with the live table on stderr. None where it was interrupted."""
     objective = spec.objectives[0]
     swanlab, complaint = tracking.check(spec.tracking.swanlab)
     commit = provenance.git("rev-parse", "HEAD")
@@ -117,8 +118,8 @@ def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None,
     return row
 
 
-def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
-    """The row of a trial by its id, or of the `best`."""
+def _row_of(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
+    """The row of the trial with this id, or of the `best` trial."""
     rows = ledger.rows()
     if name == "best":
         found = best_of_study(rows, objective=objective)
@@ -136,7 +137,7 @@ def _chosen(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
 
 
 def _trial(row: TrialRow, sets: Sequence[str], *, trainer: Trainer) -> Trial:
-    """The trial of a row again, or of its configuration with some keys changed: then it is another one."""
+    """The trial of a row. With `sets`, another trial: its configuration with some values changed."""
     try:
         config = trainer.read(row.config_json)
     except ParameterError as error:
@@ -152,7 +153,7 @@ def _trial(row: TrialRow, sets: Sequence[str], *, trainer: Trainer) -> Trial:
 
 
 def _override(text: str, trainer: Trainer) -> tuple[str, Any]:
-    """`model.ema_decay=0.95` as a key and a value; a path is relative to the current folder."""
+    """Split `model.ema_decay=0.95` into key and value. A path is relative to the current folder."""
     key, equals, written = text.partition("=")
     if not equals:
         raise BadInput("--set", text, "", "not KEY=VALUE", "write it like --set model.ema_decay=0.95")
@@ -161,23 +162,23 @@ def _override(text: str, trainer: Trainer) -> tuple[str, Any]:
 
 
 def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None:
-    """Before anything is written: data that is not there, or no longer the data, and a trial that left no losses."""
+    """Raise BadInput, before anything is written, where data is missing or has changed, or the trial has no losses."""
     if verify and not losses(ledger, row.trial_id):
-        hint = "choose a trial that reported something"
-        raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare with", hint)
+        hint = "choose a trial that has reported"
+        raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare", hint)
     for key, path in trial.config.trainer.missing_files(trial.config):
-        raise BadInput(str(ledger.place), key, path, "no such file", f"bring it back, or pass --set {key}=PATH")
+        raise BadInput(str(ledger.place), key, path, "no such file", f"restore it, or pass --set {key}=PATH")
     try:
         data_hash = trial.config.trainer.check_data(trial.config)
     except ParameterError as error:
         raise error.at("--trial") from None
     if verify and row.data_hash is not None and data_hash != row.data_hash:
         rule = f"the data is not what the trial read ({row.data_hash})"
-        raise BadInput(str(ledger.place), "data_hash", data_hash, rule, "bring it back, or leave out --verify")
+        raise BadInput(str(ledger.place), "data_hash", data_hash, rule, "restore the data, or leave out --verify")
 
 
-def _reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:
-    """What is not as it was and may explain a difference."""
+def _possible_reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:
+    """What has changed since the trial and may explain a difference."""
     found = [f"the rerun ended as {now.status}: {now.error}"] if now.error else []
     found += [
         f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
@@ -185,7 +186,7 @@ def _reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:
         if getattr(before, name) != getattr(now, name)
     ]
     if workers > 1:
-        found.append(f"the trial had {workers} workers, whose sums come in another order; a rerun has one process")
+        found.append(f"the trial had {workers} workers, which sum in another order than the one process of a rerun")
     return found
 
 

@@ -1,4 +1,4 @@
-"""`python -m ablate.status STUDY`: how far a study is, while it runs and after it was killed."""
+"""`python -m ablate.status STUDY`: the progress of a study, while it runs and after it was killed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from ablate.cli import DONE, guarded
 from ablate.escape import last_lines, one_line
 from ablate.records import locations
 from ablate.records.ledger import Ledger
-from ablate.records.rows import MEASURED, TrialRow
+from ablate.records.rows import ENDS, MEASURED, TrialRow
 from ablate.running.progress import best_of_study
 from ablate.spec.designs import SEARCH
 from ablate.study import lifecycle, lock, lookup, study_json
 from ablate.study.study_json import StudyFile
 
 _FAILED, _TAIL_LINES = 5, 8
-"""How many failures are shown, and how much of their logs."""
-
-ENDS = ("completed", "pruned", "oom", "nan", "timeout", "lost", "error")
+"""How many failures are shown, and how many lines of their logs."""
 
 EPILOG = """example:
   python -m ablate.status latest
@@ -46,7 +44,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial that failed: why, where its log is, and the log's last lines."""
+    """A failed trial, with the path of its log and the log's last lines (`tail`)."""
 
     trial_id: str
     arm: str
@@ -59,12 +57,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Status:
-    """A study at this moment.
+    """The state of a study now.
 
-    `states`: how many trials completed, were pruned, ..., and `running` (or `unfinished`, where no sweep is at work on
-    this machine) and `waiting`. `failed`: the last of the failures; `driver`: who is at work; `hint`: what to do about
-    trials that have not ended, "" where somebody is at work on them. `left_s` is None where nothing has ended yet, or
-    nobody is at work.
+    `states`: number of trials by status, and of trials that are `running` (`unfinished` where no sweep runs the study)
+    and `waiting`. `failed`: the latest failures. `driver`: the process that runs the study. `hint`: what to do about
+    trials that have not ended; "" while a sweep runs. `left_s`: None where no trial has ended yet, or no sweep runs.
     """
 
     study: str
@@ -81,7 +78,7 @@ class Status:
 
 
 def collect(ledger: Ledger) -> Status:
-    """Read a study's state from its folder. Raises BadInput where it is no study's."""
+    """Read the state of a study from its folder. Raises BadInput where the folder is not a study's."""
     study = study_json.parse(ledger.read_study(), place=ledger.place)
     objective = study.spec.objectives[0]
     rows = ledger.rows()
@@ -111,14 +108,16 @@ def collect(ledger: Ledger) -> Status:
 
 
 def _hint(study: StudyFile, rows: list[TrialRow]) -> str:
-    """What to do about trials that have not ended, nobody being at work on them."""
+    """What to do about trials that have not ended while no sweep runs the study."""
     searched = [row.status for row in rows if row.arm == SEARCH]
     baseline = study.spec.ablation.baseline if study.spec.ablation else None
     if lifecycle.lacks_winner(baseline=baseline, trials=study.spec.optimizer.trials, searched=searched):
         return lifecycle.NO_WINNER
     if study.finished_at is not None:
-        return "what waits is not trained: the search has no more points, or nothing that prepares an arm completed"
-    return "go on with: the sweep's command line and --resume"
+        return (
+            "waiting trials are not trained: the search has no more points, or no trial that prepares an arm completed"
+        )
+    return "to resume: the sweep's command line and --resume"
 
 
 def _failed(ledger: Ledger, row: TrialRow) -> Failed:
@@ -129,10 +128,10 @@ def _failed(ledger: Ledger, row: TrialRow) -> Failed:
 
 
 def render(status: Status) -> str:
-    """The state as text for a terminal."""
+    """The status as text for a terminal."""
     done = sum(status.states[end] for end in ENDS if end in status.states)
-    at_work = f"a sweep is at work on it ({status.driver})" if status.running else "no sweep is at work on it here"
-    lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {at_work}", ""]
+    running = f"a sweep is running it ({status.driver})" if status.running else "no sweep is running it here"
+    lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {running}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
     if status.best:
         params = formatting.parameters(status.best.params)
@@ -177,12 +176,13 @@ def main() -> int:
 
 
 def _as_json(status: Status) -> dict[str, Any]:
-    """The hint's key is `cure`, which readers of this JSON know."""
+    """The status as JSON. The hint's key stays `cure`, which programs that read this JSON know."""
     return {"cure" if key == "hint" else key: value for key, value in asdict(status).items()}
 
 
 def _left_s(ledger: Ledger, rows: list[TrialRow], unfinished: set[str], waiting: int) -> float | None:
-    """Seconds for what waits and what runs, at the mean time of the trials that ended and as many at once as now."""
+    """Seconds until all trials have ended, if each takes the mean time of those that have, and as many run at once as
+    now."""
     ended = [row.wall_s for row in rows if row.status in MEASURED]
     if not ended:
         return None

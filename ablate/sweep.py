@@ -1,4 +1,4 @@
-"""The sweep's command: `python -m ablate.sweep SPACE.yaml`. Runs a study, writes its report, says what is best."""
+"""`python -m ablate.sweep SPACE.yaml`: runs a study, writes its report, and prints the best trial."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _hours(text: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, write the report; the last lines name the best trial and the report."""
+    """Parse, run, write the report. The last lines of stdout name the best trial and the report."""
     options = parse(argv)
     study = study_file.load(options.space, options.sets)
     if options.trials is not None and not study.search:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dry_run(study, options)
     study_file.check_installed(study)
     if options.address is None and not options.inline:
-        # Fail before anything is written, not when Ray is up.
+        # Fail before anything is written and Ray is started.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
     preflight.check_results(options.results / study.study)
     if study.resources.max_gpu_hours is not None:
@@ -176,7 +176,7 @@ def _dry_run(study: StudySpec, options: Options) -> int:
 
 
 def _plan(study: StudySpec, options: Options) -> DryRun:
-    from ablate.study import dry_run  # brings Optuna, for the search's first draws
+    from ablate.study import dry_run  # imports Optuna, for the search's first draws
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
@@ -187,22 +187,22 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
 
 
 def _within_budget(study: StudySpec, options: Options) -> Options:
-    """The options, with the hours bounded by what this machine's cards have left of `resources.max_gpu_hours`. Raises
-    BadInput where what is left to train takes more."""
+    """The options, with `max_hours` limited by what is left of `resources.max_gpu_hours` on this machine's GPUs. Raises
+    BadInput where the trials that are left need more."""
     cards, ledger = preflight.machine(gpus=options.gpus, card=None), Ledger(options.results / study.study)
     if cards.card is None or not cards.gpus or lifecycle.is_finished(study, ledger):
-        return options  # no hours of cards are spent
+        return options  # no GPU-hours are spent
     left_h = _plan(study, options).left_gpu_hours
     if left_h is None or options.address is not None:
-        return options  # how many cards a cluster has is not known yet
+        return options  # the number of GPUs of a cluster is not known yet
     return replace(options, max_hours=min(left_h / cards.gpus, options.max_hours or math.inf))
 
 
 def _sweep(study: StudySpec, options: Options) -> int:
     halt = Halt(max_hours=options.max_hours)
-    swanlab, complaint = tracking.check(study.tracking.swanlab)
+    swanlab, warning = tracking.check(study.tracking.swanlab)
     context = StudyContext(
-        # Absolute: workers need not share the current folder.
+        # Absolute: workers may have another current folder.
         Ledger((options.results / study.study).absolute(), study.trainer.description.metrics),
         swanlab=swanlab,
         objective=study.objectives[0].metric,
@@ -213,19 +213,19 @@ def _sweep(study: StudySpec, options: Options) -> int:
     with contextlib.ExitStack() as stack:
         view = View(study_progress)
         starting = _runner(study, context, halt=halt, view=view, options=options)
-        lock.check_free(context.ledger)  # a runner makes room for itself in the study's folder
-        # Somebody else's cluster may not be there or be too small: joined before anything is written.
+        lock.check_free(context.ledger)  # before a runner writes to the study's folder
+        # A running cluster may be unreachable or too small, so it is joined before anything is written.
         runner = stack.enter_context(starting) if options.address else None
         ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
         if state == "finished":
-            view.say(f"study {study.study} is finished already: writing its report again")
+            view.say(f"study {study.study} is finished: writing its report again")
             return _conclude(study, ledger, options)
         stack.enter_context(lock.hold(ledger))
         study_progress.rows += ledger.rows()
         stack.enter_context(halt)
         stack.enter_context(view)
-        if complaint:
-            view.say(complaint)
+        if warning:
+            view.say(warning)
         runner = runner or stack.enter_context(starting)
         if runner.notice:
             view.say(runner.notice)
@@ -235,7 +235,7 @@ def _sweep(study: StudySpec, options: Options) -> int:
                     lifecycle.mark_finished(ledger)
         except CannotWrite as full:
             halt.call_off(full.line)
-    return _after(study, ledger, halt=halt, options=options)
+    return _end(study, ledger, halt=halt, options=options)
 
 
 def _runner(
@@ -245,13 +245,13 @@ def _runner(
         from ablate.running import inline
 
         return inline.start(context, halt=halt, on_event=view.on_event)
-    from ablate.running.ray import tuner  # seconds of imports, which bad input need not wait for
+    from ablate.running.ray import tuner  # takes seconds, so bad input is refused first
 
     return tuner.start(study, context, halt=halt, on_event=view.on_event, address=options.address, gpus=options.gpus)
 
 
-def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> int:
-    """Write the report of what there is, and say how to go on where that is not all."""
+def _end(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> int:
+    """Write the report. Where the study is not finished, say why and how to resume it."""
     if halt.reason is None:
         return _conclude(study, ledger, options)
     why = {"signal": "interrupted", "hours": f"{options.max_hours or 0:g} hours are over", "fault": halt.fault}[
@@ -259,7 +259,7 @@ def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) ->
     ]
     ended = len(ledger.final_ids())
     print(
-        f"{why}: {ended} of {plan.planned(study)} trials have ended; go on with the same command and --resume",
+        f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
         file=sys.stderr,
     )
     _conclude(study, ledger, options)
@@ -267,8 +267,8 @@ def _after(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) ->
 
 
 def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
-    """Write the report, print what became of the trials, the best of them, and where the report is."""
-    from ablate.report import writer  # brings pandas and matplotlib
+    """Write the report; print how the trials ended, the best trial, and the place of the report."""
+    from ablate.report import writer  # imports pandas and matplotlib
 
     rows = ledger.rows()
     found = best_of_study(rows, objective=study.objectives[0])
@@ -276,14 +276,14 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     try:
         writer.write(ledger.place)
         folder = ledger.place / "report"
-    except BadInput as error:  # trials of two commits, say: the study is done all the same
+    except BadInput as error:  # such as trials of two commits: the study is done nevertheless
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
-    except OSError as error:  # a full disk: what was measured is in the ledger all the same
+    except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
     if options.json:
-        print(json.dumps(_answer(study, rows, best=found, report=folder), indent=1))
+        print(json.dumps(_summary_json(study, rows, best=found, report=folder), indent=1))
     else:
-        print(escape.printable("\n".join(_lines(study, rows, best=found, report=folder))))
+        print(escape.printable("\n".join(_summary_lines(study, rows, best=found, report=folder))))
     return cli.DONE if found else cli.NO_SUCCESS
 
 
@@ -293,7 +293,7 @@ def _limits(resources: Resources) -> Limits:
     return Limits(max_s=None if hours is None else 3600 * hours, stall_s=None if minutes is None else 60 * minutes)
 
 
-def _lines(
+def _summary_lines(
     study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> list[str]:
     counts = Counter(row.status for row in rows)
@@ -311,7 +311,7 @@ def _lines(
     return lines
 
 
-def _answer(
+def _summary_json(
     study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
 ) -> dict[str, object]:
     metric = study.objectives[0].metric

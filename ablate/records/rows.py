@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ablate.records.schema import PARAM, SCHEMA_VERSION, is_metric
 
 Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
+ENDS: tuple[Status, ...] = get_args(Status)
 MEASURED: tuple[Status, ...] = ("completed", "pruned")
 """The statuses that have metrics. Every other status is a failure, and its metrics are null."""
 

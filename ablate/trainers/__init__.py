@@ -1,6 +1,6 @@
-"""The door to a trainer: the `Trainer` protocol, its implementations by name, and what readers of results need of one.
+"""The door to a trainer: the `Trainer` protocol, its implementations by name, and what readers need to know of one.
 
-Importing this imports no trainer; `load` does.
+Importing this package imports no trainer; `load` imports one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ __all__ = [
 DEFAULT = "token_memory"
 
 TRAINERS = {DEFAULT: "ablate.trainers.token_memory:TokenMemory"}
-"""Name -> module:class. A name that is no key here is a module:class itself."""
+"""Name -> module:class. A name that is not in this table must itself be `module:class`."""
 
 
 def load(name: str = DEFAULT) -> Trainer:
-    """The trainer of this name; imports it."""
+    """Import the trainer of this name."""
     module, _, attribute = TRAINERS.get(name, name).partition(":")
     return cast(Trainer, getattr(importlib.import_module(module), attribute)())
 
 
 def is_imported(name: str) -> bool:
-    """Whether the trainer's module is loaded already, so that `load` costs nothing."""
+    """Whether the trainer's module is imported already, so that `load` is fast."""
     return TRAINERS.get(name, name).partition(":")[0] in sys.modules
 
 
 def check_key(trainer: Trainer, key: str) -> None:
-    """Raise ParameterError, with the nearest right key, unless the trainer has this parameter."""
+    """Raise ParameterError, which names the nearest key, unless the trainer has this parameter."""
     if key not in trainer.keys:
         raise ParameterError(key, "unknown key", "no such parameter", nearest(key, trainer.keys))

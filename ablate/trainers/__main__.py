@@ -1,4 +1,4 @@
-"""The other end of `recorded`'s questions: reads one as JSON from stdin, prints the trainer's answer as JSON."""
+"""The process that `recorded` asks: it reads a question as JSON from stdin and prints the trainer's answer as JSON."""
 
 import json
 import sys

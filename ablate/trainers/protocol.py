@@ -1,7 +1,7 @@
-"""What the rest of `ablate` knows of any trainer: one protocol, and the plain values that pass through it.
+"""The protocol of a trainer, and the plain values that pass through it. The rest of `ablate` knows trainers by it only.
 
-A trainer turns a configuration (every parameter with a value) into metrics. It says which parameters there are, which
-of them is the seed and which the budget, what it measures, what a configuration costs, and it trains one.
+A trainer turns a configuration (a value for every parameter) into metrics. It lists its parameters, says which one is
+the seed and which one the budget, what it measures, and what a configuration costs. It trains a configuration.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Better = Literal["min", "max", ""]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured quantity. `kind` is its storage type, `better` which way is good ("" where neither is)."""
+    """A measured quantity. `kind`: its storage type. `better`: whether less (`min`) or more (`max`) is better; "" where
+    neither is."""
 
     name: str
     kind: Kind
@@ -31,15 +32,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Description:
-    """What a reader of results needs to know of the trainer that made them. study.json keeps it, so that a report is
-    written where the trainer is not installed.
+    """What a reader of results needs to know of the trainer that made them. study.json keeps it, so that a report can
+    be written where the trainer is not installed.
 
-    `seed`, `budget`: the parameters that are the seed and the budget (in `budget_unit`). `budget_keys`: all that say
-    how long a trial trains. `reseed`: the parameter that gives the same trial other random streams, for A/A arms; None
-    where there is none. `data_keys`, `size_keys`: keys, or beginnings of keys, that change the data that a trial reads,
-    and the budget that it ends with. `curve`: the metric whose learning curves a report draws; "" for the objective.
-    `headlines`: the metrics that a trial's record shows first. `sections`: beginning of a key -> title, for pages that
-    list a configuration.
+    `seed`, `budget`: the parameters that are the seed and the budget (in `budget_unit`). `budget_keys`: all parameters
+    that set how long a trial trains. `reseed`: the parameter that gives the same trial other random streams, for A/A
+    arms; None where there is none. `data_keys`: keys, or prefixes of keys, that change the data that a trial reads.
+    `size_keys`: the same for the budget that it ends with. `curve`: the metric whose learning curves a
+    report draws; "" for the objective. `headlines`: the metrics that a trial's record shows first.
+    `sections`: prefix of a key -> title, for pages that list a configuration.
     """
 
     name: str
@@ -62,18 +63,19 @@ class Description:
 
     @property
     def maximised(self) -> frozenset[str]:
-        """The metrics of which more is better."""
+        """The metrics for which more is better."""
         return frozenset(metric.name for metric in self.metrics if metric.better == "max")
 
     def unit(self, metric: str) -> str:
-        """The unit of a metric; "" where it has none, or is not one of this trainer's."""
+        """The unit of a metric; "" where it has none or the trainer lacks the metric."""
         return self.by_name[metric].unit if metric in self.by_name else ""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a configuration costs, by formula. `peak_gib`: GiB of memory of one process. `flops_per_token`: forward and
-    backward, for a unit of the budget. `budget`: units of the budget; None where it is not known before data is read.
+    """What a configuration costs, by formula. `peak_gib`: peak memory of one process, in GiB. `flops_per_token`: FLOPs
+    of forward and backward for one unit of the budget. `budget`: in units; None where it depends on data that is not
+    read.
     """
 
     active_parameters: int
@@ -83,19 +85,19 @@ class Cost:
 
 
 class Verdict(StrEnum):
-    """What the listener of a report wants next."""
+    """What a run has to do after a report."""
 
     CONTINUE = "continue"
-    STOP = "stop"  # the search has seen enough: measure nothing more, return
-    INTERRUPT = "interrupt"  # write a checkpoint to resume from, return
+    STOP = "stop"  # the search needs no more: return, without further measurements
+    INTERRUPT = "interrupt"  # write a checkpoint to resume from, then return
 
 
 @dataclass(frozen=True)
 class Report:
-    """Progress of a run, a row of its history.
+    """The progress of a run: one row of its history.
 
-    `losses`: training loss of every step since the last report. `metrics`: those that were measured for this report.
-    `note`: what the user should know, once.
+    `losses`: training loss of every step since the last report. `metrics`: those measured for this report. `note`: a
+    message for the user, shown once.
     """
 
     step: int
@@ -110,8 +112,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget; `metrics` are the last that were
-    measured of each."""
+    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget. `metrics`: the last value of
+    each."""
 
     verdict: Verdict
     step: int
@@ -125,7 +127,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Config:
-    """One run of a trainer, whole: dotted key -> value, each as the trainer holds it."""
+    """A complete configuration. `values`: dotted key -> value, as the trainer holds it, for every parameter."""
 
     trainer: Trainer
     values: Mapping[str, Any]
@@ -134,7 +136,7 @@ class Config:
         return self.values[key]
 
     def override(self, overrides: Mapping[str, Any]) -> Config:
-        """This configuration with other values, validated whole. Raises ParameterError."""
+        """This configuration with other values, validated as a whole. Raises ParameterError."""
         return self.trainer.override(self, overrides)
 
     @property
@@ -144,12 +146,12 @@ class Config:
 
     @property
     def budget(self) -> int | None:
-        """The value of the parameter that is the budget; None where the budget is given in another way."""
+        """The value of the parameter that is the budget; None where another parameter sets it."""
         return self.values[self.trainer.description.budget]
 
     @property
     def cost(self) -> Cost:
-        """What it costs, by the trainer's formula."""
+        """What the configuration costs, by the trainer's formula."""
         return self.trainer.cost(self)
 
     def chosen(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class Config:
         return {key: self.values[key] for key in keys}
 
     def tree(self) -> dict[str, Any]:
-        """As JSON has it: `model.dim` is `{"model": {"dim": ...}}`. A trial's id is a hash of this."""
+        """Nested, as in JSON: `model.dim` is `{"model": {"dim": ...}}`. A trial's id is a hash of it."""
         tree: dict[str, Any] = {}
         for key, value in self.values.items():
             *sections, name = key.split(".")
@@ -168,136 +170,136 @@ class Config:
         return tree
 
     def to_json(self) -> str:
-        """`tree` as text: a row's `config_json`."""
+        """`tree` as JSON text: the `config_json` of a trial's row."""
         return json.dumps(self.tree(), ensure_ascii=False, separators=(",", ":"))
 
 
 class Train(Protocol):
-    """The shape of `Trainer.train`."""
+    """The signature of `Trainer.train`."""
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        """Train `config`, calling `report`; see `Trainer.train`."""
+        """Train `config` and call `report`; see `Trainer.train`."""
         ...
 
 
 class Trainer(Protocol):
-    """What can be studied. Implementations are small, frozen and picklable: they travel to workers in a Config.
+    """Something that can be studied. Implementations are small, frozen and picklable: a Config carries one to workers.
 
-    What is wrong with a value is a ParameterError, what is wrong with a file a BadInput at its line.
+    A wrong value raises ParameterError, a wrong file raises BadInput with its line.
     """
 
     @property
     def description(self) -> Description:
-        """What readers of its results need to know."""
+        """What readers of its results need to know of it."""
         ...
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every parameter, as a dotted key."""
+        """All parameters, as dotted keys."""
         ...
 
     @property
     def path_keys(self) -> tuple[str, ...]:
-        """The parameters that are paths of files."""
+        """The parameters whose values are paths of files."""
         ...
 
     @property
     def environment_keys(self) -> tuple[str, ...]:
-        """The parameters on which `check_environment` depends."""
+        """The parameters that `check_environment` depends on."""
         ...
 
     @property
     def tuned_by_default(self) -> tuple[str, ...]:
-        """What `tune_each_arm` tunes where the study file does not say."""
+        """The parameters that `tune_each_arm` tunes by default."""
         ...
 
     # ---- configurations
 
     def resolve(self, written: Mapping[str, Any]) -> Config:
-        """The configuration that a study file's `base` writes, as dotted keys."""
+        """The configuration of a study file's `base` (dotted key -> value as written)."""
         ...
 
     def override(self, config: Config, overrides: Mapping[str, Any]) -> Config:
-        """`config` with other values, validated whole."""
+        """`config` with other values, validated as a whole."""
         ...
 
     def read(self, config_json: str) -> Config:
-        """The configuration that `Config.to_json` wrote. Raises ParameterError where it is no longer valid."""
+        """Read what `Config.to_json` wrote. Raises ParameterError where it is no longer valid."""
         ...
 
     def check_nuisance(self, key: str) -> None:
-        """Raise ParameterError unless the parameter may be tuned for every arm: of the training, and not its seed,
-        budget or what is reported."""
+        """Raise ParameterError unless arms may be tuned by this parameter. The seed, the budget and the parameters of
+        reporting may not be tuned."""
         ...
 
     # ---- what it needs
 
     def check_data(self, config: Config) -> str:
-        """Read every data file once; the hash of what was read, part of a study's identity."""
+        """Read every data file once. Returns the hash of the data, which is part of a study's identity."""
         ...
 
     def missing_files(self, config: Config) -> list[tuple[str, str]]:
-        """(key, path) of every file that the configuration names and that is not there."""
+        """(key, path) of every file that the configuration names and that does not exist."""
         ...
 
     def check_environment(self, config: Config, *, workers: int) -> None:
-        """Raise ParameterError where a trial of so many workers (0: it trains in the process that starts it) needs a
-        package that is not installed, a launcher, or a batch that its processes can share."""
+        """Raise ParameterError where a trial with so many workers (0: it trains in the process that starts it) cannot
+        run: a package is not installed, a launcher is missing, or the batch does not divide among its processes."""
         ...
 
     def needs_process_group(self, config: Config) -> bool:
-        """Whether even a single worker must join a process group."""
+        """Whether even one worker must join a process group."""
         ...
 
     # ---- what it costs
 
     def cost(self, config: Config) -> Cost:
-        """By formula, at once."""
+        """The cost by formula; fast."""
         ...
 
     def peak_gib(self, config: Config, *, ranks: int) -> float:
-        """GiB of a GPU that one of so many processes takes at most, predicted; may take seconds."""
+        """Predicted peak memory on the GPU of one of `ranks` processes, in GiB. May take seconds."""
         ...
 
     def memory_class(self, config: Config) -> tuple[str, ...]:
-        """Configurations of one class are mispredicted alike."""
+        """The class of a configuration. Predictions of `peak_gib` have about the same error within a class."""
         ...
 
     def calibration_budget(self, config: Config, *, reports: int) -> int:
-        """The budget after which a run has made so many reports."""
+        """The budget with which a run makes so many reports."""
         ...
 
     @property
     def context_gib(self) -> float:
-        """GiB of a GPU that a process takes beside what its allocator reserves."""
+        """GPU memory that a process takes outside of its allocator, in GiB."""
         ...
 
     @property
     def worker_environment(self) -> Mapping[str, str]:
-        """Environment variables for a process that shares a GPU; none where the user has set them."""
+        """Environment variables for a process that shares a GPU; empty where the user has set them."""
         ...
 
     # ---- training
 
     def train(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
-        """Train one configuration, whole, in this process.
+        """Train one configuration in this process, to its end.
 
-        `report` is called on every rank at every report; rank 0's answer counts. Resumes from a checkpoint that is in
-        `checkpoint_dir`. Raises whatever goes wrong; `failure_kind` classifies it.
+        Calls `report` on every rank at every report; rank 0's verdict counts. Resumes from the checkpoint in
+        `checkpoint_dir`, if there is one. Raises any exception of the run; `failure_kind` classifies it.
         """
         ...
 
     def hold_to_share(self, share: float) -> None:
-        """Let this process take `share` of its GPU's memory and no more."""
+        """Limit this process to `share` (0 to 1) of its GPU's memory."""
         ...
 
     def failure_kind(self, error: BaseException) -> Literal["oom", "nan", "error"]:
-        """What kind of end an exception from `train` is."""
+        """The kind of failure that an exception of `train` is."""
         ...
 
-    # ---- what it left
+    # ---- what a run leaves behind
 
     def checkpoint_text(self, checkpoint_dir: Path, *, top: int) -> list[dict[str, Any]]:
-        """What the newest checkpoint's memory holds, as text, most used first. Raises ParameterError or BadInput, whose
-        rule says why it cannot be shown."""
+        """The `top` most used entries of the newest checkpoint's memory, as text. Raises ParameterError or BadInput,
+        whose rule says why there are none to show."""
         ...

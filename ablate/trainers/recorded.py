@@ -1,6 +1,6 @@
-"""What the records say of a trainer, read without importing it, and questions to it in a process of its own.
+"""Reads what results/ records of a trainer, without importing it; asks the trainer itself in a separate process.
 
-A report or a status must not load a trainer: it may not be installed here, and the built-in one brings torch.
+A report or a status must not import a trainer: it may not be installed here, and the built-in one imports torch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ablate.trainers import is_imported, load
 from ablate.trainers.protocol import Description, Metric, Trainer
 
 _FIRST = Path(__file__).with_name("first_description.json")
-"""The token memory as it was when studies did not say yet who trained them (schema versions 1 and 2)."""
+"""The token memory as it was when study.json did not name its trainer yet (schema versions 1 and 2)."""
 
 
 def as_json(description: Description) -> dict[str, Any]:
-    """What study.json keeps under `trainer`."""
+    """The description as study.json keeps it, under `trainer`."""
     return asdict(description)
 
 
 def described(study: Mapping[str, Any]) -> Description:
-    """The trainer of a study, by its study.json. Raises TypeError, KeyError where it is not one."""
+    """The trainer that a study.json describes. Raises TypeError or KeyError where it describes none."""
     return _description(study["trainer"]) if "trainer" in study else first()
 
 
 @lru_cache(maxsize=1)
 def first() -> Description:
-    """The trainer of studies that do not say theirs."""
+    """The trainer of studies whose study.json names none."""
     return _description(json.loads(_FIRST.read_text(encoding="utf-8")))
 
 
@@ -56,12 +56,12 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-# ---- questions to the trainer, in a process of its own
+# ---- questions to the trainer, in a separate process
 
 
 @dataclass(frozen=True)
 class Question:
-    """`about`: `flops_per_token` of recorded configurations, or the `checkpoint_text` of a folder."""
+    """A question to a trainer: `flops_per_token` of recorded configurations, or `checkpoint_text` of a folder."""
 
     trainer: str
     about: Literal["flops_per_token", "checkpoint_text"]
@@ -69,8 +69,8 @@ class Question:
 
 
 def flops_per_token(trainer: str, configs: Sequence[str]) -> dict[str, float]:
-    """Recorded configuration -> FLOPs of a unit of its budget, forward and backward; without those that the trainer,
-    or its absence, leaves unknown."""
+    """Recorded configuration -> FLOPs (forward and backward) of a unit of its budget. Configurations are left out where
+    the trainer does not know, or is not installed."""
     unknown = [config for config in dict.fromkeys(configs) if (trainer, config) not in _FLOPS]
     if unknown:
         answers = _ask(Question(trainer, "flops_per_token", unknown))
@@ -84,7 +84,7 @@ _FLOPS: dict[tuple[str, str], float | None] = {}
 
 @dataclass(frozen=True)
 class CheckpointText:
-    """`entries`: of a checkpoint's memory, most used first; `why_not`: why there are none, "" where there are."""
+    """The entries of a checkpoint's memory, most used first. `why_not`: why there are none; "" where there are some."""
 
     entries: Sequence[Mapping[str, Any]]
     why_not: str
@@ -97,7 +97,7 @@ def checkpoint_text(trainer: str, folder: Path, *, top: int) -> CheckpointText:
 
 
 def answer(question: Question) -> Any:
-    """The trainer's own answer; imports it. What `_ask` gives, as JSON."""
+    """Import the trainer and answer the question, in values that JSON can hold."""
     trainer = load(question.trainer)
     if question.about == "flops_per_token":
         return [_flops(trainer, config) for config in question.arguments]
@@ -114,12 +114,12 @@ def _flops(trainer: Trainer, config_json: str) -> float | None:
     try:
         return trainer.read(config_json).cost.flops_per_token
     except ParameterError:
-        return None  # an older version's configuration
+        return None  # a configuration of an older version
 
 
 def _ask(question: Question) -> Any:
-    """The answer of a process of its own, or of this one where the trainer is imported anyway; None where there is
-    none: a report is written all the same."""
+    """The trainer's answer, from a separate process, or from this one where the trainer is imported already. None where
+    that process fails, so that a report is written without the answer."""
     if is_imported(question.trainer):
         return answer(question)
     command = [sys.executable, "-m", "ablate.trainers"]

@@ -48,22 +48,22 @@ class TokenMemory:
 
     @property
     def description(self) -> Description:
-        """Of the model as it is now."""
+        """The description of the token memory."""
         return DESCRIPTION
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every dotted key of a configuration but `preset`, which cannot be overridden."""
+        """All dotted keys of a configuration except `preset`, which cannot be overridden."""
         return api.KEYS
 
     @property
     def path_keys(self) -> tuple[str, ...]:
-        """Data files and the tokenizer."""
+        """The keys of the data files and of the tokenizer."""
         return api.PATH_KEYS
 
     @property
     def environment_keys(self) -> tuple[str, ...]:
-        """The engine and the batch that its ranks share."""
+        """The engine, and the batch that ranks share."""
         return ("train.engine", "train.batch_size")
 
     @property
@@ -74,7 +74,7 @@ class TokenMemory:
     # ---- configurations
 
     def resolve(self, written: Mapping[str, Any]) -> Config:
-        """A preset and what is written over it."""
+        """A preset with the written values over it."""
         overrides = dict(written)
         if "preset" not in overrides:
             raise ParameterError("base.preset", "missing", "a study needs a preset", "add `preset: tiny` to base")
@@ -85,20 +85,20 @@ class TokenMemory:
             return _config(api.resolve(preset, overrides))
 
     def override(self, config: Config, overrides: Mapping[str, Any]) -> Config:
-        """A budget in tokens replaces one in epochs, and the other way."""
+        """A budget in tokens replaces a budget in epochs, and vice versa."""
         with _translated():
             return _config(api.override(_native(config), overrides))
 
     def read(self, config_json: str) -> Config:
-        """What `Config.to_json` wrote."""
+        """Read what `Config.to_json` wrote."""
         try:
             return _config(api.from_json(config_json))
         except ValidationError as error:
-            rule = f"its configuration is no longer a valid one ({error.errors()[0]['msg']})"
+            rule = f"its configuration is no longer valid ({error.errors()[0]['msg']})"
             raise ParameterError("config_json", "", rule, "check out the commit that trained it") from None
 
     def check_nuisance(self, key: str) -> None:
-        """Of the section `train`, without what says how long, how exactly and how often."""
+        """Allow keys of the section `train`, except those that set how long, how precisely and how often."""
         if not key.startswith("train.") or key.removeprefix("train.") in _NOT_TUNED:
             rule = "not a nuisance parameter of the training"
             raise ParameterError(key, "tuned", rule, "tune train.lr, train.weight_decay and the like")
@@ -106,56 +106,56 @@ class TokenMemory:
     # ---- what it needs
 
     def check_data(self, config: Config) -> str:
-        """Imports no torch."""
+        """Does not import torch."""
         with _translated():
             return api.check_data(_native(config))
 
     def missing_files(self, config: Config) -> list[tuple[str, str]]:
-        """Data files and the tokenizer."""
+        """Look for the data files and the tokenizer."""
         return api.missing_files(_native(config))
 
     def check_environment(self, config: Config, *, workers: int) -> None:
-        """DeepSpeed and its launcher; a batch that divides among the workers."""
+        """Check for DeepSpeed and its launcher, and that the batch divides among the workers."""
         if config["train.engine"] == "deepspeed" and workers == 0:
-            rule = "with resources.workers: 0 nobody starts its ranks"
+            rule = "with resources.workers: 0 nothing starts its ranks"
             raise ParameterError("train.engine", "deepspeed", rule, "set resources.workers: 1, or use ddp")
         with _translated():
             api.check_packages(_native(config))
             api.check_ranks(_native(config), ranks=max(1, workers))
 
     def needs_process_group(self, config: Config) -> bool:
-        """DeepSpeed does."""
+        """True with DeepSpeed."""
         return config["train.engine"] == "deepspeed"
 
     # ---- what it costs
 
     def cost(self, config: Config) -> Cost:
-        """`model.api.estimate`."""
+        """See `model.api.estimate`."""
         found = api.estimate(_native(config))
         return Cost(found.active_parameters, found.flops_per_token, found.peak_gib, found.budget_tokens)
 
     def peak_gib(self, config: Config, *, ranks: int) -> float:
-        """Traced on tensors without data; from a cache where it was traced before."""
+        """Traced on tensors without data, or read from a cache of earlier traces."""
         return api.footprint(_native(config), ranks=ranks).peak_gib
 
     def memory_class(self, config: Config) -> tuple[str, ...]:
-        """Memory, precision, checkpointing and the bank's state."""
+        """Memory, precision, gradient checkpointing and the state of the bank."""
         keys = ("model.memory", "train.precision", "train.gradient_checkpointing", "model.ema_state")
         return tuple(str(config[key]) for key in keys)
 
     def calibration_budget(self, config: Config, *, reports: int) -> int:
-        """In tokens. A report comes with an update of the optimiser."""
+        """In tokens. A report comes only with an update of the optimiser."""
         between = max(config["train.report_every"], config["train.accumulation_steps"])
         return reports * between * config["train.batch_size"] * config["model.max_seq_len"]
 
     @property
     def context_gib(self) -> float:
-        """CUDA's context, with the kernels that a step loads."""
+        """The CUDA context with the kernels that a step loads."""
         return api.CONTEXT_GIB
 
     @property
     def worker_environment(self) -> Mapping[str, str]:
-        """The allocator's segments grow where they are."""
+        """Let segments of the allocator grow in place, which wastes less memory."""
         return {} if any(name in os.environ for name in api.ALLOCATOR_VARIABLES) else dict(api.EXPANDABLE)
 
     # ---- training
@@ -170,17 +170,17 @@ class TokenMemory:
         return Result(**{**vars(result), "verdict": Verdict(result.verdict)})
 
     def hold_to_share(self, share: float) -> None:
-        """By the limit of PyTorch's allocator."""
+        """Set the limit of PyTorch's allocator."""
         api.hold_to_share(share)
 
     def failure_kind(self, error: BaseException) -> Literal["oom", "nan", "error"]:
         """See `model.api.failure_kind`."""
         return cast(Literal["oom", "nan", "error"], api.failure_kind(error))
 
-    # ---- what it left
+    # ---- what a run leaves behind
 
     def checkpoint_text(self, checkpoint_dir: Path, *, top: int) -> list[dict[str, Any]]:
-        """The bank's entries: `entry`, `count`, `slots_changed`, `now`, `start`."""
+        """The entries of the bank: `entry`, `count`, `slots_changed`, `now`, `start`."""
         with _translated():
             return [asdict(entry) for entry in api.bank_excerpt(checkpoint_dir, top=top)]
 
@@ -200,7 +200,7 @@ def _config(native: api.Config) -> Config:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the model's complaints into this package's."""
+    """Turn the model's exceptions into those of this package."""
     try:
         yield
     except api.ConfigError as error:

@@ -1,4 +1,4 @@
-"""A trial trained again: what is the same, what differs, and what cannot be asked."""
+"""`ablate.rerun`: a trial is trained again and compared; bad input is refused."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ STUDY = synthetic.study_json(name="fake", tracking={"swanlab": "disabled"})
 
 
 @dataclass(frozen=True)
-class Told:
-    """FakeTrain with the data's true hash, its seed for a val_loss, and another loss at step `changed`."""
+class Altered:
+    """FakeTrain that reports the data's true hash, its seed as val_loss, and another loss at step `changed`."""
 
     fake: FakeTrain
     changed: int = 0
@@ -44,44 +44,44 @@ class Told:
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Told:
-    return Told(FakeTrain({1: "complete", 2: "complete", 3: "nan"}, tmp_path))
+def train(tmp_path: Path) -> Altered:
+    return Altered(FakeTrain({1: "complete", 2: "complete", 3: "nan"}, tmp_path))
 
 
 @pytest.fixture
-def study(context: StudyContext, train: Told) -> Ledger:
-    """Seeds 1 (the best) and 2 completed, 3 broke after its first step."""
+def study(context: StudyContext, train: Altered) -> Ledger:
+    """Seeds 1 (the best) and 2 completed; 3 failed after its first step."""
     context.ledger.write_study(STUDY)
     for seed in (1, 2, 3):
         run_trial(fake_trial(seed), context=context, tell=lambda _: Verdict.CONTINUE, train=train)
     return context.ledger
 
 
-def run(study: Ledger, *flags: str, train: Told) -> int:
+def run(study: Ledger, *flags: str, train: Altered) -> int:
     return rerun.main([str(study.root), *flags], train=train)
 
 
-def test_the_best_trial_again_is_identical(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+def test_verify_of_the_best_trial_is_identical(study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]):
     assert run(study, "--trial", "best", "--verify", train=train) == cli.DONE
     assert capsys.readouterr().out == "identical: 5 steps\n"
     best = fake_trial(1).trial_id
     assert Ledger(study.path("reruns", best)).final_ids() == {best}
 
 
-def test_a_finished_rerun_is_trained_anew_and_not_gone_on_from(study: Ledger, train: Told):
+def test_a_finished_rerun_starts_from_the_beginning(study: Ledger, train: Altered):
     for _ in range(2):
         assert run(study, "--verify", train=train) == cli.DONE
     best = fake_trial(1).trial_id
     assert Ledger(study.path("reruns", best)).history().num_rows == 5
 
 
-def test_the_first_step_that_differs_is_named(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+def test_verify_names_the_first_step_that_differs(study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]):
     assert run(study, "--verify", train=replace(train, changed=4)) == cli.DIFFERENT
     assert capsys.readouterr().out == "different: step 4: loss was 0.75, is 1.25\n"
 
 
-def test_a_run_that_ends_early_differs_at_its_first_missing_step(
-    study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]
+def test_verify_of_a_shorter_run_names_the_first_missing_step(
+    study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]
 ):
     broken = replace(train, fake=FakeTrain({1: "error"}, train.fake.folder))
     assert run(study, "--verify", train=broken) == cli.DIFFERENT
@@ -90,15 +90,17 @@ def test_a_run_that_ends_early_differs_at_its_first_missing_step(
     assert "ended as error: a toy error" in said.err
 
 
-def test_a_trial_that_broke_breaks_again(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+def test_verify_of_a_failed_trial_fails_at_the_same_step(
+    study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]
+):
     broken = fake_trial(3).trial_id
     assert run(study, "--trial", broken, "--verify", train=train) == cli.DONE
     assert capsys.readouterr().out == "identical: 1 steps\n"
     assert run(study, "--trial", broken, train=train) == cli.NO_SUCCESS
 
 
-def test_a_pruned_trial_is_compared_as_far_as_it_went(
-    study: Ledger, context: StudyContext, train: Told, capsys: pytest.CaptureFixture[str]
+def test_verify_of_a_pruned_trial_stops_where_it_was_pruned(
+    study: Ledger, context: StudyContext, train: Altered, capsys: pytest.CaptureFixture[str]
 ):
     train = replace(train, fake=FakeTrain({4: "complete"}, train.fake.folder))
     run_trial(fake_trial(4), context=context, tell=_stop_at(200), train=train)
@@ -109,7 +111,7 @@ def test_a_pruned_trial_is_compared_as_far_as_it_went(
     assert "completed" in capsys.readouterr().out
 
 
-def test_set_trains_another_configuration_beside_it(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+def test_set_trains_another_trial(study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]):
     seen: list[Config] = []
     assert run(study, "--set", "model.ema_decay=0.95", train=replace(train, seen=seen.append)) == cli.DONE
     assert seen[0]["model.ema_decay"] == 0.95
@@ -118,7 +120,7 @@ def test_set_trains_another_configuration_beside_it(study: Ledger, train: Told, 
     assert f"results: {folder.parent}" in capsys.readouterr().out
 
 
-def test_an_interrupted_rerun_goes_on(study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]):
+def test_an_interrupted_rerun_resumes(study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]):
     best = fake_trial(1)
     ledger = Ledger(study.path("reruns", best.trial_id))
     context = StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
@@ -128,8 +130,8 @@ def test_an_interrupted_rerun_goes_on(study: Ledger, train: Told, capsys: pytest
     assert ledger.attempt(best.trial_id) == 2
 
 
-def test_a_full_disk_is_one_line_and_the_rerun_goes_on_once_there_is_room(
-    study: Ledger, train: Told, capsys: pytest.CaptureFixture[str]
+def test_a_full_disk_is_one_line_and_the_rerun_can_be_repeated(
+    study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]
 ):
     def full(_: Config) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -153,20 +155,20 @@ def test_a_full_disk_is_one_line_and_the_rerun_goes_on_once_there_is_room(
         (["--set", "data.knowledge=nowhere.json"], "nowhere.json: no such file"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(study: Ledger, train: Told, flags: list[str], line: str):
+def test_bad_input_is_one_line_and_writes_nothing(study: Ledger, train: Altered, flags: list[str], line: str):
     with pytest.raises(BadInput) as caught:
         run(study, *flags, train=train)
     assert line in str(caught.value)
     assert not study.path("reruns").exists()
 
 
-def test_changed_data_is_said_before_training(study: Ledger, context: StudyContext, train: Told):
+def test_changed_data_is_refused_before_training(study: Ledger, context: StudyContext, train: Altered):
     run_trial(fake_trial(2, arm="other"), context=context, tell=lambda _: Verdict.CONTINUE, train=train.fake)
     with pytest.raises(BadInput, match="the data is not what the trial read"):
         run(study, "--trial", fake_trial(2, arm="other").trial_id, "--verify", train=train)
 
 
-def test_bits_are_compared_not_numbers():
+def test_losses_are_compared_by_their_bits():
     nan = float("nan")
     assert rerun.compare({1: nan, 2: 0.1}, {1: nan, 2: 0.1}).first is None
     assert rerun.compare({1: 0.0}, {1: -0.0}).first == (1, 0.0, -0.0)
@@ -179,7 +181,7 @@ def _stop_at(tokens: int) -> Callable[..., Verdict]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_trial_trained_on_ray_is_the_same_here(tmp_path: Path):
+def test_a_trial_trained_on_ray_is_identical_in_this_process(tmp_path: Path):
     space = ROOT / "search_spaces" / "smoke.yaml"
     sweep = _command("ablate.sweep", str(space), folder=tmp_path)  # into ./results, as a newcomer would
     assert sweep.returncode == cli.DONE, sweep.stderr

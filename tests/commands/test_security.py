@@ -1,4 +1,4 @@
-"""What a study must not do to its user: listen to others, run what it reads, or write down a key."""
+"""Security: a study listens only on the loopback, runs nothing that it reads, and writes no key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ KEYS = (
 
 @pytest.mark.parametrize("how", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.timeout(900)
-def test_no_key_of_the_environment_is_written_anywhere(how: str, tmp_path: Path):
+def test_no_key_of_the_environment_is_written(how: str, tmp_path: Path):
     secrets = {name: f"SECRET-{name.lower().replace('_', '-')}-0123456789" for name in KEYS}
     space = study_files.write(tmp_path, SMALL)
     flags = ["--inline"] if how == "inline" else []
@@ -107,7 +107,7 @@ def test_reading_results_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.M
     "text",
     ["!!python/object/apply:os.system ['touch evil']", "!!python/object/new:os.system {}", "!!python/name:os.system"],
 )
-def test_yaml_makes_no_objects(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_yaml_cannot_create_objects(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     from ablate import sweep
 
     monkeypatch.chdir(tmp_path)
@@ -122,7 +122,7 @@ def test_yaml_makes_no_objects(text: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def listening(root: psutil.Process) -> dict[str, list[str]]:
-    """Address -> who listens there, of a process and all that it started."""
+    """Address -> the processes that listen there, of `root` and all its descendants."""
     found: dict[str, list[str]] = {}
     for process in (root, *root.children(recursive=True)):
         try:
@@ -136,8 +136,8 @@ def listening(root: psutil.Process) -> dict[str, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_private_ray_listens_on_the_loopback_alone_and_asks_for_its_token():
-    """In a process of its own: whatever another test's Ray listens on is not looked at."""
+def test_a_private_ray_listens_only_on_the_loopback_and_needs_a_token():
+    """In a separate process, so that another test's Ray is not inspected."""
     script = textwrap.dedent(
         """
         import os, sys
@@ -158,7 +158,7 @@ def test_a_private_ray_listens_on_the_loopback_alone_and_asks_for_its_token():
         started.communicate("\n", timeout=120)
     assert len(found) >= 1
     names = {name.split(":")[0] for names in found.values() for name in names}
-    assert {"gcs_server", "raylet"} <= names, "Ray's servers were looked at"
+    assert {"gcs_server", "raylet"} <= names, "Ray's servers are among them"
     for address, who in found.items():
         ip = ipaddress.ip_address(address)
         mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None

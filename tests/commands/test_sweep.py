@@ -36,7 +36,7 @@ ARMS = "ablation={seeds: 2, exploratory: true, arms: {blind: {model.memory: blin
 
 
 def run(space: Path, *flags: str) -> int:
-    """The command in this process; results stand beside the study file."""
+    """Run the command in this process; results are beside the study file."""
     argv = [str(space), "--results", str(space.parent / "results"), "--inline", *flags]
     return cli.guarded(lambda: sweep.main(argv))
 
@@ -48,7 +48,7 @@ def test_a_study_ends_with_its_best_trial_and_its_report(
     assert run(space) == cli.DONE
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "3 trials: 2 completed, 1 error"
-    assert "ValueError: a toy error" in lines[1], "a failed trial is said and listed"
+    assert "ValueError: a toy error" in lines[1], "a failed trial is listed"
     assert lines[-2].startswith("best: trial ")
     writer = Path(lines[-1].removeprefix("report: "))
     assert writer.is_file()
@@ -74,10 +74,10 @@ def test_a_finished_study_writes_its_report_again(
     assert len(train.configs) == trained
 
 
-def test_a_study_over_two_commits_is_done_though_its_report_is_refused(
+def test_a_study_over_two_commits_is_done_without_a_report(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hours of training must not end in exit 2 because the code moved on between an interruption and --resume."""
+    """A sweep must not exit with 2 after hours because the commit changed between an interruption and --resume."""
     play("complete", "until_stopped")
     monkeypatch.setattr(provenance, "git", lambda *_: "a" * 40)
     assert run(space) == cli.INTERRUPTED
@@ -94,13 +94,15 @@ def test_a_study_over_two_commits_is_done_though_its_report_is_refused(
     assert cli.guarded(lambda: writer.main([str(study), "--allow-mixed"])) == cli.DONE
 
 
-def test_no_trial_succeeded(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_without_success_has_its_own_exit_code(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
     play("nan", "oom", "error")
     assert run(space) == cli.NO_SUCCESS
     assert "best: none, no trial completed" in capsys.readouterr().out
 
 
-def test_an_ablation_that_completed_is_a_success_whatever_became_of_the_search(
+def test_a_completed_ablation_is_a_success_though_the_search_failed(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.write_text(SMALL + ABLATION.replace("best", "base"))
@@ -115,7 +117,7 @@ def test_an_ablation_that_completed_is_a_success_whatever_became_of_the_search(
     assert ledger.read_study()["finished_at"] is not None
 
 
-def test_an_ablation_of_a_best_that_is_not_there_waits_for_more_trials(
+def test_an_ablation_without_a_winner_waits_for_more_trials(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.write_text(SMALL + ABLATION)
@@ -125,28 +127,30 @@ def test_an_ablation_of_a_best_that_is_not_there_waits_for_more_trials(
     ledger = Ledger(space.parent / "results" / "small")
     assert ledger.read_study()["finished_at"] is None
     play()
-    assert run(space, "--resume") == cli.NO_SUCCESS, "the same again has no best either"
+    assert run(space, "--resume") == cli.NO_SUCCESS, "the same command does not help"
     assert run(space, "--resume", "--trials", "4") == cli.DONE
     assert [row.arm for row in ledger.rows()] == ["search"] * 4 + ["baseline", "blind"] * 2
     assert ledger.read_study()["finished_at"] is not None
 
 
-def test_ctrl_c_is_resumable(space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_resumes_after_ctrl_c(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
     train = play("complete", "until_stopped")
     assert run(space) == cli.INTERRUPTED
     assert "1 of 3 trials have ended" in capsys.readouterr().err
     interrupted = train.configs[-1]
 
-    assert run(space) == cli.BAD_INPUT, "an unfinished study is not gone on with by accident"
+    assert run(space) == cli.BAD_INPUT, "an unfinished study needs --resume"
     assert "--resume" in capsys.readouterr().err
     assert run(space, "--resume") == cli.DONE
-    assert train.configs[2] == interrupted, "the interrupted trial is trained on first"
+    assert train.configs[2] == interrupted, "the interrupted trial is resumed first"
     trials = Ledger(space.parent / "results" / "small").trials()
     assert trials["status"].to_pylist() == ["completed"] * 3
     assert sorted(trials["attempt"].to_pylist()) == [1, 1, 2]
 
 
-def test_hours_that_are_over_leave_a_report(
+def test_max_hours_ends_a_sweep_with_a_report(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
     play()
@@ -156,7 +160,7 @@ def test_hours_that_are_over_leave_a_report(
     assert "report: " in said.out
 
 
-def test_the_ablation_starts_from_the_searchs_best(space: Path, play: Callable[..., Scripted]) -> None:
+def test_the_ablation_starts_from_the_winner_of_the_search(space: Path, play: Callable[..., Scripted]) -> None:
     space.write_text(SMALL + ABLATION)
     train = play()
     assert run(space) == cli.DONE
@@ -177,9 +181,7 @@ def test_a_dry_run_writes_nothing(space: Path, capsys: pytest.CaptureFixture[str
     assert not (space.parent / "results").exists()
 
 
-def test_a_dry_run_for_a_card_elsewhere_asks_nothing_of_this_machine(
-    space: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_for_another_gpu_ignores_this_machine(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = ["--set", "resources.cpu=4096", "--set", "resources.gpu=0.5"]
     argv = [str(space), "--dry-run", "--json", "--trials", "20", "--gpu", "RTX 4090", "--gpus", "8", *wide]
     assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
@@ -194,12 +196,12 @@ BAD = {
     "trials of no search": (["small.yaml", "--trials", "5", "--set", "search=null", "--set", ARMS], "--trials: 5"),
     "no hours": (["small.yaml", "--max-hours", "soon"], "--max-hours"),
     "inline on a cluster": (["small.yaml", "--inline", "--address", "auto"], "--address"),
-    "cards of a cluster": (["small.yaml", "--address", "auto", "--gpus", "2"], "--gpus"),
+    "GPUs of a cluster": (["small.yaml", "--address", "auto", "--gpus", "2"], "--gpus"),
     "a trial that does not fit": (["small.yaml", "--set", "resources.cpu=4000"], "resources: cpu"),
-    "a card that is not there": (["small.yaml", "--set", "resources.gpu=0.5", "--gpus", "0"], "resources: gpu"),
+    "a missing GPU": (["small.yaml", "--set", "resources.gpu=0.5", "--gpus", "0"], "resources: gpu"),
     "results in a file": (["small.yaml", "--results", "small.yaml"], "--results"),
     "unknown key": (["small.yaml", "--set", "base.model.ema_deccay=0.9"], "ema_decay"),
-    "nobody at the address": (["small.yaml", "--address", "127.0.0.1:1"], "cannot be reached"),
+    "no cluster at the address": (["small.yaml", "--address", "127.0.0.1:1"], "cannot be reached"),
     "not an address": (["small.yaml", "--address", "here"], "cannot be reached"),
     "a client's address": (["small.yaml", "--address", "ray://localhost:10001"], "--address"),
 }
@@ -226,7 +228,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def command(flags: list[str], *, cwd: Path) -> subprocess.Popen[str]:
-    """The real command, in a process group of its own, as a terminal starts it."""
+    """Start the real command in its own process group, as a terminal does."""
     return subprocess.Popen(
         [sys.executable, "-m", "ablate.sweep", *flags],
         cwd=cwd,
@@ -240,8 +242,8 @@ def command(flags: list[str], *, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ctrl_c_on_ray_is_quick_clean_and_resumable(space: Path) -> None:
-    """The whole way: Ray, Tune, Train and the real trainer, interrupted once while it trains, then gone on with."""
+def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -> None:
+    """Ray, Tune, Train and the real trainer: interrupted once while a trial trains, then resumed."""
     flags = [str(space), "--results", "results", "--trials", "2", "--set", "base.train.tokens=100_000"]
     ledger = Ledger(space.parent / "results" / "small")
     sweeping = command(flags, cwd=space.parent)
@@ -267,7 +269,7 @@ def test_ctrl_c_on_ray_is_quick_clean_and_resumable(space: Path) -> None:
 
 
 def processes_of(session: int) -> list[int]:
-    """Processes that still live in a session (Ray's daemons stay in their driver's)."""
+    """The living processes of a session. Ray's daemons are in the session of their driver."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -280,7 +282,7 @@ def processes_of(session: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    """Poll until it holds; a failure says that it never did."""
+    """Poll until `condition` holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -81,7 +81,7 @@ def test_a_study_in_a_bucket(bucket: Url, tmp_path: Path):
     running.communicate()
     assert "add --resume" in ended(command(*sweep, folder=tmp_path, machine="there"), cli.BAD_INPUT)
     said = ended(command("ablate.status", *where, folder=tmp_path, machine="there"), cli.DONE)
-    assert "no sweep is at work on it" in said
+    assert "no sweep is running it" in said
     assert "unfinished" in said
 
     answer = ended(command(*sweep, "--resume", folder=tmp_path, machine="there"), cli.DONE)

@@ -1,4 +1,4 @@
-"""Two sweeps on one study: the second is told who holds it, and the dead hold nothing."""
+"""Two sweeps on one study: the second is refused with the holder of the lock; a dead process holds no lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.commands.test_sweep import run as sweeping
 from tests.fakes import Scripted
 
 
-def test_the_second_sweep_is_told_who_holds_the_study(
+def test_the_second_sweep_is_refused_and_names_the_first(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
     play("complete", "until_stopped")
@@ -36,13 +36,13 @@ def test_the_second_sweep_is_told_who_holds_the_study(
         assert f"process {os.getpid()} on {held['host']}, since {held['since']}" in said
         with pytest.raises(BadInput, match="another sweep is running it"), lock.hold(ledger):
             pass
-        assert json.loads(ledger.path("driver.lock").read_text()) == held, "the second leaves the first's name"
+        assert json.loads(ledger.path("driver.lock").read_text()) == held, "the second does not overwrite it"
         assert f"process {os.getpid()} on" in status.render(status.collect(ledger))
     play()
     assert sweeping(space, "--resume") == cli.DONE
 
 
-def test_a_lock_of_a_dead_process_is_taken_over(space: Path, play: Callable[..., Scripted]) -> None:
+def test_a_dead_process_does_not_hold_the_lock(space: Path, play: Callable[..., Scripted]) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom ablate.study import lock\n"
         "from ablate.records.ledger import Ledger\n"

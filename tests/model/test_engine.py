@@ -114,7 +114,7 @@ def test_deepspeed_needs_workers(tmp_path: Path) -> None:
     text = GOOD.replace("preset: tiny", "preset: tiny\n  train.engine: deepspeed")
     study_file.check_installed(study_files.load(tmp_path, "resources.workers=1", text=text))
     with pytest.raises(
-        BadInput, match=r"study\.yaml:4: .*deepspeed: with resources\.workers: 0 nobody starts its ranks"
+        BadInput, match=r"study\.yaml:4: .*deepspeed: with resources\.workers: 0 nothing starts its ranks"
     ):
         study_file.check_installed(study_files.load(tmp_path, "resources.workers=0", text=text))
 

@@ -1,4 +1,4 @@
-"""The record of truth: whole parts, one writer a trial, and what a reader makes of files that are not whole."""
+"""The ledger: parts are whole or absent, a trial has one writer, and readers leave out damaged parts."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture
 def trials(tmp_path: Path) -> list[Trial]:
-    """Three trials that differ in a number and in a word."""
+    """Three trials that differ in a number and in a text."""
     study = study_files.load(tmp_path)
     params = [{"model.ema_decay": 0.5}, {"model.ema_decay": 0.25, "model.query_norm": "none"}, {"model.ema": "off"}]
     return [plan.search_trial(study, values) for values in params]
 
 
-def test_a_row_comes_back_as_it_was_written(ledger: Ledger, trials: list[Trial]):
+def test_a_row_is_read_as_it_was_written(ledger: Ledger, trials: list[Trial]):
     ledger.claim(trials[0].trial_id)
     written = row(trials[0], metrics={"val_loss": 0.1 + 0.2, "coverage_by_layer": [0.5, 0.25], "parameters": 2**40})
     ledger.finish(written)
@@ -60,7 +60,7 @@ def names(columns: Iterable[Any]) -> list[str]:
     return [column.name for column in columns]
 
 
-def test_every_column_of_the_table_is_there_even_without_a_trial(ledger: Ledger):
+def test_empty_tables_have_every_column(ledger: Ledger):
     assert ledger.trials().column_names == names(TRIAL_STARTS) + names(METRICS) + names(TRIAL_ENDS)
     assert ledger.history().column_names == names(HISTORY_COLUMNS) + names(METRICS)
     assert ledger.trials().num_rows == ledger.history().num_rows == 0
@@ -86,7 +86,7 @@ def test_a_failed_trial_has_null_metrics(ledger: Ledger, trials: list[Trial]):
     assert (read["status"], read["error"]) == ("nan", "it broke")
 
 
-def test_a_final_row_is_written_once(ledger: Ledger, trials: list[Trial]):
+def test_a_trial_ends_once(ledger: Ledger, trials: list[Trial]):
     trial = trials[0]
     attempt = ledger.claim(trial.trial_id)
     ledger.finish(row(trial))
@@ -97,7 +97,7 @@ def test_a_final_row_is_written_once(ledger: Ledger, trials: list[Trial]):
     assert ledger.trials().column("val_loss").to_pylist() == [2.0]
 
 
-def test_an_older_attempt_is_fenced_off(ledger: Ledger, trials: list[Trial]):
+def test_an_older_attempt_cannot_write(ledger: Ledger, trials: list[Trial]):
     trial = trials[0]
     first = ledger.claim(trial.trial_id)
     ledger.append_report(trial.trial_id, attempt=first, report=report(2))
@@ -112,7 +112,7 @@ def test_an_older_attempt_is_fenced_off(ledger: Ledger, trials: list[Trial]):
     assert ledger.trials().column("attempt").to_pylist() == [2]
 
 
-def test_of_many_claims_at_once_every_one_gets_its_own_attempt(ledger: Ledger):
+def test_simultaneous_claims_get_different_attempts(ledger: Ledger):
     attempts: list[int] = []
     threads = [threading.Thread(target=lambda: attempts.append(ledger.claim("t"))) for _ in range(8)]
     for thread in threads:
@@ -122,22 +122,22 @@ def test_of_many_claims_at_once_every_one_gets_its_own_attempt(ledger: Ledger):
     assert sorted(attempts) == list(range(1, 9))
 
 
-def test_a_later_attempt_continues_the_curve_from_its_checkpoint(ledger: Ledger):
+def test_a_resumed_attempt_replaces_the_steps_after_its_checkpoint(ledger: Ledger):
     first = ledger.claim("t")
     for step in (2, 4, 6):
         ledger.append_report("t", attempt=first, report=report(step, val_loss=1.0))
     second = ledger.claim("t")
-    assert ledger.history("t").column("step").to_pylist() == [2, 4, 6]  # nothing reported yet: all there is
-    for step in (6, 8):  # it went on from the checkpoint at step 4
+    assert ledger.history("t").column("step").to_pylist() == [2, 4, 6]  # the second has not reported yet
+    for step in (6, 8):  # it resumed from the checkpoint at step 4
         ledger.append_report("t", attempt=second, report=report(step, val_loss=2.0))
     history = ledger.history("t").to_pylist()
     assert [(line["step"], line["attempt"]) for line in history] == [(2, 1), (4, 1), (6, 2), (8, 2)]
     third = ledger.claim("t")
-    ledger.append_report("t", attempt=third, report=report(2))  # its checkpoint was lost: it began again
+    ledger.append_report("t", attempt=third, report=report(2))  # it found no checkpoint and started again
     assert [(line["step"], line["attempt"]) for line in ledger.history("t").to_pylist()] == [(2, 3)]
 
 
-def test_histories_of_several_trials_do_not_mix(ledger: Ledger):
+def test_a_trials_history_has_only_its_own_reports(ledger: Ledger):
     for name in ("a", "a-1", "b"):
         attempt = ledger.claim(name)
         ledger.append_report(name, attempt=attempt, report=report(2))
@@ -146,7 +146,7 @@ def test_histories_of_several_trials_do_not_mix(ledger: Ledger):
     assert ledger.started_ids() == {"a", "a-1", "b"}
 
 
-def test_losses_of_a_diverging_trial_survive(ledger: Ledger):
+def test_nan_losses_are_kept(ledger: Ledger):
     attempt = ledger.claim("t")
     diverged = report(2)
     diverged.losses[-1] = math.nan
@@ -157,7 +157,7 @@ def test_losses_of_a_diverging_trial_survive(ledger: Ledger):
 
 
 @pytest.mark.parametrize("folder", ["trials", "history"])
-def test_a_broken_or_foreign_part_is_reported_and_left_out(folder: str, ledger: Ledger, trials: list[Trial]):
+def test_unreadable_parts_are_reported_and_left_out(folder: str, ledger: Ledger, trials: list[Trial]):
     for trial in trials:
         attempt = ledger.claim(trial.trial_id)
         ledger.append_report(trial.trial_id, attempt=attempt, report=report(2))
@@ -185,7 +185,7 @@ def test_a_broken_or_foreign_part_is_reported_and_left_out(folder: str, ledger: 
         assert any(problem.startswith(f"{path}: ") and words in problem for problem in problems), problems
 
 
-def test_files_of_schema_version_1_keep_loading(ledger: Ledger):
+def test_files_of_schema_version_1_load(ledger: Ledger):
     for name in ("trials/0123456789ab.parquet", "history/0123456789ab-1.parquet"):
         ledger.path(name).parent.mkdir(parents=True)
         shutil.copy(GOLDEN / "v1" / name, ledger.path(name))
@@ -198,7 +198,7 @@ def test_files_of_schema_version_1_keep_loading(ledger: Ledger):
     assert [line["losses"] for line in ledger.history().to_pylist()] == [[2.0, 2.0], [4.0, 4.0]]
 
 
-def test_a_part_is_whole_or_absent(tmp_path: Path):
+def test_a_file_is_whole_or_absent(tmp_path: Path):
     path = tmp_path / "part"
 
     def fail(tmp: Path) -> None:

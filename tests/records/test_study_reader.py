@@ -1,4 +1,4 @@
-"""The compacted copy: equal to the parts, refused when stale, never in their place; and narrow reads."""
+"""The compacted copy equals the parts and is ignored when stale; reads of some columns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
-def test_the_copy_is_the_parts(ledger: Ledger):
+def test_the_copy_equals_the_parts(ledger: Ledger):
     assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
     copied, (trials, _), (history, _) = (
         study_reader.read(ledger.root, metrics=METRICS),
@@ -41,14 +41,14 @@ def test_the_copy_is_the_parts(ledger: Ledger):
     assert narrow.history.equals(history.select(["trial_id", "step", "val_loss"]))
 
 
-def test_columns_alone_are_the_same_rows_without_a_copy(ledger: Ledger):
+def test_reading_some_columns_gives_the_same_rows(ledger: Ledger):
     whole, names = study_reader.history(ledger.root, metrics=METRICS)[0], ["trial_id", "tokens_seen"]
     assert study_reader.history(ledger.root, metrics=METRICS, columns=names)[0].equals(whole.select(names)), (
-        "cut attempts stay cut"
+        "repeated steps are cut too"
     )
 
 
-def test_a_stale_copy_is_never_trusted(ledger: Ledger):
+def test_a_stale_copy_is_ignored(ledger: Ledger):
     assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
     copy = ledger.path("compact", "trials.parquet")
     before = copy.read_bytes()
@@ -65,7 +65,7 @@ def test_a_stale_copy_is_never_trusted(ledger: Ledger):
     assert study_reader.read(ledger.root, metrics=METRICS).trials.num_rows == 6
 
 
-def test_a_part_that_cannot_be_read_is_told_of_and_makes_no_copy(ledger: Ledger):
+def test_a_study_with_an_unreadable_part_gets_no_copy(ledger: Ledger):
     ledger.path("trials", "aaaaaaaaaaaa.parquet").write_bytes(b"PAR1 cut off")
     assert not study_reader.compact(ledger.root, metrics=METRICS, at_least=1)
     assert "aaaaaaaaaaaa.parquet" in study_reader.read(ledger.root, metrics=METRICS).problems[0]

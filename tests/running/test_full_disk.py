@@ -45,8 +45,7 @@ def test_a_full_disk_stops_the_study_and_fails_no_trial(
         assert sweeping(space) == cli.INTERRUPTED
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert "1 of 3 trials have ended" in said
-    assert "--resume" in said
+    assert "1 of 3 trials have ended; resume with the same command and --resume" in said
     assert "Traceback" not in said
     finished = ledger.rows()
     assert [row.status for row in finished] == ["completed"]

@@ -1,25 +1,19 @@
-"""Studies under results/: opening and extending them, finding them, and what `ablate.status` says of them."""
+"""Studies in results/: started, resumed, extended, looked up and locked."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ablate import status
 from ablate.errors import BadInput
-from ablate.records import provenance
-from ablate.records.ledger import Ledger
 from ablate.spec.models import StudySpec
-from ablate.study import lifecycle, lock, lookup
+from ablate.study import lock, lookup
 from ablate.study.lifecycle import mark_finished, open_study
-from ablate.trials import plan
-from ablate.trials.trial import Trial
 from tests import study_files
-from tests.study_files import GOOD, report, row
+from tests.study_files import GOOD
 
 ARMS = GOOD + "ablation: {seeds: 2, exploratory: true, arms: {no_memory: {model.memory: none}}}\n"
 
@@ -34,11 +28,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def draws(study: StudySpec, count: int) -> list[Trial]:
-    return [plan.search_trial(study, {"model.ema_decay": 0.5 + 0.01 * index}) for index in range(count)]
-
-
-def test_a_new_study_is_written_down(study: StudySpec, results: Path):
+def test_a_new_study_gets_its_study_json(study: StudySpec, results: Path):
     ledger, state = open_study(study, results, resume=False)
     assert state == "new"
     written = ledger.read_study()
@@ -65,7 +55,7 @@ def test_an_unfinished_study_needs_resume_and_keeps_its_start(study: StudySpec, 
 
 
 @pytest.mark.parametrize("more", ["optimizer.trials=8", "ablation.seeds=3", "ablation.arms.blind.model.memory=blind"])
-def test_a_finished_study_runs_only_what_is_new(more: str, tmp_path: Path, results: Path):
+def test_a_finished_study_is_extended_only_if_it_asks_for_more(more: str, tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, text=ARMS)
     ledger, _ = open_study(study, results, resume=False)
     mark_finished(ledger)
@@ -81,13 +71,12 @@ def test_a_finished_study_runs_only_what_is_new(more: str, tmp_path: Path, resul
     [
         ("base.model.dim=64", "base.model.dim"),
         ("base.data.corpus=pydoc", "base.data.corpus"),
-        ("base.train.tokens=1024", "base.train.tokens"),
         ("search.train.lr={loguniform: [1e-4, 1e-2]}", "search.train.lr"),
         ("ablation.arms.no_memory.model.dim=64", "ablation.arms.no_memory"),
         ("ablation.baseline=best", "ablation.baseline"),
     ],
 )
-def test_another_study_under_the_same_name_is_refused(other: str, key: str, tmp_path: Path, results: Path):
+def test_a_study_cannot_change_under_its_name(other: str, key: str, tmp_path: Path, results: Path):
     open_study(study_files.load(tmp_path, text=ARMS), results, resume=False)
     with pytest.raises(BadInput) as caught:
         open_study(study_files.load(tmp_path, other, text=ARMS), results, resume=True)
@@ -95,7 +84,7 @@ def test_another_study_under_the_same_name_is_refused(other: str, key: str, tmp_
     assert "give it another name" in str(caught.value)
 
 
-def test_other_data_under_the_same_path_is_another_study(tmp_path: Path, results: Path):
+def test_a_study_refuses_changed_data_files(tmp_path: Path, results: Path):
     data = tmp_path / "data.jsonl"
     sets = ("base.data.corpus=jsonl", f"base.data.train={data}")
     data.write_text('{"text": "one"}\n')
@@ -105,7 +94,7 @@ def test_other_data_under_the_same_path_is_another_study(tmp_path: Path, results
         open_study(study_files.load(tmp_path, *sets), results, resume=True)
 
 
-def test_studies_are_found_by_name_by_path_and_latest(tmp_path: Path, results: Path):
+def test_lookup_finds_a_study_by_name_by_path_and_as_latest(tmp_path: Path, results: Path):
     with pytest.raises(BadInput, match="there is no study yet"):
         lookup.find("latest", results=results)
     for name in ("one", "two"):
@@ -118,7 +107,7 @@ def test_studies_are_found_by_name_by_path_and_latest(tmp_path: Path, results: P
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"study": "broken"}'])
-def test_the_latest_is_found_beside_folders_that_are_no_studies(
+def test_lookup_of_latest_skips_broken_studies(
     text: str, study: StudySpec, results: Path, capsys: pytest.CaptureFixture[str]
 ):
     open_study(study, results, resume=False)
@@ -131,7 +120,7 @@ def test_the_latest_is_found_beside_folders_that_are_no_studies(
     assert said.count("\n") == 1
 
 
-def test_one_sweep_drives_a_study_at_a_time(study: StudySpec, results: Path):
+def test_one_sweep_at_a_time_holds_the_lock(study: StudySpec, results: Path):
     ledger, _ = open_study(study, results, resume=False)
     assert not lock.is_held(ledger)
     with lock.hold(ledger):
@@ -145,87 +134,8 @@ def test_one_sweep_drives_a_study_at_a_time(study: StudySpec, results: Path):
     assert not lock.is_held(ledger)
 
 
-def test_status_counts_what_ended_runs_and_waits(study: StudySpec, results: Path):
-    ledger, _ = open_study(study, results, resume=False)
-    done, pruned, broken, running = draws(study, 4)
-    ends = [row(done, metrics={"val_loss": 1.5}), row(pruned, status="pruned", metrics={"val_loss": 1.0})]
-    for end in (*ends, row(broken, status="oom")):
-        ledger.claim(end.trial_id)
-        ledger.finish(end)
-    attempt = ledger.claim(running.trial_id)
-    ledger.append_report(running.trial_id, attempt=attempt, report=report(1))
-    with lock.hold(ledger):
-        now = status.collect(ledger)
-    assert now.states == {"completed": 1, "pruned": 1, "oom": 1, "running": 1, "waiting": 2}
-    assert now.failures == {"oom": 1}
-    assert now.best is not None
-    assert (now.best.trial_id, now.best.value) == (done.trial_id, 1.5)
-    assert now.best.params == {"model.ema_decay": 0.5}
-    assert now.left_s == pytest.approx(3 * 2.5 - 0.5)  # two wait and one runs, 2.5 s each, half a second of it spent
-
-    killed = status.collect(ledger)
-    assert killed.states["unfinished"] == 1
-    assert killed.left_s is None
-    assert "--resume" in status.render(killed)
-
-
-def test_status_says_what_to_do_about_trials_that_wait(tmp_path: Path, results: Path):
-    """A search of two that both fail leaves an ablation without a baseline; the same command again would not help."""
-    study = study_files.load(tmp_path, "ablation.baseline=best", "optimizer.trials=2", text=ARMS)
-    ledger, _ = open_study(study, results, resume=False)
-    assert status.collect(ledger).hint == "go on with: the sweep's command line and --resume"
-    for trial in draws(study, 2):
-        ledger.claim(trial.trial_id)
-        ledger.finish(row(trial, status="nan"))
-    assert status.collect(ledger).hint == lifecycle.NO_WINNER
-    assert lifecycle.NO_WINNER in status.render(status.collect(ledger))
-    arms = open_study(study_files.load(tmp_path, "study=arms", text=ARMS), results, resume=False)[0]
-    mark_finished(arms)
-    assert "not trained" in status.collect(arms).hint
-
-
-def test_status_survives_a_broken_part_and_says_so(study: StudySpec, results: Path):
-    ledger, _ = open_study(study, results, resume=False)
-    (trial,) = draws(study, 1)
-    ledger.claim(trial.trial_id)
-    ledger.path("trials").mkdir()
-    ledger.path("trials", f"{trial.trial_id}.parquet").write_bytes(b"PAR1 not really")
-    now = status.collect(ledger)
-    assert now.states == {"unfinished": 1, "waiting": 5}
-    assert "unreadable, left out" in status.render(now)
-
-
-@pytest.mark.parametrize("text", ['{"study": "tides"}', '{"study": "tides", "spec": []}'])
-def test_a_strange_study_file_is_bad_input(text: str, tmp_path: Path):
-    (tmp_path / "study.json").write_text(text)
-    with pytest.raises(BadInput, match=r"study\.json"):
-        status.collect(Ledger(tmp_path))
-
-
-def test_the_command(study: StudySpec, results: Path):
-    open_study(study, results, resume=False)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ablate.status", *arguments, "--results", str(results)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    said = run("latest", "--json")
-    assert said.returncode == 0
-    assert json.loads(said.stdout)["states"] == {"waiting": 6}
-    wrong = run("tide")
-    assert wrong.returncode == 2
-    assert wrong.stdout == ""
-    assert wrong.stderr == f"{results}: study: tide: no such study; did you mean tides?\n"
-
-
-def test_nothing_that_plans_or_looks_imports_torch_or_ray():
+def test_status_dry_run_and_lifecycle_import_neither_torch_nor_ray():
     imports = "import ablate.status, ablate.study.dry_run, ablate.study.lifecycle, sys"
     code = f"{imports}; print({{'torch', 'ray'}} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "set()\n"
-
-
-def test_provenance_says_null_for_what_it_cannot_know():
-    assert provenance.version("no-such-package-anywhere") is None
-    assert provenance.git("no-such-command") is None
-    assert provenance.device()

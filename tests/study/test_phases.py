@@ -1,4 +1,4 @@
-"""The phases of a study on a trainer whose losses are a formula: what is tuned, matched, fixed, never done twice."""
+"""The phases of a study, on a trainer whose losses are a formula: tuning, matching, the winner, resuming."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ SPEED = {"token": 1_000.0, "none": 1_500.0, "blind": 2_000.0}
 
 @dataclass
 class Formula:
-    """Loss: distance of the learning rate from the one that is best for the arm. Keeps every configuration.
+    """A trainer whose loss is the distance of the learning rate to the best one of the arm. Keeps all configurations.
 
-    `broken`: memories whose trials fail; `stop`: called after every trial.
+    `broken`: memories whose trials fail. `stop`: called after every trial.
     """
 
     broken: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Formula:
             "val_loss": 2.0 + distance + 0.1 * config["train.seed"],
             "tokens_per_s": SPEED[memory],
         }
-        for part, speed in enumerate((0.1, 1.0, 0.01, 1.0), start=1):  # a cold start and a hiccup
+        for part, speed in enumerate((0.1, 1.0, 0.01, 1.0), start=1):  # a slow start and a slow report
             measured = {**metrics, "tokens_per_s": metrics["tokens_per_s"] * speed}
             report(Report(part, tokens * part // 4, tokens, 0.1 * part, config["train.lr"], [2.0], measured))
         self.stop()
@@ -73,15 +73,15 @@ class Formula:
 
 
 @dataclass
-class Once:
-    """One command's run of a study: what it said, and its ledger."""
+class Run:
+    """One command's run of a study: its ledger, its messages, and whether it finished."""
 
     ledger: Ledger
     said: list[str]
     finished: bool
 
 
-def go(study: StudySpec, results: Path, train: Formula, *, halt: Halt | None = None) -> Once:
+def go(study: StudySpec, results: Path, train: Formula, *, halt: Halt | None = None) -> Run:
     halt = halt or Halt()
     ledger, state = open_study(study, results, resume=True)
     said: list[str] = []
@@ -89,9 +89,9 @@ def go(study: StudySpec, results: Path, train: Formula, *, halt: Halt | None = N
         context = StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None)
         runner = InlineRunner(context, halt=halt, on_event=lambda _: None, train=train)
         if not phases.run(study, ledger, runner=runner, halt=halt, say=said.append):
-            return Once(ledger, said, finished=False)
+            return Run(ledger, said, finished=False)
         lifecycle.mark_finished(ledger)
-    return Once(ledger, said, finished=True)
+    return Run(ledger, said, finished=True)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_every_arm_runs_with_the_best_of_its_own_tuning(tmp_path: Path, results: Path):
+def test_every_arm_runs_with_its_best_tuned_values(tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, "ablation.tune_each_arm={trials: 8}", text=ARMS)
     train = Formula()
     done = go(study, results, train)
@@ -120,7 +120,7 @@ def test_every_arm_runs_with_the_best_of_its_own_tuning(tmp_path: Path, results:
     }
 
 
-def test_tuning_is_kept_apart_from_the_arms(tmp_path: Path, results: Path):
+def test_tuning_and_calibration_are_no_results(tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, "ablation.tune_each_arm={trials: 2}", "ablation.match=wall", text=ARMS)
     done = go(study, results, Formula())
     data = dataset.read(done.ledger.root)
@@ -128,13 +128,13 @@ def test_tuning_is_kept_apart_from_the_arms(tmp_path: Path, results: Path):
     assert set(data.preparation["arm"]) == {"tune.baseline", "tune.none", "calibrate.baseline", "calibrate.none"}
     assert len(data.every_trial) == data.trials_arrow.num_rows == data.planned == plan.planned(study) == 2 * (6 + 2 + 1)
     assert set(data.settled_keys) == {"train.lr", "train.tokens"}
-    write_report(done.ledger.root)  # budgets differ on purpose: nothing is refused as mixed
+    write_report(done.ledger.root)  # budgets differ on purpose, so the report is not refused
     table = (done.ledger.root / "report" / "ablation.csv").read_text()
     assert "tune." not in table
     assert "calibrate." not in table
 
 
-def test_time_is_matched_by_measured_speeds(tmp_path: Path, results: Path):
+def test_match_wall_sets_budgets_by_measured_speeds(tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, "ablation.match=wall", text=ARMS)
     train = Formula()
     done = go(study, results, train)
@@ -149,7 +149,7 @@ def test_time_is_matched_by_measured_speeds(tmp_path: Path, results: Path):
 
 
 @pytest.mark.parametrize("trials", [1, 3, 5, 9])
-def test_an_interrupted_ablation_goes_on_and_does_nothing_twice(trials: int, tmp_path: Path, results: Path):
+def test_an_interrupted_ablation_resumes_without_repeating_a_trial(trials: int, tmp_path: Path, results: Path):
     sets = ("ablation.tune_each_arm={trials: 2}", "ablation.match=wall")
     study = study_files.load(tmp_path, *sets, text=ARMS)
     whole = Formula()
@@ -163,14 +163,14 @@ def test_an_interrupted_ablation_goes_on_and_does_nothing_twice(trials: int, tmp
     assert first.configs + second.configs == whole.configs
 
 
-def test_an_arm_of_whose_tuning_nothing_completed_is_not_trained_and_that_is_said(tmp_path: Path, results: Path):
+def test_an_arm_without_a_completed_tuning_trial_is_not_trained(tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, "ablation.tune_each_arm={trials: 2}", text=ARMS)
     done = go(study, results, Formula(broken=("none",)))
     assert done.said == ["none is not trained: none of its tuning trials completed"]
     assert Counter(row.arm for row in done.ledger.rows()) == {"tune.baseline": 2, "tune.none": 2, "baseline": 6}
 
 
-def test_the_winner_is_judged_on_fresh_seeds_and_stays_when_the_search_goes_on(tmp_path: Path, results: Path):
+def test_the_winner_gets_fresh_seeds_and_stays_when_the_search_is_extended(tmp_path: Path, results: Path):
     text, best = ARMS + SEARCH, "ablation.baseline=best"
     study = study_files.load(tmp_path, best, text=text)
     first = go(study, results, Formula())
@@ -197,7 +197,7 @@ def test_the_winner_is_judged_on_fresh_seeds_and_stays_when_the_search_goes_on(t
     assert {config["train.lr"] for config in arms} == {rate}
 
 
-def test_what_is_added_is_all_that_is_trained(tmp_path: Path, results: Path):
+def test_an_extended_ablation_trains_only_new_trials(tmp_path: Path, results: Path):
     tune = "ablation.tune_each_arm={trials: 2}"
     go(study_files.load(tmp_path, tune, text=ARMS), results, Formula())
     sets = [tune, "ablation.seeds=8"]
@@ -232,7 +232,7 @@ def test_what_is_added_is_all_that_is_trained(tmp_path: Path, results: Path):
         ("hypotheses=null", "hypotheses"),
     ],
 )
-def test_what_a_study_was_begun_with_stays(change: str, key: str, tmp_path: Path, results: Path):
+def test_an_ablation_cannot_change_its_design(change: str, key: str, tmp_path: Path, results: Path):
     claim = "hypotheses=[{claim: it helps, arm: none, metric: val_loss, min_effect: 0.01}]"
     sets = (
         "ablation.tune_each_arm={trials: 2}",
@@ -247,7 +247,7 @@ def test_what_a_study_was_begun_with_stays(change: str, key: str, tmp_path: Path
     assert f": {key}: changed: study fair exists with another " in str(caught.value)
 
 
-def test_a_finished_study_takes_targets_and_new_hypotheses_and_trains_nothing(tmp_path: Path, results: Path):
+def test_a_finished_study_takes_targets_and_hypotheses_without_training(tmp_path: Path, results: Path):
     go(study_files.load(tmp_path, text=ARMS), results, Formula())
     claim = "hypotheses=[{claim: it helps, arm: none, metric: val_loss, min_effect: 1}]"
     more = study_files.load(tmp_path, claim, "targets={val_loss: 2}", text=ARMS)
