@@ -59,7 +59,7 @@ aimed at.
 {phases}
 
 - **FLOPs**, forward and backward: matrix products and the sums of decoded rows, nothing that is done element by
-  element. Without the read they are {counted:.2f} MFLOP a step's token; `model.estimate` says {estimated:.2f}. The
+  element. Without the read they are {counted:.2f} MFLOP a step's token; `model.cost.estimate` says {estimated:.2f}. The
   difference is exact, and a test holds it: attention's backward forms its scores again, and the estimate counts the
   gains of norms as if they were matrices.
 - **Memory**: what every operator reads and writes, with no two of them fused and nothing left in the cache from one to

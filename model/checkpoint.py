@@ -12,7 +12,6 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from model.config import Config
+from model.metrics import Metrics
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 DATA = "data_hash"
@@ -33,7 +33,7 @@ class Progress:
     step: int
     tokens_seen: int
     wall_s: float
-    metrics: dict[str, Any]
+    metrics: Metrics
 
 
 def save(

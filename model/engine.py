@@ -102,8 +102,8 @@ def _check_deepspeed_can_start() -> None:
     if not torch.cuda.is_available():
         raise ConfigError("train.engine", "deepspeed", "CUDA sees no GPU", "use ddp")
     if "LOCAL_RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        cure = "start it with torchrun --nproc-per-node GPUS -m model.train, or use ddp"
-        raise ConfigError("train.engine", "deepspeed", "no launcher started this process", cure)
+        hint = "start it with torchrun --nproc-per-node GPUS -m model.train, or use ddp"
+        raise ConfigError("train.engine", "deepspeed", "no launcher started this process", hint)
 
 
 def _accumulation(config: Config) -> GradientAccumulationPlugin:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Metrics = dict[str, float | int | list[float]]
+"""Measured values by the name of their metric."""
+
 
 @dataclass(frozen=True)
 class Metric:

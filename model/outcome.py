@@ -62,11 +62,11 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class DataError(ValueError):
-    """A data file breaks a rule: `path:line: rule; cure`."""
+    """A data file breaks a rule: `path:line: rule; hint`."""
 
-    def __init__(self, path: str, line: int, rule: str, cure: str) -> None:
-        super().__init__(f"{path}:{line}: {rule}; {cure}")
-        self.path, self.line, self.rule, self.cure = path, line, rule, cure
+    def __init__(self, path: str, line: int, rule: str, hint: str) -> None:
+        super().__init__(f"{path}:{line}: {rule}; {hint}")
+        self.path, self.line, self.rule, self.hint = path, line, rule, hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.line, self.rule, self.cure)
+        return type(self), (self.path, self.line, self.rule, self.hint)

@@ -23,12 +23,12 @@ from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
 from model.evaluate import Evaluator
 from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation
+from model.metrics import Metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.prefetch import Prefetcher, ahead_on, on_host
 from model.schedule import learning_rate, report_due, reports_by
 from model.transformer import Transformer, initialise
 
-Metrics = dict[str, float | int | list[float]]
 Listener = Callable[[Report], Verdict]
 
 

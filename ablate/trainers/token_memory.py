@@ -204,6 +204,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except api.ConfigError as error:
-        raise ParameterError(error.key, error.value, error.rule, error.cure) from None
+        raise ParameterError(error.key, error.value, error.rule, error.hint) from None
     except api.DataError as error:
-        raise BadInput(f"{error.path}:{error.line}", "", "", error.rule, error.cure) from None
+        raise BadInput(f"{error.path}:{error.line}", "", "", error.rule, error.hint) from None

@@ -25,8 +25,8 @@ _RANKS_SET_BY = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WOR
 def check_packages(config: Config) -> None:
     """Raise ConfigError where the configuration needs a package that is not installed."""
     if config.train.engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        cure = "pip install 'ablate[deepspeed]', or use ddp"
-        raise ConfigError("train.engine", "deepspeed", "DeepSpeed is not installed", cure)
+        hint = "pip install 'ablate[deepspeed]', or use ddp"
+        raise ConfigError("train.engine", "deepspeed", "DeepSpeed is not installed", hint)
 
 
 def check_processes(environment: Mapping[str, str]) -> None:
@@ -38,8 +38,8 @@ def check_processes(environment: Mapping[str, str]) -> None:
     alone = "MASTER_ADDR" in environment and not any(name in environment for name in _RANKS_SET_BY)
     if alone and "ACCELERATE_MIXED_PRECISION" in environment:
         rule = "several were asked for, and `accelerate launch` starts one on a CPU"
-        cure = "give it --multi_gpu, which starts them without a GPU too, or use torchrun (or unset MASTER_ADDR)"
-        raise ConfigError("accelerate launch", "one process", rule, cure)
+        hint = "give it --multi_gpu, which starts them without a GPU too, or use torchrun (or unset MASTER_ADDR)"
+        raise ConfigError("accelerate launch", "one process", rule, hint)
 
 
 def check_ranks(config: Config, *, ranks: int) -> None:
@@ -48,8 +48,8 @@ def check_ranks(config: Config, *, ranks: int) -> None:
     batch_size = config.train.batch_size
     if batch_size % ranks:
         below = batch_size - batch_size % ranks
-        cure = f"try {' or '.join(str(size) for size in (below, below + ranks) if size)}, or other ranks"
-        raise ConfigError("train.batch_size", batch_size, f"not divisible by {ranks} ranks", cure)
+        hint = f"try {' or '.join(str(size) for size in (below, below + ranks) if size)}, or other ranks"
+        raise ConfigError("train.batch_size", batch_size, f"not divisible by {ranks} ranks", hint)
 
 
 def deepspeed_config(config: Config, *, ranks: int, bf16: bool) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> Config:
     for key, value in overrides.items():
         check_key(key)
         if isinstance(value, bool):  # pydantic would read true as 1
-            cure = "give a number, or a word like on or off"
-            raise ConfigError(key, str(value).lower(), "neither a number nor a text", cure)
+            hint = "give a number, or a word like on or off"
+            raise ConfigError(key, str(value).lower(), "neither a number nor a text", hint)
     merged = {**PRESETS[preset], **overrides}
     # The user's budget replaces the preset's, in tokens or in epochs.
     if "train.tokens" in overrides and "train.epochs" not in overrides:
@@ -114,9 +114,9 @@ def explain(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     value, context = first["input"], first.get("ctx", {})
-    rule, cure = _RULES.get(first["type"], (first["msg"], "see docs/reference/study-file.md"))
+    rule, hint = _RULES.get(first["type"], (first["msg"], "see docs/reference/study-file.md"))
     bound = next(iter(context.values()), "") if context else ""
-    return ConfigError(key, _show(value), rule.format(bound=bound), cure.format(bound=bound))
+    return ConfigError(key, _show(value), rule.format(bound=bound), hint.format(bound=bound))
 
 
 _RULES = {

@@ -11,8 +11,8 @@ _AROUND = 512
 """How far from a wrong `n_heads` a right one is searched."""
 
 
-def _fail(key: str, value: object, rule: str, cure: str) -> NoReturn:
-    raise ConfigError(key, value, rule, cure)
+def _fail(key: str, value: object, rule: str, hint: str) -> NoReturn:
+    raise ConfigError(key, value, rule, hint)
 
 
 def check_rules(config: Config) -> None:
@@ -20,22 +20,22 @@ def check_rules(config: Config) -> None:
     model, train, data = config.model, config.train, config.data
     root = math.isqrt(model.knowledge_num)
     if root * root != model.knowledge_num:
-        cure = f"try {root**2} or {(root + 1) ** 2}"
-        _fail("model.knowledge_num", model.knowledge_num, "not a square", cure)
+        hint = f"try {root**2} or {(root + 1) ** 2}"
+        _fail("model.knowledge_num", model.knowledge_num, "not a square", hint)
     if model.num_selected > root:
         rule = f"more than sqrt(knowledge_num) = {root}"
         _fail("model.num_selected", model.num_selected, rule, f"try {root} or less, or a larger knowledge_num")
     if model.knowledge_dim % 2:
         around = (model.knowledge_dim - 1, model.knowledge_dim + 1)
-        cure = f"try {' or '.join(str(dim) for dim in around if dim)}"
-        _fail("model.knowledge_dim", model.knowledge_dim, "odd, but a query is split in two halves", cure)
+        hint = f"try {' or '.join(str(dim) for dim in around if dim)}"
+        _fail("model.knowledge_dim", model.knowledge_dim, "odd, but a query is split in two halves", hint)
     if model.dim % model.n_heads or (model.dim // model.n_heads) % 2:
         around = range(max(1, model.n_heads - _AROUND), model.n_heads + _AROUND)
         heads = [h for h in {1, *around} if model.dim % h == 0 and (model.dim // h) % 2 == 0 and h <= model.dim]
         near = sorted(heads, key=lambda h: abs(h - model.n_heads))[:2]
-        cure = f"try n_heads {' or '.join(map(str, sorted(near)))}" if near else "make dim even"
+        hint = f"try n_heads {' or '.join(map(str, sorted(near)))}" if near else "make dim even"
         rule = f"not divisible by n_heads = {model.n_heads} into even heads"
-        _fail("model.dim", model.dim, rule, cure)
+        _fail("model.dim", model.dim, rule, hint)
     _check_memory(model)
     if (train.tokens is None) == (train.epochs is None):
         _fail("train.tokens", train.tokens, "exactly one of train.tokens and train.epochs is needed", "remove one")

@@ -21,12 +21,12 @@ LARGEST = 2**53
 class ConfigError(ValueError):
     """A configuration value breaks a rule. ``key`` is dotted (``model.knowledge_num``)."""
 
-    def __init__(self, key: str, value: object, rule: str, cure: str) -> None:
-        super().__init__(f"{key}: {value}: {rule}; {cure}")
-        self.key, self.value, self.rule, self.cure = key, value, rule, cure
+    def __init__(self, key: str, value: object, rule: str, hint: str) -> None:
+        super().__init__(f"{key}: {value}: {rule}; {hint}")
+        self.key, self.value, self.rule, self.hint = key, value, rule, hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.key, self.value, self.rule, self.cure)
+        return type(self), (self.key, self.value, self.rule, self.hint)
 
 
 class Section(BaseModel):

@@ -21,8 +21,8 @@ from model.outcome import DataError
 PAD, START, EOS = "<unk>", "<|im_start|>", "<|im_end|>"
 """The special tokens that every tokenizer must have."""
 
-_LINE_CURE = 'each line must be {"text": "..."}'
-_KNOWLEDGE_CURE = 'give a list of {"target": [{"sentence": ...}]} or of {"sentence": ...}'
+_LINE_HINT = 'each line must be {"text": "..."}'
+_KNOWLEDGE_HINT = 'give a list of {"target": [{"sentence": ...}]} or of {"sentence": ...}'
 
 
 def read_documents(path: str) -> Iterator[str]:
@@ -45,7 +45,7 @@ def read_documents(path: str) -> Iterator[str]:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not found:
-        raise DataError(path, 1, "no documents", _LINE_CURE)
+        raise DataError(path, 1, "no documents", _LINE_HINT)
 
 
 def read_knowledge(path: str) -> tuple[Fact, ...]:
@@ -56,16 +56,16 @@ def read_knowledge(path: str) -> tuple[Fact, ...]:
         items = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise DataError(path, line, f"not JSON ({error})", _KNOWLEDGE_CURE) from error
+        raise DataError(path, line, f"not JSON ({error})", _KNOWLEDGE_HINT) from error
     if not isinstance(items, list) or not items:
-        raise DataError(path, 1, "not a list of facts", _KNOWLEDGE_CURE)
+        raise DataError(path, 1, "not a list of facts", _KNOWLEDGE_HINT)
     facts: list[Fact] = []
     for index, item in enumerate(items):
         try:
             wrapped = isinstance(item, dict) and "target" in item
             facts += [_parse_fact(fact) for fact in (_target(item) if wrapped else [item])]
         except _MalformedError as error:
-            raise DataError(path, _line_of(text, index), f"item {index + 1}: {error}", _KNOWLEDGE_CURE) from None
+            raise DataError(path, _line_of(text, index), f"item {index + 1}: {error}", _KNOWLEDGE_HINT) from None
     return tuple(facts)
 
 
@@ -73,11 +73,11 @@ def read_tokenizer(path: str, *, vocab_size: int) -> str:
     """The checked JSON of a Hugging Face tokenizer. Raises DataError where the file is no tokenizer, ConfigError where
     it lacks a special token or has ids that `vocab_size` rows of an embedding do not cover."""
     text = _read_text(path)
-    cure = "give the tokenizer.json that Hugging Face's tokenizers writes"
+    hint = "give the tokenizer.json that Hugging Face's tokenizers writes"
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(path, error.lineno, f"not JSON ({error})", cure) from error
+        raise DataError(path, error.lineno, f"not JSON ({error})", hint) from error
     try:
         vocabulary = content["model"]["vocab"]
         # Unigram lists its pieces in the order of their ids; every other model maps a token to its id.
@@ -85,7 +85,7 @@ def read_tokenizer(path: str, *, vocab_size: int) -> str:
         special = {token["content"]: token["id"] for token in content["added_tokens"]}
         size = max((*of_token.values(), *special.values())) + 1
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(path, 1, "not a tokenizer with a vocabulary and added tokens", cure) from error
+        raise DataError(path, 1, "not a tokenizer with a vocabulary and added tokens", hint) from error
     missing = [token for token in (PAD, START, EOS) if token not in special]
     if missing:
         rule = f"has no special token {' '.join(missing)}"
@@ -115,12 +115,12 @@ def _text_of(line: bytes, *, path: str, number: int) -> str:
     except UnicodeDecodeError as error:
         raise DataError(path, number, f"not UTF-8 ({error.reason})", "save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(path, number, f"not JSON ({error})", _LINE_CURE) from error
+        raise DataError(path, number, f"not JSON ({error})", _LINE_HINT) from error
     if not isinstance(item, dict) or "text" not in item:
-        raise DataError(path, number, 'no "text"', _LINE_CURE)
+        raise DataError(path, number, 'no "text"', _LINE_HINT)
     text = item["text"]
     if not isinstance(text, str):
-        raise DataError(path, number, f'"text" is not a string but {_JSON_NAMES[type(text)]}', _LINE_CURE)
+        raise DataError(path, number, f'"text" is not a string but {_JSON_NAMES[type(text)]}', _LINE_HINT)
     if not text or text.isspace():
         raise DataError(path, number, '"text" is empty', "remove the line, or give it a text")
     if not _encodable(text):

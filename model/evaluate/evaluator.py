@@ -19,10 +19,10 @@ from model.data.tokenizer import Tokenizer
 from model.evaluate.generate import generate, text_metrics
 from model.evaluate.losses import Usage, bank_diversity, bank_use, continuation_nats, text_loss
 from model.evaluate.probes import fact_metrics
+from model.metrics import Metrics
 from model.outcome import DataError
 from model.transformer import Transformer
 
-Metrics = dict[str, float | int | list[float]]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 

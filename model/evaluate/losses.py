@@ -16,6 +16,7 @@ from torch import Tensor
 from model.config import stream_seed
 from model.data import IGNORED, FixedRows
 from model.loss import token_nats
+from model.metrics import Metrics
 from model.transformer import Output, Transformer
 
 
@@ -68,7 +69,7 @@ class Usage:
         model.bank.used_N.copy_(self.counts_XN.sum(dim=0))
         model.bank.used_tokens.fill_(self.positions)
 
-    def metrics(self, *, num_selected: int) -> dict[str, float | int | list[float]]:
+    def metrics(self, *, num_selected: int) -> Metrics:
         """Coverage, effective entries, read entropy and balance of the pass."""
         counts_XN, entries = self.counts_XN.double(), self.counts_XN.shape[1]
         layers, draws = counts_XN.shape[0], counts_XN.sum().item()

@@ -127,10 +127,10 @@ def test_a_batch_size_not_divisible_by_the_ranks_is_refused(tmp_path: Path) -> N
     assert "train.batch_size: 3: not divisible by 2 ranks; try 2 or 4, or other ranks\n" in done.stderr
 
 
-@pytest.mark.parametrize(("batch", "ranks", "cure"), [(7, 3, "try 6 or 9"), (1, 2, "try 2"), (2, 3, "try 3")])
-def test_check_ranks_names_the_nearest_divisible_batch_sizes(batch: int, ranks: int, cure: str) -> None:
+@pytest.mark.parametrize(("batch", "ranks", "hint"), [(7, 3, "try 6 or 9"), (1, 2, "try 2"), (2, 3, "try 3")])
+def test_check_ranks_names_the_nearest_divisible_batch_sizes(batch: int, ranks: int, hint: str) -> None:
     config = resolve("tiny", {"train.batch_size": batch})
-    with pytest.raises(ConfigError, match=f"not divisible by {ranks} ranks; {cure}, or other ranks"):
+    with pytest.raises(ConfigError, match=f"not divisible by {ranks} ranks; {hint}, or other ranks"):
         check_ranks(config, ranks=ranks)
     check_ranks(resolve("tiny", {"train.batch_size": 6}), ranks=3)
 

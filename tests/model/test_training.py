@@ -131,7 +131,7 @@ def test_failure_kind_knows_torchs_cpu_oom() -> None:
 
 
 def test_peaks_of_memory_are_read_after_every_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An evaluation makes the peak here; the prediction counts it too (model/footprint.py)."""
+    """An evaluation makes the peak here; the prediction counts it too (model/cost/peak_memory.py)."""
     peak = 1.0
 
     def measured(_: torch.device) -> dict[str, float]:

@@ -92,7 +92,7 @@ def test_a_broken_line_is_named(tmp_path: Path, rule: str, line: bytes, *, packe
             read(config)
         assert (caught.value.path, caught.value.line) == (str(path), 3)
         assert caught.value.rule.startswith(rule)
-        assert caught.value.cure
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize(
