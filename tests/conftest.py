@@ -58,6 +58,12 @@ def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A folder for studies, which does not exist yet."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
 def space(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL)

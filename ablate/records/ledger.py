@@ -114,18 +114,8 @@ class Ledger:
         """Add a row to the attempt's history, and store the checkpoint written before it. Raises StaleAttempt."""
         self._refuse_stale(trial_id, attempt)
         name = _history(trial_id, attempt)
-        row = {
-            "trial_id": trial_id,
-            "attempt": attempt,
-            "step": report.step,
-            "tokens_seen": report.tokens_seen,
-            "budget_tokens": report.budget_tokens,
-            "wall_s": report.wall_s,
-            "lr": report.lr,
-            "losses": report.losses,
-            "time": datetime.now(UTC),
-            **report.metrics,
-        }
+        row = {name: value for name, value in vars(report).items() if name not in ("metrics", "note")}
+        row |= {"trial_id": trial_id, "attempt": attempt, "time": datetime.now(UTC), **report.metrics}
         table = pa.concat_tables(
             [atomic_files.table(self.store.fetch(name)), self._one_row(row, history_schema(self.metrics))]
         )

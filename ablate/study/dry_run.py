@@ -134,16 +134,8 @@ def describe(
 def render(run: DryRun) -> str:
     """The plan as text for a terminal."""
     rows = [
-        [
-            p.trial.trial_id,
-            p.kind,
-            p.trial.arm,
-            p.trial.seed,
-            _params(p.trial.params),
-            p.predicted_peak_gib,
-            p.gpu_fraction,
-        ]
-        for p in run.trials
+        [t.trial_id, p.kind, t.arm, t.seed, _params(t.params), p.predicted_peak_gib, p.gpu_fraction]
+        for p, t in ((planned, planned.trial) for planned in run.trials)
     ]
     headers = ["trial", "kind", "arm", "seed", "parameters", "peak GiB", "GPU"]
     table = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])

@@ -124,14 +124,8 @@ def lines(power: Power) -> list[str]:
         ]
         for arm in power.arms
     ]
-    headers = [
-        "arm",
-        "design",
-        "overrides",
-        "seeds",
-        "tokens",
-        f"detectable {power.metric}" + (f", {unit}" * bool(unit)) + " (t test)",
-    ]
+    detectable = f"detectable {power.metric}" + (f", {unit}" * bool(unit)) + " (t test)"
+    headers = ["arm", "design", "overrides", "seeds", "tokens", detectable]
     found = [
         f"ablation: {arms} against the baseline ({power.baseline}) on seeds {power.seeds[0]} to {power.seeds[-1]},"
         f" compared at equal {power.match}",

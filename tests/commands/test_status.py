@@ -18,19 +18,13 @@ from ablate.study.lifecycle import mark_finished, open_study
 from ablate.trials import plan
 from ablate.trials.trial import Trial
 from tests import study_files
-from tests.study_files import GOOD, report, row
-
-ARMS = GOOD + "ablation: {seeds: 2, exploratory: true, arms: {no_memory: {model.memory: none}}}\n"
+from tests.study.test_lifecycle import ARMS
+from tests.study_files import report, row
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudySpec:
     return study_files.load(tmp_path)
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
 
 
 def draws(study: StudySpec, count: int) -> list[Trial]:

@@ -15,11 +15,6 @@ from tests.study.test_phases import ARMS, SEARCH, Formula, go
 SEARCHED = f"study: grown\nbase: {{preset: tiny, data: {{corpus: facts}}}}\n{SEARCH}tracking: {{swanlab: disabled}}\n"
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
 def test_a_search_may_grow_in_trials_range_and_objective_and_trains_only_new_trials(tmp_path: Path, results: Path):
     sets: list[str] = []
     steps = {

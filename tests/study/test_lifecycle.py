@@ -23,11 +23,6 @@ def study(tmp_path: Path) -> StudySpec:
     return study_files.load(tmp_path)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
 def test_a_new_study_gets_its_study_json(study: StudySpec, results: Path):
     ledger, state = open_study(study, results, resume=False)
     assert state == "new"

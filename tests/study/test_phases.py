@@ -94,11 +94,6 @@ def go(study: StudySpec, results: Path, train: Formula, *, halt: Halt | None = N
     return Run(ledger, said, finished=True)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    return tmp_path / "results"
-
-
 def test_every_arm_runs_with_its_best_tuned_values(tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, "ablation.tune_each_arm={trials: 8}", text=ARMS)
     train = Formula()
