@@ -185,7 +185,7 @@ class OneSignal(Halt):
         self._signalled = True
 
 
-@pytest.mark.parametrize("deaths", [1, 1 + RETRIES])
+@pytest.mark.parametrize("deaths", [1, pytest.param(1 + RETRIES, marks=pytest.mark.slow)])
 def test_a_dead_driver_is_tried_again_and_leaves_no_group(deaths: int, stage: Stage) -> None:
     """The dashboard lists drivers under their study's name; a driver takes its workers along."""
     from ray.util.state import list_actors
