@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def command() -> str:
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
+@cache
 def version(package: str) -> str | None:
-    """The installed version; None where the package is not installed."""
+    """The installed version; None where the package is not installed. Read once: every trial asks for it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -172,18 +173,24 @@ def _evaluation(
 def _key(config: Config, *, device: Device, ranks: int) -> str:
     """A hash of what the prediction depends on: the sizes in the configuration, the model's code, torch's version."""
     train, evaluated = config.train, config.eval
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(path.read_bytes())
     relevant = [
         {key: value for key, value in config.model.model_dump().items() if key not in _SIZELESS},
         (train.batch_size, train.gradient_checkpointing, train.precision, train.accumulation_steps == 1),
         config.model.ema_update_freq % train.accumulation_steps == 0,
         (evaluated.val_batch_size, evaluated.prompts, evaluated.prompt_tokens, evaluated.new_tokens),
         (evaluated.fact_probes, config.data.facts_objects),
-        (config.data.corpus == "facts", device, ranks, importlib.metadata.version("torch"), code.hexdigest()),
+        (config.data.corpus == "facts", device, ranks, *_code()),
     ]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code() -> tuple[str, str]:
+    """torch's version and a hash of the model's code, read once: a plan asks for hundreds of predictions."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(path.read_bytes())
+    return importlib.metadata.version("torch"), code.hexdigest()
 
 
 def _cache_dir() -> Path:
