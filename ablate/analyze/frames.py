@@ -1,4 +1,4 @@
-"""Columns and rows out of pandas, typed: what every analysis takes from a table of trials or of reports."""
+"""Typed columns and rows of pandas tables, for every analysis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def floats(table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column as doubles, NaN where nothing was measured and where the measure left the numbers."""
+    """A column as doubles, NaN where it is missing or infinite."""
     values = np.asarray(cast(pd.Series, table[column]).to_numpy(dtype=float, na_value=np.nan))
     return np.where(np.isfinite(values), values, np.nan)
 
@@ -41,6 +41,6 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def in_order(table: pd.DataFrame, *, keys: Sequence[Any]) -> pd.DataFrame:
-    """The rows in the order of these keys, smallest first, each an array or list as long as the table."""
+    """The rows sorted by these keys, smallest first. Each key has one value for each row."""
     order = sorted(range(len(table)), key=lambda index: tuple(key[index] for key in keys))
     return cast(pd.DataFrame, table.iloc[order])
