@@ -191,9 +191,9 @@ def test_committed_example_can_be_reported_and_names_no_machine(tmp_path: Path) 
     committed = ROOT / "results" / "memory"
     study = shutil.copytree(committed, tmp_path / "memory")
     folder = writer.write(study)
-    told = csv.DictReader((folder / "ablation.csv").read_text(encoding="utf-8").splitlines())
-    again = csv.DictReader((committed / "report" / "ablation.csv").read_text(encoding="utf-8").splitlines())
-    assert list(told) == list(again)
+    fresh = csv.DictReader((folder / "ablation.csv").read_text(encoding="utf-8").splitlines())
+    kept = csv.DictReader((committed / "report" / "ablation.csv").read_text(encoding="utf-8").splitlines())
+    assert list(fresh) == list(kept)
     assert set(ablate.load(study).trials["host"]) == {"example"}
     texts = [path for path in committed.rglob("*") if path.suffix in (".json", ".md", ".tex", ".html", ".csv")]
     assert [

@@ -155,7 +155,7 @@ def _floors(findings: Findings) -> Section:
     ]
     table = Table(
         label="floors",
-        caption="Held-out loss beside what token frequencies (unigram) and token pairs (interpolated bigram) reach on "
+        caption="Held-out loss and what token frequencies (unigram) and token pairs (interpolated bigram) reach on "
         "the same text, nats a token. Below counts downwards from the floor: negative is worse than the floor.",
         columns=(
             GROUP,
@@ -215,7 +215,7 @@ def _samples(findings: Findings) -> list[Section]:
     kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
     if trial_id is None or not kept:
         return []
-    intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
+    intro = words("Trial ", Code(trial_id), ". The text before ▸ is the prompt, held out from training.")
     return [Section("What it writes", (intro, *sample_listings(kept)))]
 
 

@@ -149,7 +149,7 @@ def _samples(findings: Findings, trial_id: str) -> list[Block]:
         return [words("It kept no samples.")]
     ended = sum(bool(sample["ended"]) for sample in kept)
     intro = f"{ended} of {formatting.count(len(kept), 'sample')} ended by themselves. "
-    rule = "What stands before ▸ is the prompt, held out from training."
+    rule = "The text before ▸ is the prompt, held out from training."
     return [words(intro + rule), *sample_listings(kept)]
 
 

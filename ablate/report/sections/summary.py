@@ -153,7 +153,7 @@ def _named(effects: list[Effect], *, other: bool) -> str:
 
 
 def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
-    """The effects without the cells of a factorial that has contrasts: the contrasts are told instead."""
+    """The effects without the cells of a factorial that has contrasts: the summary gives the contrasts instead."""
     if per.factorial is None or not per.factorial.contrasts:
         return effects
     cells = {cell.arm for cell in per.factorial.cells}
