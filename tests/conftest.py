@@ -73,8 +73,8 @@ def space(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
-    """Make `--inline` play a script of acts instead of training the model, and write reports with empty figures: drawing takes nine
-    tenths of a report's time."""
+    """Make `--inline` play a script of acts instead of training the model, and write reports with empty figures, because
+    drawing takes nine tenths of a report's time."""
     monkeypatch.setattr(canvas, "to_svg", lambda _: "<svg/>")
     monkeypatch.setattr(canvas, "to_png", lambda _: b"")
     monkeypatch.setattr(canvas, "to_pdf", lambda _: b"")

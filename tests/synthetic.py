@@ -1,9 +1,9 @@
-"""Studies that nobody trained, written through the real ledger: what the report's tests read."""
+"""Studies written through the real ledger without training, for the tests of the report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import Status, TrialRow
 from ablate.spec import designs
 from ablate.spec.models import Ablation
-from ablate.trainers import Report
+from ablate.trainers import Report, recorded
 from ablate.trials.trial import trial_id
 from tests.study_files import TRAINER, resolve
 
@@ -50,14 +50,14 @@ def study_json(
     """study.json as a sweep writes it. `ablation`: more keys of that section; `spec`: more sections."""
     defaults = {"preset": "tiny", "data.corpus": "facts", "model.memory": "token", "model.ema_decay": 0.9,
                 "model.ema_update_freq": 5, "model.knowledge_length": 8, "train.balance_loss_coef": 0.01}  # fmt: skip
-    values = {**defaults, **(base or {})}
+    config = TRAINER.resolve({**defaults, **(base or {})})
     section = {"baseline": "base", "seeds": seeds, "arms": dict(arms or {}), **(ablation or {})}
     return {
         "study": name,
         "question": question,
-        "arms": [asdict(arm) for arm in designs.expand(Ablation.model_construct(**section), TRAINER.resolve(values))],
+        "arms": [asdict(arm) for arm in designs.expand(Ablation.model_construct(**section), config)],
         "spec": {
-            "base": values,
+            "base": recorded.values(config.to_json()),
             "search": {entry["key"]: {} for entry in space},
             "objectives": list(objectives),
             "optimizer": {"sampler": "tpe", "startup": 4, "trials": trials, "seed": 0},
@@ -87,7 +87,7 @@ def study_json(
 
 
 def metrics(*, val_loss: float, bank_use: float | None = 0.01, **others: Any) -> dict[str, Any]:
-    """What a completed trial measured, or close to it."""
+    """The metrics of a completed trial, close to real ones."""
     measured = {
         "ce_loss": val_loss - 0.05, "val_loss": val_loss, "val_bpb": val_loss / 2, "perplexity": math.exp(val_loss),
         "unigram_floor": 4.1, "bigram_floor": 2.6, "tokens_per_s": 9_800.0, "step_ms": 104.0, "ema_ms": 3.1,
@@ -111,17 +111,19 @@ def add_trial(
     final: bool = True,
     order: int = 0,
     base: Mapping[str, Any] | None = None,
+    reports: int = 10,
     **columns: Any,
 ) -> str:
-    """One trial with its history; returns its id. `share` of the budget was used; `final=False`: it did not end."""
+    """Write one trial with its history and return its id. `share`: the used part of its budget, which has `reports`
+    reports; `final=False`: the trial did not end."""
     given = dict(params or {})
     config = resolve("tiny", {**(base or {}), **given, "train.seed": seed})
     name = trial_id(arm, config, seed)
     attempt = ledger.claim(name)
     end = (measured or {"val_loss": 3.0})["val_loss"]
-    for step in range(1, max(1, round(10 * share)) + 1):
+    for step in range(1, max(1, round(reports * share)) + 1):
         loss = end + (6.5 - end) * math.exp(-step * 0.55) if share else float(end)
-        report = Report(step * 20, step * BUDGET // 10, BUDGET, step * 2.0, 1e-3, [loss] * 20, {"val_loss": loss})
+        report = Report(step * 20, step * BUDGET // reports, BUDGET, step * 2.0, 1e-3, [loss] * 20, {"val_loss": loss})
         ledger.append_report(name, attempt=attempt, report=report)
     if not final:
         return name
@@ -149,13 +151,13 @@ def draw(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def loss_at(params: Mapping[str, Any]) -> float:
-    """A loss with a valley: slow decay and long entries are good."""
+    """A loss with a minimum at slow decay and long entries."""
     decay, length = params["model.ema_decay"], params["model.knowledge_length"]
     return 2.75 + 0.12 * (math.log10(1 - decay) + 1.6) ** 2 + 0.04 * abs(math.log2(length) - 4)
 
 
 def add_search(ledger: Ledger, *, count: int, failed: bool = True, seed: int = 0) -> list[str]:
-    """So many trials of SPACE; with `failed`, every third is pruned and the 5th and 8th fail."""
+    """`count` trials of SPACE. With `failed` every third is pruned and the 5th and 8th fail."""
     rng, ids = np.random.default_rng(seed), []
     for index in range(count):
         params = draw(rng)
@@ -180,7 +182,7 @@ EFFECTS = {"baseline": (0.0, None), "blind": (-0.005, None), "token": (-0.12, 0.
 
 
 def add_arms(ledger: Ledger, *, seeds: Sequence[int], seed: int = 1) -> None:
-    """The baseline (no memory) and ARMS on each seed; a seed's difficulty is shared by its runs."""
+    """The baseline (no memory) and ARMS on each seed. All runs of a seed share a random shift of the loss."""
     rng = np.random.default_rng(seed)
     for number in seeds:
         shared = float(rng.normal(0, 0.05))
@@ -204,13 +206,46 @@ def full_study(root: Path) -> Ledger:
     return ledger
 
 
+TWO_ARMS = {"blind": {"model.memory": "blind"}, "token": {"model.memory": "token"}}
+
+
+def ablated(
+    root: Path,
+    arms: Mapping[str, Mapping[str, Any]],
+    *,
+    ran: int,
+    differences: Mapping[str, float] | None = None,
+    skip: Collection[tuple[str, int]] = (),
+    **study: Any,
+) -> Ledger:
+    """An ablation against a baseline without memory on `ran` seeds. `differences`: arm -> its true difference; `skip`:
+    runs that have not ended."""
+    ledger = Ledger(root)
+    ledger.write_study(study_json(name=root.name, arms=arms, **{"seeds": ran, "base": NO_MEMORY, **study}))
+    rng = np.random.default_rng(3)
+    for seed in range(1, ran + 1):
+        for arm, overrides in {"baseline": {}, **arms}.items():
+            loss = 2.9 + (differences or {}).get(arm, 0.0) + float(rng.normal(0, 0.01))
+            measured = metrics(
+                val_loss=loss,
+                bank_use=None if arm == "baseline" else 0.05 + float(rng.normal(0, 0.005)),
+                peak_gib=0.6 - 0.2 * (arm == "token") + float(rng.normal(0, 0.001)),
+            )
+            params = {"train.reseed": 1} if "reseed" in overrides else overrides
+            if (arm, seed) not in skip:
+                add_trial(
+                    ledger, arm=arm, seed=seed, params=params, measured=measured, base=NO_MEMORY, order=seed, reports=2
+                )
+    return ledger
+
+
 COMPONENTS: dict[str, dict[str, Any]] = {
     "ema": {"model.ema": "off"},
     "balance": {"train.balance_loss_coef": 0.0},
     "query_norm": {"model.query_norm": "none"},
 }
 FACTORS: dict[str, list[Any]] = {"model.knowledge_length": [4, 8], "model.ema_update_freq": [5, 20]}
-CELLS = {  # name of the cell -> (its overrides, its true difference to the baseline, which is length 8 and freq 5)
+CELLS = {  # cell -> (its overrides, its true difference to the baseline, which has length 8 and freq 5)
     "knowledge_length-4.ema_update_freq-5": ({"model.knowledge_length": 4, "model.ema_update_freq": 5}, 0.06),
     "knowledge_length-4.ema_update_freq-20": ({"model.knowledge_length": 4, "model.ema_update_freq": 20}, 0.16),
     "knowledge_length-8.ema_update_freq-20": ({"model.knowledge_length": 8, "model.ema_update_freq": 20}, 0.02),
@@ -223,8 +258,7 @@ HYPOTHESES = [
 
 
 def designed_study(root: Path, *, seeds: int = 10, lost: bool = True) -> Ledger:
-    """Every design in one study: a named arm, leave-one-out, a factorial; hypotheses and targets. With `lost`, one run
-    failed."""
+    """One study with a named arm, leave-one-out, a factorial, hypotheses and targets. With `lost` one run failed."""
     ledger = Ledger(root)
     arms = {"no_memory": {"model.memory": "none"}}
     ablation = {"leave_one_out": COMPONENTS, "factorial": FACTORS, "match": "params"}

@@ -1,8 +1,8 @@
-"""Whether trials that are compared may be: same commit, same budget, same data, same versions of torch and Ray.
+"""Comparability: compared trials must have the same commit, budget, data, and versions of torch and Ray.
 
-A search's trials are compared with each other; an arm's run with the baseline's run on the same seed. (Seeds may differ
-in data and budget: the seed draws the world of `facts`.) A difference that the study itself asks for is no accident: a
-searched batch size changes the budget a little, an arm may be about the data.
+A search's trials are compared with each other, an arm's run with the baseline's run on the same seed. Seeds may differ
+in data and budget, because the seed draws the world of `facts`. A difference that the study asks for is allowed: a
+searched batch size changes the budget a little, and an arm may change the data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ablate.trainers import Description
 
 @dataclass(frozen=True)
 class Mixed:
-    """Trials of one comparison that differ from its majority. `odd`: trial id -> its own value."""
+    """Trials of one comparison that differ from its majority in a column. `odd`: trial id -> its value."""
 
     comparison: str
     column: str
@@ -33,10 +33,10 @@ class Mixed:
 
 
 def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) -> list[Mixed]:
-    """What must not be mixed and is, among trials whose numbers are compared (completed and pruned ones).
+    """The differences that make trials incomparable, among those whose numbers are compared (completed and pruned).
 
-    `varied`: every key that the study searches or that an arm overrides. `trainer` says which keys make budget_tokens
-    and data_hash what they are: a study that varies one of these varies them on purpose.
+    `varied`: every key that the study searches or an arm overrides. `trainer` says which keys determine budget_tokens
+    and data_hash: a study that varies such a key differs in that column on purpose.
     """
     keys = tuple(varied)
     compared = rows(trials, trials["status"].isin(["completed", "pruned"]))
@@ -45,7 +45,7 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
         _odd(runs, comparison, column)
         for column in ("git_commit", "versions")
         for runs, comparison in ((search, "the search"), (ablation, "the ablation"))
-        if column == "git_commit" or any(map(pd.notna, runs[column]))  # an older ledger does not tell versions
+        if column == "git_commit" or any(map(pd.notna, runs[column]))  # older ledgers have no versions
     ]
     for column, by_design in (("budget_tokens", trainer.size_keys), ("data_hash", trainer.data_keys)):
         if not any(key.startswith(by_design) for key in keys):
@@ -55,7 +55,7 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
 
 
 def _odd(runs: pd.DataFrame, comparison: str, column: str) -> Mixed | None:
-    """The trials that do not have the value of most (at a tie: of the first), or None where all agree."""
+    """The trials without the most frequent value (at a tie, the first one), or None where all agree."""
     values = ["unknown" if pd.isna(value) or value == "" else str(value) for value in runs[column]]
     if len(set(values)) < 2:
         return None

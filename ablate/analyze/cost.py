@@ -18,9 +18,9 @@ COLUMNS = ("tokens_per_s", "step_ms", "ema_ms", "peak_gib", "wall_s")
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians over the completed trials of a group, a value for each of COLUMNS; NaN where nothing was measured.
+    """Medians over a group's completed trials, one for each of COLUMNS; NaN where nothing was measured.
 
-    `total_wall_s`: of all the group's ended trials, whatever their end.
+    `total_wall_s`: of all ended trials of the group.
     """
 
     group: str

@@ -1,4 +1,4 @@
-"""Learning curves out of the histories: one a trial, and a mean with a band for each arm."""
+"""Learning curves from the histories: one for each trial, and a mean with a band for each arm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ablate.spec.designs import BASELINE
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's metric over the tokens it had seen. `status` is `running` for a trial without a final row."""
+    """A trial's metric by tokens seen. `status` is `running` for a trial without a final row."""
 
     trial_id: str
     status: str
@@ -25,7 +25,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Band:
-    """The mean over the completed trials of an arm at common token counts, and the lowest and highest of them."""
+    """The mean, lowest and highest value of an arm's completed trials at common token counts."""
 
     arm: str
     n: int
@@ -36,8 +36,8 @@ class Band:
 
 
 def curves(history: pd.DataFrame, *, statuses: Mapping[str, str], metric: str) -> list[Curve]:
-    """Curves of the trials in `statuses` (id -> status), in its order; trials without two measured points are left
-    out."""
+    """Curves of the trials in `statuses` (id -> status), in its order, without trials that have fewer than two measured
+    points."""
     return _curves(_by_trial(history, metric), statuses)
 
 
@@ -53,7 +53,7 @@ def bands(history: pd.DataFrame, trials: pd.DataFrame, *, metric: str, declared:
 
 
 def _by_trial(history: pd.DataFrame, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Trial id -> (tokens, values) of its measured reports, in the order of tokens. Once over a history of millions."""
+    """Trial id -> (tokens, values) of its measured reports, by tokens. One pass, as histories have millions of rows."""
     measured = rows(history, np.isfinite(floats(history, metric)))
     codes, ids = pd.factorize(np.array(measured["trial_id"], dtype=object))
     tokens, values = floats(measured, "tokens_seen"), floats(measured, metric)
@@ -73,7 +73,7 @@ def _curves(reports: Mapping[str, tuple[np.ndarray, np.ndarray]], statuses: Mapp
 
 
 def _band(arm: str, seeds: list[Curve]) -> Band:
-    """Seeds report at the same tokens; where a corpus of another length shifts them, curves are read in between."""
+    """Seeds report at the same tokens, unless their corpora differ in length; then curves are interpolated."""
     start, end = max(curve.tokens[0] for curve in seeds), min(curve.tokens[-1] for curve in seeds)
     longest = max(seeds, key=lambda curve: len(curve.tokens)).tokens
     tokens = longest[(longest >= start) & (longest <= end)]

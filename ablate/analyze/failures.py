@@ -1,4 +1,4 @@
-"""Every trial that did not complete, with its reason: nothing vanishes from a report."""
+"""Every trial that did not complete, with its reason, so that a report leaves none out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.analyze.frames import records, rows
 
 @dataclass(frozen=True)
 class Failure:
-    """A pruned or failed trial. `share` is the part of its budget it had used (NaN where the budget is not known)."""
+    """A pruned or failed trial. `share`: the used part of its budget, NaN where the budget is unknown."""
 
     trial_id: str
     arm: str
@@ -26,7 +26,7 @@ class Failure:
 
 
 def failures(trials: pd.DataFrame) -> list[Failure]:
-    """In order of status, then of the trial's end."""
+    """Sorted by status, then by the time they ended."""
     ended_otherwise = rows(trials, trials["status"] != "completed").sort_values(["status", "finished_at", "trial_id"])
     return [
         Failure(
@@ -44,7 +44,7 @@ def failures(trials: pd.DataFrame) -> list[Failure]:
 
 
 def _reason(row: dict[str, Any]) -> str:
-    """The error's own text; a pruned trial has none, its reason is the rule that stopped it."""
+    """The error's kind and text, without the status; for a pruned trial, the rule that stopped it."""
     if row["status"] == "pruned":
         return "stopped early: at its last report it was behind the trials before it"
     parts = [str(row[name]) for name in ("error_kind", "error") if pd.notna(row[name]) and row[name]]

@@ -1,4 +1,4 @@
-"""How far below the corpus's n-gram floors a model gets: what it knows beyond token frequencies and token pairs."""
+"""How far below the corpus's n-gram floors a model gets: what it learned beyond token frequencies and token pairs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Floors:
 
     @property
     def below_unigram(self) -> float:
-        """Nats a token below what token frequencies alone reach; negative for a model that is worse."""
+        """Nats a token below the loss of token frequencies alone; negative for a worse model."""
         return self.unigram - self.val_loss
 
     @property
     def below_bigram(self) -> float:
-        """Nats a token below what token pairs reach; negative for a model that is worse."""
+        """Nats a token below the loss of token pairs; negative for a worse model."""
         return self.bigram - self.val_loss
 
 
 def floors(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[Floors]:
-    """One entry for the search's best trial, the baseline and each arm whose trials have floors."""
+    """One entry each for the search's best trial, the baseline and the arms, where their trials have floors."""
     winner = ranked(of_arm(trials, SEARCH), objective=objective).head(1)
     done = completed(trials)
     arms = [(arm, of_arm(done, arm)) for arm in [BASELINE, *arm_names(trials, declared=declared)]]

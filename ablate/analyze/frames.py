@@ -1,4 +1,4 @@
-"""Columns and rows out of pandas, typed: what every analysis takes from a table of trials or of reports."""
+"""Typed columns and rows of pandas tables, for every analysis."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def in_order(table: pd.DataFrame, *, keys: Sequence[Any]) -> pd.DataFrame:
-    """The rows in the order of these keys, smallest first, each an array or list as long as the table."""
+    """The rows sorted by these keys, smallest first. Each key has one value for each row."""
     order = sorted(range(len(table)), key=lambda index: tuple(key[index] for key in keys))
     return cast(pd.DataFrame, table.iloc[order])

@@ -1,8 +1,8 @@
-"""Whether the memory is read: what its own content is worth to a trained model.
+"""Whether a trained model reads its memory: how much the bank's content lowers the loss.
 
-bank_use_nats is val_loss with the bank's rows permuted, minus val_loss. No gain is credited to a memory unless the
-interval of its bank_use_nats lies above 0; a single trial has no interval. Only what was learned of text and facts can
-be credited: that a trial is smaller or faster is no matter of what its bank holds.
+bank_use_nats is val_loss with the bank's rows permuted, minus val_loss. A gain is credited to a memory only if the
+interval of its bank_use_nats lies above 0; a single trial has no interval. Only gains in what is learned of text and
+facts can be credited: a trial is not smaller or faster because of what its bank holds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ LEARNED = frozenset(
         *(f"fact_{kind}{of}" for kind in ("nll", "accuracy") for of in ("", "_seen", "_heldout", "_kb_only")),
     }
 )  # fmt: skip
-"""Metrics whose gains a memory's content may explain."""
+"""Metrics whose gains may be credited to a memory's content."""
 
 
 @dataclass(frozen=True)
 class BankUse:
-    """The bank of one group of completed trials, in nats a token. `group`: an arm, or `best` for the best trial.
+    """The bank's use in one group of completed trials, nats a token. `group`: an arm, or `best` for the best trial.
 
-    `zeroed` and `averaged` are the means of bank_zero_nats and bank_mean_nats (the read replaced by 0, by its mean).
+    `zeroed` and `averaged`: means of bank_zero_nats and bank_mean_nats (the read replaced by 0, by its mean).
     """
 
     group: str
@@ -47,7 +47,7 @@ class BankUse:
 
 
 def bank_use(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[BankUse]:
-    """One entry for the search's best trial and one for every arm whose trials have a bank to permute."""
+    """One entry each for the search's best trial, the baseline and the arms, where their trials have a bank."""
     winner = ranked(of_arm(trials, SEARCH), objective=objective).head(1)
     done = completed(trials)
     arms = [(arm, of_arm(done, arm)) for arm in [BASELINE, *arm_names(trials, declared=declared)]]
@@ -62,10 +62,9 @@ def _use(group: str, runs: pd.DataFrame) -> BankUse:
     return BankUse(group=group, use=use, zeroed=zeroed.mean, averaged=averaged.mean)
 
 
-def gain_owner(effect: Effect, *, objective: Objective) -> str | None:
-    """Which side of a comparison is better by its interval: the arm's name, `baseline`, or None where 0 is inside."""
-    if effect.difference.above_zero or effect.difference.below_zero:
-        lower_side = effect.arm if effect.difference.below_zero else BASELINE
-        higher_side = BASELINE if lower_side == effect.arm else effect.arm
-        return lower_side if objective.mode == "min" else higher_side
-    return None
+def better_side(effect: Effect, *, objective: Objective) -> str | None:
+    """The side that is better by its interval: the arm's name, `baseline`, or None where the interval holds 0."""
+    if not effect.difference.excludes_zero:
+        return None
+    arm_is_better = effect.difference.below_zero == (objective.mode == "min")
+    return effect.arm if arm_is_better else BASELINE

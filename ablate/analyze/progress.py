@@ -1,4 +1,4 @@
-"""How far a study is: what ended and how, what is under way or was cut off, what never started."""
+"""A study's progress: trials that ended, by status; that started and did not end; that did not start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of a study's trials. `ended`: status -> how many. `not_started` is never below 0."""
+    """Counts of a study's trials. `ended`: status -> count. `not_started`: at least 0."""
 
     planned: int
     ended: Mapping[str, int]
@@ -32,7 +32,7 @@ class Progress:
 
     @property
     def final(self) -> int:
-        """Trials with a final row, whatever their end."""
+        """Trials with a final row."""
         return sum(self.ended.values())
 
     @property
@@ -47,7 +47,7 @@ class Progress:
 
 
 def progress(trials: pd.DataFrame, history: pd.DataFrame, *, planned: int, started: Sequence[str]) -> Progress:
-    """`started`: ids of trials that have a history. The order of statuses is that of their counts, completed first."""
+    """`started`: ids of trials that have a history. Statuses are in the order of their counts, completed first."""
     counts = Counter(texts(trials, "status"))
     order = sorted(counts, key=lambda status: (status != "completed", -counts[status], status))
     final = set(texts(trials, "trial_id"))

@@ -1,4 +1,4 @@
-"""The few pieces of statistics that a report stands on; scipy for the distributions, formulas for the rest."""
+"""The statistics of a report: distributions from scipy, the rest by formula."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from scipy import optimize, stats
 from ablate.spec.declared_test import DRAWS, MAX_EXACT
 
 MAX_POWER = 16
-"""Pairs for which flip_detectable_effect is simulated: every sample has 2^n subsets."""
+"""Most pairs for which flip_detectable_effect is simulated, because every sample has 2^n subsets."""
 
 SEED = 0
-"""Of what is drawn: the same results give the same report."""
+"""Seed of random draws: equal results give equal reports."""
 
 _BLOCK = 2**22
-"""Numbers that are held at once where patterns or subsets are many."""
+"""Most numbers held in memory at once where there are many patterns or subsets."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided t interval. `low`, `high`, `sd` are NaN below two values: one value has no spread."""
+    """A mean with its two-sided t interval. `low`, `high` and `sd` are NaN below two values."""
 
     n: int
     mean: float
@@ -35,13 +35,18 @@ class Interval:
 
     @property
     def above_zero(self) -> bool:
-        """The whole interval lies above 0 (never true without an interval)."""
+        """The whole interval lies above 0; False without an interval."""
         return self.low > 0
 
     @property
     def below_zero(self) -> bool:
-        """The whole interval lies below 0 (never true without an interval)."""
+        """The whole interval lies below 0; False without an interval."""
         return self.high < 0
+
+    @property
+    def excludes_zero(self) -> bool:
+        """The whole interval lies on one side of 0; False without an interval."""
+        return self.above_zero or self.below_zero
 
 
 def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
@@ -65,7 +70,7 @@ def paired_t_p(differences: np.ndarray) -> float:
     if n < 2:
         return math.nan
     mean, sd = float(differences.mean()), float(differences.std(ddof=1))
-    if sd == 0:  # scipy would divide by it: equal differences are either all zero or certain
+    if sd == 0:  # t divides by it; equal differences are all zero, or certain
         return 1.0 if mean == 0 else 0.0
     return float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
 
@@ -74,26 +79,26 @@ def sign_flip_p(differences: np.ndarray) -> float:
     """Two-sided p of the paired sign-flip test: the share of all 2^n sign patterns whose |sum| reaches the observed one
     (Fisher 1935, The Design of Experiments, section 21). NaN without pairs.
 
-    Up to MAX_EXACT pairs all patterns count without being listed: each half of the pairs has 2^(n/2) signed sums, and
-    sorted sums of one half tell by bisection how many of them complete a sum of the other. The smallest value there is
-    is 2^(1 - n). Of more pairs DRAWS patterns are drawn, seeded: p is (1 + those that reach) / (1 + DRAWS), valid as
-    the exact one is (Phipson and Smyth 2010, Permutation P-values Should Never Be Zero, section 3).
+    Up to MAX_EXACT pairs it counts all patterns without listing them: each half of the pairs has 2^(n/2) signed sums,
+    and bisection in the sorted sums of one half counts those that complete a sum of the other. The smallest possible p
+    is 2^(1 - n). Of more pairs it draws DRAWS patterns, seeded: p = (1 + patterns that reach) / (1 + DRAWS), which is
+    valid as the exact p is (Phipson and Smyth 2010, Permutation P-values Should Never Be Zero, section 3).
     """
     n = len(differences)
     if n == 0:
         return math.nan
-    # Sums that are equal on paper differ in their last bits: count them as reaching the observed one.
+    # Sums that are equal in theory differ in their last bits; they count as reaching the observed one.
     reach = abs(float(differences.sum())) - 1e-9 * float(np.abs(differences).sum())
     if n > MAX_EXACT:
         return (1 + _drawn_reaching(differences, reach)) / (1 + DRAWS)
     left, right = (np.sort(_signed_sums(half)) for half in (differences[: n // 2], differences[n // 2 :]))
     at_least = len(left) * len(right) - int(np.searchsorted(right, reach - left, side="left").sum())
-    # A pattern and its mirror image have opposite sums. Where nothing is left to reach, each is counted twice.
+    # A pattern and its mirror image have opposite sums, hence the factor 2. With reach <= 0 this counts both twice.
     return min(1.0, 2 * at_least / 2**n)
 
 
 def _drawn_reaching(differences: np.ndarray, reach: float) -> int:
-    """Of DRAWS random sign patterns, those whose |sum| is at least `reach`."""
+    """How many of DRAWS random sign patterns have a |sum| of at least `reach`."""
     rng, n, hits = np.random.default_rng(SEED), len(differences), 0
     for start in range(0, DRAWS, _BLOCK // n):
         shape = (min(_BLOCK // n, DRAWS - start), n)
@@ -103,7 +108,7 @@ def _drawn_reaching(differences: np.ndarray, reach: float) -> int:
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:
-    """The 2^n sums of +-values."""
+    """The 2^n sums of the values with every pattern of signs."""
     sums = np.zeros(1)
     for value in values:
         sums = np.concatenate([sums + value, sums - value])
@@ -111,7 +116,7 @@ def _signed_sums(values: np.ndarray) -> np.ndarray:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values (Holm 1979). A NaN stays NaN but counts in the family: it was asked too."""
+    """Holm's step-down adjusted p values (Holm 1979). A NaN stays NaN but counts in the family, as a planned test."""
     order = sorted((index for index, p in enumerate(ps) if not math.isnan(p)), key=lambda index: ps[index])
     adjusted, floor = [math.nan] * len(ps), 0.0
     for rank, index in enumerate(order):
@@ -121,8 +126,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) -> float:
-    """The smallest true difference that a two-sided paired t test finds with this power, the differences' standard
-    deviation being `sd`: from the noncentral t distribution. NaN below two pairs."""
+    """The smallest true difference that a two-sided paired t test finds with this power where the differences have
+    standard deviation `sd`, by the noncentral t distribution. NaN below two pairs."""
     if n < 2 or math.isnan(sd):
         return math.nan
     return _noncentrality(n, alpha, power) * sd / math.sqrt(n)
@@ -130,32 +135,33 @@ def detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) ->
 
 @lru_cache
 def _noncentrality(n: int, alpha: float, power: float) -> float:
-    """At which a two-sided t test with n - 1 degrees of freedom has this power; it does not hang on the data."""
+    """The noncentrality at which a two-sided t test with n - 1 degrees of freedom has this power."""
     critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
 
-    def power_short_of(noncentrality: float) -> float:
-        # The other tail adds less than P(Z < -noncentrality), nothing where the power is 0.8; scipy has NaN there.
+    def power_gap(noncentrality: float) -> float:
+        # The other tail is left out: it adds less than P(Z < -noncentrality), and scipy returns NaN for it.
         return float(stats.nct.sf(critical, n - 1, noncentrality)) - power
 
     high = 1.0
-    while power_short_of(high) < 0:
+    while power_gap(high) < 0:
         high *= 2
-    return cast(float, optimize.brentq(power_short_of, 0.0, high))
+    return cast(float, optimize.brentq(power_gap, 0.0, high))
 
 
 def flip_detectable_effect(sd: float, *, n: int, alpha: float, power: float = 0.8) -> float:
-    """The same for the exact sign-flip test, of normal differences, simulated. NaN where the test cannot reject at
-    `alpha`, and above MAX_POWER pairs."""
+    """As detectable_effect, for the exact sign-flip test of normal differences, simulated. NaN where the test cannot
+    reject at `alpha`, and above MAX_POWER pairs."""
     return math.nan if math.isnan(sd) or n > MAX_POWER else _flip_shift(n, alpha, power) * sd
 
 
 @lru_cache
 def _flip_shift(n: int, alpha: float, power: float) -> float:
-    """In standard deviations of the differences.
+    """The detectable effect in standard deviations of the differences.
 
-    Flipping a subset keeps the sum at the observed one or above where the subset's own sum is 0 or below. So the test
-    rejects a positive mean where at most alpha 2^(n - 1) subsets, the empty one among them, have a mean of 0 or below;
-    and what must be added to a sample for that is minus the so many-th smallest of its subsets' means.
+    Flipping the signs of a subset gives a sum that reaches the observed one exactly where the subset's own sum is 0 or
+    below. So the test rejects a positive mean where at most `allowed` = alpha 2^(n - 1) subsets, counting the empty
+    one, have a mean of 0 or below. A sample is rejected once minus the `allowed`-th smallest mean of its nonempty
+    subsets is added to it; the result is the `power` quantile of that shift.
     """
     allowed = math.floor(alpha * 2 ** (n - 1) * (1 + 1e-12)) if n else 0
     if not allowed:

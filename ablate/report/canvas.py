@@ -1,8 +1,9 @@
-"""What all figures share: the look, the formats, pages, legends and the scales of parameters.
+"""What all figures share: style, file formats, panels, legends and the scales of parameters.
 
-Matplotlib's object interface: no display, no global state. Okabe and Ito's colours, which survive colour blindness;
-markers and line styles say the same again in greyscale. Text is drawn as outlines, so that a figure looks the same
-wherever it is shown, and the same numbers give the same bytes. Matplotlib is imported by what draws.
+It uses Matplotlib's object interface, which needs no display and keeps no global state. The colours are Okabe and
+Ito's, which people with colour blindness can tell apart; markers and line styles do the same in greyscale. Text is
+drawn as outlines, so a figure looks the same everywhere, and equal numbers give equal bytes. Functions import
+Matplotlib themselves, because importing it is slow.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _ARM_STYLES = [
 _STYLE: dict[Any, Any] = {
     "font.family": ["STIXGeneral", "DejaVu Serif", "DejaVu Sans"],
     "mathtext.fontset": "stix",
-    "text.parse_math": False,  # a user's `$` is a dollar
+    "text.parse_math": False,  # a `$` in a user's text is a dollar sign
     "font.size": 10,
     "axes.labelsize": 10,
     "axes.titlesize": 10,
@@ -60,13 +61,13 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ablate",
     "figure.dpi": 100,
     "savefig.dpi": 200,
-    "text.hinting": "none",  # letters are as wide in every format as where the page is laid out
+    "text.hinting": "none",  # else a PNG's letters outgrow the layout
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The report's look, and nobody else's setting; a script that no font here has is drawn as boxes, silently."""
+    """Apply the report's style, then restore the settings. Characters that no font has become boxes, silently."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
@@ -75,14 +76,14 @@ def style() -> Iterator[None]:
 
 
 def _settle(figure: Figure) -> None:
-    """Lay the figure out once, for all its formats: it is the larger part of what drawing costs."""
+    """Lay the figure out once for all its formats: the layout takes most of the time of drawing."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
 
 
 def to_svg(figure: Figure) -> str:
-    """One `<svg>` element without the XML prologue, to stand alone or in a page. Same figure, same bytes."""
+    """One `<svg>` element without the XML prologue, for a file or a page. Equal figures give equal bytes."""
     out = io.StringIO()
     with style():
         _settle(figure)
@@ -101,7 +102,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def to_pdf(figure: Figure) -> bytes:
-    """For LaTeX: vectors, text as outlines of the font. Same figure, same bytes."""
+    """For LaTeX: vectors, text as outlines. Equal figures give equal bytes."""
     out = io.BytesIO()
     with style():
         _settle(figure)
@@ -109,16 +110,16 @@ def to_pdf(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def page(*, width: float = 6.3, height: float) -> tuple[Figure, Axes]:
-    """Inches; 6.3 is a page's text width."""
+def one_panel(*, width: float = 6.3, height: float) -> tuple[Figure, Axes]:
+    """A figure with one panel. Inches; 6.3 is the width of a page's text."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def pages(count: int, *, width: float, height: float, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """Panels side by side; `sharey`: on one scale."""
+def panels(count: int, *, width: float, height: float, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels side by side. `sharey`: they have one y scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -126,16 +127,17 @@ def pages(count: int, *, width: float, height: float, sharey: bool = True) -> tu
 
 
 def shifts(count: int) -> list[float]:
-    """Lines of one place stand side by side, so that their bars do not hide each other."""
+    """Offsets along x for `count` lines, so that their error bars do not hide each other."""
     return [0.06 * (index - (count - 1) / 2) for index in range(count)]
 
 
-def styles(count: int) -> list[tuple]:
+def arm_styles(count: int) -> list[tuple]:
+    """(colour, line style, marker) for each of `count` lines."""
     size = len(_ARM_STYLES)
     return [
         (
             _ARM_STYLES[index % size][0],
-            _ARM_STYLES[(index + index // size) % size][1],  # beyond the colours, the same one with another line
+            _ARM_STYLES[(index + index // size) % size][1],  # when colours repeat, the line style changes
             _ARM_STYLES[(index + 2 * (index // size)) % size][2],
         )
         for index in range(count)
@@ -143,11 +145,13 @@ def styles(count: int) -> list[tuple]:
 
 
 def short_name(text: str, *, limit: int = 44) -> str:
+    """A user's text on one line of at most `limit` characters."""
     return escape.one_line(text, limit=limit)
 
 
 def in_lines(text: str, *, width: int = 30, most: int = 4) -> str:
-    """A long name in lines, broken after a dot, else after an underscore: a factorial's cells differ anywhere."""
+    """A long name in lines, broken after a dot or else an underscore. It is not cut at once: the names of a factorial's
+    cells may differ in their last part only."""
     lines = [""]
     for part in re.split(r"(?<=\.)", short_name(text, limit=width * most)):
         for piece in [part] if len(part) <= width else re.split(r"(?<=_)", part):
@@ -159,7 +163,7 @@ def in_lines(text: str, *, width: int = 30, most: int = 4) -> str:
 
 
 def finish_curves(axes: Axes, *, label: str, floors: tuple[float, float] | None) -> None:
-    """The corpus's floors as lines, the axes' names, and the legend over the whole page."""
+    """Draw the corpus's floors as lines, label the axes, and put the legend above all panels."""
     for value, line, name in zip(floors or (), ((0, (1, 2)), (0, (4, 2, 1, 2))), ("unigram", "bigram"), strict=False):
         axes.axhline(value, color=ORANGE, linestyle=line, linewidth=1.2, zorder=1, label=f"{name} floor")
     tokens_axis(axes)
@@ -169,24 +173,24 @@ def finish_curves(axes: Axes, *, label: str, floors: tuple[float, float] | None)
 
 
 def tokens_axis(axes: Axes) -> None:
-    """Training along the x axis: 50k, 100k, ..."""
+    """Label the x axis as tokens seen: 50k, 100k, ..."""
     from matplotlib.ticker import FuncFormatter
 
     axes.set_xlabel("tokens seen")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.tokens(value)))
 
 
-LINE = 92  # characters of a legend's line on a page of full width
+LINE = 92  # characters that fit in one line of a legend of full width
 
 
 def legend_columns(labels: Sequence[str], *, most: int = 4) -> int:
-    """As many as stand beside each other: a legend wider than the page would leave the axes no room."""
+    """How many columns fit: a legend wider than the figure would leave the axes no room."""
     widest = max((len(label) for label in labels), default=1) + 7  # the line's sample and the gap
     return max(1, min(most, LINE // widest))
 
 
 def legend_above(axes: Axes, *, columns: int, whole_page: bool = False) -> None:
-    """Over the axes, or over all of the page's panels, where no line can run through it."""
+    """Put the legend above the axes, or above all panels, where it hides no line."""
     handles, labels = axes.get_legend_handles_labels()
     columns = legend_columns(labels, most=columns)
     if labels and whole_page:
@@ -195,15 +199,15 @@ def legend_above(axes: Axes, *, columns: int, whole_page: bool = False) -> None:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.4)
 
 
-def place_of(dimension: Dimension, value: Value) -> float:
-    """Where a value stands on the axis: at its number, or at a choice's rank."""
+def axis_position(dimension: Dimension, value: Value) -> float:
+    """Where a value is drawn on the axis: at its number, or at the rank of a choice."""
     if dimension.kind == "choice":
         return float(dimension.choices.index(value)) if value in dimension.choices else float(len(dimension.choices))
     return float(value)  # pyright: ignore[reportArgumentType]  (a number: see Dimension.read)
 
 
 def scale_axis(axes: Axes, dimension: Dimension, *, axis: str = "x") -> None:
-    """The axis as the parameter was drawn: its own scale, its whole range."""
+    """Give the axis the scale that the parameter was sampled on, and its whole range."""
     from matplotlib.ticker import NullFormatter
 
     set_ticks, set_limits, set_scale, ruler = (
@@ -228,7 +232,7 @@ def scale_axis(axes: Axes, dimension: Dimension, *, axis: str = "x") -> None:
 
 
 def _round_tick(dimension: Dimension, value: float) -> float:
-    """A tick to two digits of what varies: of the value, or of its distance to 1."""
+    """A tick rounded to two digits of the value, or of its distance to 1 where that is what varies."""
     if dimension.whole:
         return float(round(value))
     if dimension.kind == "one_minus_loguniform":

@@ -1,6 +1,6 @@
 """A report as data: sections of paragraphs, tables and figures, before any format is chosen.
 
-Text is what a reader reads, unescaped; every writer escapes for its own format, and nobody else does.
+Text is unescaped here. Each output format escapes it once, when it writes it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ablate import formatting
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 
 @dataclass(frozen=True)
 class Code:
-    """A name or command that is set in a typewriter face."""
+    """A name or command, set in a typewriter face."""
 
     text: str
 
@@ -25,7 +27,7 @@ Span = str | Code
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text. A notice is set apart: what a reader must not miss."""
+    """Running text. A notice is set apart because a reader must not miss it."""
 
     spans: tuple[Span, ...]
     notice: bool = False
@@ -42,26 +44,31 @@ def words(*spans: Span) -> Paragraph:
 
 
 def notice(*spans: Span) -> Paragraph:
-    """A paragraph that is set apart."""
+    """A paragraph that is set apart: see Paragraph."""
     return Paragraph(spans, notice=True)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a reader sees, and the value behind it for machines (the CSV's, unrounded); of an interval both its ends."""
+    """`text` for a reader, `value`, unrounded, for the CSV. An interval's value is its two ends."""
 
     text: str
     value: Any
 
 
 def cell(text: str) -> Cell:
-    """A cell of words, which are their own value."""
+    """A cell whose text is its value."""
     return Cell(text, text)
+
+
+def interval_cell(low: float, high: float, decimals: int, *, sign: bool = False) -> Cell:
+    """`[0.012, 0.034]` for a reader, both ends unrounded for the CSV."""
+    return Cell(formatting.interval(low, high, decimals, sign=sign), (low, high))
 
 
 @dataclass(frozen=True)
 class Column:
-    """`name` heads the CSV, `header` the page. Numbers stand to the right. An interval is two columns of the CSV,
+    """`name` heads the CSV, `header` the page. Numbers are aligned to the right. An interval is two columns of the CSV,
     `name`_low and `name`_high."""
 
     name: str
@@ -71,15 +78,15 @@ class Column:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its columns in the CSV."""
+        """The names of its columns in the CSV."""
         return (f"{self.name}_low", f"{self.name}_high") if self.interval else (self.name,)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A numbered table; `label` names its files. A table without rows is said in words (`empty`) on the page.
+    """A numbered table. `label` names its files. A page shows `empty` in place of a table without rows.
 
-    `bold`: rows set in bold. `notes` stand under the table: what its marks mean.
+    `bold`: the rows set in bold. `notes`: sentences under the table that explain its marks.
     """
 
     label: str
@@ -93,7 +100,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A numbered figure; `label` names its files, `alt` says in words what it shows. Drawn when a format asks."""
+    """A numbered figure. `label` names its files, `alt` describes it, `draw` is called when a format needs it."""
 
     label: str
     caption: str
@@ -103,7 +110,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines set as they are: a sample, a command."""
+    """Text shown line by line as it is: a sample, the end of a log."""
 
     title: str
     text: str
@@ -114,24 +121,23 @@ Block = Paragraph | Table | Figure | Listing
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it; `sub` sections are a level deeper.
-
-    `beside`: table and figure side by side where the page is wide enough."""
+    """A heading and its blocks. `sub`: one level deeper. `side_by_side`: table and figure next to each other where the
+    page is wide enough."""
 
     title: str
     blocks: tuple[Block, ...]
     sub: bool = False
-    beside: bool = False
+    side_by_side: bool = False
 
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. `answer` is the paragraph made from the numbers by rules."""
+    """A whole report. `summary`: its first paragraph, made from the numbers by rules."""
 
     title: str
     question: str
     byline: str
-    answer: Paragraph
+    summary: Paragraph
     sections: tuple[Section, ...]
 
     def blocks(self) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""The report's figures, each drawn from what an analysis found; the look is canvas.py's."""
+"""The report's figures, each drawn from the result of one analysis. canvas.py holds what they share."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ablate.report.canvas import (  # fmt: skip
     ORANGE,
     RED,
     SKY,
+    arm_styles,
+    axis_position,
     finish_curves,
     in_lines,
     legend_above,
     legend_columns,
-    page,
-    pages,
-    place_of,
+    one_panel,
+    panels,
     scale_axis,
     shifts,
     short_name,
     style,
-    styles,
     tokens_axis,
 )
 from ablate.spec.designs import BASELINE
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-MANY = 1_000  # points: more of them are drawn as pixels, also in SVG and PDF
-PANELS = 3
+MANY = 1_000  # more points than this are drawn as pixels, in SVG and PDF too: vectors would be large
+PANELS = 3  # of the figure of interactions
 
 
 def draw_curves(
     curves: Sequence[Curve], *, label: str, best_id: str | None, floors: tuple[float, float] | None
 ) -> Figure:
-    """A search's learning curves: thin lines, the best bold; pruned ones dashed and ended by a cross. Beside them their
-    second half on a scale of its own, where some curve has one."""
+    """A search's learning curves: thin lines, the best bold, pruned ones dashed and ended by a cross. A second panel
+    shows their second half on its own scale, where a curve has two points there."""
     with style():
-        looks = {"completed": ("-", "o"), "pruned": ("--", "x"), "running": (":", ">")}
+        line_styles = {"completed": ("-", "o"), "pruned": ("--", "x"), "running": (":", ">")}
         half = max((curve.tokens[-1] for curve in curves), default=0.0) / 2
         late = [curve for curve in curves if (curve.tokens >= half).sum() > 1]
-        figure, (axes, *beside) = pages(2 if late else 1, width=6.3, height=3.2, sharey=False)
+        figure, (axes, *late_panel) = panels(2 if late else 1, width=6.3, height=3.2, sharey=False)
         seen: set[str] = set()
         for curve in curves:
-            line, marker = looks.get(curve.status, ("-.", "s"))
-            kind = curve.status if curve.status in looks else "failed"
+            line, marker = line_styles.get(curve.status, ("-.", "s"))
+            kind = curve.status if curve.status in line_styles else "failed"
             is_best = curve.trial_id == best_id
             look: dict[str, Any] = {
                 "color": BLUE if is_best else GREY,
@@ -71,39 +71,41 @@ def draw_curves(
             }
             name = f"best ({short_name(curve.trial_id)})" if is_best else "_" if kind in seen else kind
             axes.plot(curve.tokens, curve.values, label=name, **look)
-            there = curve.tokens >= half
-            for panel in beside if there.any() else []:
-                panel.plot(curve.tokens[there], curve.values[there], **look)
+            in_half = curve.tokens >= half
+            for panel in late_panel if in_half.any() else []:
+                panel.plot(curve.tokens[in_half], curve.values[in_half], **look)
             if not is_best:
                 seen.add(kind)
         finish_curves(axes, label=label, floors=floors)
-        for panel in beside:
+        for panel in late_panel:
             tokens_axis(panel)
     return figure
 
 
 def draw_bands(bands: Sequence[Band], *, label: str, floors: tuple[float, float] | None) -> Figure:
-    """The arms' learning curves: the mean over the seeds, and the range between the lowest and the highest of them.
+    """The arms' learning curves: the mean over the seeds, and the range from the lowest to the highest seed.
 
-    Beside it, where the first band is the baseline's: the means of the others minus its own, over the second half of
-    the run. Curves that fell from a unigram's loss lie on one another there.
+    A second panel, where the first band is the baseline's: every mean minus the baseline's, over the second half of
+    the run. In the first panel, whose scale holds the first losses, these late curves cannot be told apart.
     """
     with style():
         names = [f"{short_name(band.arm)} (n = {band.n})" for band in bands]
         legend_rows = math.ceil((len(names) + 2) / legend_columns(names))
         baseline, late = bands[0], bands[0].tokens >= bands[0].tokens[-1] / 2
         compared = baseline.arm == BASELINE and len(bands) > 1 and late.sum() > 1
-        figure, (axes, *beside) = pages(2 if compared else 1, width=6.3, height=2.8 + 0.2 * legend_rows, sharey=False)
-        for name, band, (color, line, marker) in zip(names, bands, styles(len(bands)), strict=True):
+        figure, (axes, *gap_panel) = panels(
+            2 if compared else 1, width=6.3, height=2.8 + 0.2 * legend_rows, sharey=False
+        )
+        for name, band, (color, line, marker) in zip(names, bands, arm_styles(len(bands)), strict=True):
             look: dict[str, Any] = {"color": color, "linestyle": line, "marker": marker, "markersize": 4}
             axes.fill_between(band.tokens, band.low, band.high, color=color, alpha=0.13, linewidth=0)
             axes.plot(band.tokens, band.mean, markevery=max(1, len(band.tokens) // 6), label=name, **look)
-            for panel in beside:
+            for panel in gap_panel:
                 tokens = baseline.tokens[late]
                 means = np.interp(tokens, band.tokens, band.mean)
                 panel.plot(tokens, means - baseline.mean[late], markevery=max(1, len(tokens) // 6), **look)
         finish_curves(axes, label=label, floors=floors)
-        for panel in beside:
+        for panel in gap_panel:
             tokens_axis(panel)
             panel.set_ylabel("mean minus the baseline's")
     return figure
@@ -112,7 +114,7 @@ def draw_bands(bands: Sequence[Band], *, label: str, floors: tuple[float, float]
 def draw_run(reports: pd.DataFrame, *, metric: str, label: str, floors: tuple[float, float]) -> Figure:
     """One trial: the loss of every step, its mean over each report, and the held-out loss where it was measured."""
     with style():
-        figure, axes = page(height=3.2)
+        figure, axes = one_panel(height=3.2)
         tokens = floats(reports, "tokens_seen")
         starts = np.concatenate([[0.0], tokens[:-1]])
         losses = [np.asarray(values if values is not None else [], dtype=float) for values in reports["losses"]]
@@ -135,13 +137,13 @@ def draw_run(reports: pd.DataFrame, *, metric: str, label: str, floors: tuple[fl
 
 
 def draw_slice(dimension: Dimension, *, points: dict[str, tuple[list[Value], list[float]]], label: str) -> Figure:
-    """One parameter against the objective. `points`: status -> (values as in the study file, objective)."""
+    """One parameter against the objective. `points`: status -> (parameter values, objective values)."""
     with style():
-        figure, axes = page(width=3.1, height=2.4)
-        looks = {"completed": ("o", BLUE, BLUE), "pruned": ("D", "none", RED)}
+        figure, axes = one_panel(width=3.1, height=2.4)
+        markers = {"completed": ("o", BLUE, BLUE), "pruned": ("D", "none", RED)}
         for status, (values, objective) in points.items():
-            places = [place_of(dimension, value) for value in values]
-            marker, face, edge = looks[status]
+            places = [axis_position(dimension, value) for value in values]
+            marker, face, edge = markers[status]
             axes.scatter(
                 places, objective, s=26, marker=marker, facecolor=face, edgecolor=edge, label=status, zorder=3,
                 rasterized=len(places) > MANY,
@@ -156,11 +158,11 @@ def draw_slice(dimension: Dimension, *, points: dict[str, tuple[list[Value], lis
 
 
 def draw_importances(importances: Importances) -> Figure:
-    """A bar a parameter, largest on top."""
+    """One bar for each parameter, the largest on top."""
     with style():
         shares = importances.shares[::-1]
         places = list(range(len(shares)))
-        figure, axes = page(height=0.7 + 0.32 * len(shares))
+        figure, axes = one_panel(height=0.7 + 0.32 * len(shares))
         axes.barh(places, [share.value for share in shares], color=SKY, edgecolor=BLUE, height=0.6)
         axes.hlines(places, [s.low for s in shares], [s.high for s in shares], color=BLACK, linewidth=1.2)
         axes.set_yticks(places, [short_name(share.key) for share in shares])
@@ -170,18 +172,17 @@ def draw_importances(importances: Importances) -> Figure:
 
 
 def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
-    """A forest plot: paired differences to the baseline with their 95 % intervals; filled where the interval excludes
-    0; an A/A arm is a grey square."""
+    """A forest plot: paired differences to the baseline with 95 % intervals. A marker is filled where the interval
+    excludes 0; an A/A arm is a grey square."""
     with style():
         names = [f"{in_lines(effect.arm)} (n = {effect.n})" for effect in reversed(effects)]
         row_height = max(0.34, 0.16 + 0.15 * max(name.count("\n") + 1 for name in names))
-        figure, axes = page(height=0.9 + row_height * len(effects))
+        figure, axes = one_panel(height=0.9 + row_height * len(effects))
         for row, effect in enumerate(reversed(effects)):
             difference, color = effect.difference, GREY if effect.check else BLUE
-            clear = difference.above_zero or difference.below_zero
             if math.isfinite(difference.low):
                 axes.plot([difference.low, difference.high], [row, row], color=color, linewidth=1.6)
-            face = color if clear else "white"
+            face = color if difference.excludes_zero else "white"
             axes.plot(difference.mean, row, "s" if effect.check else "o", color=color, markerfacecolor=face)
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_yticks(range(len(effects)), names)
@@ -191,16 +192,17 @@ def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
 
 
 def draw_interactions(design: Factorial, *, label: str) -> Figure:
-    """A panel for each pair of factors (the first three): the first along the axis, a line a level of the second; a
-    point is the mean over the cells that share both levels, its bar the mean of their intervals' halves."""
+    """A panel for each of the first three pairs of factors: the first factor along the axis, one line for each level of
+    the second. A point is the mean over the cells with both levels, its bar the mean half-width of their intervals."""
     from itertools import combinations
 
     with style():
         pairs = list(combinations(design.factors, 2))[:PANELS] or [(next(iter(design.factors)),) * 2]
-        figure, axes_N = pages(len(pairs), width=min(6.3, 2.1 + 2.1 * len(pairs)), height=3.0)
+        figure, axes_N = panels(len(pairs), width=min(6.3, 2.1 + 2.1 * len(pairs)), height=3.0)
         for axes, (along, across) in zip(axes_N, pairs, strict=True):
             lines = design.factors[across] if along != across else ("",)
-            for level, (color, line, marker), shift in zip(lines, styles(len(lines)), shifts(len(lines)), strict=True):
+            drawn_as = zip(lines, arm_styles(len(lines)), shifts(len(lines)), strict=True)
+            for level, (color, line, marker), shift in drawn_as:
                 means, halves = [], []
                 for place in design.factors[along]:
                     cells = [
@@ -231,14 +233,14 @@ def draw_pair(
     label: str,
     sign: float,
 ) -> Figure:
-    """Trials over two parameters, the darker the better. `sign`: 1 where less is better, -1 where more is."""
+    """Trials over two parameters; a better trial is darker. `sign`: 1 where less is better, -1 where more is."""
     with style():
-        figure, axes = page(width=4.9, height=3.6)
+        figure, axes = one_panel(width=4.9, height=3.6)
         x, y = (
-            [place_of(dimension, value) for value in column]
+            [axis_position(dimension, value) for value in column]
             for dimension, column in zip(dimensions, points, strict=True)
         )
-        # Half of the colours for the better half of the trials: a few bad ones would take all of them.
+        # The better half of the trials gets half of the colours: otherwise a few bad trials take most of them.
         low, middle, high = np.quantile(values, [0, 0.5, 1.0])
         limits = (low, 2 * middle - low) if sign > 0 else (2 * middle - high, high)
         drawn = axes.scatter(
@@ -256,9 +258,9 @@ def draw_pair(
 
 
 def draw_pareto(points: Sequence[tuple[float, float]], *, front: Sequence[bool], labels: tuple[str, str]) -> Figure:
-    """Two objectives against each other; the front filled, and joined where it is more than a point."""
+    """Two objectives against each other. The points of the front are filled and joined by a line."""
     with style():
-        figure, axes = page(width=4.4, height=3.2)
+        figure, axes = one_panel(width=4.4, height=3.2)
         on = sorted(point for point, chosen in zip(points, front, strict=True) if chosen)
         off = [point for point, chosen in zip(points, front, strict=True) if not chosen]
         if off:

@@ -1,4 +1,4 @@
-"""Everything a report says, computed once from a study's tables, before a word of it is written."""
+"""The analyses of a study, all run once on its tables. Sections only put the results into words."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ablate.analyze.floors import Floors, floors
 from ablate.analyze.frames import completed, floats, of_arm, texts
 from ablate.analyze.memory import BankUse, bank_use
 from ablate.analyze.progress import Progress, progress
-from ablate.analyze.search.best import Best, best
+from ablate.analyze.search.best import Best, best, pareto_ids
 from ablate.analyze.search.importance import Importances, importances
-from ablate.analyze.search.pareto import pareto_ids
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
 from ablate.analyze.search.slices import Slice, slice_of
 from ablate.analyze.search.space import show
 from ablate.analyze.stats import Interval, t_interval
+from ablate.escape import file_name
 from ablate.records.interim_looks import Look, hindsight, peeked
 from ablate.spec.designs import BASELINE, SEARCH
 from ablate.spec.models import Objective
@@ -35,15 +35,16 @@ from ablate.study.dataset import StudyData
 from ablate.study.study_json import HypothesisFile
 from ablate.trainers import recorded
 
-CURVES = 200  # of a longer search's trials so many are drawn: more lines hide each other
+CURVES = 200  # most search trials in the figure of learning curves: more lines hide each other
 
 
 @dataclass(frozen=True)
 class PerObjective:
-    """What one objective gives: the search's side (`best` is None where nothing completed) and the ablation's.
+    """The analyses of the search and of the ablation for one objective.
 
-    `slices` follow the order of the study's space; `baseline` is over all of the baseline's completed runs; `common` is
-    None where the history does not have the objective; `factorial` where the study has no such design.
+    `best` is None where no search trial completed, `common` where the history does not have the objective, `factorial`
+    where the study has no factorial design. `slices` are in the order of the study's space. `baseline`: over all
+    completed runs of the baseline.
     """
 
     objective: Objective
@@ -59,30 +60,31 @@ class PerObjective:
 
     @property
     def claims(self) -> tuple[Effect, ...]:
-        """The effects that are of Holm's family."""
+        """The effects in Holm's family: those of all arms but the A/A arms."""
         return tuple(effect for effect in self.effects if not effect.check)
 
     @property
     def checks(self) -> tuple[Effect, ...]:
-        """The A/A arms' differences: the noise."""
+        """The effects of the A/A arms, which show the noise."""
         return tuple(effect for effect in self.effects if effect.check)
 
     @property
     def unit(self) -> str:
-        """Of the metric, with a space before it: ` nats/token`, or nothing."""
+        """The metric's unit with a space before it, ` nats/token`, or "" for a metric without unit."""
         return f" {self.metric_unit}" if self.metric_unit else ""
 
     @property
     def label(self) -> str:
-        """The metric with its unit, for an axis or a column."""
+        """The metric with its unit, for axes and column heads."""
         return f"{self.objective.metric} ({self.unit.strip()})" if self.unit else self.objective.metric
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A study's analysis. `search` are the search's ended trials; `pareto` is empty for a single objective.
+    """Everything a report shows. `search`: the ended trials of the search. `pareto`: empty for a single objective.
 
-    `exploratory`: arm -> why its p values are (nothing for an arm whose test was fixed before anybody looked).
+    `exploratory`: arm -> why its p values are exploratory; arms whose test was fixed before results were seen are not
+    in it.
     """
 
     data: StudyData
@@ -104,7 +106,7 @@ class Findings:
 
     @property
     def primary(self) -> PerObjective:
-        """The first objective: the one that decides which trial is best."""
+        """The first objective, which decides which trial is best."""
         return self.per_objective[0]
 
     @property
@@ -116,25 +118,30 @@ class Findings:
 
     @property
     def odd_ids(self) -> frozenset[str]:
-        """Trials that differ from the majority of their comparison: marked wherever they are named."""
+        """Trials that differ from the majority of their comparison. The report marks them."""
         return frozenset(trial_id for entry in self.mixed for trial_id in entry.odd)
 
+    def label(self, per: PerObjective, stem: str) -> str:
+        """The name of a table's or figure's files; it holds the metric where that is not the primary objective's."""
+        flat = file_name(stem).replace(".", "_")
+        return flat if per is self.primary else f"{flat}_{per.objective.metric}"
+
     def memory_of(self, arm: str) -> str:
-        """What stands in the memory's place in an arm that has a run which ended (`token`, `none`, ...)."""
+        """The memory (`token`, `none`, ...) of an arm that has an ended run."""
         config = of_arm(self.data.trials, arm)["config_json"].iloc[0]
         return str(recorded.values(str(config)).get("model.memory", ""))
 
     def bank_of(self, group: str) -> BankUse | None:
-        """The bank's use in an arm, or in the `best` trial."""
+        """The bank's use in an arm, or in the `best` trial; None without a bank."""
         return next((entry for entry in self.bank_use if entry.group == group), None)
 
     def floors_of(self, group: str) -> Floors | None:
-        """The floors beside an arm, or beside the `best` trial."""
+        """The corpus's floors for an arm, or for the `best` trial; None without floors."""
         return next((entry for entry in self.floors if entry.group == group), None)
 
 
 def analyse(data: StudyData) -> Findings:
-    """Every analysis of a study: the same tables give the same findings."""
+    """Run every analysis of a study. Equal tables give equal findings."""
     trials, history, arms = data.trials, data.history, tuple(data.arms)
     search = of_arm(trials, SEARCH)
     primary = data.objectives[0]
@@ -173,8 +180,8 @@ def analyse(data: StudyData) -> Findings:
     )
 
 
-def look_of(findings: Findings, *, at: str) -> Look | None:
-    """What a report of these findings shows of the ablation, to be kept in the ledger; None where it shows nothing."""
+def interim_look(findings: Findings, *, at: str) -> Look | None:
+    """What a report of these findings shows of the ablation, for the ledger; None where it shows nothing."""
     ablation = findings.data.facts.spec.ablation
     primary = findings.data.objectives[0]
     shown = {
@@ -186,7 +193,7 @@ def look_of(findings: Findings, *, at: str) -> Look | None:
 
 
 def _flops(data: StudyData, effects: Sequence[Effect]) -> Mapping[str, float]:
-    """Recorded configuration -> FLOPs of a token, for the first run of every group whose cost is shown."""
+    """Recorded configuration -> FLOPs per token, for the first run of each group whose cost is shown."""
     groups = [BASELINE, *(effect.arm for effect in effects if effect.n)] if effects else []
     runs = [completed(of_arm(data.trials, group)) for group in groups]
     configs = [str(run["config_json"].iloc[0]) for run in runs if not run.empty]
@@ -201,7 +208,7 @@ def _claims(data: StudyData) -> list[Claim]:
 
 
 def _hindsight(data: StudyData, entry: HypothesisFile) -> str:
-    if entry.declared_at is None:  # with the study
+    if entry.declared_at is None:  # declared with the study
         return ""
     ended = [end.isoformat(timespec="microseconds") for end in of_arm(data.trials, entry.arm)["finished_at"]]
     return hindsight(data.looks, arm=entry.arm, declared_at=entry.declared_at, ended=ended)
@@ -216,13 +223,13 @@ def _exploratory(data: StudyData, arms: Sequence[str]) -> dict[str, str]:
 
 
 def _cells(data: StudyData) -> dict[str, dict[str, str]]:
-    """The cells of the study's factorial design, arm -> levels, the baseline first where it is one of them."""
+    """The cells of the study's factorial design, arm -> levels. The baseline is first where it is a cell."""
     found = {arm.name: arm.levels for arm in data.arms.values() if arm.design == "factorial"}
     if not found:
         return {}
     factors = list(next(iter(found.values())))
     own = {key: data.baseline[key] for key in factors}
-    # A baseline outside of the design (another memory, say) is compared with, but is no cell of it.
+    # A baseline outside of the design (with another memory, say) is a control but not a cell.
     levels = {key: [level[key] for level in found.values()] for key in factors}
     inside = all(own[key] in levels[key] for key in factors) and own not in [dict(level) for level in found.values()]
     cells = ({BASELINE: own} if inside else {}) | found
@@ -252,9 +259,9 @@ def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) 
 
 
 def _search_statuses(data: StudyData, search: pd.DataFrame, pers: Sequence[PerObjective]) -> Mapping[str, str]:
-    """Search trials, ended ones (of a long search CURVES of them, the best included) and those under way. The history
-    of a trial without a row does not say its arm; while a search is unfinished, its trials are the ones that run: arms
-    start after it."""
+    """Status of the search trials whose curves are drawn: ended ones (at most about CURVES, with the best) and running
+    ones. The history of a running trial does not say its arm; while the search is unfinished every running trial is the
+    search's, because arms start after it."""
     ended = dict(zip(texts(search, "trial_id"), texts(search, "status"), strict=True))
     final = set(texts(data.every_trial, "trial_id"))
     optimizer = data.facts.spec.optimizer
@@ -262,8 +269,8 @@ def _search_statuses(data: StudyData, search: pd.DataFrame, pers: Sequence[PerOb
     under_way = still_open if data.facts.space and len(ended) < optimizer.trials else []
     if len(ended) > CURVES:
         best_id = {per.best.trial_id for per in pers if per.best}
-        every = math.ceil(len(ended) / CURVES)
-        ended = {name: end for rank, (name, end) in enumerate(ended.items()) if rank % every == 0 or name in best_id}
+        step = math.ceil(len(ended) / CURVES)
+        ended = {name: end for rank, (name, end) in enumerate(ended.items()) if rank % step == 0 or name in best_id}
     return {**ended, **dict.fromkeys(under_way, "running")}
 
 

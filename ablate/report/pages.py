@@ -1,4 +1,4 @@
-"""A document as one page: Markdown or LaTeX beside its figures, or HTML in one file that needs nothing else."""
+"""A document as one page: Markdown or LaTeX that links to figure files, or HTML that holds everything in one file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ablate.report.document import Block, Code, Document, Figure, Listing, Parag
 
 
 def to_markdown(document: Document) -> str:
-    """report.md: figures are links to figures/LABEL.svg."""
+    """report.md. It links to figures/LABEL.svg."""
     numbers = _numbers(document)
     lines = [f"# {escape.markdown(document.title)}", ""]
     if document.question:
         lines += [f"*{escape.markdown(document.question)}*", ""]
-    lines += [escape.markdown(document.byline), "", f"**Answer.** {_markdown_spans(document.answer)}", ""]
+    lines += [escape.markdown(document.byline), "", f"**Summary.** {_markdown_spans(document.summary)}", ""]
     for section in document.sections:
         lines += [f"{'###' if section.sub else '##'} {escape.markdown(section.title)}", ""]
         for block in section.blocks:
@@ -43,12 +43,12 @@ PREAMBLE = r"""\documentclass[11pt]{article}
 
 
 def to_latex(document: Document) -> str:
-    """report.tex: tables are tables/LABEL.tex, figures figures/LABEL.pdf, so it compiles in the report's folder."""
+    """report.tex. It inputs tables/LABEL.tex and includes figures/LABEL.pdf, so it compiles in the report's folder."""
     lines = [PREAMBLE, rf"\title{{{escape.latex(document.title)}}}", rf"\author{{{escape.latex(document.byline)}}}"]
     lines += [r"\date{}", r"\begin{document}", r"\maketitle"]
     if document.question:
         lines.append(rf"\begin{{center}}\itshape {escape.latex(document.question)}\end{{center}}")
-    lines.append(rf"\begin{{abstract}}\noindent {_latex_spans(document.answer)}\end{{abstract}}")
+    lines.append(rf"\begin{{abstract}}\noindent {_latex_spans(document.summary)}\end{{abstract}}")
     for section in document.sections:
         lines += ["", rf"\{'sub' if section.sub else ''}section{{{escape.latex(section.title)}}}"]
         for block in section.blocks:
@@ -78,7 +78,7 @@ def _latex_block(block: Block) -> str:
 
 def _latex_spans(paragraph: Paragraph) -> str:
     def one(span: str | Code) -> str:
-        if isinstance(span, Code):  # a long command may break after a sign
+        if isinstance(span, Code):
             return rf"\texttt{{{escape.latex(span.text)}}}"
         edges = (" " if span[:1].isspace() else "", " " if span[-1:].isspace() else "")
         return f"{edges[0]}{escape.latex(span)}{edges[1] if span.strip() else ''}"
@@ -110,10 +110,10 @@ def _markdown_spans(paragraph: Paragraph) -> str:
 
 
 def to_html(document: Document, *, drawings: Mapping[str, str]) -> str:
-    """report.html, whole. `drawings`: figure label -> its `<svg>`, which stands in the page."""
+    """report.html. `drawings`: figure label -> the `<svg>` that the page contains."""
     numbers = _numbers(document)
-    chapters = [section for section in document.sections if not section.sub]
-    section_numbers = {id(section): index for index, section in enumerate(chapters, start=1)}
+    top_level = [section for section in document.sections if not section.sub]
+    section_numbers = {id(section): index for index, section in enumerate(top_level, start=1)}
 
     def number(block: Table | Figure) -> int:
         return numbers[id(block)]
@@ -129,7 +129,9 @@ def to_html(document: Document, *, drawings: Mapping[str, str]) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: escape.cut(value) if type(value) is str else value,  # Markup is ours: it stays
+        finalize=lambda value: (
+            escape.cut(value) if type(value) is str else value
+        ),  # Markup is the report's own, not a user's
         keep_trailing_newline=True,
     )
     environment.globals |= {"number": number, "section_number": section_number, "svg": svg}
@@ -140,12 +142,12 @@ def to_html(document: Document, *, drawings: Mapping[str, str]) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A key as a column's head: it may break after a dot or an underscore."""
+    """A column's head that may break after a dot or an underscore."""
     return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(markup_escape(name))))
 
 
 def _in_page(svg: str, *, name: str, alt: str) -> str:
-    """An `<svg>` that shares a page with others: its ids made its own, its purpose said to who cannot see it."""
+    """An `<svg>` for a page that has several: its ids get a prefix of its own, and screen readers get `alt`."""
     own = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     own = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{name}-\2"', own)
     own = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", own)
@@ -153,6 +155,6 @@ def _in_page(svg: str, *, name: str, alt: str) -> str:
 
 
 def _numbers(document: Document) -> dict[int, int]:
-    """id() of a table or figure -> its number, tables and figures counted apart."""
+    """id() of a table or figure -> its number. Tables and figures are numbered separately."""
     counted = (enumerate(kind, start=1) for kind in (document.tables, document.figures))
     return {id(block): number for kind in counted for number, block in kind}

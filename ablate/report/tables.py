@@ -1,4 +1,4 @@
-"""A table in each format: Markdown, LaTeX (booktabs), CSV. HTML is the page template's."""
+"""A table in Markdown, LaTeX (booktabs) or CSV. The page template writes HTML tables."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tabulate import tabulate
 from ablate import escape
 from ablate.report.document import Column, Table
 
-DENSE = 7  # columns: more of them are set smaller
-SENTENCE = 40  # characters: a longer cell is broken into lines
+DENSE = 7  # a table with more columns is set smaller
+SENTENCE = 40  # a cell with more characters is broken into lines
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; bold rows are set in bold."""
+    """A pipe table with its notes."""
     rows = [
         [_strong(escape.markdown(cell.text)) if index in table.bold else escape.markdown(cell.text) for cell in row]
         for index, row in enumerate(table.rows)
@@ -29,9 +29,9 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `table` environment with booktabs rules; `\\input` it where array, booktabs, graphicx and textcomp are loaded.
+    """A `table` environment with booktabs rules. It needs the packages array, booktabs, graphicx and textcomp.
 
-    A table that is wider than the text is set smaller as a whole.
+    A table wider than the text is scaled down.
     """
     head = " & ".join(escape.latex(column.header) for column in table.columns) + r" \\"
     body = [_latex_row(table, index) for index in range(len(table.rows))]
@@ -58,7 +58,7 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_column(table: Table, index: int) -> str:
-    """Numbers to the right, words to the left, sentences in lines of their own width."""
+    """Numbers are aligned to the right, words to the left; sentences are broken into lines."""
     if table.columns[index].number:
         return "r"
     longest = max((len(row[index].text) for row in table.rows), default=0)
@@ -74,7 +74,7 @@ def _latex_row(table: Table, index: int) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The values behind the cells, unrounded; an empty field where there is none."""
+    """The unrounded values of the cells; a missing value is an empty field."""
     rows = [
         [
             value

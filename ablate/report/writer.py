@@ -1,11 +1,12 @@
-"""The report's command: `python -m ablate.report STUDY`. Works on a finished study, a running one, and a killed one."""
+"""The command `python -m ablate.report STUDY`. It works on finished, running and killed studies."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,24 +19,23 @@ from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.report import pages, tables
 from ablate.report.document import Document
-from ablate.report.findings import Findings, analyse, look_of
+from ablate.report.findings import Findings, analyse, interim_look
 from ablate.report.sections.arms import CSV_COLUMNS, arm_sections, csv_rows
-from ablate.report.sections.bank import bank_content
 from ablate.report.sections.designs import factorial_sections, hypothesis_sections
-from ablate.report.sections.diagnostics import missing_sections, record_sections
+from ablate.report.sections.diagnostics import diagnostic_sections, missing_sections
 from ablate.report.sections.experiment import chosen_trial, record_document
 from ablate.report.sections.search import search_sections
-from ablate.report.sections.summary import answer
+from ablate.report.sections.summary import summary
 from ablate.study import lookup
 from ablate.study.dataset import read
 
 PAGES = ("md", "html", "tex")
 FORMATS = (*PAGES, "csv")
-NAMED = 12  # trials that a complaint names
+NAMED = 12  # most trials that an error names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, write, and print where the report is and what it answers."""
+    """Write a report or an experiment record; print where it is and, of a report, its summary."""
     arguments = parser().parse_args(argv)
     formats = _formats(arguments.format)
     study_dir = lookup.find(arguments.study, results=arguments.results)
@@ -49,25 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.DONE
     write_findings(findings, formats=formats, out=arguments.out)
     print(arguments.out or findings.data.path / "report")
-    print(escape.one_line(answer(findings).plain, limit=10_000))
+    print(escape.one_line(summary(findings).plain, limit=10_000))
     return cli.DONE
 
 
 def write(
     study_dir: Place, *, formats: Sequence[str] = FORMATS, out: Path | None = None, allow_mixed: bool = False
 ) -> Path:
-    """Write a study's report and return its folder, results/STUDY/report where `out` is None; of a study in a bucket,
-    the copy of it on this machine.
+    """Write a study's report and return its folder: `out`, or results/STUDY/report. For a study in a bucket this is
+    the folder's copy on this machine.
 
-    Raises BadInput where trials that are compared differ in commit, budget, data or versions and `allow_mixed` is not
-    set.
+    Raises BadInput where compared trials differ in commit, budget, data or versions and `allow_mixed` is not set.
     """
     return write_findings(findings_of(study_dir, allow_mixed=allow_mixed), formats=formats, out=out)
 
 
 def findings_of(study_dir: Place, *, allow_mixed: bool = False) -> Findings:
     """Read and analyse a study. Raises BadInput as `write` does."""
-    # A large study that nobody may write is read from its parts.
+    # A study in a folder without write permission is read without compacting.
     with contextlib.suppress(OSError):
         Ledger(study_dir).compact()
     findings = analyse(read(study_dir, whole=False))
@@ -77,64 +76,65 @@ def findings_of(study_dir: Place, *, allow_mixed: bool = False) -> Findings:
         named = ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
         columns = " and ".join(dict.fromkeys(entry.column for entry in findings.mixed))
         rule = f"trials of {first.comparison} differ in {columns} from its others ({first.usual})"
-        hint = "train them again in one study, or pass --allow-mixed to compare them all the same, marked"
+        hint = "train them again in one study, or pass --allow-mixed to compare and mark them"
         raise BadInput(str(study_dir), first.column, named, rule, hint)
     return findings
 
 
 def write_findings(findings: Findings, *, formats: Sequence[str] = FORMATS, out: Path | None = None) -> Path:
-    """Write the files of these formats. Each is replaced whole: a reader sees the old one or the new one.
-
-    That the ablation's results are shown is kept in the ledger, once for each state of the study.
-    """
-    ledger = Ledger(findings.data.path)
-    folder = ledger.path("report") if out is None else out
-    _keep_look(findings)
-    for name, content in _files(findings, compose(findings), formats=formats):
-        atomic_files.replace(folder / name, partial(_fill, content=content))
-    if out is None:
-        ledger.store.push("report")
-    return folder
-
-
-def _keep_look(findings: Findings) -> None:
-    """Record that these results were seen, unless the same ones were before; say so where it cannot be recorded."""
-    look = look_of(findings, at=datetime.now(UTC).isoformat(timespec="microseconds"))
-    if look is None or any(replace(look, at=seen.at) == seen for seen in findings.data.looks):
-        return
-    try:
-        Ledger(findings.data.path).record_look(look)
-    except OSError as error:
-        what = "that these results were seen is not recorded: seeds added later will not be marked as exploratory"
-        print(f"{what} ({error})", file=sys.stderr)
+    """Write the report in these formats and return its folder: `out`, or results/STUDY/report."""
+    data_files = _data_files(findings) if "csv" in formats else ()
+    return _write(
+        findings, compose(findings), stem="report", folder=["report"], formats=formats, out=out, more=data_files
+    )
 
 
 def write_record(
     findings: Findings, trial_id: str, *, formats: Sequence[str] = FORMATS, out: Path | None = None
 ) -> Path:
-    """Write the experiment record of one trial, ID.md and so on, and return its folder: report/records by default."""
+    """Write the experiment record of one trial (ID.md, ...) and return its folder: `out`, or report/records."""
+    stem, folder = escape.file_name(trial_id), ["report", "records"]
+    return _write(findings, record_document(findings, trial_id), stem=stem, folder=folder, formats=formats, out=out)
+
+
+def _write(
+    findings: Findings,
+    document: Document,
+    *,
+    stem: str,
+    folder: Sequence[str],
+    formats: Sequence[str],
+    out: Path | None,
+    more: Iterable[tuple[str, bytes]] = (),
+) -> Path:
+    """Write `more` files and the document's; each is replaced atomically: a reader sees the old or the new one.
+
+    The ledger records, once for each state of the study, that the ablation's results were shown.
+    """
     ledger = Ledger(findings.data.path)
-    folder = ledger.path("report", "records") if out is None else out
-    _keep_look(findings)
-    document = record_document(findings, trial_id, bank=bank_content(findings.data.path, trial_id))
-    drawings: dict[str, str] = {}
-    for name, content in _drawn(document, drawings) if set(PAGES) & set(formats) else ():
-        atomic_files.replace(folder / name, partial(_fill, content=content))
-    for suffix, render in TABLES.items():
-        for table in document.tables:
-            if suffix in formats:
-                atomic_files.replace(
-                    folder / f"tables/{table.label}.{suffix}", partial(_fill, content=render(table).encode())
-                )
-    for suffix, text in _pages(document, drawings, formats=formats):
-        atomic_files.replace(folder / f"{escape.file_name(trial_id)}.{suffix}", partial(_fill, content=text.encode()))
+    target = ledger.path(*folder) if out is None else out
+    _record_look(findings)
+    for name, content in itertools.chain(more, _files(document, stem=stem, formats=formats)):
+        atomic_files.replace(target / name, partial(_write_bytes, content=content))
     if out is None:
-        ledger.store.push("report/records")
-    return folder
+        ledger.store.push("/".join(folder))
+    return target
+
+
+def _record_look(findings: Findings) -> None:
+    """Record that these results were shown, unless the same ones were before. Warn where that cannot be recorded."""
+    look = interim_look(findings, at=datetime.now(UTC).isoformat(timespec="microseconds"))
+    if look is None or any(replace(look, at=seen.at) == seen for seen in findings.data.looks):
+        return
+    try:
+        Ledger(findings.data.path).record_look(look)
+    except OSError as error:
+        text = "not recorded that these results were seen: seeds added later will not be marked as exploratory"
+        print(f"{text} ({error})", file=sys.stderr)
 
 
 def compose(findings: Findings) -> Document:
-    """The whole report, before any format is chosen."""
+    """The whole report as a document."""
     facts, progress = findings.data.facts, findings.progress
     state = "" if progress.whole else ", unfinished"
     day = facts.started_at[:10]
@@ -147,13 +147,13 @@ def compose(findings: Findings) -> Document:
         *arm_sections(findings),
         *factorial_sections(findings),
         *hypothesis_sections(findings),
-        *record_sections(findings),
+        *diagnostic_sections(findings),
     ]
     return Document(
         title=f"Study {facts.study}",
         question=escape.one_line(facts.question, limit=1_000),
         byline=byline,
-        answer=answer(findings),
+        summary=summary(findings),
         sections=tuple(sections),
     )
 
@@ -161,42 +161,33 @@ def compose(findings: Findings) -> Document:
 TABLES = {"md": tables.to_markdown, "tex": tables.to_latex, "csv": tables.to_csv}
 
 
-def _files(findings: Findings, document: Document, *, formats: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """(name in the report's folder, content). What the pages show comes before the pages."""
-    drawings: dict[str, str] = {}
-    if set(PAGES) & set(formats):
-        yield from _drawn(document, drawings)
-    for suffix, render in TABLES.items():
-        if suffix in formats:
-            for table in document.tables:
-                yield f"tables/{table.label}.{suffix}", render(table).encode()
-    if "csv" in formats:
-        yield "trials.csv", _trials_csv(findings).encode()
-        if findings.primary.effects:
-            yield "ablation.csv", tables.csv_text(CSV_COLUMNS, csv_rows(findings)).encode()
-    for suffix, text in _pages(document, drawings, formats=formats):
-        yield f"report.{suffix}", text.encode()
-
-
-def _drawn(document: Document, drawings: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Every figure in each of its formats; `drawings` gets its `<svg>` by its label."""
+def _files(document: Document, *, stem: str, formats: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """(name in the target folder, content). The pages are last, so that the figures they link to exist."""
     from ablate.report import canvas
 
-    for figure in document.figures:
+    drawings: dict[str, str] = {}
+    for figure in document.figures if set(PAGES) & set(formats) else ():
         drawn = figure.draw()
         drawings[figure.label] = canvas.to_svg(drawn)
         yield f"figures/{figure.label}.svg", drawings[figure.label].encode()
         yield f"figures/{figure.label}.png", canvas.to_png(drawn)
         yield f"figures/{figure.label}.pdf", canvas.to_pdf(drawn)
-
-
-def _pages(document: Document, drawings: dict[str, str], *, formats: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for suffix, render in TABLES.items():
+        for table in document.tables if suffix in formats else ():
+            yield f"tables/{table.label}.{suffix}", render(table).encode()
     if "md" in formats:
-        yield "md", pages.to_markdown(document)
+        yield f"{stem}.md", pages.to_markdown(document).encode()
     if "tex" in formats:
-        yield "tex", pages.to_latex(document)
+        yield f"{stem}.tex", pages.to_latex(document).encode()
     if "html" in formats:
-        yield "html", pages.to_html(document, drawings=drawings)
+        yield f"{stem}.html", pages.to_html(document, drawings=drawings).encode()
+
+
+def _data_files(findings: Findings) -> Iterator[tuple[str, bytes]]:
+    """The CSV files for other programs: every trial, and the arms' effects."""
+    yield "trials.csv", _trials_csv(findings).encode()
+    if findings.primary.effects:
+        yield "ablation.csv", tables.csv_text(CSV_COLUMNS, csv_rows(findings)).encode()
 
 
 def _trials_csv(findings: Findings) -> str:
@@ -206,7 +197,7 @@ def _trials_csv(findings: Findings) -> str:
     return shown.rename(columns=escape.csv_value).to_csv(index=False)
 
 
-def _fill(path: Path, *, content: bytes) -> None:
+def _write_bytes(path: Path, *, content: bytes) -> None:
     path.write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""Paired effects, credit to the memory, and what must not be compared."""
+"""Paired effects, the bank's use, and comparability."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 from ablate.analyze.arms.paired import effects
 from ablate.analyze.comparability import Mixed, mixed
 from ablate.analyze.frames import rows
-from ablate.analyze.memory import LEARNED, bank_use, gain_owner
+from ablate.analyze.memory import LEARNED, bank_use, better_side
 from ablate.spec.models import Objective
 from model.api import BY_NAME
 from tests.study_files import TRAINER
@@ -53,7 +53,7 @@ def trials(losses: dict[str, np.ndarray]) -> pd.DataFrame:
     )
 
 
-def test_every_number_of_an_effect_equals_scipys(trials: pd.DataFrame, losses: dict[str, np.ndarray]):
+def test_effects_equal_scipy(trials: pd.DataFrame, losses: dict[str, np.ndarray]):
     better, same = effects(trials, objective=LOSS)
     test = stats.ttest_rel(losses["better"], losses["baseline"])
     expected = test.confidence_interval(0.95)
@@ -75,40 +75,40 @@ def test_every_number_of_an_effect_equals_scipys(trials: pd.DataFrame, losses: d
     assert better.smallest_p_holm == pytest.approx(2 * 2 / 64)
 
 
-def test_a_failed_run_drops_its_pair_and_is_counted(trials: pd.DataFrame):
+def test_failed_run_drops_its_pair_and_missing_run_leaves_it_pending(trials: pd.DataFrame):
     trials.loc[(trials["arm"] == "better") & (trials["seed"] == 2), ["status", "val_loss"]] = ["nan", None]
     trials = rows(trials, ~((trials["arm"] == "baseline") & (trials["seed"] == 5)))
     better, same = effects(trials, objective=LOSS, declared=["same"])[::-1]
-    assert (better.arm, better.n, better.dropped, better.pending) == ("better", 4, 1, 1), "a run to come drops nothing"
+    assert (better.arm, better.n, better.dropped, better.pending) == ("better", 4, 1, 1), "a pending run drops no pair"
     assert (same.n, same.dropped, same.pending) == (5, 0, 1)
     assert better.baseline_values.n == 4, "both sides are over the same seeds"
 
 
-def test_a_declared_arm_without_a_run_is_of_the_family(trials: pd.DataFrame):
+def test_declared_arm_without_runs_counts_in_holms_family(trials: pd.DataFrame):
     found = {effect.arm: effect for effect in effects(trials, objective=LOSS, declared=["better", "later", "same"])}
     assert found["later"].n == 0
     assert math.isnan(found["later"].p_holm)
     assert found["better"].p_holm == pytest.approx(3 * 2 / 64)
 
 
-def test_search_trials_are_no_arm(trials: pd.DataFrame):
+def test_search_is_not_an_arm(trials: pd.DataFrame):
     both = pd.concat([trials, table([run("search", 0, 1.0)])])
     assert [effect.arm for effect in effects(both, objective=LOSS)] == ["better", "same"]
 
 
-def test_the_gain_is_of_the_side_that_is_better(trials: pd.DataFrame):
+def test_better_side_by_interval_and_objective(trials: pd.DataFrame):
     better, same = effects(trials, objective=LOSS)
-    assert gain_owner(better, objective=LOSS) == "better"
-    assert gain_owner(better, objective=Objective(metric="val_loss", mode="max")) == "baseline"
-    assert gain_owner(same, objective=LOSS) is None
+    assert better_side(better, objective=LOSS) == "better"
+    assert better_side(better, objective=Objective(metric="val_loss", mode="max")) == "baseline"
+    assert better_side(same, objective=LOSS) is None
 
 
-def test_what_a_bank_may_explain_is_measured():
+def test_learned_metrics_are_metrics_of_the_model():
     assert set(BY_NAME) >= LEARNED
     assert not {"peak_gib", "tokens_per_s", "parameters", "bank_use_nats"} & LEARNED
 
 
-def test_a_bank_is_read_only_where_its_interval_is_above_zero():
+def test_bank_is_read_only_if_its_interval_is_above_zero():
     uses = {"token": [0.05, 0.06, 0.04], "shuffled": [0.05, -0.04, 0.01]}
     runs = [run(arm, seed, 3.0, bank_use_nats=use) for arm, values in uses.items() for seed, use in enumerate(values)]
     runs += [
@@ -128,7 +128,7 @@ def mixed_among(runs: list[dict[str, Any]], *varied: str) -> list[Mixed]:
     return mixed(table(runs), varied=varied, trainer=TRAINER.description)
 
 
-def test_mixed_commits_budgets_and_data_are_found_and_named():
+def test_mixed_commits_budgets_and_data_are_found():
     runs = [run("baseline", seed, 3.0) for seed in SEEDS] + [run("arm", seed, 3.0) for seed in SEEDS]
     assert mixed_among(runs) == [], "seeds have their own data"
     runs[7] |= {"git_commit": "bbb", "data_hash": "other", "budget_tokens": 999}
@@ -143,7 +143,7 @@ def test_mixed_commits_budgets_and_data_are_found_and_named():
     assert {entry.column for entry in mixed_among(runs, "data.facts_entities")} == {"git_commit"}
 
 
-def test_a_failed_trial_is_compared_with_nobody():
+def test_failed_trials_are_not_compared():
     runs = [run("search", 0, 3.0), run("search", 1, 3.0, data_hash="d0"), run("search", 2, None, git_commit="bbb")]
     assert mixed_among(runs) == []
     runs.append(run("search", 3, 3.0, git_commit=None, data_hash="d0"))

@@ -35,7 +35,7 @@ def trial(trial_id: str, arm: str, status: str = "completed", **columns: object)
     return {**row, **columns}
 
 
-def test_curves_skip_reports_without_a_measurement_and_trials_without_a_curve():
+def test_curves_skip_unmeasured_reports_and_single_points():
     history = pd.concat([reports("a", [3.0, None, 2.0]), reports("b", [3.0]), reports("other", [1.0, 1.0])])
     found = curves(history, statuses={"b": "running", "a": "completed"}, metric="val_loss")
     assert [curve.trial_id for curve in found] == ["a"]
@@ -43,7 +43,7 @@ def test_curves_skip_reports_without_a_measurement_and_trials_without_a_curve():
     assert found[0].values.tolist() == [3.0, 2.0]
 
 
-def test_a_band_is_the_mean_and_range_over_seeds_on_common_tokens():
+def test_band_is_mean_and_range_over_seeds_at_common_tokens():
     history = pd.concat([reports("a", [4.0, 3.0, 2.0]), reports("b", [2.0, 1.0], step=150), reports("c", [9.0, 9.0])])
     rows = [trial("a", "token"), trial("b", "token"), trial("c", "token", "nan")]
     (band,) = bands(history, pd.DataFrame(rows), metric="val_loss")
@@ -55,7 +55,7 @@ def test_a_band_is_the_mean_and_range_over_seeds_on_common_tokens():
     assert band.high == pytest.approx([3.0, 2.0])
 
 
-def test_every_end_but_completion_is_listed_with_its_reason():
+def test_failures_list_every_uncompleted_trial_with_its_reason():
     rows = [
         trial("fine", "search"),
         trial("stopped", "search", "pruned"),
@@ -73,7 +73,7 @@ def test_every_end_but_completion_is_listed_with_its_reason():
     assert math.isnan(found["gone"].share)
 
 
-def test_progress_tells_ended_unfinished_and_not_started_apart():
+def test_progress_counts_ended_unfinished_and_not_started_trials():
     rows = [trial("a", "search"), trial("b", "search", "pruned"), trial("c", "search", "pruned")]
     history = pd.concat([reports("a", [3.0]), reports("half", [3.0, 2.0])])
     found = progress(pd.DataFrame(rows), history, planned=12, started=["a", "b", "c", "half", "silent"])

@@ -21,14 +21,14 @@ COEF = Dimension("train.balance_loss_coef", "loguniform", 0.01, 1.0)
         (Dimension("train.lr", "uniform", 0.0, 4.0), 2.0),
     ],
 )
-def test_the_middle_of_a_range_is_on_its_own_scale(dimension: Dimension, middle: float):
+def test_position_is_on_the_scale_of_the_distribution(dimension: Dimension, middle: float):
     assert dimension.position(middle) == pytest.approx(0.5)
     assert dimension.at(0.5) == pytest.approx(middle)
     assert dimension.at(0.0) == pytest.approx(dimension.low)
     assert dimension.at(1.0) == pytest.approx(dimension.high)
 
 
-def test_edges():
+def test_edge_of_ranges_and_ordered_choices():
     assert [COEF.edge(value) for value in (0.01, 0.0125, 0.0127, 0.1, 0.79, 0.8, 1.0)] == [
         "lower", "lower", "", "", "", "upper", "upper",
     ]  # fmt: skip
@@ -40,14 +40,14 @@ def test_edges():
     assert Dimension("x", "choice", 0, 0, (4, 32, 8)).edge(4) == "", "numbers not written in order have none either"
 
 
-def test_choices_are_grouped_whatever_type_the_column_has():
+def test_choices_are_grouped_for_every_column_type():
     groups = LENGTH.groups([8.0, 32, np.int64(4), 8])
     assert [(group.label, int(group.mask.sum())) for group in groups] == [("4", 1), ("8", 2), ("16", 0), ("32", 1)]
     mixed = Dimension("x", "choice", 0, 0, ("all", 2, None, True))
     assert [int(group.mask.sum()) for group in mixed.groups(["2", "all", None, True])] == [1, 1, 1, 1]
 
 
-def test_every_value_is_in_exactly_one_bin():
+def test_every_value_is_in_one_bin():
     rng = np.random.default_rng(0)
     for dimension in (DECAY, COEF, FREQ):
         values = [dimension.at(position) for position in [*rng.uniform(size=98), 0.0, 1.0]]
@@ -58,7 +58,7 @@ def test_every_value_is_in_exactly_one_bin():
         assert min(int(group.mask.sum()) for group in groups[2:]) > 0, "equal widths on the scale of the draws"
 
 
-def test_whole_numbers_are_cut_between_numbers_or_shown_one_by_one():
+def test_groups_of_whole_numbers():
     assert [group.label for group in FREQ.groups([1, 5, 50])] == ["1 to 3", "4 to 13", "14 to 50"]
     few = Dimension("model.n_layers", "int", 1, 4)
     assert [group.label for group in few.groups([1.0, 4.0])] == ["1", "2", "3", "4"]

@@ -1,4 +1,4 @@
-"""The statistics against an independent few lines of scipy, and against brute force."""
+"""The statistics against scipy and against brute force."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def brute_sign_flip_p(differences: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 11])
-def test_t_interval_and_p_equal_scipys(n: int):
+def test_t_interval_and_p_equal_scipy(n: int):
     values = np.random.default_rng(n).normal(0.3, 1.0, n)
     found, test = t_interval(values), cast(Any, stats.ttest_1samp(values, 0.0))
     expected = test.confidence_interval(0.95)
@@ -42,7 +42,7 @@ def test_t_interval_and_p_equal_scipys(n: int):
     assert paired_t_p(values) == pytest.approx(test.pvalue)
 
 
-def test_one_value_has_no_interval_and_credits_nothing():
+def test_interval_needs_two_finite_values():
     one = t_interval([5.0])
     assert one.mean == 5.0
     assert math.isnan(one.low)
@@ -65,7 +65,7 @@ def test_sign_flip_p_counts_ties_that_differ_in_their_last_bits():
     assert sign_flip_p(np.zeros(4)) == 1.0
 
 
-def test_sign_flip_p_of_many_pairs_is_exact_and_agrees_with_t():
+def test_sign_flip_p_is_exact_up_to_max_exact_pairs():
     differences = np.random.default_rng(0).normal(0.5, 1.0, 30)
     assert sign_flip_p(differences) == pytest.approx(paired_t_p(differences), rel=0.35)
     assert sign_flip_p(np.ones(MAX_EXACT)) == 2 ** (1 - MAX_EXACT) == smallest_p(MAX_EXACT)
@@ -73,7 +73,7 @@ def test_sign_flip_p_of_many_pairs_is_exact_and_agrees_with_t():
 
 
 @pytest.mark.parametrize("n", [MAX_EXACT + 1, 45, 1_000])
-def test_sign_flip_p_of_more_pairs_is_drawn_never_missing_and_agrees_with_t(n: int):
+def test_sign_flip_p_of_more_pairs_is_drawn_and_agrees_with_t(n: int):
     differences = np.random.default_rng(n).normal(2 / math.sqrt(n), 1.0, n)
     found = sign_flip_p(differences)
     assert found == sign_flip_p(differences), "seeded"
@@ -82,7 +82,7 @@ def test_sign_flip_p_of_more_pairs_is_drawn_never_missing_and_agrees_with_t(n: i
     assert sign_flip_p(np.zeros(n)) == 1.0, "no pattern is below nothing"
 
 
-def test_drawn_p_values_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch):
+def test_drawn_p_values_are_near_exact_ones(monkeypatch: pytest.MonkeyPatch):
     differences = [np.random.default_rng(seed).normal(0.4, 1.0, 12) for seed in range(5)]
     exact = [sign_flip_p(values) for values in differences]
     monkeypatch.setattr("ablate.analyze.stats.MAX_EXACT", 11)
@@ -90,7 +90,7 @@ def test_drawn_p_values_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("n", "smallest"), [(3, 0.25), (4, 0.125), (5, 0.0625), (6, 0.03125), (8, 0.0078125)])
-def test_the_smallest_p(n: int, smallest: float):
+def test_smallest_p(n: int, smallest: float):
     assert smallest_p(n) == smallest == sign_flip_p(np.arange(1.0, n + 1))
 
 
@@ -98,13 +98,13 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.6, 0.5]) == pytest.approx([1.0, 1.0])
     with_a_gap = holm([0.01, math.nan, 0.02])
-    assert with_a_gap[0] == pytest.approx(0.03), "an arm without a p is of the family all the same"
+    assert with_a_gap[0] == pytest.approx(0.03), "an arm without a p counts in the family"
     assert math.isnan(with_a_gap[1])
     assert with_a_gap[2] == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(3, 0.05), (6, 0.05 / 3), (10, 0.05)])
-def test_detectable_effect_has_the_power_it_says(n: int, alpha: float):
+def test_detectable_effect_has_its_power(n: int, alpha: float):
     effect = detectable_effect(2.0, n=n, alpha=alpha)
     draws_SN = np.random.default_rng(1).normal(effect, 2.0, (40_000, n))
     power = (cast(Any, stats.ttest_1samp(draws_SN, 0.0, axis=1)).pvalue < alpha).mean()
@@ -113,14 +113,14 @@ def test_detectable_effect_has_the_power_it_says(n: int, alpha: float):
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(6, ALPHA), (8, ALPHA / 6), (10, ALPHA / 7)])
-def test_the_declared_test_has_the_power_it_says(n: int, alpha: float):
+def test_flip_detectable_effect_has_its_power(n: int, alpha: float):
     effect = flip_detectable_effect(2.0, n=n, alpha=alpha)
     draws_SN = np.random.default_rng(1).normal(effect, 2.0, (3_000, n))
     assert np.mean([sign_flip_p(row) <= alpha for row in draws_SN]) == pytest.approx(0.8, abs=0.025)
     assert effect > detectable_effect(2.0, n=n, alpha=alpha), "few patterns cost power"
 
 
-def test_a_declared_test_that_cannot_reject_finds_nothing():
+def test_flip_detectable_effect_is_nan_where_the_test_cannot_reject():
     assert math.isnan(flip_detectable_effect(1.0, n=5, alpha=ALPHA))
     assert math.isnan(flip_detectable_effect(1.0, n=0, alpha=ALPHA))
     assert math.isnan(flip_detectable_effect(math.nan, n=8, alpha=ALPHA))

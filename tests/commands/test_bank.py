@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ablate.report.document import Table, words
-from ablate.report.sections.bank import bank_content
+from ablate.report.sections.run import bank_content
 from model import checkpoint
 from model.api import Verdict, train
 from model.bank.__main__ import main, render, visible

@@ -1,4 +1,4 @@
-"""The report of a study with every design: tables, figures, the csv against scipy, looks, and the experiment record."""
+"""The report of a study with every design: tables, CSV against scipy, interim looks, refusals, experiment records."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from scipy import stats
 from ablate import cli, escape
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
-from ablate.report import pages, writer
-from ablate.report.sections.summary import answer
+from ablate.report import writer
+from ablate.report.sections.summary import summary
 from tests import synthetic
 from tests.oracles import inference as oracle
 from tests.synthetic import add_trial, designed_study, metrics, study_json
@@ -33,8 +33,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return writer.write(designed_study(tmp_path_factory.mktemp("results") / "designed").root)
 
 
-def test_every_figure_of_the_csv_is_scipys(written: Path):
+def test_every_number_of_ablation_csv_equals_scipy(written: Path):
     table = csv(written / "ablation.csv")
+    assert list(table.columns) == [
+        "arm", "n", "mean", "ci_low", "ci_high", "baseline_mean", "delta", "delta_low", "delta_high", "p", "p_exact",
+        "p_holm", "mde",
+    ]  # fmt: skip
     trials = csv(written / "trials.csv")
     done = trials[trials["status"] == "completed"].pivot(index="seed", columns="arm", values="val_loss")
     exact = []
@@ -57,7 +61,7 @@ def test_every_figure_of_the_csv_is_scipys(written: Path):
     assert table.set_index("arm")["n"]["without_ema"] == 9, "its failed run dropped a pair"
 
 
-def test_every_design_has_its_table_in_its_order(written: Path):
+def test_each_design_has_its_table_and_figures(written: Path):
     left_out = csv(written / "tables/leave_one_out.csv")
     assert left_out["without"].tolist()[:2] == ["baseline", "without_query_norm"], "the largest effect first"
     assert len(left_out) == 4
@@ -71,7 +75,7 @@ def test_every_design_has_its_table_in_its_order(written: Path):
     assert (written / "figures/effects.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_hypotheses_have_their_verdicts(written: Path):
+def test_hypotheses_and_declared_test_of_a_designed_study(written: Path):
     found = csv(written / "tables/hypotheses.csv")
     assert found["verdict"].tolist() == ["refuted", "equivalent"]
     page = (written / "report.md").read_text()
@@ -83,7 +87,7 @@ def test_hypotheses_have_their_verdicts(written: Path):
     assert "Pairs dropped because one of the two runs gave no value: 1." in page
 
 
-def test_an_interval_is_two_unrounded_columns_of_a_csv(written: Path):
+def test_interval_is_two_unrounded_csv_columns(written: Path):
     ends = csv(written / "ablation.csv").set_index("arm")
     shown = csv(written / "tables/ablation.csv").set_index("arm")
     for name in ("low", "high"):
@@ -95,7 +99,7 @@ def test_an_interval_is_two_unrounded_columns_of_a_csv(written: Path):
         assert not re.search(r"\[[+\d.%]+, ", text), f"{path.name}: an interval as text"
 
 
-def test_the_latex_document_has_all_its_parts(written: Path):
+def test_latex_document_is_complete_and_balanced(written: Path):
     text = (written / "report.tex").read_text()
     for name in re.findall(r"\\input\{([^}]+)\}", text) + re.findall(r"\\includegraphics\[[^]]*\]\{([^}]+)\}", text):
         assert (written / name).is_file(), name
@@ -109,12 +113,11 @@ def test_the_latex_document_has_all_its_parts(written: Path):
         assert everything.count(rf"\begin{{{environment}}}") == everything.count(rf"\end{{{environment}}}")
 
 
-def test_what_pdflatex_cannot_print_is_named():
+def test_latex_names_characters_that_pdflatex_cannot_print():
     assert escape.latex("汉 é “x” ≤") == r"\texttt{U+6C49} é ``x'' $\le$"
-    assert pages.PREAMBLE.startswith(r"\documentclass")
 
 
-# ---- looks
+# ---- interim looks
 
 
 def _tiny(tmp_path: Path, *, seeds: int, **ablation: object) -> Ledger:
@@ -131,7 +134,7 @@ def _tiny(tmp_path: Path, *, seeds: int, **ablation: object) -> Ledger:
     return ledger
 
 
-def test_seeds_added_after_a_look_are_exploratory(tmp_path: Path):
+def test_seeds_added_after_a_look_are_marked_exploratory(tmp_path: Path):
     ledger = _tiny(tmp_path, seeds=6)
     assert "‡" not in (writer.write(ledger.root) / "report.md").read_text()
     (look,) = ledger.looks()[0]
@@ -147,20 +150,20 @@ def test_seeds_added_after_a_look_are_exploratory(tmp_path: Path):
     assert rows["p_exact"][0] == pytest.approx(2 / 2**8), "the csv has the number"
 
 
-def test_a_study_that_declares_itself_exploratory_is_marked(tmp_path: Path):
+def test_study_declared_exploratory_is_marked(tmp_path: Path):
     page = (writer.write(_tiny(tmp_path, seeds=3, exploratory=True).root) / "report.md").read_text()
     assert "the study file declares it so" in page
 
 
-def test_results_that_cannot_be_written_are_reported_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_read_only_study_is_reported_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ledger = _tiny(tmp_path, seeds=3)
     ledger.path("looks").write_text("a file where the folder should be")  # fails for root too, unlike a mode
     out = writer.write(ledger.root, out=tmp_path / "elsewhere")
     assert (out / "report.md").is_file()
-    assert "that these results were seen is not recorded" in capsys.readouterr().err
+    assert "not recorded that these results were seen" in capsys.readouterr().err
 
 
-def test_a_damaged_look_is_a_problem_that_is_told(tmp_path: Path):
+def test_damaged_look_is_reported_as_a_problem(tmp_path: Path):
     ledger = _tiny(tmp_path, seeds=3)
     writer.write(ledger.root)
     path = next(ledger.path("looks").glob("*.json"))
@@ -169,10 +172,10 @@ def test_a_damaged_look_is_a_problem_that_is_told(tmp_path: Path):
     assert path.name in (writer.write(ledger.root) / "report.md").read_text()
 
 
-# ---- mixed versions, A/A arms, tuning
+# ---- different versions, A/A arms, tuning
 
 
-def test_trials_of_other_versions_are_refused_by_name(tmp_path: Path):
+def test_trials_of_different_versions_are_refused_or_marked(tmp_path: Path):
     ledger = Ledger(tmp_path / "versions")
     arms = {"blind": {"model.memory": "blind"}}
     ledger.write_study(study_json(name="versions", arms=arms, seeds=3))
@@ -190,7 +193,7 @@ def test_trials_of_other_versions_are_refused_by_name(tmp_path: Path):
     assert "torch 2.12.0" in page
 
 
-def test_an_aa_arm_stands_apart_as_the_noise(tmp_path: Path):
+def test_aa_arm_has_its_own_table_and_is_not_in_holms_family(tmp_path: Path):
     ledger = Ledger(tmp_path / "noise")
     arms = {"again": {"reseed": True}, "blind": {"model.memory": "blind"}}
     ledger.write_study(study_json(name="noise", arms=arms, seeds=6))
@@ -205,10 +208,10 @@ def test_an_aa_arm_stands_apart_as_the_noise(tmp_path: Path):
     assert table["p_holm"]["blind"] == pytest.approx(table["p_exact"]["blind"]) == pytest.approx(2 / 2**6)
     assert csv(out / "tables/noise.csv")["AA_arm"].tolist() == ["baseline", "again"]
     assert csv(out / "tables/ablation.csv")["arm"].tolist() == ["baseline", "blind"]
-    assert "again" not in answer(writer.findings_of(ledger.root)).plain, "a check is no claim"
+    assert "again" not in summary(writer.findings_of(ledger.root)).plain, "a check is no claim"
 
 
-def test_what_was_tuned_for_each_arm_is_a_table_in_every_format(tmp_path: Path):
+def test_tuned_values_are_a_table_in_every_format(tmp_path: Path):
     ledger = Ledger(tmp_path / "tuned")
     arms = {"no_memory": {"model.memory": "none"}}
     tune = {"trials": 4, "over": ["train.lr", "train.schedule"]}
@@ -230,7 +233,7 @@ def test_what_was_tuned_for_each_arm_is_a_table_in_every_format(tmp_path: Path):
 # ---- the experiment record
 
 
-def test_the_record_of_a_trial_tells_it_whole(written: Path, capsys: pytest.CaptureFixture[str]):
+def test_record_of_a_trial_has_every_section(written: Path, capsys: pytest.CaptureFixture[str]):
     study_dir = written.parent
     trials = csv(written / "trials.csv")
     run = trials[(trials["arm"] == "without_ema") & (trials["seed"] == 2)].iloc[0]
@@ -245,8 +248,8 @@ def test_the_record_of_a_trial_tells_it_whole(written: Path, capsys: pytest.Capt
         "How fast should the token memory forget?",
         f"python -m ablate.rerun designed --trial {run['trial_id']} --verify",
         "| **ema** | **off** | **on** |", f"trials/{run['trial_id']}.parquet", f"samples/{run['trial_id']}.json",
-        "Without the EMA it is no worse", "1 of 2 samples ended by themselves", f"beside trial {control['trial_id']}",
-        "one run against one run",
+        "Without the EMA it is no worse", "1 of 2 samples ended by themselves",
+        f"This trial and trial {control['trial_id']}", "one run against one run",
     ):  # fmt: skip
         assert re.sub(r"\s+", " ", part) in re.sub(r"\s+", " ", page), part
     reached = run["val_loss"] <= 2.85
@@ -256,7 +259,7 @@ def test_the_record_of_a_trial_tells_it_whole(written: Path, capsys: pytest.Capt
         assert (paths[0].parent / figure).is_file()
 
 
-def test_the_best_trial_and_the_wrong_one(written: Path):
+def test_record_is_chosen_by_best_or_unique_prefix(written: Path):
     findings = writer.findings_of(written.parent)
     trials = findings.data.trials
     best = trials.loc[trials["val_loss"].idxmin(), "trial_id"]
@@ -269,7 +272,7 @@ def test_the_best_trial_and_the_wrong_one(written: Path):
         )
 
 
-def test_a_failed_trial_has_a_record_too(written: Path):
+def test_record_of_a_failed_trial(written: Path):
     findings = writer.findings_of(written.parent)
     failed = findings.failures[0].trial_id
     page = (writer.write_record(findings, failed, formats=["md", "tex"]) / f"{failed}.md").read_text()

@@ -1,4 +1,4 @@
-"""What a report writes where it is asked for a part, and how its figures keep long names."""
+"""The files of a record in one format, and long names in figures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ablate import cli
 from ablate.analyze.arms.paired import Effect
 from ablate.analyze.stats import t_interval
 from ablate.report import canvas, figures, writer
-from tests.report.test_states import TWO_ARMS, ablated
+from tests.synthetic import TWO_ARMS, ablated
 
 
-def test_a_record_as_csv_prints_where_it_is_and_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_record_as_csv_prints_its_folder_and_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ledger = ablated(tmp_path / "small", TWO_ARMS, ran=1, ablation={"exploratory": True})
     out = tmp_path / "out"
     assert writer.main([str(ledger.root), "--record", "best", "--format", "csv", "--out", str(out)]) == cli.DONE
@@ -27,7 +27,7 @@ def test_a_record_as_csv_prints_where_it_is_and_draws_nothing(tmp_path: Path, ca
 @pytest.mark.parametrize(
     "name", ["knowledge_length-4.ema_update_freq-20", "W" * 100, "m_" * 50], ids=["cell", "wide", "long"]
 )
-def test_the_names_of_a_forest_plot_stand_whole_on_it_and_leave_it_room(name: str):
+def test_long_names_fit_into_a_forest_plot(name: str):
     values = t_interval([0.1, 0.2, 0.3])
     effect = Effect(
         arm=name, metric="val_loss", arm_values=values, baseline_values=values, difference=values, p=0.1, p_exact=0.1,

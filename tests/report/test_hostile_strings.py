@@ -1,4 +1,4 @@
-"""Whatever a study, an arm, a document or an error says, it is text wherever it is shown, and stays in its folder."""
+"""Hostile text in studies, arms, documents and errors is shown as text, and no name leads out of its folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -62,7 +63,7 @@ HOSTILE = [name for name in STUDIES if name != "plain"]
 
 
 def hostile_study(root: Path, text: str) -> Ledger:
-    """A study with an ablation and a search of which everything that can be a text is this one."""
+    """A study with an ablation and a search in which every free text is `text`."""
     ledger = Ledger(root)
     arms = {text: {"model.memory": "blind"}, "other": {"model.memory": "none"}}
     claim = {"claim": text, "arm": text, "metric": "val_loss", "min_effect": 0.01}
@@ -85,8 +86,7 @@ def hostile_study(root: Path, text: str) -> Ledger:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """The report of a study of each text, made when it is first asked for; with figures in every format for the text
-    that holds most of the others."""
+    """Name of a text -> the report of its study, written at first use."""
 
     class Made(dict[str, Path]):
         def __missing__(self, name: str) -> Path:
@@ -100,7 +100,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 
 class Elements(HTMLParser):
-    """The kinds of elements and attributes of a page, and its text."""
+    """The kinds of elements and attributes of a page, and its links."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Elements(HTMLParser):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_element_or_attribute_of_a_page_comes_from_it(name: str, reports: Mapping[str, Path]):
+def test_text_adds_no_html_element_attribute_or_link(name: str, reports: Mapping[str, Path]):
     page = (reports[name] / "report.html").read_text(encoding="utf-8")
     found = Elements(page)
     assert found.kinds <= Elements((reports["plain"] / "report.html").read_text(encoding="utf-8")).kinds
@@ -124,21 +124,22 @@ def test_no_element_or_attribute_of_a_page_comes_from_it(name: str, reports: Map
     assert len(page) < 4_000_000
 
 
-def test_the_check_of_a_page_finds_what_is_not_escaped():
+def test_the_html_check_detects_unescaped_text():
     page = "<p>{}</p>"
     assert not Elements(page.format(STRINGS["html"])).kinds <= Elements(page.format(PLAIN)).kinds
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_markup_of_markdown_comes_from_it(name: str, reports: Mapping[str, Path]):
+def test_text_adds_no_markdown_markup_or_cell(name: str, reports: Mapping[str, Path]):
     reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
-    def kinds(folder: Path) -> tuple[set[str], int]:
+    def kinds(folder: Path) -> tuple[set[str], Counter[str]]:
         tokens = reader.parse((folder / "report.md").read_text(encoding="utf-8"))
         flat = [inner for token in tokens for inner in (token, *(token.children or ()))]
         pictures = [str(token.attrs["src"]) for token in flat if token.type == "image"]
         assert all(re.fullmatch(r"figures/[\w-]+\.svg", source) for source in pictures), pictures
-        return {token.type for token in flat}, len([token for token in tokens if token.type == "heading_open"])
+        counted = Counter(token.type for token in tokens if token.type in ("heading_open", "tr_open", "td_open"))
+        return {token.type for token in flat}, counted
 
     assert kinds(reports[name])[0] <= kinds(reports["plain"])[0]
     assert kinds(reports[name])[1] == kinds(reports["plain"])[1]
@@ -151,7 +152,7 @@ _ESCAPED = re.compile(
 
 
 @pytest.mark.parametrize("name", STRINGS)
-def test_latex_has_no_command_of_it(name: str):
+def test_text_adds_no_latex_command(name: str):
     rest = _ESCAPED.sub("", escape.latex(STRINGS[name]))
     assert not re.search(r"[\\{}$&#%_^~]", rest)
     assert max(map(len, escape.latex(STRINGS[name]).split("\n"))) < 50_000
@@ -161,7 +162,7 @@ def test_latex_has_no_command_of_it(name: str):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 @pytest.mark.parametrize("name", HOSTILE)
-def test_pdflatex_takes_it(name: str, reports: Mapping[str, Path]):
+def test_pdflatex_compiles_the_report(name: str, reports: Mapping[str, Path]):
     command = ["pdflatex", "-no-shell-escape", "-halt-on-error", "-interaction=nonstopmode", "report.tex"]
     done = subprocess.run(command, cwd=reports[name], capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2_000:]
@@ -169,7 +170,7 @@ def test_pdflatex_takes_it(name: str, reports: Mapping[str, Path]):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_cell_of_a_csv_is_a_formula_and_no_file_is_elsewhere(name: str, reports: Mapping[str, Path]):
+def test_text_adds_no_csv_formula_and_no_odd_file_name(name: str, reports: Mapping[str, Path]):
     folder = reports[name]
     for path in folder.rglob("*.csv"):
         for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")):
@@ -187,7 +188,7 @@ csv.field_size_limit(10_000_000)
 
 
 @pytest.mark.parametrize("name", ["everything", "long"])
-def test_terminals_get_text_and_nothing_else(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_commands_print_no_control_characters(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     text = STUDIES[name]
     ledger = hostile_study(tmp_path / "s", text)
     print(escape.printable(status.render(status.collect(ledger))))
@@ -205,7 +206,7 @@ def test_terminals_get_text_and_nothing_else(name: str, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("name", STRINGS)
-def test_the_live_view_shows_it_as_text(name: str):
+def test_live_view_prints_no_control_characters(name: str):
     text = STRINGS[name]
     out = io.StringIO()
     study_progress = StudyProgress(Objective(metric="val_loss", mode="min"), planned=2)
@@ -220,7 +221,7 @@ def test_the_live_view_shows_it_as_text(name: str):
 
 
 @pytest.mark.parametrize("name", STRINGS)
-def test_an_error_that_says_it_is_kept_as_one_line_that_utf8_can_hold(name: str):
+def test_error_message_is_stored_as_one_utf8_line(name: str):
     for text in (STRINGS[name], STRINGS[name] + "\ud800"):
         message = failure_of(ValueError(text), trainer=study_files.TRAINER).message
         assert message.isprintable()
@@ -232,7 +233,7 @@ def test_an_error_that_says_it_is_kept_as_one_line_that_utf8_can_hold(name: str)
     "bad",
     ["../x", "..", ".", "a/b", "/abs", "a\\b", "-rf", ".hidden", "a\nb", "a b", "ä", "x" * 101, "", "latest", "a\0"],
 )
-def test_no_study_and_no_arm_has_a_name_that_leaves_its_folder(bad: str, tmp_path: Path):
+def test_study_and_arm_names_that_are_paths_are_refused(bad: str, tmp_path: Path):
     text = study_files.GOOD.replace("study: tides", f'study: "{_quoted(bad)}"')
     with pytest.raises(BadInput):
         study_files.load(tmp_path, text=text)
@@ -246,7 +247,7 @@ def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\0", "\\0")
 
 
-def test_the_longest_names_are_names_of_files_too(tmp_path: Path):
+def test_longest_names_are_valid_file_names(tmp_path: Path):
     name = "x" * 100
     arms = f"ablation: {{seeds: 6, arms: {{{name}: {{model.memory: none}}}}}}\n"
     spec = study_files.load(tmp_path, text=study_files.GOOD.replace("study: tides", f"study: {name}") + arms)
@@ -254,8 +255,8 @@ def test_the_longest_names_are_names_of_files_too(tmp_path: Path):
     (tmp_path / run_name(trial, tries=3)).mkdir()
 
 
-def test_rows_that_another_wrote_lead_to_no_file_outside(tmp_path: Path):
-    """A ledger out of a stranger's archive: a row whose id is a path is no trial of it, and is said to be none."""
+def test_row_with_a_path_as_trial_id_writes_no_file_outside(tmp_path: Path):
+    """A ledger from an untrusted archive: a row whose id is a path is not read and is reported as a problem."""
     import pyarrow.parquet as pq
 
     ledger = synthetic.full_study(tmp_path / "s")

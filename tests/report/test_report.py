@@ -1,4 +1,4 @@
-"""The report of studies that were written through the real ledger: files, words, escapes, refusals."""
+"""The report of a study with a search and an ablation: files, content, refusals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from scipy import stats
 
 import ablate
 from ablate import cli, formatting
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.report import writer
-from ablate.report.sections.summary import answer
+from ablate.report.sections.summary import summary
 from ablate.study.dataset import read
 from tests import ROOT, synthetic
 from tests.synthetic import SPACE, add_search, add_trial, full_study, metrics, study_json
@@ -31,12 +29,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return writer.write(full_study(tmp_path_factory.mktemp("results") / "ema").root)
 
 
-def words_of(study_dir: Path) -> str:
-    """The first paragraph."""
-    return answer(writer.findings_of(study_dir)).plain
-
-
-def test_every_format_is_written_and_nothing_else_is_left(written: Path):
+def test_report_writes_every_format_and_leaves_no_temporary_file(written: Path):
     names = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
     assert {"report.md", "report.html", "trials.csv", "ablation.csv"} <= names
     for label in ("best", "trials", "slice_model_ema_decay", "ablation", "bank_use", "floors", "failures", "cost"):
@@ -46,7 +39,7 @@ def test_every_format_is_written_and_nothing_else_is_left(written: Path):
     assert not [name for name in names if name.endswith(".tmp")]
 
 
-def test_the_page_needs_no_network_and_its_ids_are_its_own(written: Path):
+def test_html_page_fetches_nothing_and_has_unique_ids(written: Path):
     page = (written / "report.html").read_text()
     outside = re.findall(r"""(?:src|href)=["'](?!#)([^"']+)""", page)
     assert outside == [], "no image, script or style is fetched"
@@ -57,7 +50,7 @@ def test_the_page_needs_no_network_and_its_ids_are_its_own(written: Path):
     assert used <= set(ids), "what figures refer to is in the page"
 
 
-def test_the_page_says_what_the_study_found(written: Path):
+def test_html_page_shows_results_reasons_and_provenance(written: Path):
     text = re.sub(r"<[^>]+>", "", (written / "report.html").read_text())
     for part in (
         "How fast should the token memory forget?",
@@ -76,31 +69,7 @@ def test_the_page_says_what_the_study_found(written: Path):
         assert part in text, part
 
 
-def test_ablation_csv_has_its_columns_and_equals_scipy(written: Path):
-    table = pd.read_csv(written / "ablation.csv")
-    assert list(table.columns) == [
-        "arm", "n", "mean", "ci_low", "ci_high", "baseline_mean", "delta", "delta_low", "delta_high", "p", "p_exact",
-        "p_holm", "mde",
-    ]  # fmt: skip
-    assert table["arm"].tolist() == ["blind", "token", "ema_off"]
-    trials = pd.read_csv(written / "trials.csv")
-    sides = {arm: rows.sort_values("seed")["val_loss"].to_numpy() for arm, rows in trials.groupby("arm")}
-    row = table.set_index("arm").loc["token"]
-    test = stats.ttest_rel(sides["token"], sides["baseline"])
-    low, high = test.confidence_interval(0.95)
-    own = stats.ttest_1samp(sides["token"], 0).confidence_interval(0.95)
-    assert row["n"] == 6
-    assert [row["mean"], row["ci_low"], row["ci_high"]] == pytest.approx([sides["token"].mean(), *own])
-    assert row["baseline_mean"] == pytest.approx(sides["baseline"].mean())
-    assert [row["delta"], row["delta_low"], row["delta_high"]] == pytest.approx(
-        [(sides["token"] - sides["baseline"]).mean(), low, high]
-    )
-    assert [row["p"], row["p_exact"], row["p_holm"]] == pytest.approx([test.pvalue, 2 / 64, 3 * 2 / 64])
-    sd, critical = (sides["token"] - sides["baseline"]).std(ddof=1), stats.t.ppf(1 - 0.05 / 6, 5)
-    assert stats.nct.sf(critical, 5, row["mde"] / sd * np.sqrt(6)) == pytest.approx(0.8)
-
-
-def test_figures_are_wellformed_and_the_same_every_time(written: Path, tmp_path: Path):
+def test_figures_and_page_are_reproducible(written: Path, tmp_path: Path):
     again = writer.write(written.parent, out=tmp_path / "again")
     for path in sorted((written / "figures").glob("*.svg")):
         ET.fromstring(path.read_text())
@@ -108,12 +77,12 @@ def test_figures_are_wellformed_and_the_same_every_time(written: Path, tmp_path:
     assert (written / "report.html").read_bytes() == (again / "report.html").read_bytes()
 
 
-def test_a_format_writes_its_own_files_only(written: Path, tmp_path: Path):
+def test_csv_format_writes_csv_files_only(written: Path, tmp_path: Path):
     out = writer.write(written.parent, formats=["csv"], out=tmp_path)
     assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".csv"}
 
 
-def test_latex_tables_are_balanced(written: Path):
+def test_latex_rows_have_as_many_cells_as_columns(written: Path):
     for path in (written / "tables").glob("*.tex"):
         text = path.read_text()
         layout = text.split(r"\begin{tabular}{", 1)[1].splitlines()[0]
@@ -123,7 +92,7 @@ def test_latex_tables_are_balanced(written: Path):
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}, path.name
 
 
-def test_trials_that_differ_in_commit_are_refused_by_name_or_marked(tmp_path: Path):
+def test_trials_of_different_commits_are_refused_or_marked(tmp_path: Path):
     ledger = Ledger(tmp_path / "mixed")
     ledger.write_study(study_json(name="mixed", space=SPACE, trials=5))
     add_search(ledger, count=4, failed=False)
@@ -137,7 +106,7 @@ def test_trials_that_differ_in_commit_are_refused_by_name_or_marked(tmp_path: Pa
     assert "Trials of different commits, budgets, data or versions are compared here" in page
 
 
-def test_thirty_trials_show_importances(tmp_path: Path):
+def test_importances_are_shown_from_thirty_trials_on(tmp_path: Path):
     ledger = Ledger(tmp_path / "long")
     ledger.write_study(study_json(name="long", space=SPACE, trials=30))
     add_search(ledger, count=30, failed=False)
@@ -147,7 +116,7 @@ def test_thirty_trials_show_importances(tmp_path: Path):
     assert (out / "figures/importances.svg").is_file()
 
 
-def test_several_objectives_have_each_a_best_and_a_pareto_set(tmp_path: Path):
+def test_several_objectives_have_a_best_trial_each_and_a_pareto_set(tmp_path: Path):
     ledger = Ledger(tmp_path / "two")
     objectives = [{"metric": "val_loss", "mode": "min"}, {"metric": "fact_accuracy", "mode": "max"}]
     ledger.write_study(study_json(name="two", space=SPACE, trials=3, objectives=objectives))
@@ -160,52 +129,25 @@ def test_several_objectives_have_each_a_best_and_a_pareto_set(tmp_path: Path):
     front = (out / "tables/pareto.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0] for line in front] == [ids[1], ids[0]]
     assert (out / "tables/best_fact_accuracy.csv").is_file()
-    assert "The highest fact_accuracy of the search is 0.90" in words_of(ledger.root)
+    said = summary(writer.findings_of(ledger.root)).plain
+    assert "The highest fact_accuracy of the search is 0.90" in said
+    assert "The Pareto set has 2 trials of the search" in said
 
 
-HOSTILE = "<script>alert(1)</script> | a_b *c* `d` [x](javascript:y) $\\frac{}$ & 100% #~^ \x1b[31mred\nnext"
-
-
-def test_hostile_names_show_up_harmlessly(tmp_path: Path):
-    ledger = Ledger(tmp_path / "hostile")
-    arms = {HOSTILE: {"model.memory": "blind"}, "汉字": {"model.memory": "none"}}
-    ledger.write_study(study_json(name="hostile", question=HOSTILE, arms=arms, seeds=3))
-    for seed in (1, 2, 3):
-        for arm, overrides in {"baseline": {}, **arms}.items():
-            loss = 3.0 + 0.01 * seed + 0.003 * len(arm) * (seed - 2)
-            add_trial(ledger, arm=arm, seed=seed, params=overrides, measured=metrics(val_loss=loss))
-    first = str(ledger.trials().column("trial_id")[0])
-    ledger.write_samples(first, [{"prompt": HOSTILE, "continuation": HOSTILE, "ended": False}])
-    error = ("ValueError", HOSTILE)
-    add_trial(ledger, arm=HOSTILE, seed=4, params=arms[HOSTILE], status="error", error=error, share=0.1)
-    out = writer.write(ledger.root)
-    page = (out / "report.html").read_text()
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert "\x1b" not in page
-    markdown = (out / "report.md").read_text()
-    assert "<script" not in markdown
-    assert not re.search(r"(?<!\\)\]\(javascript", markdown)
-    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in (out / "tables/ablation.md").read_text().splitlines()}
-    assert len(widths) == 1, "a pipe in a name opens no cell"
-    latex = (out / "tables/ablation.tex").read_text()
-    assert r"\textbackslash{}frac\{\}\$ \& 100\% \#\textasciitilde{}\textasciicircum{}" in latex
-
-
-def test_load_gives_tables(written: Path):
+def test_load_returns_trials_and_history(written: Path):
     study = ablate.load(written.parent)
     assert len(study.trials) == study.trials_arrow.num_rows == 36
     assert set(study.history["trial_id"]) == set(study.trials["trial_id"])
     assert study.study["question"] == "How fast should the token memory forget?"
 
 
-def test_a_folder_whose_study_json_is_no_studys_is_refused(tmp_path: Path):
+def test_folder_with_a_foreign_study_json_is_refused(tmp_path: Path):
     (tmp_path / "study.json").write_text('{"study": "x"}')
     with pytest.raises(BadInput, match=r"study\.json: question"):
         read(tmp_path)
 
 
-def test_the_command_prints_the_path_and_the_answer(written: Path, capsys: pytest.CaptureFixture[str]):
+def test_command_prints_the_folder_and_the_summary(written: Path, capsys: pytest.CaptureFixture[str]):
     study_dir = written.parent
     arguments = [study_dir.name, "--results", str(study_dir.parent), "--format", "md"]
     assert writer.main(arguments) == cli.DONE
@@ -214,7 +156,7 @@ def test_the_command_prints_the_path_and_the_answer(written: Path, capsys: pytes
     assert words.startswith("36 of 36 planned trials have ended")
 
 
-def test_a_wrong_format_is_one_line(written: Path, capsys: pytest.CaptureFixture[str]):
+def test_unknown_format_is_refused_in_one_line(written: Path, capsys: pytest.CaptureFixture[str]):
     code = cli.guarded(lambda: writer.main([str(written.parent), "--format", "md,pdf"]))
     assert code == cli.BAD_INPUT
     assert capsys.readouterr().err == "--format: pdf: no such format; choose from md, html, tex, csv\n"
@@ -240,18 +182,18 @@ def test_a_wrong_format_is_one_line(written: Path, capsys: pytest.CaptureFixture
         (formatting.duration(59.7), "1 min 0 s"),
     ],
 )
-def test_numbers_are_written_as_a_paper_prints_them(found: str, expected: str):
+def test_formatting_of_numbers(found: str, expected: str):
     assert found == expected
 
 
-def test_the_committed_example_is_reported_at_once_and_tells_no_machine(tmp_path: Path) -> None:
+def test_committed_example_can_be_reported_and_names_no_machine(tmp_path: Path) -> None:
     """From a clone, before anything is trained; on a copy, since a report keeps that results were looked at."""
     committed = ROOT / "results" / "memory"
     study = shutil.copytree(committed, tmp_path / "memory")
     folder = writer.write(study)
-    told = csv.DictReader((folder / "ablation.csv").read_text(encoding="utf-8").splitlines())
-    again = csv.DictReader((committed / "report" / "ablation.csv").read_text(encoding="utf-8").splitlines())
-    assert list(told) == list(again)
+    fresh = csv.DictReader((folder / "ablation.csv").read_text(encoding="utf-8").splitlines())
+    kept = csv.DictReader((committed / "report" / "ablation.csv").read_text(encoding="utf-8").splitlines())
+    assert list(fresh) == list(kept)
     assert set(ablate.load(study).trials["host"]) == {"example"}
     texts = [path for path in committed.rglob("*") if path.suffix in (".json", ".md", ".tex", ".html", ".csv")]
     assert [

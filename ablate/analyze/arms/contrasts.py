@@ -1,11 +1,11 @@
 """A factorial design: main effects and two-way interactions, each a contrast within a seed.
 
-A contrast is a weighted sum of one seed's runs, a run a cell. The seeds' contrasts are then treated like an arm's
-paired differences: t interval, exact sign-flip test, and Holm over the contrasts of the design. A level is compared
-with the factor's reference (the baseline's level). Main effect of a level: the mean, over the other factors' cells, of
-the run at the level minus the run at the reference. Interaction of two levels: what the first changes where the second
-is on, minus what it changes where the second is at its reference, again a mean over the other factors' cells. (Wu and
-Hamada 2009, Experiments, section 4.3; the interaction is not halved.)
+A contrast is a weighted sum of one seed's runs, one run for each cell. The contrasts of all seeds are treated like an
+arm's paired differences: t interval, exact sign-flip test, and Holm over the contrasts of the design. A level is
+compared with the factor's reference, the baseline's level. The main effect of a level is the run at the level minus the
+run at the reference, averaged over the cells of the other factors. The interaction of two levels is what the first
+changes where the second is on, minus what it changes where the second is at its reference, averaged likewise (Wu and
+Hamada 2009, Experiments, section 4.3; the interaction is not halved here).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ablate.spec.declared_test import ALPHA
 from ablate.spec.models import Objective
 
 Levels = Mapping[str, str]
-"""Factor -> level, both as they are shown."""
+"""Factor -> level, both as shown to users."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A main effect (one entry in `levels`) or an interaction (two), over the seeds that have every cell."""
+    """A main effect (one level) or an interaction (two levels), over the seeds that have every cell."""
 
     levels: Levels
     references: Levels
@@ -55,13 +55,13 @@ class Contrast:
 
     @property
     def interaction(self) -> bool:
-        """Of two factors."""
+        """Whether it is of two factors."""
         return len(self.levels) == 2
 
 
 @dataclass(frozen=True)
 class CellMean:
-    """The runs of one cell, over the seeds that have every cell."""
+    """The mean of one cell's runs, over the seeds that have every cell."""
 
     arm: str
     levels: Levels
@@ -70,9 +70,9 @@ class CellMean:
 
 @dataclass(frozen=True)
 class Factorial:
-    """`factors`: each with its levels, the reference first. `missing`: cells of the full design that no arm fills;
-    contrasts are then not estimated. `dropped`: seeds on which every cell has ended and one gave no value; `pending`:
-    seeds on which some cells have not ended."""
+    """`factors`: factor -> its levels, the reference first. `missing`: cells of the full design without an arm; where
+    there are any, no contrast is estimated. `dropped`: seeds on which every cell has ended and one has no value;
+    `pending`: seeds on which some cells have not ended."""
 
     metric: str
     factors: Mapping[str, tuple[str, ...]]
@@ -85,9 +85,9 @@ class Factorial:
 
 
 def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str, Levels]) -> Factorial | None:
-    """The analysis of a factorial design; None without two factors' cells.
+    """Analyse a factorial design; None below two cells.
 
-    `cells`: arm -> its levels, all over the same factors. The first cell's levels are the references.
+    `cells`: arm -> its level of every factor. The first cell's levels are the references.
     """
     if len(cells) < 2:
         return None
@@ -101,7 +101,7 @@ def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str,
     found: list[Contrast] = []
     if not missing:
         values_SC = whole.to_numpy(dtype=float)
-        for levels in _asked(factors):
+        for levels in _contrast_levels(factors):
             weights_C = _weights(levels, factors=factors, points=[cells[arm] for arm in cells])
             found.append(_contrast(levels, references, values_SC @ weights_C))
     family = len(found)
@@ -126,7 +126,7 @@ def factorial(trials: pd.DataFrame, *, objective: Objective, cells: Mapping[str,
     )
 
 
-def _asked(factors: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
+def _contrast_levels(factors: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
     """Every main effect, then every two-way interaction."""
     mains = [{key: level} for key, levels in factors.items() for level in levels[1:]]
     pairs = combinations(mains, 2)
@@ -134,7 +134,7 @@ def _asked(factors: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
 
 
 def _weights(levels: Levels, *, factors: Mapping[str, tuple[str, ...]], points: Sequence[Levels]) -> np.ndarray:
-    """A cell's weight is the product of +1 (at the level), -1 (at the reference) and 0 over the contrast's factors,
+    """A cell's weight is the product over the contrast's factors of +1 (at the level), -1 (at the reference) or 0,
     divided by the number of cells of the other factors."""
     others = [len(values) for key, values in factors.items() if key not in levels]
     weights = []

@@ -1,4 +1,4 @@
-"""What an arm's difference costs: time and FLOPs of a run, and the difference for each of them."""
+"""What an arm's difference costs: time and FLOPs of a run, and the difference for each hour and each PFLOP."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ PFLOP = 1e15
 
 @dataclass(frozen=True)
 class CostEffectiveness:
-    """One group's completed runs. `hours` and `pflop`: means over its runs; an arm's `*_ratio`: over the baseline's.
+    """The completed runs of one group. `hours`, `pflop`: means over its runs; `*_ratio`: these over the baseline's.
 
-    `per_hour` and `per_pflop`: the arm's difference to the baseline over what one of its runs costs (NaN for the
-    baseline). FLOPs are the trainer's formula, forward and backward, times the tokens that were
-    seen; NaN where they are not known.
+    `per_hour` and `per_pflop`: the arm's difference to the baseline over the cost of one of its runs; NaN for the
+    baseline. FLOPs are the trainer's formula, forward and backward, times the tokens seen; NaN where unknown.
     """
 
     group: str
@@ -38,7 +37,7 @@ class CostEffectiveness:
 def cost_effectiveness(
     trials: pd.DataFrame, *, effects: Sequence[Effect], flops_per_token: Mapping[str, float]
 ) -> list[CostEffectiveness]:
-    """The baseline, then every arm that has a pair. `flops_per_token`: by recorded configuration."""
+    """The baseline, then every arm with a pair. `flops_per_token`: recorded configuration -> FLOPs."""
     control = _costs(trials, BASELINE, flops_per_token)
     found = [_cost_effectiveness(BASELINE, control, control, difference=math.nan)]
     for effect in effects:
@@ -49,11 +48,11 @@ def cost_effectiveness(
 
 
 def _costs(trials: pd.DataFrame, group: str, flops_per_token: Mapping[str, float]) -> tuple[int, float, float]:
-    """(runs, hours, PFLOP) of a group's completed runs, means."""
+    """(number, mean hours, mean PFLOP) of a group's completed runs."""
     runs = completed(of_arm(trials, group))
     if runs.empty:
         return 0, math.nan, math.nan
-    # A group's runs differ by their seed alone, so one configuration speaks for all of them.
+    # A group's runs differ only in their seed, so all have the FLOPs of the first configuration.
     per_token = flops_per_token.get(str(runs["config_json"].iloc[0]), math.nan)
     return (
         len(runs),
@@ -71,12 +70,12 @@ def _cost_effectiveness(
         n=n,
         hours=hours,
         pflop=pflop,
-        hours_ratio=_over(hours, control[1]),
-        pflop_ratio=_over(pflop, control[2]),
-        per_hour=_over(difference, hours),
-        per_pflop=_over(difference, pflop),
+        hours_ratio=_ratio(hours, control[1]),
+        pflop_ratio=_ratio(pflop, control[2]),
+        per_hour=_ratio(difference, hours),
+        per_pflop=_ratio(difference, pflop),
     )
 
 
-def _over(value: float, by: float) -> float:
+def _ratio(value: float, by: float) -> float:
     return value / by if by > 0 else math.nan

@@ -1,4 +1,4 @@
-"""A study's claims against its numbers: supported, equivalent, refuted or inconclusive."""
+"""Verdicts on a study's hypotheses: supported, equivalent, refuted or inconclusive."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Verdict = Literal["supported", "equivalent", "refuted", "inconclusive"]
 
 @dataclass(frozen=True)
 class Claim:
-    """What a study file claims: the arm is better than the baseline in the metric, by `min_effect` at least.
+    """A hypothesis of a study file: the arm is better than the baseline in the metric by at least `min_effect`.
 
-    `hindsight`: why it is exploratory; "" where it was declared before there were results.
+    `hindsight`: why it is exploratory; "" where it was declared before results were seen.
     """
 
     claim: str
@@ -35,8 +35,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with its numbers. `gain`: of the arm over the baseline, positive where the arm is better; `p_exact`: the
-    sign-flip test, `p_holm` over the study's hypotheses; `p_equivalence`: of the two one-sided tests."""
+    """A claim with its verdict. `gain`: of the arm over the baseline, positive where the arm is better; `p_exact`: of
+    the sign-flip test; `p_holm`: adjusted over the study's hypotheses; `p_equivalence`: of two one-sided t tests."""
 
     claim: Claim
     gain: Interval
@@ -47,7 +47,7 @@ class Judged:
 
 
 def judge_all(trials: pd.DataFrame, *, claims: Sequence[Claim], maximised: Collection[str]) -> list[Judged]:
-    """Every claim with its verdict. `maximised`: metrics of which more is better; of the others less is."""
+    """Judge every claim. `maximised`: the metrics of which more is better; of all others less is better."""
     gains = [_gains(trials, claim, sign=1.0 if claim.metric in maximised else -1.0) for claim in claims]
     exact = [sign_flip_p(values) for values in gains]
     judged = []
@@ -59,16 +59,16 @@ def judge_all(trials: pd.DataFrame, *, claims: Sequence[Claim], maximised: Colle
 
 
 def judge(gain: Interval, *, p_holm: float, p_equivalence: float, min_effect: float) -> Verdict:
-    """The rules, the first that holds:
+    """The verdict is that of the first rule that applies:
 
     1. `inconclusive` below two pairs: there is no interval.
-    2. `equivalent` where both one-sided tests reject at 0.05: whatever the gain is, it is smaller than min_effect
-       either way (Schuirmann 1987), were it ever so significant.
+    2. `equivalent` where both one-sided tests reject at 0.05: the gain, even a significant one, is smaller than
+       min_effect in either direction (Schuirmann 1987).
     3. `supported` where the whole 95 % interval lies at min_effect or above, and the declared test, adjusted over the
        study's hypotheses, rejects at 0.05.
-    4. `refuted` where the whole 95 % interval lies below min_effect: no gain that matters, perhaps a loss.
+    4. `refuted` where the whole 95 % interval lies below min_effect: the gain is too small, or is a loss.
     5. `inconclusive` otherwise: the interval holds min_effect, or lies above it and the declared test does not reject.
-       A gain above 0 may be shown all the same.
+       The interval may still exclude 0.
     """
     if gain.n < 2:
         return "inconclusive"
@@ -82,15 +82,15 @@ def judge(gain: Interval, *, p_holm: float, p_equivalence: float, min_effect: fl
 
 
 def equivalence_p(values: np.ndarray, *, margin: float) -> float:
-    """p of two one-sided t tests that the mean lies within (-margin, margin): the larger of the two. NaN below two
-    values; 1 for a margin of 0, within which nothing lies."""
+    """The larger p of two one-sided t tests that the mean lies within (-margin, margin). NaN below two values; 1 for a
+    margin of 0, within which no mean lies."""
     n = len(values)
     if n < 2:
         return math.nan
     if margin <= 0:
         return 1.0
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n)
-    if error == 0:  # equal values: certain, one way or the other
+    if error == 0:  # all values are equal: the mean is certain
         return 0.0 if abs(mean) < margin else 1.0
     return float(stats.t.sf((margin - abs(mean)) / error, n - 1))
 

@@ -1,9 +1,9 @@
 """What an arm of an ablation changes: the paired difference to the baseline on the same seeds.
 
-The declared test is the exact sign-flip test, with Holm over the study's arms; the t interval and the t test's p stand
-beside it. A seed where both runs have ended and one gave no value is dropped as a pair, and counted; where one has not
-ended, the pair is pending. An A/A arm (the baseline on other random streams) is a check and no claim: it is measured
-like an arm and is not of Holm's family.
+The declared test is the exact sign-flip test, adjusted by Holm over the study's arms; the t interval and the t test's p
+are given in addition. A pair is dropped and counted where both runs have ended and one has no value; it is pending
+where only one has ended. An A/A arm (the baseline on other random streams) is a check, not a claim: it is measured like
+an arm but is not in Holm's family.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from ablate.spec.models import Objective
 class Effect:
     """One arm against the baseline, in the objective's unit, over the seeds that both have.
 
-    `arm_values` and `baseline_values`: mean, spread and t interval of either side over those seeds. `difference`: of
-    arm - baseline. `mde`: the true difference that a t test finds with power 0.8 at 0.05 / arms; `mde_exact`: that the
-    declared test does, NaN where it cannot reject or was not simulated. `dropped`: seeds on which one of two ended runs
-    gave no value; `pending`: on which only one has ended. `smallest_p_holm`: what the smallest of the arms' adjusted p
-    values could be at this n. `check`: an A/A arm, whose `p_holm` and `smallest_p_holm` are NaN and whose `mde` is at
-    0.05.
+    `arm_values`, `baseline_values`: mean, spread and t interval of each side over those seeds; `difference`: of arm -
+    baseline. `mde`: the true difference that a t test at 0.05 / arms finds with power 0.8; `mde_exact`: the same for
+    the declared test, NaN where it cannot reject or was not simulated. `dropped`: seeds on which both runs have ended
+    and one has no value; `pending`: seeds on which only one has ended. `smallest_p_holm`: the smallest adjusted p that
+    an arm can reach at this n. `check`: an A/A arm; its `p_holm` and `smallest_p_holm` are NaN, its `mde` is at 0.05.
     """
 
     arm: str
@@ -58,12 +57,12 @@ class Effect:
 
     @property
     def n(self) -> int:
-        """Pairs."""
+        """Number of pairs."""
         return self.difference.n
 
 
 def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str]:
-    """The arms other than the baseline: the declared ones in their order, then any that only the results have."""
+    """All arms but the baseline: the declared ones in their order, then those that only the results have."""
     found = [arm for arm in dict.fromkeys(texts(trials, "arm")) if arm not in (BASELINE, SEARCH)]
     return list(dict.fromkeys([*declared, *found]))
 
@@ -71,10 +70,8 @@ def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str
 def effects(
     trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), checks: Collection[str] = ()
 ) -> list[Effect]:
-    """Every arm's effect on one objective, p values adjusted over all of them, arms without a pair included.
-
-    `checks`: the A/A arms, which stand outside of the family.
-    """
+    """Every arm's effect on one objective. Holm's family is all arms, also those without a pair, but not `checks`, the
+    A/A arms."""
     names = arm_names(trials, declared=declared)
     family = sum(name not in checks for name in names)
     control = by_seed(trials, BASELINE, objective)
@@ -95,8 +92,8 @@ def effects(
 
 @dataclass(frozen=True)
 class Pairs:
-    """The seeds that both sides have a value on, in order, and the values; `dropped`: seeds on which both sides have
-    ended and one has none; `pending`: seeds on which one side has not ended."""
+    """The seeds on which both sides have a value, in order, and the values. `dropped`: seeds on which both have ended
+    and one has no value; `pending`: seeds on which only one has ended."""
 
     seeds: tuple[int, ...]
     baseline: np.ndarray
@@ -106,12 +103,12 @@ class Pairs:
 
 
 def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
-    """An arm's runs beside the baseline's."""
+    """An arm's runs paired with the baseline's."""
     return align(by_seed(trials, BASELINE, objective), by_seed(trials, arm, objective))
 
 
 def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
-    """Seed by seed; NaN is the value of a run that ended without one."""
+    """Pair two sides by seed. A run that ended without a value has NaN."""
     ended = sorted(control.keys() & treated.keys())
     both = [seed for seed in ended if not np.isnan(control[seed] + treated[seed])]
     sides = (np.array([side[seed] for seed in both], dtype=float) for side in (control, treated))
@@ -120,11 +117,11 @@ def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
 
 
 def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> dict[int, float]:
-    """The objective of an arm's ended runs, seed -> value; NaN for a run that did not complete."""
+    """Seed -> objective of an arm's ended runs; NaN for a run that did not complete."""
     own = np.asarray(trials["arm"] == arm, dtype=bool)
     seeds, values = floats(trials, "seed")[own], floats(trials, objective.metric)[own]
-    ended = np.asarray(trials["status"] == "completed", dtype=bool)[own]
-    return dict(zip(seeds.astype(int).tolist(), np.where(ended, values, np.nan).tolist(), strict=True))
+    done = np.asarray(trials["status"] == "completed", dtype=bool)[own]
+    return dict(zip(seeds.astype(int).tolist(), np.where(done, values, np.nan).tolist(), strict=True))
 
 
 def _effect(arm: str, objective: Objective, pairs: Pairs, *, family: int) -> Effect:

@@ -1,5 +1,6 @@
-"""What does not hang on a mean: interquartile means with bootstrap intervals, and how often an arm is better (Agarwal
-et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice, arXiv 2108.13264, section 4)."""
+"""Statistics that one odd run changes little: interquartile means with bootstrap intervals, and how often an arm is
+better (Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice, arXiv 2108.13264,
+section 4)."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from ablate.analyze.arms.paired import arm_names, pairs_of
 from ablate.spec.models import Objective
 
 RESAMPLES = 2_000
-SEED = 0  # of the resamples: the same results give the same report
+SEED = 0  # of the resamples: equal results give equal reports
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; `low` and `high` are NaN where there is none."""
+    """A number with its 95 % interval, NaN where there is none."""
 
     value: float
     low: float
@@ -31,8 +32,8 @@ class Estimate:
 class Robust:
     """One arm against the baseline over the `n` seeds that both have.
 
-    `arm` and `baseline`: interquartile means. `better`: share of the seeds on which the arm is better, a tie counts
-    half to it (the paired form of Agarwal's probability of improvement).
+    `arm` and `baseline`: interquartile means. `better`: share of the seeds on which the arm is better; a tie counts
+    half (the paired form of Agarwal's probability of improvement).
     """
 
     name: str
@@ -58,7 +59,7 @@ def robust(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str
 
 def iqm(values: np.ndarray, *, level: float = 0.95) -> Estimate:
     """The mean without the lowest and the highest quarter (floor(n/4) values each), with its percentile bootstrap
-    interval. At few seeds that interval is too narrow: it stands beside the t interval, never in its place."""
+    interval. That interval is too narrow at few seeds, so it never replaces the t interval."""
     middle = _middle_mean(np.sort(values)[None, :])[0]
     if len(values) < 2:
         return Estimate(float(middle), math.nan, math.nan)
@@ -69,13 +70,14 @@ def iqm(values: np.ndarray, *, level: float = 0.95) -> Estimate:
 
 
 def _middle_mean(sorted_RN: np.ndarray) -> np.ndarray:
-    """Rows: sorted samples."""
+    """The mean of each row, a sorted sample, without its lowest and highest quarter."""
     n = sorted_RN.shape[1]
     return sorted_RN[:, n // 4 : n - n // 4].mean(axis=1)
 
 
 def share(count: float, *, n: int, level: float = 0.95) -> Estimate:
-    """`count` of `n` with the exact binomial interval (Clopper and Pearson 1934). A half count widens to both sides."""
+    """`count` of `n` with the exact binomial interval (Clopper and Pearson 1934). A half count widens the
+    interval on both sides."""
     tail = (1 - level) / 2
     down, up = math.floor(count), math.ceil(count)
     low = 0.0 if down == 0 else float(stats.beta.ppf(tail, down, n - down + 1))

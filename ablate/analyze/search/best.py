@@ -1,4 +1,5 @@
-"""Which trial is best, and which of its values sit at the edge of what was searched."""
+"""The best trial by one objective, which of its values are at the edge of their ranges, and the Pareto set of several
+objectives."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from ablate.spec.models import Objective
 
 @dataclass(frozen=True)
 class Best:
-    """The best completed trial among `completed` of them.
+    """The best of `completed` completed trials.
 
-    `edges`: parameter key -> which end of its range the value sits at. `median` and `worst`: of all completed trials.
+    `edges`: parameter key -> the end of its range that the value is at. `median`, `worst`: of all completed trials.
     """
 
     trial_id: str
@@ -30,7 +31,7 @@ class Best:
 
 
 def ranked(trials: pd.DataFrame, *, objective: Objective) -> pd.DataFrame:
-    """The completed trials that have the objective, best first; equal values stand in the order of their ids."""
+    """The completed trials that have the objective, best first; equal values in the order of their ids."""
     done = completed(trials)
     measured = rows(done, np.isfinite(floats(done, objective.metric)))
     costs = objective.sign * floats(measured, objective.metric)
@@ -54,3 +55,28 @@ def best(trials: pd.DataFrame, *, objective: Objective, space: Sequence[Dimensio
         median=float(np.median(values)),
         worst=float(values[-1]),
     )
+
+
+def pareto_ids(trials: pd.DataFrame, *, objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Ids of the completed trials on the Pareto front, best in the first objective first.
+
+    A trial beats another if it is at least as good in every objective and better in one. Equal trials both stay.
+    """
+    done = completed(trials)
+    costs_No = np.column_stack([objective.sign * floats(done, objective.metric) for objective in objectives])
+    whole = np.isfinite(costs_No).all(axis=1)
+    done, costs_No = rows(done, whole), costs_No[whole]
+    front_mask = _unbeaten(costs_No)
+    front = rows(done, front_mask)
+    return tuple(texts(in_order(front, keys=(costs_No[front_mask, 0], texts(front, "trial_id"))), "trial_id"))
+
+
+def _unbeaten(costs_No: np.ndarray) -> np.ndarray:
+    """A mask of the front. Trials are sorted by their costs, so whatever beats a trial comes before it; it is enough to
+    compare each with the front so far."""
+    mask = np.zeros(len(costs_No), dtype=bool)
+    for index in np.lexsort(costs_No.T[::-1]):
+        front_Fo = costs_No[mask]
+        beaten = (front_Fo <= costs_No[index]).all(axis=1) & (front_Fo < costs_No[index]).any(axis=1)
+        mask[index] = not beaten.any()
+    return mask

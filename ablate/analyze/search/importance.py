@@ -1,9 +1,10 @@
-"""Which parameters separate the best trials from the rest: PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255, equations
-15 and 16), with bootstrap intervals.
+"""Parameter importances: which parameters separate the best trials from the rest. PED-ANOVA (Watanabe et al. 2023,
+arXiv 2304.10255, equations 15 and 16) with bootstrap intervals.
 
-For each parameter a kernel density of the best tenth's values is compared with that of all trials', on a grid: the
-Pearson divergence, as a share of all parameters'. The same densities as Optuna's evaluator, which is the test's oracle:
-its own takes a second of imports and half a second for each resample of a long search.
+For each parameter the kernel density of the best tenth's values is compared, on a grid, with that of all trials'.
+Its importance is the Pearson divergence of the two as a share of the sum over parameters. The densities are those of
+Optuna's evaluator, which the tests compare with. That evaluator is not used here, because it takes a second to import
+and half a second for each resample of a long search.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from ablate.analyze.search.best import ranked
 from ablate.analyze.search.space import Dimension
 from ablate.spec.models import Objective
 
-NEEDED = 30  # completed trials: it looks at the best tenth, and under three of those tell nothing
+NEEDED = 30  # completed trials: fewer than three in the best tenth say nothing
 TOP = 0.1
-STEPS = 50  # points of the grid
+STEPS = 50  # most points of the grid
 RESAMPLES = 400
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Share:
-    """One parameter's part of all importance, with its 95 % percentile bootstrap interval over the trials."""
+    """One parameter's share of all importance, with its 95 % percentile bootstrap interval over the trials."""
 
     key: str
     value: float
@@ -79,7 +80,7 @@ def importances(trials: pd.DataFrame, *, space: Sequence[Dimension], objective: 
 
 
 def _shares(grids: Sequence[_Grid], costs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Each parameter's share over the trials `chosen` (indices, repeats count). All equal where nothing differs."""
+    """Each parameter's share over the trials `chosen` (indices, repeats count); equal shares where nothing differs."""
     own = costs[chosen]
     cutoff = math.ceil(TOP * len(own)) - 1
     best = chosen[own <= np.partition(own, cutoff)[cutoff]]
@@ -91,7 +92,7 @@ def _shares(grids: Sequence[_Grid], costs: np.ndarray, chosen: np.ndarray) -> np
 
 
 def _divergence(grid: _Grid, *, best: np.ndarray, everything: np.ndarray) -> float:
-    """Pearson's divergence of the best trials' density from all trials'."""
+    """Pearson's divergence of the best trials' density from that of all trials."""
     if grid.size == 1:
         return 0.0
     density = _categorical_density if grid.categorical else _density
@@ -100,8 +101,8 @@ def _divergence(grid: _Grid, *, best: np.ndarray, everything: np.ndarray) -> flo
 
 
 def _density(counts: np.ndarray) -> np.ndarray:
-    """Normal kernels at the occupied points, cut at the grid's ends and summed over a point's width, with Scott's
-    bandwidth (Scott 1992), and one wide kernel in the middle as a prior, of the weight of one trial."""
+    """Normal kernels at the occupied points, truncated at the grid's ends and integrated over each point's width, with
+    Scott's bandwidth (Scott 1992); one wide kernel in the middle, with the weight of one trial, is the prior."""
     size, occupied = len(counts), np.flatnonzero(counts)
     weights, total = counts[occupied], counts.sum()
     mean = occupied @ weights / total
@@ -119,7 +120,7 @@ def _density(counts: np.ndarray) -> np.ndarray:
 
 
 def _categorical_density(counts: np.ndarray) -> np.ndarray:
-    """A kernel an occupied choice, smoothed towards all choices alike, and an even one as a prior."""
+    """One kernel for each occupied choice, smoothed towards all choices equally; a uniform kernel is the prior."""
     occupied = np.flatnonzero(counts)
     kernels_KC = np.full((len(occupied) + 1, len(counts)), 1 / (len(occupied) + 1))
     kernels_KC[np.arange(len(occupied)), occupied] += 1
@@ -128,7 +129,7 @@ def _categorical_density(counts: np.ndarray) -> np.ndarray:
 
 
 def _grid(dimension: Dimension, stored: list[object]) -> _Grid:
-    """Where each trial's value stands on the grid; 1 - x is what a one_minus_loguniform is log-uniform in."""
+    """Each trial's place on the grid. A one_minus_loguniform is log-uniform in 1 - x, so its grid is too."""
     values = [dimension.read(value) for value in stored]
     if dimension.kind == "choice":
         places = [dimension.choices.index(value) for value in values]

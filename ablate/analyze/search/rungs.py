@@ -1,7 +1,7 @@
-"""Early stopping, seen from behind: the objective at a budget that all trials reached, and what pruning cost.
+"""Early stopping in retrospect: the objective at a budget that all trials reached, and what pruning cost.
 
-Some trials of a search with `audit_fraction` are never pruned. They alone show both what a trial promised at a rung and
-what it came to: how well the one ranks the other, and what the rule would have thrown away.
+With `audit_fraction` some trials of a search are never pruned. Only they have a value both at a rung and at the end:
+they show how well the first ranks the second, and what the rule would have stopped.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from scipy import stats
 from ablate.analyze.frames import completed, floats, rows, texts
 from ablate.spec.models import Objective
 
-ENOUGH = 5  # audited trials that tell of a correlation
+ENOUGH = 5  # audited trials needed for a correlation
 RESAMPLES = 2_000
 SEED = 0
 
 
 @dataclass(frozen=True)
 class AtBudget:
-    """Trial id -> objective at its last report of at most `tokens`, which every one of these trials had reached."""
+    """Trial id -> objective at its last report of at most `tokens`, which all these trials reached."""
 
     tokens: float
     values: Mapping[str, float]
@@ -33,9 +33,9 @@ class AtBudget:
 @dataclass(frozen=True)
 class Rung:
     """What audited trials show of one rung. `n`: audited trials measured there; `spearman` with its bootstrap interval:
-    rank correlation of the value there and at the end; `stopped`: how many of them the rule would have stopped.
+    rank correlation of the values there and at the end; `stopped`: how many of them the rule would have stopped.
 
-    `regret`: by how much the best of them all beats the best of those that the rule keeps, never negative.
+    `regret`: by how much the best of all beats the best that the rule keeps; never negative.
     """
 
     tokens: float
@@ -48,7 +48,7 @@ class Rung:
 
 
 def at_common_budget(search: pd.DataFrame, history: pd.DataFrame, *, objective: Objective) -> AtBudget | None:
-    """At the largest token count that every completed or pruned trial of the search was measured at or beyond."""
+    """The objective at the largest token count that every completed or pruned trial of the search reached."""
     ended = rows(search, search["status"].isin(["completed", "pruned"]))
     reports = _reports(history, ids=texts(ended, "trial_id"), objective=objective)
     if reports.empty:
@@ -59,7 +59,7 @@ def at_common_budget(search: pd.DataFrame, history: pd.DataFrame, *, objective: 
 
 
 def values_at(reports: pd.DataFrame, *, tokens: float, objective: Objective) -> dict[str, float]:
-    """Each trial's objective at its last measured report of at most so many tokens."""
+    """Trial id -> objective at its last measured report of at most `tokens`."""
     early = rows(reports, floats(reports, "tokens_seen") <= tokens).sort_values("tokens_seen", kind="stable")
     last = early.drop_duplicates("trial_id", keep="last")
     return dict(zip(texts(last, "trial_id"), floats(last, objective.metric).tolist(), strict=True))
@@ -68,9 +68,9 @@ def values_at(reports: pd.DataFrame, *, tokens: float, objective: Objective) -> 
 def audit(
     search: pd.DataFrame, history: pd.DataFrame, *, objective: Objective, min_tokens: int, reduction: int
 ) -> list[Rung]:
-    """One entry a rung that an audited, completed trial passed before its end; none where no trial is audited.
+    """One entry for each rung that an audited, completed trial passed before its end; empty where no trial is audited.
 
-    A rung's rule keeps the best `reduction`-th of all the trials that were measured there, whatever came of them.
+    A rung's rule keeps the best `reduction`-th of all trials measured there, audited or not.
     """
     if "audited" not in search:
         return []
@@ -83,16 +83,16 @@ def audit(
     reports = _reports(history, ids=texts(search, "trial_id"), objective=objective)
     budget, found, tokens = float(np.max(floats(done, "budget_tokens"))), [], float(min_tokens)
     while tokens < budget:
-        everybody = _first_values(reports, tokens=tokens, objective=objective)
-        ids = [trial_id for trial_id in final if trial_id in everybody]
+        measured = _first_values(reports, tokens=tokens, objective=objective)
+        ids = [trial_id for trial_id in final if trial_id in measured]
         if ids:
-            found.append(_rung(tokens, ids, rung=everybody, final=final, reduction=reduction))
+            found.append(_rung(tokens, ids, rung=measured, final=final, reduction=reduction))
         tokens *= reduction
     return found
 
 
 def _first_values(reports: pd.DataFrame, *, tokens: float, objective: Objective) -> dict[str, float]:
-    """Each trial's cost at its first measured report of at least so many tokens: what a rung is judged by."""
+    """Trial id -> cost at its first measured report of at least `tokens`, which decides at a rung."""
     late = rows(reports, floats(reports, "tokens_seen") >= tokens).sort_values("tokens_seen", kind="stable")
     first = late.drop_duplicates("trial_id", keep="first")
     return dict(zip(texts(first, "trial_id"), (objective.sign * floats(first, objective.metric)).tolist(), strict=True))
@@ -101,7 +101,7 @@ def _first_values(reports: pd.DataFrame, *, tokens: float, objective: Objective)
 def _rung(
     tokens: float, ids: Sequence[str], *, rung: Mapping[str, float], final: Mapping[str, float], reduction: int
 ) -> Rung:
-    """Costs: less is better in both mappings."""
+    """`rung`, `final`: trial id -> cost there and at the end; less is better."""
     kept_count = max(1, len(rung) // reduction)
     cutoff = sorted(rung.values())[kept_count - 1]
     kept = [trial_id for trial_id in ids if rung[trial_id] <= cutoff]
@@ -131,14 +131,14 @@ def _rank_correlation(early_N: np.ndarray, late_N: np.ndarray) -> tuple[float, f
 
 
 def _pearson(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
-    """Row by row; NaN where a row is constant."""
+    """Pearson's correlation of each row of `a` with that of `b`; NaN where a row is constant."""
     a_RN, b_RN = (x - x.mean(axis=1, keepdims=True) for x in (a_RN, b_RN))
     norm = np.sqrt((a_RN**2).sum(axis=1) * (b_RN**2).sum(axis=1))
     return np.divide((a_RN * b_RN).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=norm > 0)
 
 
 def _reports(history: pd.DataFrame, *, ids: Sequence[str], objective: Objective) -> pd.DataFrame:
-    """Measured reports of these trials; empty where the history does not have the objective."""
+    """The reports of these trials that measured the objective; empty where the history does not have it."""
     if objective.metric not in history:
         return rows(history, np.zeros(len(history), dtype=bool))
     return rows(history, history["trial_id"].isin(list(ids)) & np.isfinite(floats(history, objective.metric)))

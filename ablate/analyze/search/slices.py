@@ -1,5 +1,5 @@
-"""What each searched parameter did, one at a time. Exploratory: a search's points are no designed experiment, since it
-draws more of them where it has found good values, and the other parameters vary with this one."""
+"""The results of a search by the values of one parameter. Exploratory: a search is not a designed experiment, because
+it draws more points where it has found good values, and the other parameters vary with this one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ablate.spec.models import Objective
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The ended trials of one value or bin. `mean`, `sd` and `best` are of the objective, of completed trials alone:
-    a pruned trial's last value belongs to a smaller budget. `early`: mean at the budget that all trials reached, of
-    completed and pruned ones together. NaN where there is nothing to take them of."""
+    """The ended trials of one value or bin. `mean`, `sd`, `best`: the objective of the completed trials alone, because
+    a pruned trial's last value belongs to a smaller budget. `early`: the mean of completed and pruned trials at the
+    budget that all reached. NaN where there are no such trials."""
 
     label: str
     n: int

@@ -1,4 +1,4 @@
-"""A searched parameter as the report sees it: its scale, the edges of its range, and how to cut it into groups."""
+"""A searched parameter in a report: its scale, the edges of its range, and its values in groups."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EDGE = 0.05  # of the range, on the distribution's own scale
-MAX_VALUES = 8  # an integer range of at most so many values is shown value by value
+EDGE = 0.05  # share of the range, on the scale of its distribution, that counts as an edge
+MAX_VALUES = 8  # an integer range with at most so many values has one group for each value
 
 Value = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
 class Group:
-    """A value or a bin of a parameter. `mask` selects, in the order of the values that were grouped."""
+    """A value or a bin of a parameter. `mask` selects from the grouped values."""
 
     label: str
     mask: np.ndarray
@@ -39,12 +39,12 @@ class Dimension:
 
     @property
     def whole(self) -> bool:
-        """Its values are whole numbers."""
+        """Whether its values are whole numbers."""
         return self.kind in ("int", "logint")
 
     @property
     def ordered(self) -> bool:
-        """A choice of three or more numbers, written in order: its first and last are edges, like a range's."""
+        """Whether it is a choice of three or more numbers in order, so that the first and the last are edges."""
         numbers = [
             float(value) for value in self.choices if isinstance(value, int | float) and not isinstance(value, bool)
         ]
@@ -52,24 +52,24 @@ class Dimension:
         return len(numbers) == len(self.choices) >= 3 and rising
 
     def read(self, stored: object) -> Value:
-        """The value as the study file has it: a column with gaps holds 8 as 8.0, a column of mixed types as text."""
+        """A stored value as the study file has it: a column with gaps stores 8 as 8.0, one of mixed types as text."""
         if self.kind == "choice":
             return next((choice for choice in self.choices if _same(stored, choice)), _plain(stored))
         value = float(stored)  # pyright: ignore[reportArgumentType]  (a number: the schema says so)
         return round(value) if self.whole else value
 
     def position(self, value: float) -> float:
-        """Where in the range a number lies, 0 at `low` and 1 at `high`, on the distribution's own scale."""
+        """The position of a number in the range on its scale: 0 at `low`, 1 at `high`."""
         low, high, at = (_scaled(self.kind, number) for number in (self.low, self.high, value))
         return 0.5 if high == low else (at - low) / (high - low)
 
     def at(self, position: float) -> float:
-        """The number at a position: the inverse of `position`."""
+        """The number at a position; the inverse of `position`."""
         low, high = _scaled(self.kind, self.low), _scaled(self.kind, self.high)
         return _unscaled(self.kind, low + position * (high - low))
 
     def edge(self, value: Value) -> str:
-        """`lower` or `upper` for a value at that end of its range, `first` or `last` in an ordered choice, else ""."""
+        """`lower` or `upper` at an end of the range, `first` or `last` in an ordered choice, else ""."""
         if self.kind == "choice":
             if not self.ordered:
                 return ""
@@ -80,7 +80,7 @@ class Dimension:
         return "lower" if position <= EDGE else "upper"
 
     def groups(self, stored: Sequence[object]) -> list[Group]:
-        """The parameter's values (choices, few whole numbers) or bins of equal width on its own scale."""
+        """Groups of trials by value (choices, few whole numbers) or by bins of equal width on the parameter's scale."""
         values = [self.read(value) for value in stored]
         if self.kind == "choice":
             return [Group(show(choice), _mask(_same(value, choice) for value in values)) for choice in self.choices]
@@ -100,13 +100,13 @@ class Dimension:
         inner = np.digitize(values, edges[1:-1])
         texts = _edge_texts(edges)
         return [
-            Group(f"{texts[index]} to {texts[index + 1]}", inner == index)  # a value on an edge is the upper bin's
+            Group(f"{texts[index]} to {texts[index + 1]}", inner == index)  # a value on an edge is in the upper bin
             for index in range(count)
         ]
 
 
 def show(value: Value) -> str:
-    """A parameter's value in words: numbers to at most six significant digits, booleans and null as in YAML."""
+    """A parameter's value as text: numbers to six significant digits, booleans and null as in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -115,7 +115,7 @@ def show(value: Value) -> str:
 
 
 def short(value: Value) -> str:
-    """As `show`, numbers to four significant digits: for reading, not for training again."""
+    """As `show`, with four significant digits: enough to read, not to train again."""
     return f"{value:.4g}" if isinstance(value, float) else show(value)
 
 
@@ -124,7 +124,7 @@ def _span(low: int, high: int) -> str:
 
 
 def _edge_texts(edges: Sequence[float]) -> list[str]:
-    """The edges with as few significant digits, three or more, as keep them apart."""
+    """The edges with the fewest significant digits, at least three, at which all differ."""
     for digits in range(3, 17):
         texts = [f"{edge:.{digits}g}" for edge in edges]
         if len(set(texts)) == len(texts):
@@ -141,7 +141,7 @@ def _is_number(value: object) -> bool:
 
 
 def _same(stored: object, choice: Value) -> bool:
-    """Whether a stored value is this choice, whatever type its column gave it."""
+    """Whether a stored value, of whatever type its column has, is this choice."""
     if choice is None:
         return stored is None or stored == "null" or (isinstance(stored, float) and math.isnan(stored))
     if isinstance(choice, bool):
@@ -156,7 +156,7 @@ def _plain(stored: object) -> Value:
 
 
 def _scaled(kind: str, value: float) -> float:
-    """A number on the scale its distribution is uniform on; `one_minus_loguniform` rises with the value too."""
+    """A number on the scale on which its distribution is uniform; the scale rises with the number."""
     if kind == "one_minus_loguniform":
         return -math.log(1 - value)
     return math.log(value) if kind in ("loguniform", "logint") else value

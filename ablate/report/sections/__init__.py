@@ -1,1 +1,2 @@
-"""The report's chapters: each turns findings into sections of words, tables and figures."""
+"""The sections of a report, a module a subject. Each turns findings into paragraphs, tables and figures, and knows no
+output format."""

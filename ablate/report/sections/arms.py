@@ -1,4 +1,4 @@
-"""The ablation: what each arm changes against the baseline on the same seeds, a table a design."""
+"""The ablation: what each arm changes against the baseline on the same seeds, one table for each design."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from ablate import formatting
 from ablate.analyze.arms.contrasts import Contrast
 from ablate.analyze.arms.paired import Effect
 from ablate.analyze.frames import texts
-from ablate.analyze.memory import gain_owner
 from ablate.report import figures
-from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, notice, words
+from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, notice, words
 from ablate.report.findings import Findings, PerObjective
-from ablate.report.sections.labels import interval_cell, label
 from ablate.report.sections.robustness import cost_blocks, robust_table
-from ablate.report.sections.summary import EXPLORATORY, credit, effect_places, noise_in_words
-from ablate.report.sections.tuned import tuned_blocks
+from ablate.report.sections.summary import EXPLORATORY, credit, effect_decimals, noise_in_words
 from ablate.spec.declared_test import ALPHA, DRAWS, MAX_EXACT
 from ablate.spec.designs import BASELINE
 
-# Of report/ablation.csv: other programs read it, so the names and their order stay.
+# Columns of report/ablation.csv. Other programs read it: do not change the names or their order.
 CSV_COLUMNS = tuple(
     Column(name, name)
     for name in (
@@ -38,7 +35,7 @@ MATCHES = {
 }
 MIXED = "†"
 
-# Design -> (stem of its files, what its rows are, title above it, prefix of its arms' names).
+# Design -> (stem of its files, head of its first column, title, prefix of its arms' names).
 DESIGNS = {
     "arm": ("ablation", "arm", "Arms", ""),
     "leave_one_out": ("leave_one_out", "without", "One component left out, the largest effect first", "without_"),
@@ -49,22 +46,24 @@ DESIGNS = {
 
 
 def arm_sections(findings: Findings) -> list[Section]:
-    """Nothing for a study without arms, or before one of its runs has ended."""
+    """Empty for a study without arms, and before a run of the baseline has ended."""
     if not findings.primary.effects or BASELINE not in texts(findings.data.trials, "arm"):
         return []
-    blocks: list[Block] = [words(_design(findings)), *tuned_blocks(findings)]
+    blocks: list[Block] = [words(_design(findings)), *_tuned_blocks(findings)]
     for per in findings.per_objective:
         blocks += [*_tables(findings, per), *_forest(findings, per)]
     if findings.bands:
         blocks.append(_curves(findings))
-    beside: list[Block] = [robust_table(findings, per) for per in findings.per_objective if per.robust]
-    beside += cost_blocks(findings)
-    found = [Section("The ablation", tuple(blocks))]
-    return [*found, Section("Beside the declared test", tuple(beside), sub=True)] if beside else found
+    robustness: list[Block] = [robust_table(findings, per) for per in findings.per_objective if per.robust]
+    robustness += cost_blocks(findings)
+    sections = [Section("The ablation", tuple(blocks))]
+    if robustness:
+        sections.append(Section("Robustness and cost effectiveness", tuple(robustness), sub=True))
+    return sections
 
 
 def csv_rows(findings: Findings) -> list[list[object]]:
-    """Rows of report/ablation.csv: one an arm other than the baseline, the primary objective."""
+    """Rows of report/ablation.csv: one for each arm but the baseline, for the primary objective."""
     return [
         [
             effect.arm, effect.n, effect.arm_values.mean, effect.arm_values.low, effect.arm_values.high,
@@ -76,7 +75,7 @@ def csv_rows(findings: Findings) -> list[list[object]]:
 
 
 def design_of(findings: Findings, effect: Effect) -> str:
-    """The design that an arm belongs to; one that only the results know is a named arm."""
+    """The design that an arm belongs to. An arm that only the results have counts as a named arm."""
     arm = findings.data.arms.get(effect.arm)
     return arm.design if arm else "arm"
 
@@ -91,7 +90,7 @@ def _design(findings: Findings) -> str:
     tuned = findings.data.tuned
     tuning = (
         f" Every arm, the baseline too, was first tuned over {', '.join(tuned.over)} in "
-        f"{formatting.count(tuned.trials, 'trial')} on another seed, and the winner trained on the fresh seeds: "
+        f"{formatting.count(tuned.trials, 'trial')} on another seed, and the winner was trained on fresh seeds: "
         "intervals and p values are conditional on that one tuning."
         if tuned
         else ""
@@ -102,8 +101,27 @@ def _design(findings: Findings) -> str:
     )
 
 
+def _tuned_blocks(findings: Findings) -> list[Block]:
+    """A table of the values that were tuned for each arm, the baseline first; nothing where arms are not tuned."""
+    tuned = findings.data.tuned
+    if not findings.data.tuned_values or tuned is None:
+        return []
+    return [
+        Table(
+            label="tuned",
+            caption=f"What was tuned for each arm, by {formatting.count(tuned.trials, 'trial')} each on another seed "
+            "than those that are compared.",
+            columns=(Column("arm", "arm", number=False), *(Column(key, key) for key in tuned.over)),
+            rows=tuple(
+                (cell(arm), *(Cell(formatting.setting(value), value) for value in chosen.values()))
+                for arm, chosen in findings.data.tuned_values.items()
+            ),
+        )
+    ]
+
+
 def _declared_test(findings: Findings) -> str:
-    """What is tested and how small its p can be; a study of A/A arms alone tests nothing."""
+    """Which test is declared and how small its p can be; "" for a study that has A/A arms alone and tests nothing."""
     claims = findings.primary.claims
     if not claims:
         return ""
@@ -111,7 +129,7 @@ def _declared_test(findings: Findings) -> str:
     test = "exact sign-flip test" if pairs <= MAX_EXACT else "sign-flip test"
     text = (
         f" The declared test is the {test} over the pairs, adjusted by Holm over the arms; the t interval and the t "
-        "test's p stand beside it."
+        "test's p are shown in addition."
     )
     if not pairs:
         return text
@@ -132,12 +150,9 @@ def _tables(findings: Findings, per: PerObjective) -> list[Block]:
             chosen.sort(key=lambda effect: (effect.n == 0, -abs(effect.difference.mean)))
         blocks.append(_table(findings, per, chosen, design=design))
         if design == "reseed":
-            blocks += [notice(noise_in_words(effect, per=per)) for effect in chosen if effect.n > 1 and _off(effect)]
+            off = [effect for effect in chosen if effect.difference.excludes_zero]
+            blocks += [notice(noise_in_words(effect, per=per)) for effect in off]
     return blocks
-
-
-def _off(effect: Effect) -> bool:
-    return effect.difference.above_zero or effect.difference.below_zero
 
 
 def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, design: str) -> Table:
@@ -145,17 +160,17 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
     better = "less" if per.objective.mode == "min" else "more"
     tests = (
         "p of the paired t test and of the exact sign-flip test; mde is the true difference that a t test would find "
-        f"with power 0.8 at {ALPHA}. An A/A arm is a check and no claim: it is not of Holm's family."
+        f"with power 0.8 at {ALPHA}. An A/A arm is a check, not a claim: it is not in Holm's family."
         if design == "reseed"
         else "p of the paired t test, of the exact sign-flip test, and the latter adjusted by Holm over the "
         f"{formatting.count(len(per.claims), 'arm')} of the study; mde is the true difference that a t test would find "
         f"with power 0.8 at {ALPHA} over the number of arms."
     )
     return Table(
-        label=label(findings, per, stem),
+        label=findings.label(per, stem),
         caption=f"{title}, against the baseline: {per.label}, {better} is better. Mean ± standard deviation over the "
         "paired seeds (the baseline's over all its completed runs), paired difference with its 95% t interval, "
-        f"{tests} {_lost(chosen)}",
+        f"{tests} {_dropped_in_words(chosen)}",
         columns=(
             Column(head.replace(" ", "_").replace("/", ""), head, number=False),
             Column("n", "n"),
@@ -174,7 +189,7 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
     )
 
 
-def _lost(chosen: Sequence[Effect]) -> str:
+def _dropped_in_words(chosen: Sequence[Effect]) -> str:
     dropped, pending = (sum(getattr(effect, name) for effect in chosen) for name in ("dropped", "pending"))
     text = f"Pairs dropped because one of the two runs gave no value: {dropped}." if dropped else "No pair was dropped."
     return f"{text} Pairs of which only one run has ended: {pending}." if pending else text
@@ -182,17 +197,17 @@ def _lost(chosen: Sequence[Effect]) -> str:
 
 def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
     notes = [*drawn_note(effect.n for effect in chosen), *power_note([effect for effect in chosen if not effect.check])]
-    why: dict[str, list[str]] = {}
+    arms_by_reason: dict[str, list[str]] = {}
     for effect in chosen:
         if effect.arm in findings.exploratory:
-            why.setdefault(findings.exploratory[effect.arm], []).append(effect.arm)
-    for reason, arms in why.items():
+            arms_by_reason.setdefault(findings.exploratory[effect.arm], []).append(effect.arm)
+    for reason, arms in arms_by_reason.items():
         notes.append(
             f"{EXPLORATORY} Exploratory, for {formatting.names(arms)}: {reason}. A p value holds for a number of seeds "
-            "fixed before any result is seen; looking and then adding makes small ones more frequent than they say."
+            "that was fixed before any result was seen; adding seeds after a look makes small p values too frequent."
         )
     if any(effect.arm in _odd_arms(findings) for effect in chosen):
-        notes.append(f"{MIXED} Holds trials of another commit, budget, data or version: see the provenance.")
+        notes.append(f"{MIXED} Has trials of another commit, budget, data or version: see the provenance.")
     if any(_credit_word(findings, per, effect) == "no" for per in findings.per_objective for effect in chosen):
         notes.append(
             "No gain is credited to a memory whose bank_use_nats (what permuting its rows costs) is not above 0 with "
@@ -202,17 +217,17 @@ def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
 
 
 def drawn_note(pairs: Iterable[int]) -> tuple[str, ...]:
-    """Of a table whose declared test is not exact: nothing where all its patterns were counted."""
+    """The note of a table whose sign-flip test draws its patterns; empty where it counts them all."""
     if max(pairs, default=0) <= MAX_EXACT:
         return ()
     return (
-        f"Of more than {MAX_EXACT} pairs the sign-flip test draws {DRAWS:,} sign patterns, seeded, where it counts all "
-        "of fewer: p exact is (1 + those that reach the observed sum) / (1 + those drawn).",
+        f"Of more than {MAX_EXACT} pairs the sign-flip test draws {DRAWS:,} sign patterns, seeded; of fewer it counts "
+        "all: p exact is (1 + those that reach the observed sum) / (1 + those drawn).",
     )
 
 
 def power_note(tested: Sequence[Effect | Contrast]) -> tuple[str, ...]:
-    """What the mde, a t test's, is of the declared test; nothing where that cannot reject or was not simulated."""
+    """The note that relates the mde, a t test's, to the declared test; empty where that cannot reject or is unknown."""
     times = [entry.mde_exact / entry.mde for entry in tested if entry.mde > 0 and entry.mde_exact > 0]
     if not times:
         return ()
@@ -232,7 +247,7 @@ def _baseline_row(per: PerObjective) -> tuple[Cell, ...]:
 
 
 def _row(findings: Findings, per: PerObjective, effect: Effect, *, prefix: str) -> tuple[Cell, ...]:
-    difference, places = effect.difference, effect_places(effect)
+    difference, places = effect.difference, effect_decimals(effect)
     mark = MIXED if effect.arm in _odd_arms(findings) else ""
     peek = EXPLORATORY if effect.arm in findings.exploratory else ""
     return (
@@ -254,7 +269,7 @@ def _marked(p: float, mark: str) -> str:
 
 
 def _credit_word(findings: Findings, per: PerObjective, effect: Effect) -> str:
-    sentence = credit(findings, effect=effect, owner=gain_owner(effect, objective=per.objective))
+    sentence = credit(findings, effect=effect, objective=per.objective)
     if "may be credited" in sentence:
         return "yes" if effect.p_holm <= ALPHA else "if a gain"
     return "no" if "not credited" in sentence else formatting.DASH
@@ -277,7 +292,7 @@ def _forest(findings: Findings, per: PerObjective) -> list[Figure]:
     aa = "; the grey squares are A/A arms, the noise" if per.checks else ""
     return [
         Figure(
-            label=label(findings, per, "effects"),
+            label=findings.label(per, "effects"),
             caption=f"Paired differences to the baseline in {per.objective.metric} with 95% t intervals; filled where "
             f"the interval excludes 0{aa}.",
             alt=f"Differences: {', '.join(said)}.",
@@ -294,7 +309,7 @@ def _curves(findings: Findings) -> Figure:
     return Figure(
         label="curves_arms",
         caption=f"{what} over training: mean over the seeds of each arm, with the range from the lowest to the "
-        f"highest seed{lines}. Beside it the means minus the baseline's, over the second half of training.",
+        f"highest seed{lines}. On the right: means minus the baseline's, over the second half of training.",
         alt=f"Learning curves of {len(findings.bands)} arms.",
         draw=partial(figures.draw_bands, findings.bands, label=findings.curve_label, floors=levels),
     )

@@ -6,19 +6,18 @@ import itertools
 from functools import partial
 
 from ablate import formatting
-from ablate.analyze.arms.contrasts import Contrast, Factorial
+from ablate.analyze.arms.contrasts import Contrast, Factorial, Levels
 from ablate.analyze.arms.hypotheses import Claim, Judged
 from ablate.report import figures
-from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, words
+from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
 from ablate.report.findings import Findings, PerObjective
 from ablate.report.sections.arms import drawn_note, power_note
-from ablate.report.sections.labels import interval_cell, label
 from ablate.report.sections.summary import EXPLORATORY
 from ablate.spec.declared_test import ALPHA
 
 
 def factorial_sections(findings: Findings) -> list[Section]:
-    """Main effects and interactions; nothing for a study without a factorial design."""
+    """Main effects and interactions; empty for a study without a factorial design."""
     blocks: list[Block] = []
     for per in findings.per_objective:
         if per.factorial is not None:
@@ -28,7 +27,7 @@ def factorial_sections(findings: Findings) -> list[Section]:
 
 def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list[Block]:
     if design.missing:
-        gaps = "; ".join(", ".join(f"{key} = {level}" for key, level in point.items()) for point in design.missing)
+        gaps = "; ".join(map(_point, design.missing))
         return [words(f"No contrast is estimated: the design has no arm at {gaps}.")]
     dropped = formatting.count(design.dropped, "seed")
     left = f"{dropped} left out because a cell gave no value" if design.dropped else "no seed was left out"
@@ -36,7 +35,7 @@ def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list
         left += f"; {formatting.count(design.pending, 'seed')} of which some cells have not ended"
     seeds, count = formatting.count(design.n, "seed"), formatting.count(len(design.contrasts), "contrast")
     table = Table(
-        label=label(findings, per, "contrasts"),
+        label=findings.label(per, "contrasts"),
         caption=f"Contrasts in {per.label}, each taken within a seed over all the cells ({seeds}; {left}). A main "
         "effect is a level against the factor's reference, mean over the cells of the other factors; an interaction is "
         "what one level changes where the other is on, minus what it changes at the reference. 95% t interval, p of "
@@ -56,9 +55,9 @@ def _factorial(findings: Findings, per: PerObjective, design: Factorial) -> list
     )
     names = ", ".join(design.factors)
     drawn = Figure(
-        label=label(findings, per, "interactions"),
+        label=findings.label(per, "interactions"),
         caption=f"{per.label} over the levels of {names}: mean over the seeds with 95% t intervals. Lines that are not "
-        "parallel are what an interaction looks like; the intervals hold the seeds' spread, which contrasts do not.",
+        "parallel show an interaction; these intervals include the spread between seeds, those of contrasts do not.",
         alt="Means: "
         + "; ".join(f"{_point(entry.levels)} {formatting.significant(entry.value.mean)}" for entry in design.cells),
         draw=partial(figures.draw_interactions, design, label=per.label),
@@ -72,8 +71,8 @@ def _peeked(findings: Findings) -> tuple[str, ...]:
     return tuple(f"{EXPLORATORY} Exploratory, every p value here: {reason}." for reason in reasons)
 
 
-def _point(levels: object) -> str:
-    return ", ".join(f"{key} = {level}" for key, level in dict(levels).items())  # pyright: ignore[reportCallIssue, reportArgumentType]
+def _point(levels: Levels) -> str:
+    return ", ".join(f"{key} = {level}" for key, level in levels.items())
 
 
 def _contrast(entry: Contrast) -> tuple[Cell, ...]:
@@ -89,7 +88,7 @@ def _contrast(entry: Contrast) -> tuple[Cell, ...]:
 
 
 def hypothesis_sections(findings: Findings) -> list[Section]:
-    """The study's claims with their verdicts; nothing for a study that claims nothing."""
+    """The study's claims with their verdicts; empty for a study without hypotheses."""
     return [Section("Hypotheses", (RULES, hypothesis_table(findings)))] if findings.judged else []
 
 
@@ -103,7 +102,7 @@ RULES = words(
 
 
 def hypothesis_table(findings: Findings) -> Table:
-    """A row a claim."""
+    """A table with one row for each claim."""
     reasons = [_reasons(findings, entry.claim) for entry in findings.judged]
     return Table(
         label="hypotheses",
@@ -135,7 +134,7 @@ def hypothesis_table(findings: Findings) -> Table:
 
 
 def _reasons(findings: Findings, claim: Claim) -> list[str]:
-    """Why a claim is exploratory: it came after results, or the number of its arm's seeds did."""
+    """Why a claim is exploratory: it, or the number of its arm's seeds, was declared after results were seen."""
     late = [f", \u201c{claim.claim}\u201d: {claim.hindsight}"] if claim.hindsight else []
     return late + ([f": {findings.exploratory[claim.arm]}"] if claim.arm in findings.exploratory else [])
 

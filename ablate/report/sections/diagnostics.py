@@ -1,4 +1,4 @@
-"""The rest of the record: memory, floors, failures, cost, samples, where it all comes from, and what is missing."""
+"""Sections that every study has: what is missing, the memory, floors, failures, cost, samples, provenance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from ablate import formatting
 from ablate.analyze.cost import COLUMNS
 from ablate.analyze.frames import completed, texts
 from ablate.escape import one_line
-from ablate.report.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
+from ablate.report.document import Block, Cell, Code, Column, Section, Table, cell, interval_cell, notice, words
 from ablate.report.findings import Findings
 from ablate.report.sections.failures import failures_section
-from ablate.report.sections.labels import interval_cell
 from ablate.report.sections.run import sample_listings
 from ablate.spec.designs import SEARCH
 from ablate.study import lifecycle
@@ -22,7 +21,7 @@ GROUP = Column("group", "trials", number=False)
 
 
 def missing_sections(findings: Findings) -> list[Section]:
-    """What a study that runs, or was killed, still owes; nothing for a whole one."""
+    """What an unfinished study lacks and which files cannot be read; empty for a whole study."""
     progress = findings.progress
     problems = findings.data.problems
     if progress.whole and not problems:
@@ -34,7 +33,7 @@ def missing_sections(findings: Findings) -> list[Section]:
     blocks: list[Block] = [notice(counts)]
     if problems:
         blocks.append(
-            notice(f"{formatting.count(len(problems), 'file')} could not be read and are not in what follows:")
+            notice(f"{formatting.count(len(problems), 'file')} could not be read and are left out of this report:")
         )
         blocks += [words(Code(one_line(problem, limit=400))) for problem in problems]
     if progress.unfinished:
@@ -45,18 +44,18 @@ def missing_sections(findings: Findings) -> list[Section]:
     blocks += [words(why) for why in _not_begun(findings)]
     blocks.append(
         words(
-            "Where no process works on it any more, the sweep's command goes on from here with ",
+            "If no process works on the study any more, resume it: the sweep's command with ",
             Code("--resume"),
-            "; ",
+            ". ",
             Code(f"python -m ablate.status {study}"),
-            " tells how far it is.",
+            " shows its progress.",
         )
     )
     return [Section("What is missing", tuple(blocks))]
 
 
 def _not_begun(findings: Findings) -> list[str]:
-    """Why the arms of an ablation that starts from a search's best trial have no runs yet."""
+    """Why an ablation that starts from the search's best trial has no runs yet; empty for any other."""
     spec = findings.data.facts.spec
     begun = set(texts(findings.data.every_trial, "arm")) - {SEARCH}
     if spec.ablation is None or spec.ablation.baseline != "best" or begun:
@@ -92,8 +91,8 @@ def _unfinished(findings: Findings) -> Table:
     )
 
 
-def record_sections(findings: Findings) -> list[Section]:
-    """The chapters that every study has, each when it has something to tell."""
+def diagnostic_sections(findings: Findings) -> list[Section]:
+    """The sections that every study has, each once it has content."""
     sections = []
     if findings.progress.completed and findings.data.measures_memory:
         sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
@@ -156,7 +155,7 @@ def _floors(findings: Findings) -> Section:
     ]
     table = Table(
         label="floors",
-        caption="Held-out loss beside what token frequencies (unigram) and token pairs (interpolated bigram) reach on "
+        caption="Held-out loss and what token frequencies (unigram) and token pairs (interpolated bigram) reach on "
         "the same text, nats a token. Below counts downwards from the floor: negative is worse than the floor.",
         columns=(
             GROUP,
@@ -208,7 +207,7 @@ def _cost(findings: Findings) -> Section:
 
 
 def _samples(findings: Findings) -> list[Section]:
-    """What the search's best trial wrote; of a study without a search, the baseline's first completed run."""
+    """What the search's best trial wrote; in a study without a search, the first completed trial."""
     best = findings.primary.best
     trials = findings.data.trials
     done = texts(completed(trials), "trial_id")
@@ -216,12 +215,12 @@ def _samples(findings: Findings) -> list[Section]:
     kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
     if trial_id is None or not kept:
         return []
-    intro = words("Trial ", Code(trial_id), ". What stands before ▸ is the prompt, held out from training.")
+    intro = words("Trial ", Code(trial_id), ". The text before ▸ is the prompt, held out from training.")
     return [Section("What it writes", (intro, *sample_listings(kept)))]
 
 
 def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
-    """Command, commit, data, machine, versions, and what the study asks for."""
+    """Command, commit, data, machine, versions, and the study's plan."""
     facts = findings.data.facts
     source = facts.provenance
     commit = (source.git_commit or "not in a git repository") + (

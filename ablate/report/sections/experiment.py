@@ -1,7 +1,7 @@
-"""The experiment record of one trial: what the source's authors wrote by hand after every run, made from the results.
+"""The experiment record of one trial, made from its results. The source's authors wrote one by hand after each run.
 
-Goal, configuration, environment, command line, progress, metrics against targets, curves, samples, the bank, comparison
-with a baseline trial, hypotheses with verdicts, files. Judgements that no number carries are left to the reader.
+It has the goal, configuration, environment, command line, progress, metrics against targets, curves, samples, the bank,
+a comparison with a baseline trial, hypotheses with verdicts, and files. It judges nothing that is not in the numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ablate.report.findings import Findings
 from ablate.report.sections.designs import RULES, hypothesis_table
 from ablate.report.sections.diagnostics import provenance_table
 from ablate.report.sections.run import (
+    bank_content,
     bank_use,
     configuration,
     number,
@@ -36,7 +37,7 @@ from ablate.trainers import recorded
 
 
 def chosen_trial(findings: Findings, asked: str) -> str:
-    """The trial that is meant by an id, the unique beginning of one, or `best`. Raises BadInput."""
+    """The trial that an id, the unique beginning of an id, or `best` names. Raises BadInput."""
     trials = findings.data.trials
     where = str(findings.data.path)
     if asked == "best":
@@ -56,8 +57,8 @@ def chosen_trial(findings: Findings, asked: str) -> str:
     )
 
 
-def record_document(findings: Findings, trial_id: str, *, bank: Block) -> Document:
-    """The whole record of a trial that has ended; `bank` shows what its bank holds."""
+def record_document(findings: Findings, trial_id: str) -> Document:
+    """The whole record of a trial that has ended."""
     row = records(rows(findings.data.trials, findings.data.trials["trial_id"] == trial_id))[0]
     reports = findings.data.reports(trial_id)
     facts = findings.data.facts
@@ -71,7 +72,7 @@ def record_document(findings: Findings, trial_id: str, *, bank: Block) -> Docume
         Section("Progress", tuple(progress(findings, row, reports))),
         Section("Results", tuple(results(findings, row, reports))),
         Section("What it writes", tuple(_samples(findings, trial_id))),
-        Section("The bank", (*bank_use(row, findings.data.trainer), bank)),
+        Section("The bank", (*bank_use(row, findings.data.trainer), bank_content(findings.data.path, trial_id))),
         Section("Against a baseline trial", tuple(_comparison(findings, row, other))),
     ]
     if findings.judged:
@@ -81,7 +82,7 @@ def record_document(findings: Findings, trial_id: str, *, bank: Block) -> Docume
         title=f"Experiment record: study {facts.study}, trial {trial_id}",
         question=one_line(facts.question, limit=1_000),
         byline=f"{_who(row)} · {row['status']} · {pd.Timestamp(row['finished_at']):%Y-%m-%d %H:%M} UTC",
-        answer=_summary(findings, row, other),
+        summary=_summary(findings, row, other),
         sections=tuple(sections),
     )
 
@@ -91,7 +92,7 @@ def _who(row: dict[str, Any]) -> str:
 
 
 def _summary(findings: Findings, row: dict[str, Any], other: dict[str, Any] | None) -> Paragraph:
-    """By rules, like the report's answer: what ended how, where the objective stands, which targets were reached."""
+    """By rules, as the report's summary: how the trial ended, its objective, which targets it reached."""
     per = findings.primary
     value, unit = number(row, per.objective.metric), per.unit
     text = f"Trial {row['trial_id']} ({_who(row)}) ended as {row['status']} after {int(row['tokens_seen']):,} of "
@@ -148,13 +149,13 @@ def _samples(findings: Findings, trial_id: str) -> list[Block]:
         return [words("It kept no samples.")]
     ended = sum(bool(sample["ended"]) for sample in kept)
     intro = f"{ended} of {formatting.count(len(kept), 'sample')} ended by themselves. "
-    rule = "What stands before ▸ is the prompt, held out from training."
+    rule = "The text before ▸ is the prompt, held out from training."
     return [words(intro + rule), *sample_listings(kept)]
 
 
 def _other(findings: Findings, row: dict[str, Any]) -> dict[str, Any] | None:
-    """What a trial is compared with: an arm's, the baseline's run on its seed; the baseline's and a search's, the
-    median completed trial of the search. None where there is no such trial."""
+    """The trial to compare with: for an arm's trial the baseline's run on its seed, for others the median completed
+    trial of the search. None where there is no such trial."""
     trials, objective = findings.data.trials, findings.primary.objective
     if row["arm"] not in (SEARCH, BASELINE):
         done = completed(of_arm(trials, BASELINE))
@@ -197,7 +198,7 @@ def _comparison(findings: Findings, row: dict[str, Any], other: dict[str, Any] |
     changed = _differences(row, other)
     table = Table(
         label=f"{row['trial_id']}_comparison",
-        caption=f"This trial beside trial {other['trial_id']}, {what}. One run against one run has no interval: the "
+        caption=f"This trial and trial {other['trial_id']}, {what}. One run against one run has no interval: the "
         "study's report says which differences are shown.",
         columns=(
             Column("metric", "metric", number=False),
@@ -219,7 +220,7 @@ def _differences(row: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _files(findings: Findings, trial_id: str) -> Table:
-    """Of the trial, relative to the study's folder."""
+    """The trial's files, relative to the study's folder."""
     root = Ledger(findings.data.path).root
     about = {
         f"trials/{trial_id}.parquet": "its final row",

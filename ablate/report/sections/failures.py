@@ -1,4 +1,4 @@
-"""The trials that did not complete, each with its reason, and what the failed ones wrote last."""
+"""The trials that did not complete, each with its reason, and the ends of the logs of failed ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ablate.escape import last_lines, one_line
 from ablate.report.document import Block, Cell, Column, Listing, Section, Table, cell
 from ablate.report.findings import Findings
 
-FAILURES = 100  # lines of their table: a long search prunes thousands
-LOGS, LOG_LINES = 3, 50  # logs of a kind of end that are shown, and lines of each
+FAILURES = 100  # most rows of the table: a long search prunes thousands
+LOGS, LOG_LINES = 3, 50  # most logs shown for each status, and most lines of each
 
 
 def failures_section(findings: Findings) -> Section:
@@ -40,7 +40,7 @@ def failures_section(findings: Findings) -> Section:
 
 
 def _logs(findings: Findings) -> list[Block]:
-    """The ends of the logs of the first failed trials of each kind."""
+    """The ends of the logs of the first failed trials of each status."""
     seen: Counter[str] = Counter()
     blocks: list[Block] = []
     for entry in findings.failures:

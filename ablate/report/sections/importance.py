@@ -1,4 +1,4 @@
-"""The search, parameters together: which matter, how the two that matter most go together, what early stopping cost."""
+"""The search as a whole: parameter importances, the two most important parameters together, and early stopping."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from ablate.analyze.frames import completed, floats, rows
 from ablate.analyze.search.importance import NEEDED, Importances
 from ablate.analyze.search.rungs import ENOUGH, Rung
 from ablate.report import figures
-from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, words
+from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
 from ablate.report.findings import Findings, PerObjective
-from ablate.report.sections.labels import interval_cell, label
-from ablate.report.sections.summary import places_of
+from ablate.report.sections.summary import search_decimals
 
 
 def importance_blocks(findings: Findings) -> list[Block]:
-    """Importances with intervals, and the two largest against each other; one sentence while trials are too few."""
+    """Importances with intervals, and the two most important parameters; one sentence while trials are too few."""
     blocks: list[Block] = []
     for per in findings.per_objective:
         found = per.importances
@@ -26,14 +25,14 @@ def importance_blocks(findings: Findings) -> list[Block]:
             more = formatting.count(found.missing, "more completed trial")
             text = f"Not shown: importances are given from {NEEDED} completed trials on, and {more} "
             blocks.append(words(f"{text}{'is' if found.missing == 1 else 'are'} needed ({found.completed} completed)."))
-            break  # the count is of trials: the same for every objective
+            break  # the number of trials is the same for every objective
         blocks += [*_importances(findings, per, found), *_interaction(findings, per, found)]
     return blocks
 
 
 def _importances(findings: Findings, per: PerObjective, found: Importances) -> list[Block]:
     table = Table(
-        label=label(findings, per, "importances"),
+        label=findings.label(per, "importances"),
         caption=f"Parameter importances for {per.objective.metric} over {found.completed:,} completed trials "
         "(PED-ANOVA: how far the best tenth's values differ from all trials'), shares of 1 with 95% percentile "
         "bootstrap intervals over the trials. Exploratory.",
@@ -52,7 +51,7 @@ def _importances(findings: Findings, per: PerObjective, found: Importances) -> l
         ),
     )
     drawn = Figure(
-        label=label(findings, per, "importances"),
+        label=findings.label(per, "importances"),
         caption=f"Parameter importances for {per.objective.metric} with 95% bootstrap intervals.",
         alt="Bars: " + ", ".join(f"{share.key} {share.value:.2f}" for share in found.shares) + ".",
         draw=partial(figures.draw_importances, found),
@@ -61,7 +60,7 @@ def _importances(findings: Findings, per: PerObjective, found: Importances) -> l
 
 
 def _interaction(findings: Findings, per: PerObjective, found: Importances) -> list[Block]:
-    """The completed trials over the two parameters that matter most."""
+    """The completed trials over the two most important parameters."""
     if len(found.shares) < 2:
         return []
     by_key = {dimension.key: dimension for dimension in findings.data.space}
@@ -71,7 +70,7 @@ def _interaction(findings: Findings, per: PerObjective, found: Importances) -> l
     points = [([dimension.read(value) for value in done[dimension.column]]) for dimension in (first, second)]
     return [
         Figure(
-            label=label(findings, per, "interaction"),
+            label=findings.label(per, "interaction"),
             caption=f"The two most important parameters together (exploratory): each completed trial at its "
             f"{first.key} and {second.key}, the darker the better its {per.objective.metric}; the star is the best.",
             alt=f"{len(done)} trials over {first.key} and {second.key}.",
@@ -88,15 +87,14 @@ def _interaction(findings: Findings, per: PerObjective, found: Importances) -> l
 
 
 def early_stopping_sections(findings: Findings) -> list[Section]:
-    """What the audited trials say of early stopping; nothing where none is audited."""
+    """What the audited trials show of early stopping; empty where none is audited."""
     if not findings.rungs:
         return []
     per, audited = findings.primary, max(rung.n for rung in findings.rungs)
     intro = (
-        f"{formatting.count(audited, 'trial')} of the search were never pruned, whatever they promised "
-        "(audit_fraction): they alone show both what a trial was at a rung and what it came to. A rule that ranks well "
-        "has a rank correlation near 1; the regret is by how much the best audited trial "
-        "beats the best one that the rule would have kept."
+        f"{formatting.count(audited, 'trial')} of the search were never pruned (audit_fraction): only they have a "
+        "value both at each rung and at the end. A rule that ranks well has a rank correlation near 1; the regret is "
+        "by how much the best audited trial beats the best one that the rule would have kept."
     )
     table = Table(
         label="audit",
@@ -111,7 +109,7 @@ def early_stopping_sections(findings: Findings) -> list[Section]:
             Column("stopped", "would be stopped"),
             Column("regret", "regret"),
         ),
-        rows=tuple(_rung(rung, places=places_of(per)) for rung in findings.rungs),
+        rows=tuple(_rung(rung, places=search_decimals(per)) for rung in findings.rungs),
     )
     return [Section("What early stopping cost", (words(intro), table))]
 

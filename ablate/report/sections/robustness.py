@@ -1,4 +1,4 @@
-"""What stands beside the declared test: interquartile means, how often an arm is better, what a difference costs."""
+"""In addition to the declared test: interquartile means, how often an arm is better, and cost effectiveness."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from ablate import formatting
 from ablate.analyze.arms.cost_effectiveness import CostEffectiveness
 from ablate.analyze.arms.robust import Estimate
-from ablate.report.document import Block, Cell, Column, Table, cell
+from ablate.report.document import Block, Cell, Column, Table, cell, interval_cell
 from ablate.report.findings import Findings, PerObjective
-from ablate.report.sections.labels import interval_cell, label
 
 
 def robust_table(findings: Findings, per: PerObjective) -> Table:
@@ -29,7 +28,7 @@ def robust_table(findings: Findings, per: PerObjective) -> Table:
             )
         )
     return Table(
-        label=label(findings, per, "robust"),
+        label=findings.label(per, "robust"),
         caption=f"Interquartile means of {per.label} (without the lowest and the highest quarter of the seeds) with "
         "95% percentile bootstrap intervals, which are too narrow at few seeds; and the share of the seeds on which "
         "the arm is better than the baseline, with its exact binomial interval.",
@@ -58,7 +57,7 @@ def _share_span(estimate: Estimate) -> str:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A unit that is shown for one of the analysis: `of_one` of it make one hour, or one PFLOP."""
+    """A unit to show hours or PFLOP in; `of_one` of it are one hour, or one PFLOP."""
 
     name: str
     of_one: float
@@ -69,12 +68,12 @@ _WORKS = (_Unit("PFLOP", 1.0), _Unit("TFLOP", 1e3), _Unit("GFLOP", 1e6))
 
 
 def _unit_for(value: float, units: tuple[_Unit, ...]) -> _Unit:
-    """The largest unit of which `value` is at least half a one, else the smallest."""
+    """The largest unit in which `value` is at least 0.5, else the smallest."""
     return next((unit for unit in units if value * unit.of_one >= 0.5), units[-1])
 
 
 def cost_blocks(findings: Findings) -> list[Block]:
-    """The cost of a run of each arm, and the difference for each unit of it."""
+    """What a run of each arm costs, and the difference for each unit of that cost."""
     if len(findings.cost_effectiveness) < 2:
         return []
     per = findings.primary
@@ -86,7 +85,7 @@ def cost_blocks(findings: Findings) -> list[Block]:
             label="worth",
             caption="What a run costs, mean over an arm's completed runs, over the baseline's in brackets, and the "
             f"difference to the baseline in {per.label} for each {time.name} and each {work.name} of a run of the arm. "
-            "FLOPs are of the formula, forward and backward; time is of this study's machine and share of its card. "
+            "FLOPs are by formula, forward and backward; time is on this study's machine and share of its GPU. "
             "The csv has hours and PFLOP (10^15).",
             columns=(
                 Column("arm", "arm", number=False),

@@ -1,4 +1,4 @@
-"""One trial's run: its configuration, its progress, its metrics against targets, its bank, its samples."""
+"""One trial in detail: configuration, progress, metrics against targets, bank, samples."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ablate import formatting
 from ablate.analyze.frames import floats, records
 from ablate.analyze.search.space import show
 from ablate.escape import one_line
+from ablate.records.ledger import Ledger
+from ablate.records.locations import Place
 from ablate.report import figures
 from ablate.report.document import Block, Cell, Code, Column, Figure, Listing, Section, Table, cell, words
 from ablate.report.findings import Findings
@@ -21,6 +23,7 @@ from ablate.spec.models import Objective
 from ablate.trainers import Description, Metric, recorded
 
 MILESTONES = 10  # lines of the table of progress
+ENTRIES = 15  # lines of the table of bank entries
 BANK = (
     "bank_", "coverage", "effective_entries", "read_entropy", "token_flip", "self_encode", "distinct_tokens",
     "ema_scale", "entries_updated", "objects_kept",
@@ -28,16 +31,16 @@ BANK = (
 
 
 def configuration(findings: Findings, row: dict[str, Any]) -> list[Section]:
-    """A table a section of the configuration; what differs from the study's base is in bold."""
+    """A table for each section of the configuration. Values that differ from the study's base are bold."""
     values, ours = recorded.values(str(row["config_json"])), findings.data.facts.spec.base
     words_before = ("Preset ", Code(str(values["preset"])), ". ") if "preset" in values else ()
-    sections = [Section("Configuration", (words(*words_before, "In bold: not the study's base."),))]
+    sections = [Section("Configuration", (words(*words_before, "Values that differ from the study's base are bold."),))]
     for prefix, title in (findings.data.trainer.sections or {"": "All"}).items():
         keys = [key for key in values if key in ours and key.startswith(prefix and f"{prefix}.")]
         differs = [values[key] != ours[key] for key in keys]
         table = Table(
             label=f"{row['trial_id']}_config_{prefix}",
-            caption=f"{title}: every key, its value, and the study's base where that is another.",
+            caption=f"{title}: every key, its value, and the study's base value where it differs.",
             columns=(
                 Column("parameter", "parameter", number=False),
                 Column("value", "value", number=False),
@@ -58,6 +61,7 @@ def configuration(findings: Findings, row: dict[str, Any]) -> list[Section]:
 
 
 def progress(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
+    """When it ran, some of its reports, and its learning curve."""
     took = formatting.duration(float(row["wall_s"]))
     start, end = (f"{pd.Timestamp(row[name]):%Y-%m-%d %H:%M:%S}" for name in ("started_at", "finished_at"))
     times = f"Attempt {int(row['attempt'])} ran from {start} to {end} UTC; all its attempts trained for {took}."
@@ -106,7 +110,7 @@ def progress(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> 
 
 
 def results(findings: Findings, row: dict[str, Any], reports: pd.DataFrame) -> list[Block]:
-    """Final and best value, where it was reached, and the target; then everything else that was measured."""
+    """The main metrics, final and best, against their targets; then everything that was measured."""
     targets = findings.data.facts.spec.targets
     wanted = [*targets, *(entry.metric for entry in findings.data.objectives), *findings.data.trainer.headlines]
     by_name = findings.data.trainer.by_name
@@ -175,13 +179,13 @@ def _result(row: dict[str, Any], reports: pd.DataFrame, metric: Metric, target: 
 
 
 def reached(row: dict[str, Any], metric: Metric, target: float) -> bool:
-    """A metric without a better side is at its target where it equals it."""
+    """Whether a metric reached its target. A metric without a better side must equal it."""
     value, better = number(row, metric.name), metric.better
     return value <= target if better == "min" else value >= target if better == "max" else value == target
 
 
 def bank_use(row: dict[str, Any], trainer: Description) -> list[Block]:
-    """What is known of the bank's content and use; one trial has no interval, so nothing is credited here."""
+    """What was measured of the bank's content and use. One trial has no interval, so no gain is credited to it."""
     memory = recorded.values(str(row["config_json"])).get("model.memory", "none")
     names = [
         metric
@@ -192,8 +196,7 @@ def bank_use(row: dict[str, Any], trainer: Description) -> list[Block]:
         return [words(f"Memory: {memory}. It has no bank that was measured.")]
     table = Table(
         label=f"{row['trial_id']}_bank",
-        caption="The bank's content and how it is read. One trial has no interval: nothing is credited to the memory "
-        "here.",
+        caption="The bank's content and how it is read. One trial has no interval: no gain is credited to the memory.",
         columns=(
             Column("metric", "metric", number=False),
             Column("value", "value"),
@@ -211,14 +214,44 @@ def bank_use(row: dict[str, Any], trainer: Description) -> list[Block]:
     return [words(f"Memory: {memory}."), table]
 
 
+def bank_content(study_dir: Place, trial_id: str) -> Block:
+    """The most used bank entries of its checkpoint as text, now and at the start, or why they cannot be shown."""
+    ledger = Ledger(study_dir)
+    found = recorded.checkpoint_text(ledger.trainer.name, ledger.checkpoint_dir(trial_id), top=ENTRIES)
+    if found.why_not:
+        return words(f"Its entries cannot be shown as text: {one_line(found.why_not, limit=300)}.")
+    return Table(
+        label=f"{trial_id}_entries",
+        caption=f"The {len(found.entries)} most used entries, most used first: how often all layers together selected "
+        "them in the last validation; their text now and at the start. `python -m model.bank` shows the others.",
+        columns=(
+            Column("entry", "entry"),
+            Column("count", "selected"),
+            Column("slots_changed", "slots changed"),
+            Column("now", "now", number=False),
+            Column("start", "at the start", number=False),
+        ),
+        rows=tuple(
+            (
+                Cell(str(entry["entry"]), entry["entry"]),
+                Cell(f"{entry['count']:,}", entry["count"]),
+                Cell(str(entry["slots_changed"]), entry["slots_changed"]),
+                cell(one_line(entry["now"], limit=200)),
+                cell(one_line(entry["start"], limit=200)),
+            )
+            for entry in found.entries
+        ),
+    )
+
+
 def number(row: dict[str, Any], name: str) -> float:
-    """A cell as a number; NaN where it is empty or there is no such column."""
+    """A column of a trial's row as a number; NaN where it is empty or missing."""
     value = row.get(name)
     return float(value) if isinstance(value, int | float | np.number) else math.nan
 
 
 def sample_listings(kept: Sequence[Mapping[str, Any]]) -> list[Listing]:
-    """Prompts with what was written after them."""
+    """Prompts with their continuations."""
     return [
         Listing(
             title=f"Sample {index}, " + ("ended by itself" if sample["ended"] else "cut at its length"),

@@ -1,4 +1,4 @@
-"""The search: its best configuration, its trials, and what each parameter did."""
+"""The search: its best configuration, its trials, and the results by parameter."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from ablate.report import figures
 from ablate.report.document import Block, Cell, Code, Column, Figure, Section, Table, cell, notice, words
 from ablate.report.findings import CURVES, Findings, PerObjective
 from ablate.report.sections.importance import early_stopping_sections, importance_blocks
-from ablate.report.sections.labels import label
-from ablate.report.sections.summary import places_of
+from ablate.report.sections.summary import search_decimals
 from ablate.spec.models import Objective
 
 MEASURED = ("completed", "pruned")
-SHOWN = 40  # trials in the page's table; trials.csv has them all
-EXPLORATORY = (
-    "Exploratory: a search is no designed experiment. It draws more points where it has found good values, and "
+SHOWN = 40  # most trials in the page's table; trials.csv has all
+CAUTION = (
+    "Exploratory: a search is not a designed experiment. It draws more points where it has found good values, and "
     "the other parameters vary too, so a group's mean is not the effect of its value."
 )
 
 
 def search_sections(findings: Findings) -> list[Section]:
-    """Nothing for a study without a search, or before its first trial has ended."""
+    """Empty for a study without a search, and before its first trial has ended."""
     if not findings.data.space or findings.search.empty:
         return []
     sections = [_best(findings, per) for per in findings.per_objective]
     sections.append(Section("The trials of the search", tuple(_trials(findings))))
     sections += early_stopping_sections(findings)
-    sections.append(Section("What each parameter did", (words(EXPLORATORY),)))
+    sections.append(Section("What each parameter did", (words(CAUTION),)))
     for per in findings.per_objective:
         sections += [_slice(findings, per, entry) for entry in per.slices]
-    sections.append(Section("Which parameters matter", tuple(importance_blocks(findings))))
+    sections.append(Section("Parameter importance", tuple(importance_blocks(findings))))
     return sections
 
 
@@ -60,9 +59,9 @@ def _best(findings: Findings, per: PerObjective) -> Section:
         texts = [(show(chosen), chosen), (_range(dimension), _range(dimension)), (place, place), (show(held), held)]
         lines.append((cell(dimension.key), *(Cell(text, value) for text, value in texts)))
     table = Table(
-        label=label(findings, per, "best"),
+        label=findings.label(per, "best"),
         caption=f"Best configuration: trial {per.best.trial_id}, {per.objective.metric} "
-        f"{formatting.fixed(per.best.value, places_of(per))}{per.unit}.",
+        f"{formatting.fixed(per.best.value, search_decimals(per))}{per.unit}.",
         columns=(
             Column("parameter", "parameter", number=False),
             Column("best", "best value"),
@@ -117,14 +116,14 @@ def _trials(findings: Findings) -> list[Block]:
 
 
 def _heads(space: Sequence[Dimension]) -> list[tuple[str, str]]:
-    """(key, its last part): the section is left out of a column's head where two parameters do not need it."""
+    """(key, column head). The head is the key's last part, or the whole key where two parameters share that part."""
     last = [dimension.key.rsplit(".", 1)[-1] for dimension in space]
     heads = [name if last.count(name) == 1 else dimension.key for name, dimension in zip(last, space, strict=True)]
     return list(zip([dimension.key for dimension in space], heads, strict=True))
 
 
 def _in_order(search: pd.DataFrame, objective: Objective) -> pd.DataFrame:
-    """Completed trials best first, then pruned ones best first, then the failed."""
+    """Completed trials best first, then pruned ones best first, then failed ones."""
     groups = [MEASURED.index(status) if status in MEASURED else 2 for status in search["status"]]
     costs = np.nan_to_num(objective.sign * floats(search, objective.metric), nan=np.inf)
     return in_order(search, keys=(groups, costs, texts(search, "trial_id")))
@@ -134,7 +133,7 @@ def _trial_row(findings: Findings, row: Mapping[str, Any]) -> tuple[Cell, ...]:
     trial_id = str(row["trial_id"])
     mark = "†" if trial_id in findings.odd_ids else ""
     params = [dimension.read(row[dimension.column]) for dimension in findings.data.space]
-    values = [(float(row[per.objective.metric]), places_of(per)) for per in findings.per_objective]
+    values = [(float(row[per.objective.metric]), search_decimals(per)) for per in findings.per_objective]
     return (
         Cell(trial_id + mark, trial_id),
         *(Cell(short(value), value) for value in params),
@@ -149,7 +148,7 @@ def _curves(findings: Findings) -> Figure:
     floors = findings.floors_of("best")
     levels = (floors.unigram, floors.bigram) if floors else None
     what = "Held-out loss" if findings.data.curve_metric == "val_loss" else findings.data.curve_metric
-    lines = "; horizontal lines are the corpus's n-gram floors beside the best trial" if levels else ""
+    lines = "; horizontal lines are the corpus's n-gram floors for the best trial" if levels else ""
     draw = partial(
         figures.draw_curves,
         findings.curves,
@@ -159,14 +158,14 @@ def _curves(findings: Findings) -> Figure:
     )
     return Figure(
         label="curves_search",
-        caption=f"{what} over training of {_which(findings)} of the search: the best bold; pruned trials dashed "
-        f"and ended by a cross{lines}. Beside it their second half, on a scale of its own.",
+        caption=f"{what} over training of {_which_trials(findings)} of the search: the best bold; pruned trials dashed "
+        f"and ended by a cross{lines}. On the right their second half, on its own scale.",
         alt=f"Learning curves of {len(findings.curves)} trials.",
         draw=draw,
     )
 
 
-def _which(findings: Findings) -> str:
+def _which_trials(findings: Findings) -> str:
     drawn, ended = len(findings.curves), len(findings.search)
     return "every trial" if ended <= CURVES else f"{drawn} of the {ended:,} trials, evenly chosen, and the best"
 
@@ -176,8 +175,8 @@ def _pareto(findings: Findings) -> list[Block]:
     pers = findings.per_objective
     table = Table(
         label="pareto",
-        caption="Pareto set: the completed trials that are beaten by no other, one that is at least as good in every "
-        "objective and better in one.",
+        caption="Pareto set: the completed trials that no other beats. A trial beats another if it is at least as good "
+        "in every objective and better in one.",
         columns=(
             Column("trial_id", "trial", number=False),
             *(Column(per.objective.metric, f"{per.label}, {per.objective.mode}") for per in pers),
@@ -186,7 +185,10 @@ def _pareto(findings: Findings) -> list[Block]:
             (
                 cell(str(row["trial_id"])),
                 *(
-                    Cell(formatting.fixed(float(row[per.objective.metric]), places_of(per)), row[per.objective.metric])
+                    Cell(
+                        formatting.fixed(float(row[per.objective.metric]), search_decimals(per)),
+                        row[per.objective.metric],
+                    )
                     for per in pers
                 ),
             )
@@ -202,7 +204,7 @@ def _pareto(findings: Findings) -> list[Block]:
     drawn = Figure(
         label="pareto",
         caption="The first two objectives of every completed trial; filled: the Pareto set"
-        + (", which is of all the objectives." if len(pers) > 2 else "."),
+        + (", computed over all objectives." if len(pers) > 2 else "."),
         alt=f"{len(points)} trials, {sum(front)} of them in the Pareto set.",
         draw=partial(figures.draw_pareto, points, front=front, labels=labels),
     )
@@ -212,7 +214,7 @@ def _pareto(findings: Findings) -> list[Block]:
 def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
     dimension = next(dimension for dimension in findings.data.space if dimension.key == entry.key)
     metric = per.objective.metric
-    places = places_of(per)
+    places = search_decimals(per)
     lines = []
     for group in entry.groups:
         spread = f" ± {formatting.fixed(group.sd, places)}" if math.isfinite(group.sd) else ""
@@ -228,7 +230,7 @@ def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
             )
         )
     table = Table(
-        label=label(findings, per, f"slice_{entry.key}"),
+        label=findings.label(per, f"slice_{entry.key}"),
         caption=f"{entry.key} (exploratory): {metric} of the completed trials, mean ± standard deviation"
         + (
             f"; and the mean at {formatting.tokens(per.common.tokens)} tokens, the largest budget that every completed "
@@ -247,7 +249,7 @@ def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
         ),
         rows=tuple(lines),
     )
-    return Section(entry.key, (table, _scatter(findings, per, dimension)), sub=True, beside=True)
+    return Section(entry.key, (table, _scatter(findings, per, dimension)), sub=True, side_by_side=True)
 
 
 def _scatter(findings: Findings, per: PerObjective, dimension: Dimension) -> Figure:
@@ -259,7 +261,7 @@ def _scatter(findings: Findings, per: PerObjective, dimension: Dimension) -> Fig
             values = [dimension.read(value) for value in ended[dimension.column]]
             points[status] = (values, floats(ended, per.objective.metric).tolist())
     return Figure(
-        label=label(findings, per, f"slice_{dimension.key}"),
+        label=findings.label(per, f"slice_{dimension.key}"),
         caption=f"{dimension.key} and {per.objective.metric} (exploratory). Filled: completed; hollow: pruned, at "
         "their last measurement.",
         alt=f"Scatter of {per.objective.metric} over {dimension.key}.",

@@ -1,23 +1,24 @@
-"""The answer in words, made from the numbers by rules: no adjective that the numbers do not carry."""
+"""A report's summary: its first paragraph, made from the numbers by rules. It claims nothing that no number shows."""
 
 from __future__ import annotations
 
 from ablate import formatting
 from ablate.analyze.arms.paired import Effect
-from ablate.analyze.memory import LEARNED, BankUse, gain_owner
+from ablate.analyze.memory import LEARNED, BankUse, better_side
 from ablate.analyze.search.best import Best
 from ablate.analyze.search.space import short
 from ablate.report.document import Code, Paragraph, Span
 from ablate.report.findings import Findings, PerObjective
 from ablate.spec.declared_test import ALPHA, MAX_EXACT
 from ablate.spec.designs import BASELINE
+from ablate.spec.models import Objective
 
-EXPLORATORY = "‡"
+EXPLORATORY = "‡"  # mark of exploratory p values and claims
 NO_BANK = ("none", "blind")
-SENTENCES = 6  # arms that have a sentence each, whatever they show
+SENTENCES = 6  # up to so many arms have a sentence each
 
 
-def answer(findings: Findings) -> Paragraph:
+def summary(findings: Findings) -> Paragraph:
     """The report's first paragraph."""
     parts = [_ended(findings)]
     if findings.mixed:
@@ -25,9 +26,9 @@ def answer(findings: Findings) -> Paragraph:
     for per in findings.per_objective:
         parts += _search(findings, per)
     if findings.pareto:
-        front = f"The Pareto set is {formatting.count(len(findings.pareto), 'trial')} of the search"
-        beaten = "none is beaten by another that is at least as good in every objective and better in one"
-        parts.append((f"{front}: {beaten}.",))
+        front = f"The Pareto set has {formatting.count(len(findings.pareto), 'trial')} of the search"
+        rule = "no other trial is at least as good in every objective and better in one"
+        parts.append((f"{front}: {rule}.",))
     for per in findings.per_objective:
         parts += _arms(findings, per)
     return Paragraph(tuple(_joined(parts)))
@@ -50,7 +51,7 @@ def _ended(findings: Findings) -> tuple[Span, ...]:
     if not progress.completed:
         text += " No trial succeeded, so there is nothing to compare."
     elif not progress.whole:
-        text += " The study is unfinished: what follows is of the trials so far."
+        text += " The study is unfinished: the results below are of the trials so far."
     return (text,)
 
 
@@ -67,7 +68,7 @@ def _search(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
 
 def _best(per: PerObjective, best: Best) -> tuple[Span, ...]:
     lowest = "lowest" if per.objective.mode == "min" else "highest"
-    places = places_of(per)
+    places = search_decimals(per)
     value = formatting.fixed(best.value, places)
     others = f"the median of the {best.completed} completed is {formatting.fixed(best.median, places)}"
     rest = others if best.completed > 1 else "no other trial completed"
@@ -108,7 +109,7 @@ def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
         return []
     value = formatting.fixed(bank.use.mean, formatting.decimals_for(abs(bank.use.mean)), sign=True)
     text = f"Permuting its bank's rows changes val_loss by {value} nats (bank_use_nats); one trial has no interval, "
-    return [(text + "so nothing is credited to the memory on its account.",)]
+    return [(text + "so no gain is credited to the memory.",)]
 
 
 def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
@@ -120,15 +121,16 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
     if not per.claims:
         parts += [(noise_in_words(effect, per=per),) for effect in per.checks if effect.n]
-    told, silent, single = _worth_a_sentence(_without_cells(per, effects))
-    for effect in told:
-        owner = gain_owner(effect, objective=per.objective)
-        parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, owner=owner),)]
-    if silent:
-        what = f"For {_named(silent, other=bool(told))}"
-        parts.append((f"{what} the 95% interval of the difference in {silent[0].metric} holds 0: no effect is shown.",))
-    if single:
-        share = f"{_named(single, other=bool(told or silent))} {'shares' if len(single) == 1 else 'share'}"
+    described, unclear, one_pair = _split_for_sentences(_without_cells(per, effects))
+    for effect in described:
+        parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, objective=per.objective),)]
+    if unclear:
+        what = f"For {_named(unclear, other=bool(described))}"
+        parts.append(
+            (f"{what} the 95% interval of the difference in {unclear[0].metric} holds 0: no effect is shown.",)
+        )
+    if one_pair:
+        share = f"{_named(one_pair, other=bool(described or unclear))} {'shares' if len(one_pair) == 1 else 'share'}"
         parts.append((f"{share} one seed with the baseline: no interval yet.",))
     unpaired = [effect for effect in _without_cells(per, list(per.claims)) if not effect.n]
     if unpaired:
@@ -141,7 +143,7 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
         at_least = formatting.p_value(smallest)
         parts.append((f"With {of} no adjusted p can be smaller than {at_least}: the test cannot reject at {ALPHA}.",))
     if is_primary:
-        parts += _standing(findings)
+        parts += _whole_ablation(findings)
     return [part for part in parts if part != ("",)]
 
 
@@ -151,25 +153,25 @@ def _named(effects: list[Effect], *, other: bool) -> str:
 
 
 def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
-    """A factorial speaks through its contrasts, where it has them, and not cell by cell."""
+    """The effects without the cells of a factorial that has contrasts: the summary gives the contrasts instead."""
     if per.factorial is None or not per.factorial.contrasts:
         return effects
     cells = {cell.arm for cell in per.factorial.cells}
     return [effect for effect in effects if effect.arm not in cells]
 
 
-def _worth_a_sentence(effects: list[Effect]) -> tuple[list[Effect], list[Effect], list[Effect]]:
-    """Of few arms all; of many those whose interval excludes 0. The others are named together: those whose interval
-    holds 0, and those of one pair, which have none."""
+def _split_for_sentences(effects: list[Effect]) -> tuple[list[Effect], list[Effect], list[Effect]]:
+    """(arms with a sentence each, arms whose interval holds 0, arms with one pair, so no interval). Of up to SENTENCES
+    arms all have a sentence, of more those whose interval excludes 0."""
     if len(effects) <= SENTENCES:
         return effects, [], []
-    clear = [effect for effect in effects if effect.difference.above_zero or effect.difference.below_zero]
-    rest = [effect for effect in effects if effect not in clear]
+    clear = [effect for effect in effects if effect.difference.excludes_zero]
+    rest = [effect for effect in effects if not effect.difference.excludes_zero]
     return clear, [effect for effect in rest if effect.n > 1], [effect for effect in rest if effect.n == 1]
 
 
-def _standing(findings: Findings) -> list[tuple[Span, ...]]:
-    """What stands about the ablation as a whole: contrasts, claims, and what its p values hang on."""
+def _whole_ablation(findings: Findings) -> list[tuple[Span, ...]]:
+    """The ablation as a whole: contrasts, hypotheses, and what its p values are conditional on."""
     parts: list[tuple[Span, ...]] = []
     design = findings.primary.factorial
     if design is not None and design.contrasts:
@@ -195,16 +197,16 @@ def _signed(value: float, spread: float) -> str:
 
 
 def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
-    """One arm's sentence: the difference, its interval, the declared test, and what they do not show."""
+    """One arm's sentence: the difference, its interval, the declared test, and the power where no effect is shown."""
     difference = effect.difference
-    places = effect_places(effect)
+    places = effect_decimals(effect)
     test = "exact p" if effect.n <= MAX_EXACT else "sign-flip p"
     tail = f"(n = {effect.n}, {test} {formatting.p_value(effect.p_exact)}, Holm {formatting.p_value(effect.p_holm)})"
     if effect.n < 2:
         value = formatting.fixed(difference.mean, places, sign=True)
         return f"{effect.arm} differs from the baseline by {value}{per.unit} on the one seed they share: no interval."
     span = formatting.interval(difference.low, difference.high, places, sign=True)
-    if difference.above_zero or difference.below_zero:
+    if difference.excludes_zero:
         verb = "raises" if difference.above_zero else "lowers"
         size = formatting.fixed(abs(difference.mean), places)
         text = (
@@ -219,43 +221,44 @@ def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
 
 
 def _power(effect: Effect, *, per: PerObjective) -> str:
-    """What the tests would have found; "" where the declared one can find nothing."""
+    """Which true difference the tests find with power 0.8; "" where the declared test cannot reject."""
     if not effect.mde > 0 or effect.smallest_p_holm > ALPHA:
         return ""
     at = f"{ALPHA}/{len(per.claims)}" if len(per.claims) > 1 else str(ALPHA)
-    size = formatting.fixed(effect.mde, effect_places(effect))
-    text = f"; a t test at {at} would find a true one of {size} four times in five"
+    size = formatting.fixed(effect.mde, effect_decimals(effect))
+    text = f"; with power 0.8 a t test at {at} finds a true difference of {size}"
     if effect.mde_exact > 0:
-        text += f", the declared test one of {formatting.fixed(effect.mde_exact, effect_places(effect))}"
+        text += f", the declared test one of {formatting.fixed(effect.mde_exact, effect_decimals(effect))}"
     return text
 
 
 def noise_in_words(effect: Effect, *, per: PerObjective) -> str:
-    """What an A/A arm says: nothing differs there but chance."""
-    places = effect_places(effect)
+    """An A/A arm's sentence. It differs from the baseline by chance alone."""
+    places = effect_decimals(effect)
     span = formatting.interval(effect.difference.low, effect.difference.high, places, sign=True)
     value = formatting.fixed(effect.difference.mean, places, sign=True)
-    text = f"The A/A arm {effect.arm}, which differs by nothing but its random streams, differs in {effect.metric} by "
+    text = f"The A/A arm {effect.arm}, which differs only in its random streams, differs in {effect.metric} by "
     text += f"{value}{per.unit}"
     if effect.n < 2:
         return f"{text} on the one seed they share: no interval yet."
-    if effect.difference.above_zero or effect.difference.below_zero:
-        off = "which excludes 0: one check in twenty does by chance; more often, something else differs"
-        return f"{text}, 95% interval {span}, {off}."
+    if effect.difference.excludes_zero:
+        why = "one check in twenty does so by chance, more often a setting differs"
+        return f"{text}, 95% interval {span}, which excludes 0: {why}."
     return f"{text}, 95% interval {span}: the noise."
 
 
-def credit(findings: Findings, *, effect: Effect, owner: str | None) -> str:
-    """Whether a gain between two kinds of memory may be credited to the memory; "" where that is not the question."""
-    if owner is None or effect.metric not in LEARNED:
+def credit(findings: Findings, *, effect: Effect, objective: Objective) -> str:
+    """Whether a gain between two kinds of memory may be credited to the memory; "" where no such gain is shown."""
+    better = better_side(effect, objective=objective)
+    if better is None or effect.metric not in LEARNED:
         return ""
     kinds = {side: findings.memory_of(side) for side in (BASELINE, effect.arm)}
     if kinds[BASELINE] == kinds[effect.arm]:
         return ""
-    if kinds[owner] in NO_BANK:
-        return f"The better side of that comparison, {owner}, has no memory to read."
-    gain = f"The gain of {owner}" if effect.p_holm <= ALPHA else f"The gain of {owner}, if it is one,"
-    bank = findings.bank_of(owner)
+    if kinds[better] in NO_BANK:
+        return f"The better side of that comparison, {better}, has no memory to read."
+    gain = f"The gain of {better}" if effect.p_holm <= ALPHA else f"The gain of {better}, if it is one,"
+    bank = findings.bank_of(better)
     if bank is None:
         return f"{gain} is not credited to its memory: bank_use_nats was not measured."
     held = _bank_interval(bank)
@@ -272,8 +275,8 @@ def _bank_interval(bank: BankUse) -> str:
     return f"{mean} {formatting.interval(bank.use.low, bank.use.high, places, sign=True)}"
 
 
-def places_of(per: PerObjective) -> int:
-    """Decimal places at which the search's trials are told apart."""
+def search_decimals(per: PerObjective) -> int:
+    """Decimal places at which the search's best and worst trial differ visibly."""
     if per.best is None:
         return 3
     return max(
@@ -281,6 +284,6 @@ def places_of(per: PerObjective) -> int:
     )
 
 
-def effect_places(effect: Effect) -> int:
-    """Decimal places at which a difference and its interval are told apart."""
+def effect_decimals(effect: Effect) -> int:
+    """Decimal places that show the spread of an arm's differences."""
     return formatting.decimals_for(effect.difference.sd)
