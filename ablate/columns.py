@@ -1,8 +1,6 @@
-"""`python -m ablate.columns`: print docs/reference/columns.md."""
+"""`python -m ablate.columns`: the earlier name of `python -m ablate.reference.columns`, which prints that page."""
 
-import sys
-
-from ablate.reference import columns
+import runpy
 
 if __name__ == "__main__":
-    sys.stdout.write(columns.page())
+    runpy.run_module("ablate.reference.columns", run_name="__main__")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import effects
-from ablate.analyze.stats import detectable_effect
+from ablate.analyze.basis.stats import detectable_effect
 from ablate.spec.declared_test import ALPHA
 from ablate.spec.designs import BASELINE
 from ablate.spec.models import Objective

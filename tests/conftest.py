@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Url
-from ablate.report import canvas
+from ablate.report.render import canvas
 from ablate.running import inline
 from ablate.running.runner import Halt, Listener
 from ablate.running.trial import StudyContext
@@ -73,8 +73,10 @@ def space(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
-    """Make `--inline` play a script of acts instead of training the model, and write reports with empty figures, because
-    drawing takes nine tenths of a report's time."""
+    """Make `--inline` play a script of acts instead of training the model.
+
+    Figures of reports are empty: drawing takes nine tenths of a report's time.
+    """
     monkeypatch.setattr(canvas, "to_svg", lambda _: "<svg/>")
     monkeypatch.setattr(canvas, "to_png", lambda _: b"")
     monkeypatch.setattr(canvas, "to_pdf", lambda _: b"")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablate.analyze.frames import of_arm, rows, texts
+from ablate.analyze.basis.frames import of_arm, rows, texts
 from ablate.spec.designs import SEARCH
 from ablate.trainers import Description
 

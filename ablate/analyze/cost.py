@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import arm_names
-from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.basis.frames import completed, floats, of_arm
 from ablate.spec.designs import BASELINE, SEARCH
 
 COLUMNS = ("tokens_per_s", "step_ms", "ema_ms", "peak_gib", "wall_s")

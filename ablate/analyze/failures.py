@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.analyze.frames import records, rows
+from ablate.analyze.basis.frames import records, rows
 
 
 @dataclass(frozen=True)

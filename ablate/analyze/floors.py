@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import arm_names
-from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.basis.frames import completed, floats, of_arm
 from ablate.analyze.search.best import ranked
 from ablate.spec.designs import BASELINE, SEARCH
 from ablate.spec.models import Objective

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablate.analyze.arms.paired import Effect, arm_names
-from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.basis.frames import completed, floats, of_arm
+from ablate.analyze.basis.stats import Interval, t_interval
 from ablate.analyze.search.best import ranked
-from ablate.analyze.stats import Interval, t_interval
 from ablate.spec.designs import BASELINE, SEARCH
 from ablate.spec.models import Objective
 

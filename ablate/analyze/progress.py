@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablate.analyze.frames import records, rows, texts
+from ablate.analyze.basis.frames import records, rows, texts
 
 
 @dataclass(frozen=True)

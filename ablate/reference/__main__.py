@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ablate import rerun, status, sweep
 from ablate.reference import columns, commands, configuration, study_file
+from ablate.report import writer
+from ablate.trainers import token_memory_pages
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 PAGES = {
-    "commands.md": commands.page,
+    "commands.md": lambda: commands.page(parsers()),
     "study-file.md": study_file.page,
     "configuration.md": configuration.page,
     "columns.md": columns.page,
 }
+
+
+def parsers() -> Mapping[str, ArgumentParser]:
+    """Module -> the command line of `python -m MODULE`."""
+    return {
+        "ablate.sweep": sweep.parser(),
+        "ablate.report": writer.parser(),
+        "ablate.rerun": rerun.parser(),
+        "ablate.status": status.parser(),
+        **token_memory_pages.parsers(),
+    }
 
 
 def main(argv: Sequence[str] | None = None, *, folder: Path = FOLDER) -> int:

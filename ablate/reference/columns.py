@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from ablate import trainers
@@ -37,3 +38,7 @@ def page() -> str:
 def _table(columns: Sequence[Column]) -> str:
     rows = [[f"`{one.name}`", one.kind, one.unit, _BETTER[one.better], one.about] for one in columns]
     return markdown.table(["column", "type", "unit", "better", ""], rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -7,30 +7,17 @@ import textwrap
 from argparse import Action, ArgumentParser
 from collections.abc import Mapping
 
-from ablate import cli, rerun, status, sweep
+from ablate import cli
 from ablate.reference import markdown
-from ablate.report import writer
-from ablate.trainers import token_memory_pages
 
 _INTRO = """STUDY is a name under `--results`, a path, an `s3://` or `gs://` URL, or `latest` (the study started last).
 `python -m COMMAND --help` prints the same. Answers go to stdout; progress and complaints go to stderr."""
 
 
-def parsers() -> Mapping[str, ArgumentParser]:
-    """Module -> the command line of `python -m MODULE`."""
-    return {
-        "ablate.sweep": sweep.parser(),
-        "ablate.report": writer.parser(),
-        "ablate.rerun": rerun.parser(),
-        "ablate.status": status.parser(),
-        **token_memory_pages.parsers(),
-    }
-
-
-def page() -> str:
-    """The page, in Markdown."""
+def page(parsers: Mapping[str, ArgumentParser]) -> str:
+    """The page, in Markdown. `parsers`: module -> the command line of `python -m MODULE`."""
     exits = markdown.table(["exit code", ""], [[str(code), meaning] for code, meaning in cli.EXIT_CODES.items()])
-    commands = [block for parser in parsers().values() for block in _command(parser)]
+    commands = [block for parser in parsers.values() for block in _command(parser)]
     return markdown.page("Commands", _INTRO, *commands, "## Exit codes", exits)
 
 

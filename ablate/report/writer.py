@@ -17,13 +17,13 @@ from ablate.errors import BadInput
 from ablate.records import atomic_files, locations
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
-from ablate.report import pages, tables
-from ablate.report.document import Document
-from ablate.report.findings import Findings, analyse, interim_look
+from ablate.report.render import pages, tables
+from ablate.report.render.document import Document
 from ablate.report.sections.arms import CSV_COLUMNS, arm_sections, csv_rows
 from ablate.report.sections.designs import factorial_sections, hypothesis_sections
 from ablate.report.sections.diagnostics import diagnostic_sections, missing_sections
 from ablate.report.sections.experiment import chosen_trial, record_document
+from ablate.report.sections.findings import Findings, analyse, interim_look
 from ablate.report.sections.search import search_sections
 from ablate.report.sections.summary import summary
 from ablate.study import lookup
@@ -163,7 +163,7 @@ TABLES = {"md": tables.to_markdown, "tex": tables.to_latex, "csv": tables.to_csv
 
 def _files(document: Document, *, stem: str, formats: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(name in the target folder, content). The pages are last, so that the figures they link to exist."""
-    from ablate.report import canvas
+    from ablate.report.render import canvas
 
     drawings: dict[str, str] = {}
     for figure in document.figures if set(PAGES) & set(formats) else ():
@@ -240,7 +240,3 @@ def parser() -> argparse.ArgumentParser:
         " beginning of its id, or `best`",
     )
     return made
-
-
-if __name__ == "__main__":
-    sys.exit(cli.guarded(main))

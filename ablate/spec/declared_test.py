@@ -1,6 +1,6 @@
 """What the declared test of an ablation (paired sign-flip test with Holm's correction) can show with a number of seeds.
 
-This is known before training starts. The test itself is in `ablate.analyze.stats`."""
+This is known before training starts. The test itself is in `ablate.analyze.basis.stats`."""
 
 from __future__ import annotations
 

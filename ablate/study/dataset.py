@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate import escape
-from ablate.analyze.frames import of_arm, rows, texts
+from ablate.analyze.basis.frames import of_arm, rows, texts
 from ablate.analyze.search.space import Dimension
 from ablate.records.interim_looks import Look
 from ablate.records.ledger import Ledger

@@ -11,8 +11,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from ablate import formatting
-from ablate.analyze.frames import completed, floats, of_arm
-from ablate.analyze.stats import detectable_effect, flip_detectable_effect
+from ablate.analyze.basis.frames import completed, floats, of_arm
+from ablate.analyze.basis.stats import detectable_effect, flip_detectable_effect
 from ablate.records.locations import Place
 from ablate.spec import declared_test, designs, distributions, tuning
 from ablate.spec.models import StudySpec

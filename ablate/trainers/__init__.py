@@ -10,17 +10,7 @@ import sys
 from typing import cast
 
 from ablate.errors import ParameterError, nearest
-from ablate.trainers.protocol import (
-    Config,
-    Cost,
-    Description,
-    Metric,
-    Report,
-    Result,
-    Train,
-    Trainer,
-    Verdict,
-)
+from ablate.trainers.protocol import Config, Cost, Description, Metric, Report, Result, Train, Trainer, Verdict
 
 __all__ = [
     "DEFAULT", "Config", "Cost", "Description", "Metric", "Report", "Result", "Train", "Trainer", "Verdict",

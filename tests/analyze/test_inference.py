@@ -19,8 +19,8 @@ from ablate.analyze.arms.contrasts import factorial
 from ablate.analyze.arms.hypotheses import Claim, equivalence_p, judge, judge_all
 from ablate.analyze.arms.paired import effects
 from ablate.analyze.arms.robust import iqm, robust, share
-from ablate.analyze.frames import rows
-from ablate.analyze.stats import Interval, t_interval
+from ablate.analyze.basis.frames import rows
+from ablate.analyze.basis.stats import Interval, t_interval
 from ablate.records.interim_looks import Look, hindsight, peeked
 from ablate.spec.models import Objective
 from benchmarks import inference

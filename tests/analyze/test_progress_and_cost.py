@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablate.analyze.arms.curves import bands, curves
 from ablate.analyze.cost import costs
-from ablate.analyze.curves import bands, curves
 from ablate.analyze.failures import failures
 from ablate.analyze.floors import floors
 from ablate.analyze.progress import progress

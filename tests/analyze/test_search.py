@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.analyze.frames import records, rows
+from ablate.analyze.basis.frames import records, rows
 from ablate.analyze.search.best import best, pareto_ids
 from ablate.analyze.search.importance import NEEDED, importances
 from ablate.analyze.search.rungs import at_common_budget, audit

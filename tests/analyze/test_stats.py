@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ablate.analyze.stats import (
+from ablate.analyze.basis.stats import (
     MAX_POWER,
     detectable_effect,
     flip_detectable_effect,
@@ -85,7 +85,7 @@ def test_sign_flip_p_of_more_pairs_is_drawn_and_agrees_with_t(n: int):
 def test_drawn_p_values_are_near_exact_ones(monkeypatch: pytest.MonkeyPatch):
     differences = [np.random.default_rng(seed).normal(0.4, 1.0, 12) for seed in range(5)]
     exact = [sign_flip_p(values) for values in differences]
-    monkeypatch.setattr("ablate.analyze.stats.MAX_EXACT", 11)
+    monkeypatch.setattr("ablate.analyze.basis.stats.MAX_EXACT", 11)
     assert [sign_flip_p(values) for values in differences] == pytest.approx(exact, abs=0.006)
 
 

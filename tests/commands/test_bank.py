@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ablate.report.document import Table, words
+from ablate.report.render.document import Table, words
 from ablate.report.sections.run import bank_content
 from model import checkpoint
 from model.api import Verdict, train

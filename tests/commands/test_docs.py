@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablate.reference import __main__ as reference
 from ablate.reference import commands
 from ablate.spec import study_file
 from ablate.spec.reader import SECTIONS
@@ -24,7 +25,7 @@ def test_the_readme_fits_a_few_screens():
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.parametrize("command", commands.parsers())
+@pytest.mark.parametrize("command", reference.parsers())
 def test_a_command_is_in_the_readme(command: str):
     assert f"| `python -m {command}" in README
 
@@ -118,7 +119,7 @@ def test_flags_in_the_prose_are_flags_of_the_command(page: str):
     """`python -m ablate.sweep ... --dry-run`, wherever a page shows a command line."""
     flags = {
         name: {flag for action in commands.actions(parser) for flag in action.option_strings}
-        for name, parser in commands.parsers().items()
+        for name, parser in reference.parsers().items()
     }
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     for name, line in re.findall(r"python -m ((?:ablate|model)\.\w+)([^`\n|#]*)", text):

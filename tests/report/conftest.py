@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ablate.report import canvas
+from ablate.report.render import canvas
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ from matplotlib.image import imread
 
 from ablate import cli
 from ablate.analyze.arms.paired import Effect
-from ablate.analyze.stats import t_interval
-from ablate.report import canvas, figures, writer
+from ablate.analyze.basis.stats import t_interval
+from ablate.report import writer
+from ablate.report.render import canvas, figures
 from tests.synthetic import TWO_ARMS, ablated
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from ablate.records.ledger import Ledger
-from ablate.report import pages, writer
+from ablate.report import writer
+from ablate.report.render import pages
 from ablate.report.sections.experiment import record_document
 from ablate.report.sections.summary import summary
 from ablate.study import lifecycle

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablate.analyze.stats import detectable_effect, flip_detectable_effect, holm, sign_flip_p
+from ablate.analyze.basis.stats import detectable_effect, flip_detectable_effect, holm, sign_flip_p
 from ablate.scheduling.packing import Slots
 from ablate.spec import declared_test, designs, matching, tuning
 from ablate.spec.distributions import Range

@@ -130,8 +130,12 @@ def test_its_plan_names_its_parameters(study: StudySpec) -> None:
     [
         ("  lr: {log", "  lrr: {log", "lrr: unknown key: no such parameter; did you mean lr?"),
         ("momentum: 0.5", "luck: 3", "luck: 3: every arm has the same seeds; remove it"),
-        ("momentum: 0.5", "steps: 3", "steps: 3: the budget of every arm follows from ablation.match"),
-        ("{momentum: {momentum: 0.5}}", "{again: {reseed: true}}", "this trainer has no other random streams"),
+        ("momentum: 0.5", "steps: 3", "steps: 3: ablation.match decides the budget of every arm"),
+        (
+            "{momentum: {momentum: 0.5}}",
+            "{again: {reseed: true}}",
+            "this trainer cannot change the random streams of a trial",
+        ),
         ("metric: height", "metric: heigth", "heigth: unknown metric; did you mean height?"),
         ("start: far", "start: there", "start: there: not a start; use near or far"),
     ],

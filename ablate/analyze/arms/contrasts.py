@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import by_seed
-from ablate.analyze.frames import floats
-from ablate.analyze.stats import (
+from ablate.analyze.basis.frames import floats
+from ablate.analyze.basis.stats import (
     Interval,
     detectable_effect,
     flip_detectable_effect,

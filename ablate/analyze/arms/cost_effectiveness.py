@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import Effect
-from ablate.analyze.frames import completed, floats, of_arm
+from ablate.analyze.basis.frames import completed, floats, of_arm
 from ablate.spec.designs import BASELINE
 
 PFLOP = 1e15

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analyze.arms.paired import pairs_of
-from ablate.analyze.stats import Interval, holm, sign_flip_p, t_interval
+from ablate.analyze.basis.stats import Interval, holm, sign_flip_p, t_interval
 from ablate.spec.declared_test import ALPHA
 from ablate.spec.models import Objective
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.frames import floats, texts
-from ablate.analyze.stats import (
+from ablate.analyze.basis.frames import floats, texts
+from ablate.analyze.basis.stats import (
     Interval,
     detectable_effect,
     flip_detectable_effect,

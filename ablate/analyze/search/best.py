@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.frames import completed, floats, in_order, records, rows, texts
+from ablate.analyze.basis.frames import completed, floats, in_order, records, rows, texts
 from ablate.analyze.search.space import Dimension, Value
 from ablate.spec.models import Objective
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from ablate.analyze.frames import floats
+from ablate.analyze.basis.frames import floats
 from ablate.analyze.search.best import ranked
 from ablate.analyze.search.space import Dimension
 from ablate.spec.models import Objective

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ablate.analyze.frames import completed, floats, rows, texts
+from ablate.analyze.basis.frames import completed, floats, rows, texts
 from ablate.spec.models import Objective
 
 ENOUGH = 5  # audited trials needed for a correlation

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.frames import completed, floats, rows, texts
+from ablate.analyze.basis.frames import completed, floats, rows, texts
 from ablate.analyze.search.space import Dimension
 from ablate.spec.models import Objective
 

@@ -8,10 +8,21 @@ from functools import partial
 from ablate import formatting
 from ablate.analyze.arms.contrasts import Contrast
 from ablate.analyze.arms.paired import Effect
-from ablate.analyze.frames import texts
-from ablate.report import figures
-from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, notice, words
-from ablate.report.findings import Findings, PerObjective
+from ablate.analyze.basis.frames import texts
+from ablate.report.render import figures
+from ablate.report.render.document import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Section,
+    Table,
+    cell,
+    interval_cell,
+    notice,
+    words,
+)
+from ablate.report.sections.findings import Findings, PerObjective
 from ablate.report.sections.robustness import cost_blocks, robust_table
 from ablate.report.sections.summary import EXPLORATORY, credit, effect_decimals, noise_in_words
 from ablate.spec.declared_test import ALPHA, DRAWS, MAX_EXACT

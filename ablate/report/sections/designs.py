@@ -8,10 +8,10 @@ from functools import partial
 from ablate import formatting
 from ablate.analyze.arms.contrasts import Contrast, Factorial, Levels
 from ablate.analyze.arms.hypotheses import Claim, Judged
-from ablate.report import figures
-from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
-from ablate.report.findings import Findings, PerObjective
+from ablate.report.render import figures
+from ablate.report.render.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
 from ablate.report.sections.arms import drawn_note, power_note
+from ablate.report.sections.findings import Findings, PerObjective
 from ablate.report.sections.summary import EXPLORATORY
 from ablate.spec.declared_test import ALPHA
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate import formatting
+from ablate.analyze.basis.frames import completed, texts
 from ablate.analyze.cost import COLUMNS
-from ablate.analyze.frames import completed, texts
 from ablate.escape import one_line
-from ablate.report.document import Block, Cell, Code, Column, Section, Table, cell, interval_cell, notice, words
-from ablate.report.findings import Findings
+from ablate.report.render.document import Block, Cell, Code, Column, Section, Table, cell, interval_cell, notice, words
 from ablate.report.sections.failures import failures_section
+from ablate.report.sections.findings import Findings
 from ablate.report.sections.run import sample_listings
 from ablate.spec.designs import SEARCH
 from ablate.study import lifecycle

@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 
 from ablate import formatting
-from ablate.analyze.frames import completed, of_arm, records, rows, texts
+from ablate.analyze.basis.frames import completed, of_arm, records, rows, texts
 from ablate.analyze.search.best import ranked
 from ablate.analyze.search.space import show
 from ablate.errors import BadInput, nearest
 from ablate.escape import one_line
 from ablate.records.ledger import Ledger
-from ablate.report.document import Block, Cell, Code, Column, Document, Paragraph, Section, Table, cell, words
-from ablate.report.findings import Findings
+from ablate.report.render.document import Block, Cell, Code, Column, Document, Paragraph, Section, Table, cell, words
 from ablate.report.sections.designs import RULES, hypothesis_table
 from ablate.report.sections.diagnostics import provenance_table
+from ablate.report.sections.findings import Findings
 from ablate.report.sections.run import (
     bank_content,
     bank_use,

@@ -7,8 +7,8 @@ from collections import Counter
 from ablate import formatting
 from ablate.analyze.failures import Failure
 from ablate.escape import last_lines, one_line
-from ablate.report.document import Block, Cell, Column, Listing, Section, Table, cell
-from ablate.report.findings import Findings
+from ablate.report.render.document import Block, Cell, Column, Listing, Section, Table, cell
+from ablate.report.sections.findings import Findings
 
 FAILURES = 100  # most rows of the table: a long search prunes thousands
 LOGS, LOG_LINES = 3, 50  # most logs shown for each status, and most lines of each

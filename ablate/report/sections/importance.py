@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 
 from ablate import formatting
-from ablate.analyze.frames import completed, floats, rows
+from ablate.analyze.basis.frames import completed, floats, rows
 from ablate.analyze.search.importance import NEEDED, Importances
 from ablate.analyze.search.rungs import ENOUGH, Rung
-from ablate.report import figures
-from ablate.report.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
-from ablate.report.findings import Findings, PerObjective
+from ablate.report.render import figures
+from ablate.report.render.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
+from ablate.report.sections.findings import Findings, PerObjective
 from ablate.report.sections.summary import search_decimals
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ablate import formatting
 from ablate.analyze.arms.cost_effectiveness import CostEffectiveness
 from ablate.analyze.arms.robust import Estimate
-from ablate.report.document import Block, Cell, Column, Table, cell, interval_cell
-from ablate.report.findings import Findings, PerObjective
+from ablate.report.render.document import Block, Cell, Column, Table, cell, interval_cell
+from ablate.report.sections.findings import Findings, PerObjective
 
 
 def robust_table(findings: Findings, per: PerObjective) -> Table:

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ablate import formatting
-from ablate.analyze.frames import floats, records
+from ablate.analyze.basis.frames import floats, records
 from ablate.analyze.search.space import show
 from ablate.escape import one_line
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
-from ablate.report import figures
-from ablate.report.document import Block, Cell, Code, Column, Figure, Listing, Section, Table, cell, words
-from ablate.report.findings import Findings
+from ablate.report.render import figures
+from ablate.report.render.document import Block, Cell, Code, Column, Figure, Listing, Section, Table, cell, words
+from ablate.report.sections.findings import Findings
 from ablate.spec.models import Objective
 from ablate.trainers import Description, Metric, recorded
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from ablate import formatting
-from ablate.analyze.frames import completed, floats, in_order, records, rows, texts
+from ablate.analyze.basis.frames import completed, floats, in_order, records, rows, texts
 from ablate.analyze.search.slices import Slice
 from ablate.analyze.search.space import Dimension, short, show
-from ablate.report import figures
-from ablate.report.document import Block, Cell, Code, Column, Figure, Section, Table, cell, notice, words
-from ablate.report.findings import CURVES, Findings, PerObjective
+from ablate.report.render import figures
+from ablate.report.render.document import Block, Cell, Code, Column, Figure, Section, Table, cell, notice, words
+from ablate.report.sections.findings import CURVES, Findings, PerObjective
 from ablate.report.sections.importance import early_stopping_sections, importance_blocks
 from ablate.report.sections.summary import search_decimals
 from ablate.spec.models import Objective

@@ -7,8 +7,8 @@ from ablate.analyze.arms.paired import Effect
 from ablate.analyze.memory import LEARNED, BankUse, better_side
 from ablate.analyze.search.best import Best
 from ablate.analyze.search.space import short
-from ablate.report.document import Code, Paragraph, Span
-from ablate.report.findings import Findings, PerObjective
+from ablate.report.render.document import Code, Paragraph, Span
+from ablate.report.sections.findings import Findings, PerObjective
 from ablate.spec.declared_test import ALPHA, MAX_EXACT
 from ablate.spec.designs import BASELINE
 from ablate.spec.models import Objective

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from markupsafe import escape as markup_escape
 
 from ablate import escape
-from ablate.report import tables
-from ablate.report.document import Block, Code, Document, Figure, Listing, Paragraph, Section, Table
+from ablate.report.render import tables
+from ablate.report.render.document import Block, Code, Document, Figure, Listing, Paragraph, Section, Table
 
 
 def to_markdown(document: Document) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.paired import arm_names
-from ablate.analyze.frames import completed, floats, of_arm, rows, texts
+from ablate.analyze.basis.frames import completed, floats, of_arm, rows, texts
 from ablate.spec.designs import BASELINE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from ablate import escape
-from ablate.report.document import Column, Table
+from ablate.report.render.document import Column, Table
 
 DENSE = 7  # a table with more columns is set smaller
 SENTENCE = 40  # a cell with more characters is broken into lines

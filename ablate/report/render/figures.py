@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablate.analyze.arms.contrasts import Factorial
+from ablate.analyze.arms.curves import Band, Curve
 from ablate.analyze.arms.paired import Effect
-from ablate.analyze.curves import Band, Curve
-from ablate.analyze.frames import floats
+from ablate.analyze.basis.frames import floats
 from ablate.analyze.search.importance import Importances
 from ablate.analyze.search.space import Dimension, Value
-from ablate.report.canvas import (  # fmt: skip
+from ablate.report.render.canvas import (
     BLACK,
     BLUE,
     GREY,

@@ -10,15 +10,16 @@ import pandas as pd
 
 from ablate.analyze.arms.contrasts import Factorial, factorial
 from ablate.analyze.arms.cost_effectiveness import CostEffectiveness, cost_effectiveness
+from ablate.analyze.arms.curves import Band, Curve, bands, curves
 from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all
 from ablate.analyze.arms.paired import Effect, effects, pairs_of
 from ablate.analyze.arms.robust import Robust, robust
+from ablate.analyze.basis.frames import completed, floats, of_arm, texts
+from ablate.analyze.basis.stats import Interval, t_interval
 from ablate.analyze.comparability import Mixed, mixed
 from ablate.analyze.cost import Cost, costs
-from ablate.analyze.curves import Band, Curve, bands, curves
 from ablate.analyze.failures import Failure, failures
 from ablate.analyze.floors import Floors, floors
-from ablate.analyze.frames import completed, floats, of_arm, texts
 from ablate.analyze.memory import BankUse, bank_use
 from ablate.analyze.progress import Progress, progress
 from ablate.analyze.search.best import Best, best, pareto_ids
@@ -26,7 +27,6 @@ from ablate.analyze.search.importance import Importances, importances
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
 from ablate.analyze.search.slices import Slice, slice_of
 from ablate.analyze.search.space import show
-from ablate.analyze.stats import Interval, t_interval
 from ablate.escape import file_name
 from ablate.records.interim_looks import Look, hindsight, peeked
 from ablate.spec.designs import BASELINE, SEARCH
