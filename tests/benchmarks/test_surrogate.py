@@ -91,6 +91,7 @@ def test_the_committed_runs_have_every_rung_and_no_machine():
     assert "/" not in _surface.RUNS.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # a benchmark
 def test_a_race_is_repeatable_and_stopping_saves_tokens():
     settings = (Setting("random"), Setting("gp", min_tokens=100_000))
     found = surrogate.race(settings, 0, noise="measured", trials=6)

@@ -62,9 +62,10 @@ def test_interrupted_ranks_resume_bit_for_bit(two: Path) -> None:
     assert len(parts["losses"]) == rank_program.STEPS
 
 
-# fp64 shows that the sums are the same; fp32 rounds them in another order, and a near tie may fall to the other side.
+# fp64 shows that the sums are the same. fp32 rounds them in another order, by the processor: over 20 steps losses
+# differ by up to 1.03e-5 of themselves (seen), and a near tie may fall to the other side.
 @pytest.mark.parametrize(
-    ("precision", "same_slots", "loss", "weight"), [("fp64", 1.0, 1e-12, 1e-10), ("fp32", 0.999, 1e-5, 1e-3)]
+    ("precision", "same_slots", "loss", "weight"), [("fp64", 1.0, 1e-12, 1e-10), ("fp32", 0.999, 5e-5, 1e-3)]
 )
 def test_two_ranks_equal_one_with_the_joined_batch(
     two: Path, tmp_path: Path, precision: str, same_slots: float, loss: float, weight: float
@@ -95,7 +96,7 @@ def test_the_bank_changes_in_those_steps(tmp_path: Path) -> None:
 
 
 def test_two_ranks_of_accelerate_launch_equal_two_of_torchrun(two: Path, tmp_path: Path) -> None:
-    """The command of the README, with a port of its own."""
+    """The command of docs/running.md, with a port of its own."""
     sets = [f"--set={key}={value}" for key, value in rank_program.OVERRIDES.items()]
     small = [
         "--set=eval.prompts=2",

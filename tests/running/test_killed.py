@@ -67,7 +67,8 @@ def kill_midway(variant: str, folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "variant", [name if name == "token" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS],  # tests/model/test_resume.py interrupts, quickly
 )
 def test_a_killed_trial_resumes_bit_for_bit(variant: str, tmp_path: Path) -> None:
     trial, whole, parts = trial_of(variant), tmp_path / "whole", tmp_path / "parts"

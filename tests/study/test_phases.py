@@ -143,7 +143,7 @@ def test_match_wall_sets_budgets_by_measured_speeds(tmp_path: Path, results: Pat
     assert tokens["none"] / SPEED["none"] == pytest.approx(budget / SPEED["token"])
 
 
-@pytest.mark.parametrize("trials", [1, 3, 5, 9])
+@pytest.mark.parametrize("trials", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5)), 9])
 def test_an_interrupted_ablation_resumes_without_repeating_a_trial(trials: int, tmp_path: Path, results: Path):
     sets = ("ablation.tune_each_arm={trials: 2}", "ablation.match=wall")
     study = study_files.load(tmp_path, *sets, text=ARMS)

@@ -65,6 +65,7 @@ def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[li
     return history["losses"].to_pylist(), source.rows[-1]
 
 
+@pytest.mark.slow  # a minute of training on Ray; tests/model/test_training.py repeats runs in one process
 @pytest.mark.timeout(600)
 def test_a_trial_in_a_used_process_equals_one_in_a_fresh_process(ray_cluster: Cluster, tmp_path: Path) -> None:
     """Before it run another memory, another precision, more threads, another seed: all that a process could keep."""

@@ -35,6 +35,7 @@ def predict(config: Config) -> float:
     return PREDICTED[config["train.seed"]]
 
 
+@pytest.mark.slow  # tests/scheduling/test_admission.py has the same rules without Ray
 def test_a_trial_over_its_share_gets_a_larger_one_and_its_neighbour_is_unaffected(
     ray_cluster: Cluster, context: StudyContext, tmp_path: Path
 ):

@@ -125,6 +125,7 @@ def test_a_process_whose_trial_ran_out_of_memory_trains_no_other(stage: Stage) -
     assert one != other
 
 
+@pytest.mark.slow  # tests/running/test_inline.py has the edge of such a rank
 def test_peers_of_a_rank_out_of_memory_are_ended_and_the_trial_gets_a_larger_share(stage: Stage) -> None:
     """The peers wait for it at the next report, and would wait until the stall limit."""
     stage.context = dataclasses.replace(stage.context, limits=Limits(stall_s=30))
@@ -134,6 +135,7 @@ def test_peers_of_a_rank_out_of_memory_are_ended_and_the_trial_gets_a_larger_sha
     assert groups() == []
 
 
+@pytest.mark.slow  # tests/records/test_ledger.py has the fence
 def test_peers_of_a_rank_that_was_replaced_are_ended(stage: Stage) -> None:
     """Another driver's newer attempt takes over. Rank 0 learns of it at its next report, where the other ranks wait."""
 

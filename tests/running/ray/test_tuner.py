@@ -148,6 +148,7 @@ def test_half_a_gpu_lets_two_trials_train_at_once_and_never_three(stage: Stage, 
     assert groups() == []
 
 
+@pytest.mark.slow  # tests/model/test_ranks.py has two ranks without Ray
 def test_two_workers_train_one_trial_and_rank_0_writes(stage: Stage) -> None:
     source = stage.run({0: "complete", 1: "error"}, resources=Resources(gpu=0, workers=2))
     rows = {row.seed: row for row in source.rows}
