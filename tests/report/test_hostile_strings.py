@@ -266,7 +266,7 @@ def test_row_with_a_path_as_trial_id_writes_no_file_outside(tmp_path: Path):
     bad: Any = ["../../evil"]
     pq.write_table(table.set_column(index, "trial_id", [bad]), path)
     assert len(ledger.trials()) == 35
-    assert any("not the one of the trial that its name says" in problem for problem in ledger.problems())
+    assert any("its row is of another trial than its name says" in problem for problem in ledger.problems())
     writer.write(ledger.root)
     assert not list(tmp_path.rglob("evil*"))
     assert escape.file_name("../../evil") == "_._.._evil"
