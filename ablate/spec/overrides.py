@@ -13,6 +13,7 @@ from typing import Any
 from ablate.errors import BadInput
 from ablate.spec import yaml_marks
 from ablate.spec.yaml_marks import Document
+from ablate.trainers.recorded import flatten
 
 PLACE = "--set"
 
@@ -38,15 +39,6 @@ def apply(document: Document, sets: Sequence[str]) -> Document:
             _put(tree, key, value)
         places = {known: place for known, place in places.items() if not _within(known, key)} | {key: PLACE}
     return Document(document.name, tree, places)
-
-
-def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings as dotted keys: `{data: {corpus: facts}}` becomes `{data.corpus: facts}`; a later key wins."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = flatten(value) if isinstance(value, dict) else {}
-        flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if inner else {key: value}
-    return flat
 
 
 def _put_dotted(tree: dict[str, Any], section: str, key: str, value: Any) -> None:

@@ -45,13 +45,14 @@ def _description(kept: Mapping[str, Any]) -> Description:
 
 def values(config_json: str) -> dict[str, Any]:
     """A recorded configuration as dotted keys."""
-    return _flat(json.loads(config_json))
+    return flatten(json.loads(config_json))
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as dotted keys: `{data: {corpus: facts}}` is `{data.corpus: facts}`; a later key wins."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        inner = _flat(value) if isinstance(value, dict) else {}
+        inner = flatten(value) if isinstance(value, dict) else {}
         flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if inner else {key: value}
     return flat
 
