@@ -72,14 +72,16 @@ def space(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Scripted]:
-    """Make `--inline` play a script of acts instead of training the model.
-
-    Figures of reports are empty: drawing takes nine tenths of a report's time.
-    """
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are empty: drawing takes nine tenths of a report's time."""
     monkeypatch.setattr(canvas, "to_svg", lambda _: "<svg/>")
     monkeypatch.setattr(canvas, "to_png", lambda _: b"")
     monkeypatch.setattr(canvas, "to_pdf", lambda _: b"")
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_figures: None) -> Callable[..., Scripted]:  # noqa: ARG001
+    """Make `--inline` play a script of acts instead of training the model. Figures of reports are empty."""
 
     def script(*acts: Act) -> Scripted:
         train = Scripted(list(acts), folder=tmp_path)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ablate.records.ledger import Ledger
 from ablate.records.rows import Status, TrialRow
@@ -121,10 +123,12 @@ def add_trial(
     name = trial_id(arm, config, seed)
     attempt = ledger.claim(name)
     end = (measured or {"val_loss": 3.0})["val_loss"]
+    rows = []
     for step in range(1, max(1, round(reports * share)) + 1):
         loss = end + (6.5 - end) * math.exp(-step * 0.55) if share else float(end)
         report = Report(step * 20, step * BUDGET // reports, BUDGET, step * 2.0, 1e-3, [loss] * 20, {"val_loss": loss})
-        ledger.append_report(name, attempt=attempt, report=report)
+        rows.append(ledger.history_row(name, attempt=attempt, report=report))
+    pq.write_table(pa.concat_tables(rows), ledger.path("history", f"{name}-{attempt}.parquet"))
     if not final:
         return name
     row: dict[str, Any] = {

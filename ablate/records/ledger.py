@@ -113,14 +113,16 @@ class Ledger:
     def append_report(self, trial_id: str, *, attempt: int, report: Report) -> None:
         """Add a row to the attempt's history, and store the checkpoint written before it. Raises StaleAttempt."""
         self._refuse_stale(trial_id, attempt)
-        name = _history(trial_id, attempt)
-        row = {name: value for name, value in vars(report).items() if name not in ("metrics", "note")}
-        row |= {"trial_id": trial_id, "attempt": attempt, "time": datetime.now(UTC), **report.metrics}
-        table = pa.concat_tables(
-            [atomic_files.table(self.store.fetch(name)), self._one_row(row, history_schema(self.metrics))]
-        )
+        name, row = _history(trial_id, attempt), self.history_row(trial_id, attempt=attempt, report=report)
+        table = pa.concat_tables([atomic_files.table(self.store.fetch(name)), row])
         self.store.replace(name, lambda tmp: pq.write_table(table, tmp))
         self.store.push(f"checkpoints/{trial_id}", mirror=True)
+
+    def history_row(self, trial_id: str, *, attempt: int, report: Report) -> pa.Table:
+        """The row of a report, reported now."""
+        row = {name: value for name, value in vars(report).items() if name not in ("metrics", "note")}
+        row |= {"trial_id": trial_id, "attempt": attempt, "time": datetime.now(UTC), **report.metrics}
+        return self._one_row(row, history_schema(self.metrics))
 
     def finish(self, row: TrialRow) -> None:
         """Record a trial's end, once. Raises StaleAttempt where the trial has ended or a newer attempt has begun."""

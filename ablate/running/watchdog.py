@@ -66,6 +66,8 @@ class Watchdog:
             finally:
                 self._over.set()
                 signal.set_wakeup_fd(wakeup)
+                with contextlib.suppress(BlockingIOError):  # full: there is something to receive
+                    sender.send(b"\0")  # no signal has this number; the thread need not wait for its timeout
                 thread.join()
                 signal.signal(_WAKE, before)
 

@@ -139,6 +139,7 @@ def test_without_a_card_it_says_so_and_measures_nothing(
     assert json.loads(capsys.readouterr().out) == {"card": None, "not_measured": gpu_check.WOULD}
 
 
+@pytest.mark.slow  # the other tests have what it makes of such runs
 def test_a_process_that_trains_without_the_card_is_no_measurement() -> None:
     """Real processes, both at once, on this machine's processor or card: tiny ones."""
     tiny = {"preset": "tiny", "train.tokens": 2_048, "model.max_seq_len": 32, "eval.val_tokens": 256, "eval.every": 1}

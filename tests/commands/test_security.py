@@ -89,6 +89,7 @@ def test_no_source_unpickles_or_runs_what_it_reads():
                 assert arguments.get("allow_pickle", "False") == "False", path
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_reading_results_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was unpickled")

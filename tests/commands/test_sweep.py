@@ -208,17 +208,31 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case: str, space: Path) -> None:
+def test_bad_input_is_one_line(
+    case: str, space: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(space.parent)
     flags, expected = BAD[case]
     before = sorted(space.parent.rglob("*"))
+    assert cli.guarded(lambda: sweep.main(flags)) == cli.BAD_INPUT
+    assert_one_line(*capfd.readouterr(), expected)
+    assert sorted(space.parent.rglob("*")) == before, "nothing was written"
+
+
+@pytest.mark.parametrize("case", ["no file", "unknown key", "no cluster at the address"])
+def test_bad_input_of_the_real_command_is_one_line(case: str, space: Path) -> None:
+    flags, expected = BAD[case]
     done = command(flags, cwd=space.parent)
-    out, err = done.communicate(timeout=60)
+    said = done.communicate(timeout=60)
     assert done.returncode == cli.BAD_INPUT
+    assert_one_line(*said, expected)
+
+
+def assert_one_line(out: str, err: str, expected: str) -> None:
     assert out == ""
     assert err.count("\n") == 1
     assert expected in err
     assert "Traceback" not in err
-    assert sorted(space.parent.rglob("*")) == before, "nothing was written"
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

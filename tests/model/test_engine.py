@@ -174,6 +174,7 @@ assert "deepspeed" in sys.modules
 """
 
 
+@pytest.mark.slow  # tests/model/test_ranks.py has the same steps through DDP
 def test_a_run_through_deepspeed_equals_one_through_ddp(tmp_path: Path) -> None:
     """Through Accelerate's own DeepSpeed path, with an engine that does what the real one is documented to do: nothing
     is divided twice, rates are set before the backward that steps, and the moments are not looked for."""

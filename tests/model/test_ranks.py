@@ -95,6 +95,7 @@ def test_the_bank_changes_in_those_steps(tmp_path: Path) -> None:
     assert (one(tmp_path, "fp32")["bank.tokens_NL"] != before).double().mean().item() > 0.5
 
 
+@pytest.mark.slow  # torchrun starts two ranks in the tests above
 def test_two_ranks_of_accelerate_launch_equal_two_of_torchrun(two: Path, tmp_path: Path) -> None:
     """The command of docs/running.md, with a port of its own."""
     sets = [f"--set={key}={value}" for key, value in rank_program.OVERRIDES.items()]
@@ -112,6 +113,7 @@ def test_two_ranks_of_accelerate_launch_equal_two_of_torchrun(two: Path, tmp_pat
     assert [name for name in weights if not torch.equal(weights[name], torchruns[name])] == []
 
 
+@pytest.mark.slow  # test_check_processes_accepts_properly_started_ranks has the rule
 def test_accelerate_launch_that_starts_one_rank_of_two_is_refused() -> None:
     """`--cpu` starts one process whatever --num_processes says; the run would train alone without a word."""
     command = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
@@ -121,6 +123,7 @@ def test_accelerate_launch_that_starts_one_rank_of_two_is_refused() -> None:
     assert "exit status 2" in done.stderr
 
 
+@pytest.mark.slow  # test_check_ranks_names_the_nearest_divisible_batch_sizes has the rule
 def test_a_batch_size_not_divisible_by_the_ranks_is_refused(tmp_path: Path) -> None:
     """Else the gradient of the balance loss is not the joined batch's, and a rank may have no sequence at all."""
     command = (*TORCHRUN, "-m", "model.train", "--set", "train.batch_size=3", "--out", str(tmp_path))

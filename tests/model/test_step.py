@@ -106,7 +106,9 @@ def test_gradient_checkpointing_keeps_less_memory_and_the_same_reads() -> None:
 
 # torch's own tracer instantiates an autograd.Function and warns against it.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize(
+    "memory", ["hybrid", *(pytest.param(memory, marks=pytest.mark.slow) for memory in MEMORIES if memory != "hybrid")]
+)
 def test_torch_compile_traces_the_forward_without_a_graph_break(memory: str) -> None:
     assert_compiles(memory, backend="aot_eager")
 

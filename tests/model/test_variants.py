@@ -73,7 +73,15 @@ def measurable(config: Any) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+QUICK = ("random bank", "cosine encode", "one blind layer", "off", "everything", "everything of vectors")
+"""The others are parts of `everything`: slow."""
+
+
+def slow_unless(is_quick: bool) -> tuple[pytest.MarkDecorator, ...]:
+    return () if is_quick else (pytest.mark.slow,)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=slow_unless(name in QUICK)) for name in VARIANTS])
 def test_a_variant_trains_with_all_its_diagnostics_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     config = small(**VARIANTS[name])
     whole, first, second = Listener(), Listener(at=2, verdict=Verdict.INTERRUPT), Listener()
@@ -95,13 +103,16 @@ def test_a_variant_trains_with_all_its_diagnostics_and_resumes_bit_for_bit(name:
         assert all(value != 0 for value in use)
 
 
+TYPES = {memory: {"model__memory": memory} for memory in ("token", "vector", "hybrid", "none", "blind")}
+TYPES |= {name: VARIANTS[name] for name in ("cosine queries", "sparse cache", "everything")}
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
-        *({"model__memory": memory} for memory in ("token", "vector", "hybrid", "none", "blind")),
-        *(VARIANTS[name] for name in ("cosine queries", "sparse cache", "everything")),
+        pytest.param(overrides, marks=slow_unless(name in ("token", "none", "everything")), id=name)
+        for name, overrides in TYPES.items()
     ],
-    ids=str,
 )
 def test_bf16_losses_equal_fp32_losses_within_rounding(overrides: dict[str, Any], tmp_path: Path) -> None:
     """Autocast, the default on a GPU, on the CPU: the types of every path meet."""
@@ -176,6 +187,7 @@ def test_the_hint_for_a_knowledge_dim_of_1_is_2() -> None:
         resolve("tiny", {"model.knowledge_dim": 1})
 
 
+@pytest.mark.slow  # tests/model/test_ranks.py has two ranks of the default memory
 def test_bank_updates_on_two_ranks_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
     """Two processes with a batch each: the same bank bit for bit in every variant, and the one that a single process
     with the joined batch makes (in float64; where draws depend on a rank's own batch, only the former)."""

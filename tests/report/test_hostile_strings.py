@@ -95,7 +95,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
             return self[name]
 
     made = Made()
-    _ = made["everything"]  # before `drawn_once`
+    _ = made["everything"], made["plain"]  # before `hardly_drawn`: with every figure
     return made
 
 

@@ -69,6 +69,7 @@ def test_html_page_shows_results_reasons_and_provenance(written: Path):
         assert part in text, part
 
 
+@pytest.mark.figures
 def test_figures_and_page_are_reproducible(written: Path, tmp_path: Path):
     again = writer.write(written.parent, out=tmp_path / "again")
     for path in sorted((written / "figures").glob("*.svg")):

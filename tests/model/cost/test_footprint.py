@@ -185,6 +185,7 @@ ON_THE_PAGE = {
 }
 
 
+@pytest.mark.slow  # test_the_predicted_peak_of_a_step_equals_the_allocators has the prediction
 def test_the_table_of_memory_md_is_what_footprint_predicts() -> None:
     lines = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]

@@ -31,7 +31,7 @@ from ablate.scheduling.placement import Node
 from ablate.spec.models import Resources
 from tests.commands.test_sweep import command, processes_of, wait_for
 from tests.fakes import TOKENS_A_STEP, FakeTrain, fake_trial
-from tests.running.ray.test_tuner import HOW, Stage, groups
+from tests.running.ray.test_tuner import Stage, groups
 from tests.study_files import SMALL
 
 pytestmark = pytest.mark.timeout(600)
@@ -58,7 +58,8 @@ def waiting_drivers() -> list[int]:
     return [actor.pid for actor in alive if actor.actor_id in makers]
 
 
-@HOW
+@pytest.mark.slow  # tests/running/test_faults.py has such trials without Ray
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_trial_that_hangs_is_ended_and_its_resources_freed(stage: Stage, workers: int) -> None:
     """One trial sleeps in Python, one is stopped by a signal, one takes too long; then one completes."""
     stage.context = dataclasses.replace(stage.context, limits=Limits(max_s=150, stall_s=4))
@@ -81,6 +82,7 @@ def test_a_trial_that_hangs_is_ended_and_its_resources_freed(stage: Stage, worke
     assert groups() == []
 
 
+@pytest.mark.slow  # tests/running/ray/test_tuner.py kills the driver of a trial that trains
 def test_a_driver_killed_while_its_group_is_pending_leaves_no_group(stage: Stage) -> None:
     """Only Ray knows this group, which would take the GPU as soon as it is free."""
     killed: list[int] = []
@@ -102,6 +104,7 @@ def test_a_driver_killed_while_its_group_is_pending_leaves_no_group(stage: Stage
     assert groups() == []
 
 
+@pytest.mark.slow  # the program never asks Tune for it
 def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program never asks Tune to stop a trial, because that leaked groups; the reaper must remove them anyway."""
     stopped: list[str] = []
@@ -196,6 +199,7 @@ def test_limits_do_not_count_while_a_lost_trial_waits_for_resources(
     assert group.overdue == set()
 
 
+@pytest.mark.slow  # tests/running/ray/test_tuner.py interrupts two trials whose workers take all CPUs
 def test_drivers_hold_no_cpus_that_workers_need(stage: Stage) -> None:
     """Workers take all CPUs at once; drivers that held CPUs would deadlock with them."""
     training: set[int] = set()
