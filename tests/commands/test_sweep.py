@@ -215,7 +215,8 @@ def test_bad_input_is_one_line(
     flags, expected = BAD[case]
     before = sorted(space.parent.rglob("*"))
     assert cli.guarded(lambda: sweep.main(flags)) == cli.BAD_INPUT
-    assert_one_line(*capfd.readouterr(), expected)
+    out, err = capfd.readouterr()
+    assert_one_line(str(out), str(err), expected)
     assert sorted(space.parent.rglob("*")) == before, "nothing was written"
 
 

@@ -25,6 +25,7 @@ def test_record_as_csv_prints_its_folder_and_draws_nothing(tmp_path: Path, capsy
     assert [path.name[12:] for path in out.rglob("*progress.csv")] == ["_progress.csv"]
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize(
     "name", ["knowledge_length-4.ema_update_freq-20", "W" * 100, "m_" * 50], ids=["cell", "wide", "long"]
 )

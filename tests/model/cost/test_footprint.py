@@ -100,7 +100,7 @@ def test_gradient_checkpointing_and_bf16_reduce_activations() -> None:
     assert footprint(small(model__n_layers=4, train__precision="fp32")).parts["activations"] > kept
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     batch=st.integers(1, 8),
     keys=st.fixed_dictionaries(
