@@ -17,6 +17,8 @@ from tests.model.probes import Operations
 from tests.model.test_training import Listener, comparable, small
 
 MEMORIES = ("token", "vector", "hybrid", "none", "blind")
+BRIEF = ["hybrid", *(pytest.param(memory, marks=pytest.mark.slow) for memory in MEMORIES if memory != "hybrid")]
+"""`hybrid` has the parts of the others, which are slow."""
 
 
 def model_and_ids(memory: str, **options: Any) -> tuple[Transformer, torch.Tensor]:
@@ -72,7 +74,7 @@ def test_operations_counts_waits() -> None:
     assert operations.waits == {"_local_scalar_dense": 1, "mask": 1, "nonzero": 1, "_unique2": 1}
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("memory", BRIEF)
 def test_gradient_checkpointing_changes_no_bit(memory: str, tmp_path: Path) -> None:
     listeners, results = {}, {}
     for setting in ("off", "on"):
@@ -106,9 +108,7 @@ def test_gradient_checkpointing_keeps_less_memory_and_the_same_reads() -> None:
 
 # torch's own tracer instantiates an autograd.Function and warns against it.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize(
-    "memory", ["hybrid", *(pytest.param(memory, marks=pytest.mark.slow) for memory in MEMORIES if memory != "hybrid")]
-)
+@pytest.mark.parametrize("memory", BRIEF)
 def test_torch_compile_traces_the_forward_without_a_graph_break(memory: str) -> None:
     assert_compiles(memory, backend="aot_eager")
 

@@ -73,7 +73,7 @@ def measurable(config: Any) -> set[str]:
     return names
 
 
-QUICK = ("random bank", "cosine encode", "one blind layer", "off", "everything", "everything of vectors")
+QUICK = ("cosine encode", "one blind layer", "off", "everything", "everything of vectors")
 """The others are parts of `everything`: slow."""
 
 

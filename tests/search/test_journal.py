@@ -135,7 +135,7 @@ def test_the_simulation_stops_completes_and_reaches_both_rungs(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("rounds", [3, 7, 12])
+@pytest.mark.parametrize("rounds", [3, pytest.param(7, marks=pytest.mark.slow), 12])
 def test_a_resumed_search_repeats_draws_and_verdicts_whatever_happened_to_the_journal(
     damage: str, rounds: int, undisturbed: tuple[Simulation, list[tuple[Any, ...]]], tmp_path: Path
 ) -> None:

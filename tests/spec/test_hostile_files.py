@@ -19,7 +19,7 @@ CPU_S = 20.0
 """Most processor time for one file; the costliest plan of search_spaces/ takes a tenth of it."""
 
 FEW = settings(
-    max_examples=250,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

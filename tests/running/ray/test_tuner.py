@@ -268,6 +268,7 @@ def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> Non
     assert len(set(pids)) == 4, "never after nan, oom or error"
 
 
+@pytest.mark.slow  # tests/running/test_faults.py has failures of each kind without Ray
 def test_a_failure_outside_the_trainer_is_an_error_with_its_text(stage: Stage) -> None:
     """The trial's samples cannot be written, because a file is where their folder should be."""
     stage.context.ledger.root.mkdir()
