@@ -9,17 +9,16 @@ searched batch size changes the budget a little, and an arm may change the data.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from ablate.analyze.basis.code import UNKNOWN, codes
 from ablate.analyze.basis.frames import of_arm, rows, texts
 from ablate.spec.designs import SEARCH
 from ablate.trainers import Description
-
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -56,24 +55,6 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
             found.append(_odd(search, "the search", column))
             found += [_odd(runs, f"seed {seed} of the ablation", column) for seed, runs in ablation.groupby("seed")]
     return [entry for entry in found if entry is not None]
-
-
-def codes(hashes: Sequence[str | None], commits: Sequence[str | None]) -> list[str]:
-    """What names the code of each trial, the same for trials of the same code: its hash; without one the hash that
-    another trial of its commit has, or else its commit."""
-    pairs = list(zip(hashes, commits, strict=True))
-    of_commit: defaultdict[str, set[str]] = defaultdict(set)
-    for code, commit in pairs:
-        if code and commit:
-            of_commit[commit].add(code)
-
-    def named(code: str | None, commit: str | None) -> str:
-        if code or not commit:
-            return code or UNKNOWN
-        same = of_commit[commit]
-        return next(iter(same)) if len(same) == 1 else commit  # several: files of that commit were edited
-
-    return [named(code, commit) for code, commit in pairs]
 
 
 def _known(runs: pd.DataFrame, column: str) -> list[str | None]:

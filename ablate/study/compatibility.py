@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablate import formatting
-from ablate.analyze.comparability import codes
+from ablate.analyze.basis.code import codes
 from ablate.errors import BadInput
 from ablate.records import provenance
 from ablate.records.ledger import Ledger

@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 from ablate.analyze.arms.paired import effects
+from ablate.analyze.basis.code import codes
 from ablate.analyze.basis.frames import rows
-from ablate.analyze.comparability import Mixed, codes, mixed
+from ablate.analyze.comparability import Mixed, mixed
 from ablate.analyze.memory import LEARNED, bank_use, better_side
 from ablate.spec.models import Objective
 from model.api import BY_NAME
