@@ -26,8 +26,8 @@ _ENOUGH_FILES = 65_536
 """More than a private Ray of a large machine opens."""
 
 LEAST_FILES = {"inline": 64, "ray": 256}
-"""Files that a process must be able to open. On two cores Ray's own processes open up to 82, with more workers more; with
-too few they hang."""
+"""Files that a process must be able to open. On two cores Ray's own processes open up to 82, with more workers more;
+with too few they hang."""
 
 
 def prepare(*, least_files: int) -> None:
