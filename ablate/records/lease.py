@@ -65,11 +65,11 @@ class Owner:
     @staticmethod
     def read(content: bytes | None) -> Owner | None:
         """Parse a lock's content; None if there is none, or if it is not a lock's."""
+        kinds = {"owner": str, "host": str, "namespace": int, "pid": int, "born": (int, float), "since": str, "at": str}
         try:
-            found = None if content is None else Owner(**json_files.parse(content))
+            found = Owner(**json_files.parse(content or b""))
         except (ValueError, TypeError):
             return None
-        kinds = {"owner": str, "host": str, "namespace": int, "pid": int, "born": (int, float), "since": str, "at": str}
         return found if all(isinstance(getattr(found, name), kind) for name, kind in kinds.items()) else None
 
     def written(self) -> bytes:

@@ -62,10 +62,11 @@ def read(
 
 def _fitted(part: pa.Table, schema: pa.Schema) -> pa.Table:
     """The part, with the types of `schema`. Raises Unreadable where a value has no place there."""
+    kinds, own = dict(zip(schema.names, schema.types, strict=True)), part.schema.types
     for index, name in enumerate(part.column_names):
-        if name not in schema.names:
+        if name not in kinds or (own[index] == kinds[name] and not pa.types.is_timestamp(own[index])):
             continue
-        kind, column = schema.field(name).type, part.column(index)
+        kind, column = kinds[name], part.column(index)
         if column.type != kind:
             try:
                 column = column.cast(kind)
