@@ -23,6 +23,7 @@ from model.config import (
     check_ranks,
     explain,
     from_json,
+    inert_keys,
     missing_files,
     nearest,
     override,
@@ -42,8 +43,8 @@ __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
     "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report", "Result",
     "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "estimate", "explain",
-    "failure_kind", "footprint", "from_json", "hold_to_share", "missing_files", "nearest", "override", "read_overrides",
-    "resolve", "stream_seed", "train", "value_of",
+    "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys", "missing_files", "nearest", "override",
+    "read_overrides", "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def describe(
     sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
     corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
     arms = [_planned(trial, slots, kind, shares) for kind, trials in _ablation(spec) for trial in trials]
-    searched = spec.optimizer.trials if spec.search else 0
+    searched = plan.searched_trials(spec)
     costs = [_cost(spec.base)] * searched + [_cost(each.trial.config) for each in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
@@ -191,7 +191,7 @@ def render_json(run: DryRun) -> str:
 
 def _first_draws(spec: StudySpec) -> list[Trial]:
     """The draws that no result changes: TPE's start-up points, or as many draws of a sampler that does not learn."""
-    return source.preview(spec, count=min(spec.optimizer.startup, spec.optimizer.trials)) if spec.search else []
+    return source.preview(spec, count=min(spec.optimizer.startup, plan.searched_trials(spec))) if spec.search else []
 
 
 def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
@@ -278,6 +278,10 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
         found.append(f"{place}: min_tokens {asha.min_tokens} is not below the budget {budget}: nothing is ever stopped")
+    searched, asked = plan.searched_trials(spec), spec.optimizer.trials
+    if spec.search and searched < asked:
+        place, has = spec.document.place("optimizer.trials"), formatting.count(searched, "point")
+        found.append(f"{place}: {asked} trials are asked for, and the search space has {has}: it ends after these")
     if shares.card is not None:
         large = [each for each in planned if not shares.fits(each.trial.config)]
         if large:

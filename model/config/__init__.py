@@ -3,6 +3,7 @@
 Imports no torch, so a plan costs no start-up time.
 """
 
+from model.config.inert import inert_keys
 from model.config.launch import (
     ALLOCATOR_VARIABLES,
     EXPANDABLE,
@@ -31,6 +32,6 @@ from model.config.settings import Config, ConfigError, DataConfig, Memory, Model
 __all__ = [
     "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig",
     "Memory", "ModelConfig", "TrainConfig", "check_key", "check_packages", "check_processes", "check_ranks",
-    "deepspeed_config", "explain", "from_json", "missing_files", "nearest", "override", "read_overrides", "reseeded",
-    "resolve", "stream_seed", "value_of",
+    "deepspeed_config", "explain", "from_json", "inert_keys", "missing_files", "nearest", "override", "read_overrides",
+    "reseeded", "resolve", "stream_seed", "value_of",
 ]  # fmt: skip

@@ -50,6 +50,13 @@ BAD = {
         "optimizer",
         "not a mapping",
     ),
+    "a search for nothing": (with_base("model.memory: none"), 7, "model.ema_decay", "has no effect in any trial"),
+    "a search for nothing, whatever is drawn": (
+        change("model.ema_decay:", "model.memory: {choice: [none, blind]}\n  model.ema_decay:"),
+        7,
+        "model.ema_decay",
+        "model.memory is none",
+    ),
     "empty range": (change("[0.3, 0.999]", "[0.5, 0.5]"), 6, "model.ema_decay", "empty range"),
     "inverted range": (change("[0.3, 0.999]", "[0.999, 0.3]"), 6, "model.ema_decay", "inverted range"),
     "empty choice": (change("[4, 8, 16]", "[]"), 7, "model.knowledge_length", "empty choice"),
