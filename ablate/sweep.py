@@ -171,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dry_run(study: StudySpec, options: Options) -> int:
     from ablate.study import dry_run
 
+    study_file.check_present_files(study)
     run = _plan(study, options)
     print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
     return cli.DONE
