@@ -47,9 +47,11 @@ def guarded(main: Callable[[], int]) -> int:
         return DONE
     except OSError as error:
         full = full_disk(error)
-        if full is None:
+        if full is None and not error.filename:
             raise
-        print(full.line, file=sys.stderr)
+        # An error that names a file is about that file: it is gone, may not be opened, or cannot have such a name.
+        line = full.line if full else f"{error.filename}: {error.strerror or error}; check the path and its permissions"
+        print(escape.one_line(line, limit=2_000), file=sys.stderr)
         return BAD_INPUT
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ablate import escape
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of a write where the disk is full, the quota is used up, or the file system is read-only."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a write where the disk is full, the quota or the limit of a file's size is used up, or the file system is
+read-only."""
 
 
 class BadInput(Exception):

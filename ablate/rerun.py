@@ -121,7 +121,9 @@ def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None,
 
 def _row_of(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
     """The row of the trial with this id, or of the `best` trial."""
-    rows = ledger.rows()
+    rows, unreadable = ledger.rows(), ledger.unreadable_rows()
+    for problem in unreadable:
+        print(escape.one_line(f"left out: {problem}", limit=1_000), file=sys.stderr)
     if name == "best":
         found = best_of_study(rows, objective=objective)
         if found is None:
@@ -129,6 +131,9 @@ def _row_of(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
             raise BadInput(str(ledger.place), "--trial", name, "no trial has completed", hint)
         return found[0]
     known = {row.trial_id: row for row in rows}
+    if name in {problem.path.name.removesuffix(".parquet") for problem in unreadable}:
+        hint = "the sweep trains it again: its command and --resume"
+        raise BadInput(str(ledger.place), "--trial", name, "its row cannot be read", hint)
     if name not in known:
         running = name in ledger.started_ids()
         rule = "has not ended yet" if running else "no such trial"

@@ -20,7 +20,8 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import ENDS, MEASURED, TrialRow
 from ablate.running.progress import best_of_study
 from ablate.spec.designs import SEARCH
-from ablate.study import lifecycle, lock, lookup, study_json
+from ablate.study import completion, lifecycle, lock, lookup, study_json
+from ablate.study.completion import Completion
 from ablate.study.study_json import StudyFile
 
 _FAILED, _TAIL_LINES = 5, 8
@@ -84,18 +85,19 @@ def collect(ledger: Ledger) -> Status:
     rows = ledger.rows()
     found = best_of_study(rows, objective=objective)
     running = lock.is_held(ledger)
-    unfinished = ledger.started_ids() - {row.trial_id for row in rows}
+    done = completion.of(study, rows)
+    unfinished = set() if done.whole else ledger.started_ids() - {row.trial_id for row in rows}
     ends = Counter(row.status for row in rows)
     states = {end: ends[end] for end in ENDS if ends[end]}
     if unfinished:
         states["running" if running else "unfinished"] = len(unfinished)
-    waiting = max(0, study.planned - len(rows) - len(unfinished))
+    waiting = max(0, done.left - len(unfinished))
     if waiting:
         states["waiting"] = waiting
     return Status(
         study=study.study,
         running=running,
-        planned=study.planned,
+        planned=done.planned,
         states=states,
         failures={end: count for end, count in ends.items() if end not in MEASURED},
         best=Best(found[0].trial_id, found[0].arm, objective.metric, found[1], found[0].params) if found else None,
@@ -103,20 +105,20 @@ def collect(ledger: Ledger) -> Status:
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
         driver=lock.holder(ledger) if running else "",
-        hint="" if running or not (unfinished or waiting) else _hint(study, rows),
+        hint="" if running else _hint(study, rows, done),
     )
 
 
-def _hint(study: StudyFile, rows: list[TrialRow]) -> str:
-    """What to do about trials that have not ended while no sweep runs the study."""
+def _hint(study: StudyFile, rows: list[TrialRow], done: Completion) -> str:
+    """What to do about trials that have not ended while no sweep runs the study, or why some never will."""
+    if done.whole and done.untrained:
+        return f"not trained, because no trial that prepares them completed: {formatting.names(done.untrained)}"
+    if done.whole:
+        return ""
     searched = [row.status for row in rows if row.arm == SEARCH]
     baseline = study.spec.ablation.baseline if study.spec.ablation else None
-    if lifecycle.lacks_winner(baseline=baseline, trials=study.spec.optimizer.trials, searched=searched):
+    if lifecycle.lacks_winner(baseline=baseline, trials=study.searched, searched=searched):
         return lifecycle.NO_WINNER
-    if study.finished_at is not None:
-        return (
-            "waiting trials are not trained: the search has no more points, or no trial that prepares an arm completed"
-        )
     return "to resume: the sweep's command line and --resume"
 
 

@@ -27,6 +27,7 @@ from ablate.running.progress import StudyProgress, best_of_study
 from ablate.running.runner import Halt, Runner
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
+from ablate.spec.designs import SEARCH
 from ablate.spec.models import Resources, StudySpec
 from ablate.study import lifecycle, lock, phases, preflight
 from ablate.trials import plan
@@ -177,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dry_run(study: StudySpec, options: Options) -> int:
     from ablate.study import dry_run
 
+    study_file.check_present_files(study)
     run = _plan(study, options)
     print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
     return cli.DONE
@@ -187,6 +189,7 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
 
     here = preflight.machine(gpus=options.gpus, card=options.gpu)
     folder = options.results / study.study
+    lifecycle.check_whole_folder(Ledger(folder))
     earlier = folder if Ledger(folder).exists() else None
     cpus = math.inf if here.elsewhere else here.cpus
     slots = preflight.slots(study.resources, here)
@@ -230,6 +233,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
             view.say(f"study {study.study} is finished: writing its report again")
             return _conclude(study, ledger, options)
         stack.enter_context(lock.hold(ledger))
+        for line in ledger.set_aside():
+            view.say(line)
         study_progress.rows += ledger.rows()
         stack.enter_context(halt)
         stack.enter_context(view)
@@ -240,8 +245,9 @@ def _sweep(study: StudySpec, options: Options) -> int:
             view.say(runner.notice)
         try:
             with writing():
-                if phases.run(study, ledger, runner=runner, halt=halt, say=view.say):
-                    lifecycle.mark_finished(ledger)
+                whole = phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
+                if whole and not lifecycle.mark_finished(ledger):
+                    halt.call_off("some trials have no result")
         except CannotWrite as full:
             halt.call_off(full.line)
     return _end(study, ledger, halt=halt, options=options)
@@ -266,6 +272,10 @@ def _end(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> i
     why = {"signal": "interrupted", "hours": f"{options.max_hours or 0:g} hours are over", "fault": halt.fault}[
         halt.reason
     ]
+    if not ledger.exists():
+        raise BadInput(
+            str(ledger.place), "", "", "deleted while the study ran", "start it again, or restore the folder"
+        )
     ended = len(ledger.final_ids())
     print(
         f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
@@ -315,9 +325,15 @@ def _summary_lines(
     else:
         row, value = best
         reached = f"{metric} {formatting.significant(value, digits=5)}"
+        tied = [each for each in rows if each.arm == row.arm == SEARCH and _value(each, metric) == value]
+        reached += f" ({len(tied)} trials tie)" if len(tied) > 1 else ""
         lines.append(f"best: trial {row.trial_id} {reached} {formatting.parameters(row.params)}")
     lines.append(f"report: {report / 'report.md' if report else 'none, see above'}")
     return lines
+
+
+def _value(row: TrialRow, metric: str) -> float | None:
+    return row.metrics[metric] if row.status == "completed" and metric in row.metrics else None
 
 
 def _summary_json(

@@ -24,6 +24,7 @@ from model.config import (
     code_hash,
     explain,
     from_json,
+    inert_keys,
     missing_files,
     nearest,
     override,
@@ -43,8 +44,8 @@ __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
     "PROCESS_GIB", "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report",
     "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "code_hash",
-    "estimate", "explain", "failure_kind", "footprint", "from_json", "hold_to_share", "missing_files", "nearest",
-    "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
+    "estimate", "explain", "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys", "missing_files",
+    "nearest", "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 
@@ -69,9 +70,10 @@ def hold_to_share(share: float) -> None:
 
 
 def check_data(config: Config) -> str:
-    """Read every data file of the configuration once; return the hash of what was read (part of a study's identity).
+    """Read every data file of the configuration; return the hash of what was read (part of a study's identity).
 
-    Raises DataError with file and line for a line that is not JSON or has no text. Imports no torch.
+    Raises DataError with file and line for a line that is not JSON or has no text, ConfigError for a tokenizer that
+    does not fit the model or loses text. Imports no torch.
     """
     from model.data import content_hash  # imports numpy
 
@@ -81,12 +83,16 @@ def check_data(config: Config) -> str:
 def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:
     """The `top` most used entries of the newest checkpoint's bank, as text, with what changed since the start.
 
-    Raises ConfigError where there is no checkpoint or it has no bank of tokens, DataError where a data file that the
-    bank at the start is made from is broken.
+    Raises ConfigError where there is no checkpoint, where the newest one is damaged or has no bank of tokens, DataError
+    where a data file that the bank at the start is made from is broken.
     """
     from model.evaluate import read_bank, select_entries  # imports torch
 
-    return select_entries(read_bank(checkpoint_dir), find=None, top=top)[0]
+    bank = read_bank(checkpoint_dir)
+    if bank.passed_over:  # an older bank is not what the run ended with
+        hint = "python -m model.bank shows the one before"
+        raise ConfigError("CHECKPOINT", checkpoint_dir, "; ".join(bank.passed_over), hint)
+    return select_entries(bank, find=None, top=top)[0]
 
 
 _OUT_OF_MEMORY = (

@@ -1,27 +1,34 @@
 """Checkpoints: safetensors and JSON, no pickle. A checkpoint is a folder `step-N` that is complete or absent.
 
 It holds weights, bank, AdamW's moments and a few counters. That is the entire state, because data order, learning rate
-and every random stream are pure functions of (seed, step).
+and every random stream are pure functions of (seed, step). A file of checksums says later whether the others are still
+what was written. Checkpoints of earlier versions have none; of them, names, shapes and types are checked alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from model.config import Config
 from model.metrics import Metrics
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+CHECKSUMS = "SHA256SUMS"
+"""A line for each of the other files, as `sha256sum --check` reads it."""
 DATA = "data_hash"
 """The key of STATE that identifies the training data (`Documents.data_hash`)."""
 
@@ -34,6 +41,22 @@ class Progress:
     tokens_seen: int
     wall_s: float
     metrics: Metrics
+
+
+@dataclass(frozen=True)
+class State:
+    """What STATE says. `data_hash`: None where an earlier version wrote the checkpoint."""
+
+    config: dict[str, Any]
+    data_hash: str | None
+    progress: Progress
+
+
+_PROGRESS = TypeAdapter(Progress)
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what a run wrote; the text says how."""
 
 
 def save(
@@ -58,12 +81,14 @@ def save(
         _write(_moments(model, optimizer), draft / OPTIMIZER)
     state = {"config": config.model_dump(), DATA: data_hash, "progress": asdict(progress), "torch": torch.__version__}
     (draft / STATE).write_text(json.dumps(state, indent=2))
+    (draft / CHECKSUMS).write_text("\n".join(_checksums(draft).values()) + "\n")
     for part in draft.iterdir():
         _fsync(part)
-    if target.exists():  # damaged, or another run's: a run does not write again what it resumed from
+    if target.is_dir():  # damaged, or another run's: a run does not write again what it resumed from
         shutil.rmtree(target)
+    target.unlink(missing_ok=True)
     draft.rename(target)
-    for older in _whole(directory):
+    for older in all_in(directory):
         if older != target:
             shutil.rmtree(older, ignore_errors=True)
     return target
@@ -78,33 +103,79 @@ class Found:
     passed_over: tuple[str, ...]
 
 
-def latest(directory: Path, *, config: Config, data_hash: str) -> Found:
-    """Find the checkpoint to resume from: the newest readable one with this configuration, these data and an optimiser.
+def latest(directory: Path, *, config: Config, data_hash: str, model: nn.Module) -> Found:
+    """Find the checkpoint to resume from: the newest whole one with this configuration, these data and an optimiser.
 
-    Checkpoints of earlier versions do not name their data, so none of them is taken.
+    `model`: the model of the configuration, into which the checkpoint must fit. Checkpoints of earlier versions do not
+    name their data, so none of them is taken.
     """
     passed_over: list[str] = []
-    for path in _whole(directory):
-        if not (path / OPTIMIZER).exists():
-            continue
+    for path in all_in(directory):
         try:
-            state = json.loads((path / STATE).read_text())
-            same = state["config"] == config.model_dump()
-            of_data = state[DATA] if DATA in state else "unknown"  # noqa: SIM401
-            readable = bool(load_file(path / MODEL)) and bool(load_file(path / OPTIMIZER))
-        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            passed_over.append(f"checkpoint {path.name} is damaged ({' '.join(str(error).split())[:200]})")
+            check_files(path)
+            if not (path / OPTIMIZER).exists():
+                continue
+            state = read_state(path)
+            if state.config != config.model_dump():
+                continue
+            if path.name != f"step-{state.progress.step}":
+                raise Damaged(f"{STATE} is of step {state.progress.step}")
+            _check_tensors(path / MODEL, like=model.state_dict())
+            _check_tensors(path / OPTIMIZER, like=_moments_like(model))
+        except Damaged as error:
+            passed_over.append(damage(path, error))
             continue
-        if readable and same and of_data == data_hash:
+        if state.data_hash == data_hash:
             return Found(path, tuple(passed_over))
-        if same:
-            passed_over.append(f"checkpoint {path.name} is of other data ({of_data} then, {data_hash} now)")
+        of_data = state.data_hash or "unknown"
+        passed_over.append(f"checkpoint {path.name} is of other data ({of_data} then, {data_hash} now)")
     return Found(None, tuple(passed_over))
+
+
+def all_in(directory: Path) -> list[Path]:
+    """The checkpoints in a folder, of any configuration, newest first."""
+    steps = {path: re.fullmatch(r"step-(0|[1-9][0-9]{0,17})", path.name) for path in directory.glob("step-*")}
+    found = {path: int(step[1]) for path, step in steps.items() if step and path.is_dir()}
+    return sorted(found, key=lambda path: found[path], reverse=True)
 
 
 def newest(directory: Path) -> Path | None:
     """The newest checkpoint in a folder, of any configuration; None where there is none."""
-    return next(iter(_whole(directory)), None)
+    return next(iter(all_in(directory)), None)
+
+
+def check_files(path: Path) -> None:
+    """Raise Damaged where a file of a checkpoint differs from its checksum. A checkpoint of an earlier version has no
+    checksums, and passes."""
+    try:
+        written = (path / CHECKSUMS).read_text(encoding="ascii").splitlines()
+        found = _checksums(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise Damaged(str(error)) from error
+    if list(found.values()) != written:
+        changed = [name for name, line in found.items() if line not in written]
+        raise Damaged(f"{' and '.join(changed) or 'its list of files'} is not what was written")
+
+
+def read_state(path: Path) -> State:
+    """The state of a checkpoint. Raises Damaged where it cannot be read."""
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        _PROGRESS.validate_json(json.dumps(state["progress"]), strict=True)
+        return State(state["config"], str(state[DATA]) if DATA in state else None, Progress(**state["progress"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("progress", *first["loc"])))
+        raise Damaged(f"{STATE} is not a checkpoint's state: {key}: {first['msg']}") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Damaged(f"{STATE} is not a checkpoint's state: {error}") from error
+
+
+def damage(path: Path, error: Damaged) -> str:
+    """The note that a checkpoint is damaged, on one line."""
+    return f"checkpoint {path.name} is damaged ({' '.join(str(error).split())[:200]})"
 
 
 def load_model(path: Path, model: nn.Module) -> None:
@@ -121,7 +192,7 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.AdamW) -> Progr
         optimizer.state[parameter] = {
             key: moments[f"{name}/{key}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
         }
-    return Progress(**json.loads((path / STATE).read_text())["progress"])
+    return read_state(path).progress
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -145,9 +216,36 @@ def _moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.
     return moments
 
 
-def _whole(directory: Path) -> list[Path]:
-    steps = [path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(steps, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+def _moments_like(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors with the names, shapes and types of AdamW's state."""
+    moments: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        moments |= {f"{name}/step": torch.zeros(()), f"{name}/exp_avg": parameter, f"{name}/exp_avg_sq": parameter}
+    return moments
+
+
+def _check_tensors(path: Path, *, like: Mapping[str, Tensor]) -> None:
+    """Raise Damaged unless a safetensors file holds the names of `like`, each in its shape and type."""
+    try:
+        found = load_file(path)  # maps the file: only its header is read
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Damaged(f"{path.name}: {error}") from error
+    for name in sorted(found.keys() ^ like.keys()):
+        raise Damaged(f"{path.name}: {name} is {'missing' if name in like else 'not of this model'}")
+    for name, tensor in found.items():
+        if (tensor.shape, tensor.dtype) != (like[name].shape, like[name].dtype):
+            wanted = f"{like[name].dtype} {list(like[name].shape)}"
+            raise Damaged(f"{path.name}: {name} is {tensor.dtype} {list(tensor.shape)}, not {wanted}")
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """The line of CHECKSUMS of each file in a checkpoint."""
+    lines: dict[str, str] = {}
+    for name in (MODEL, OPTIMIZER, STATE):
+        if (path / name).exists():
+            with (path / name).open("rb") as file:
+                lines[name] = f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}"
+    return lines
 
 
 def _fsync(path: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import psutil
 import torch
 
 GIB = 2**30
@@ -52,10 +55,77 @@ class Stopwatch:
         return reading
 
 
+class _Resident:
+    """The peak of this process's resident memory since `restart`, in GiB.
+
+    It is the kernel's mark. Where the kernel does not take back the mark of an earlier run, the largest sample stands
+    in for it, until this run passes that mark.
+    """
+
+    def __init__(self) -> None:
+        self._earlier_gib, self._sampled_gib = 0.0, 0.0
+
+    def restart(self) -> None:
+        """Begin a run: take the kernel's mark back to what is resident now (Linux; proc(5), clear_refs)."""
+        with contextlib.suppress(OSError):  # another system, or a sandbox without it
+            Path("/proc/self/clear_refs").write_text("5")
+        self._sampled_gib, mark_gib = _resident_gib(), _mark_gib()
+        self._earlier_gib = mark_gib if mark_gib > 1.01 * self._sampled_gib else 0.0  # the kernel counts by batches
+
+    def peak_gib(self) -> float:
+        """The peak so far."""
+        self._sample()
+        mark_gib = _mark_gib()
+        return mark_gib if mark_gib > self._earlier_gib else self._sampled_gib
+
+    @contextmanager
+    def sampled(self) -> Iterator[None]:
+        """Take samples in a thread inside the `with` block, where the kernel's mark is an earlier run's."""
+        if not self._earlier_gib:
+            yield
+            return
+        ended = Event()
+        thread = Thread(target=self._sample_until, args=(ended,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _sample_until(self, ended: Event) -> None:
+        while not ended.wait(_SAMPLE_S):
+            self._sample()
+
+    def _sample(self) -> None:
+        self._sampled_gib = max(self._sampled_gib, _resident_gib())
+
+
+_SAMPLE_S = 0.02
+
+
+def _resident_gib() -> float:
+    return psutil.Process().memory_info().rss / GIB
+
+
+def _mark_gib() -> float:
+    """The most that was resident at once. On Linux not by getrusage, which counts what the process that started this
+    one had resident, too."""
+    with contextlib.suppress(OSError):
+        mark = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if mark is not None:
+            return int(mark[1]) * 1024 / GIB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+resident = _Resident()
+"""The meter of this process."""
+
+
 def reset_peaks() -> None:
     """Reset the peaks of memory, for a run in a process that trained before.
 
-    The peak of resident memory resets on Linux only (proc(5), clear_refs); elsewhere it stays the largest of all runs.
     Memory that an earlier run freed and the C library keeps counts as resident, so glibc gives it back first.
     """
     if torch.cuda.is_available():
@@ -63,14 +133,12 @@ def reset_peaks() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library that is not glibc
             ctypes.CDLL(None).malloc_trim(0)
-        with contextlib.suppress(OSError):  # a sandbox without it
-            Path("/proc/self/clear_refs").write_text("5")
+    resident.restart()
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:
     """Peaks since `reset_peaks` in GiB: the allocator's on CUDA, the process's elsewhere."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    rss_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+    rss_gib = resident.peak_gib()
     if device.type != "cuda":
         return {"peak_rss_gib": rss_gib, "peak_gib": rss_gib}
     reserved_gib = torch.cuda.max_memory_reserved(device) / GIB

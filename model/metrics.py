@@ -73,7 +73,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("peak_allocated_gib", "float", "GiB", "min", "max_memory_allocated (CUDA)"),
     Metric("peak_reserved_gib", "float", "GiB", "min", "max_memory_reserved (CUDA)"),
     Metric("nvml_used_gib", "float", "GiB", "min", "most that NVML saw the process hold, CUDA's context included"),
-    Metric("peak_rss_gib", "float", "GiB", "min", "peak resident memory of the process"),
+    Metric("peak_rss_gib", "float", "GiB", "min", "most that the process had resident at once during this trial"),
     Metric("peak_gib", "float", "GiB", "min", "peak reserved on CUDA, peak resident elsewhere"),
     Metric("gpu_util_pct", "float", "%", "max", "how busy the GPU was, where NVML answers"),
 )

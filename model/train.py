@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.api import train
+from model.api import check_data, train
 from model.checkpoint import newest
 from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         out = out or Path("results/single") / _id(config)
         for key, path in missing_files(config):
             raise ConfigError(key, path, "no such file", "give a path that exists")
+        check_data(config)
         _make(out)
         with _interruptible() as asked:
             result = _train(config, out, asked=asked)

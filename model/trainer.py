@@ -22,7 +22,7 @@ from model.config import Config, reseeded
 from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
 from model.evaluate import Evaluator
-from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation
+from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation, resident
 from model.metrics import Metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.prefetch import Prefetcher, ahead_on, on_host
@@ -81,7 +81,7 @@ class Trainer:
         if bank is not None and bank.objects_kept is not None:
             self.constants["objects_kept"] = bank.objects_kept
         self.progress = checkpoint.Progress(step=0, tokens_seen=0, wall_s=0.0, metrics=self.constants)
-        found = checkpoint.latest(checkpoint_dir, config=config, data_hash=self.data_hash)
+        found = checkpoint.latest(checkpoint_dir, config=config, data_hash=self.data_hash, model=self.model)
         if found.path is not None:
             self.progress = checkpoint.load(found.path, model=self.model, optimizer=self.optimizer)
         self.saved = found.path
@@ -113,7 +113,7 @@ class Trainer:
 
     def run(self, report: Listener) -> Result:
         """Train until the budget is used or the listener stops the run."""
-        with self.prefetcher:
+        with self.prefetcher, resident.sampled():
             return self._run(report)
 
     def _run(self, report: Listener) -> Result:

@@ -23,12 +23,13 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts of a study's trials. `ended`: status -> count. `not_started`: at least 0."""
+    """Counts of a study's trials. `ended`: status -> count. `left`: planned trials that have not ended; some of them
+    are `unfinished`, the others did not start."""
 
     planned: int
+    left: int
     ended: Mapping[str, int]
     unfinished: tuple[Unfinished, ...]
-    not_started: int
 
     @property
     def final(self) -> int:
@@ -43,20 +44,31 @@ class Progress:
     @property
     def whole(self) -> bool:
         """Every planned trial has ended."""
-        return not self.unfinished and not self.not_started
+        return not self.left
+
+    @property
+    def not_started(self) -> int:
+        """Planned trials that did not start."""
+        return max(0, self.left - len(self.unfinished))
 
 
-def progress(trials: pd.DataFrame, history: pd.DataFrame, *, planned: int, started: Sequence[str]) -> Progress:
-    """`started`: ids of trials that have a history. Statuses are in the order of their counts, completed first."""
+def progress(
+    trials: pd.DataFrame, history: pd.DataFrame, *, planned: int, left: int, started: Sequence[str]
+) -> Progress:
+    """Count. Statuses are in the order of their counts, completed first.
+
+    `started`: ids of trials that have a history. Where nothing is left, those that did not end are not planned any
+    more.
+    """
     counts = Counter(texts(trials, "status"))
     order = sorted(counts, key=lambda status: (status != "completed", -counts[status], status))
     final = set(texts(trials, "trial_id"))
-    open_ids = [trial_id for trial_id in started if trial_id not in final]
+    open_ids = [trial_id for trial_id in started if left and trial_id not in final]
     return Progress(
         planned=planned,
+        left=left,
         ended={status: counts[status] for status in order},
         unfinished=tuple(_unfinished(trial_id, history) for trial_id in open_ids),
-        not_started=max(0, planned - len(final) - len(open_ids)),
     )
 
 

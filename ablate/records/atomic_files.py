@@ -1,18 +1,39 @@
-"""Files that are whole or absent: each is written under another name, synced to disk, then renamed."""
+"""Files that are whole or absent: each is written under another name, synced to disk, then renamed. What else stands at
+a file's name is refused before it is opened."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 
 class Unreadable(Exception):
-    """A part that cannot be read; the message says why."""
+    """A file that cannot be read; the message says why. `damaged`: whether its content is lost; it is not where the
+    file is of a newer version, or may not be opened."""
+
+    def __init__(self, message: str, *, damaged: bool = True) -> None:
+        super().__init__(message)
+        self.damaged = damaged
+
+
+def check_regular(path: Path) -> None:
+    """Raise Unreadable unless `path` is a regular file. To open a named pipe would wait for its writer forever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # a ValueError: a name that no file can have
+        raise Unreadable(said(error), damaged=not isinstance(error, PermissionError)) from None
+    if not stat.S_ISREG(mode):
+        raise Unreadable("not a regular file")
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, on one line, without the path."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -32,56 +53,12 @@ def create(path: Path, write: Callable[[Path], object]) -> None:
     _sync_folder(path.parent)
 
 
-def read(path: Path, *, needs: tuple[str, ...], version: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a parquet part. Raises Unreadable where it lacks a column of `needs` or is newer than schema `version`.
-
-    `columns`: read only those of them that the part has; None reads all.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            part = file.read(columns=None if columns is None else [name for name in columns if name in names])
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unreadable(f"not readable as parquet, was it cut off? ({reason})") from error
-    missing = [name for name in needs if name not in names]
-    if missing:
-        raise Unreadable(f"has no column {', '.join(missing)}: not a file of this ledger")
-    written = int((part.schema.metadata or {}).get(b"schema_version", b"1"))
-    if written > version:
-        raise Unreadable(f"written with schema version {written}, newer than {version}: update this package")
-    return part
-
-
-def table(path: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one parquet file, without taking names of folders (`lr=0.1/`) for columns."""
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=None if columns is None else list(columns))
-
-
-def unify(tables: dict[Path, pa.Table], schema: pa.Schema) -> tuple[pa.Table, list[str]]:
-    """All parts as one table, and the list of problems. It has the columns of `schema` and all others of the parts.
-
-    Types are promoted (int with double gives double). A part whose types do not fit the others is left out.
-    """
-    problems, kept, known = [], [], None
-    for path, part in tables.items():
-        if known is not None and part.schema.equals(known):  # the common case: nothing new to unify
-            kept.append(part)
-            continue
-        try:
-            schema = pa.unify_schemas([schema, part.schema.remove_metadata()], promote_options="permissive")
-        except pa.ArrowException as error:
-            problems.append(f"{path}: its columns do not fit the other parts' ({error})")
-            continue
-        known = part.schema
-        kept.append(part)
-    return pa.concat_tables([schema.empty_table(), *kept], promote_options="permissive"), problems
-
-
 def filled(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a `.tmp` file beside `path`, and sync it to disk. Removes the file where `write` raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # not what `create` means by it: the folder's name is taken by something else
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
     tmp = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(tmp)

@@ -32,6 +32,8 @@ from typing import Protocol
 
 import psutil
 
+from ablate.records import json_files
+
 BEAT_S, SILENT_S, POLL_S, SETTLE_S = 15.0, 60.0, 5.0, 1.0
 
 _LOG = logging.getLogger(__name__)
@@ -63,10 +65,12 @@ class Owner:
     @staticmethod
     def read(content: bytes | None) -> Owner | None:
         """Parse a lock's content; None if there is none, or if it is not a lock's."""
+        kinds = {"owner": str, "host": str, "namespace": int, "pid": int, "born": (int, float), "since": str, "at": str}
         try:
-            return None if content is None else Owner(**json.loads(content))
+            found = Owner(**json_files.parse(content or b""))
         except (ValueError, TypeError):
             return None
+        return found if all(isinstance(getattr(found, name), kind) for name, kind in kinds.items()) else None
 
     def written(self) -> bytes:
         """The lock's content."""
@@ -84,7 +88,7 @@ class Owner:
             return None
         try:
             return psutil.Process(self.pid).create_time() == self.born
-        except psutil.Error:
+        except (psutil.Error, ValueError, OverflowError):  # the last two: a number that no process has
             return False
 
     def silent_s(self) -> float:

@@ -8,6 +8,7 @@ older attempts are refused, because a killed worker may go on writing for a seco
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.errors import BadInput
-from ablate.records import atomic_files, store, study_reader
+from ablate.errors import BadInput, CannotWrite
+from ablate.records import json_files, parquet_files, store, study_reader
+from ablate.records.atomic_files import Unreadable
 from ablate.records.interim_looks import Look
 from ablate.records.locations import Place
+from ablate.records.parquet_files import Problem
 from ablate.records.rows import TrialRow
 from ablate.records.schema import history_schema, trial_schema
 from ablate.records.store import Store
@@ -58,9 +61,9 @@ class Ledger:
             return recorded.first()
         try:
             return recorded.described(self.read_study())
-        except (TypeError, KeyError) as error:
-            hint = "restore the file, or run the sweep again"
-            raise BadInput(str(self.place / "study.json"), "trainer", "", f"not a trainer ({error})", hint) from None
+        except ValueError as error:
+            rule, hint = f"not a trainer ({error})", "restore the file, or move the folder away"
+            raise BadInput(str(self.place / "study.json"), "trainer", "", rule, hint) from None
 
     # ---- locations
 
@@ -81,6 +84,10 @@ class Ledger:
     def exists(self) -> bool:
         """Whether the study exists."""
         return self.store.exists("study.json")
+
+    def is_orphaned(self) -> bool:
+        """Whether there are trials, or draws of trials, of which no study.json says what was asked."""
+        return not self.exists() and any(self.store.names(folder) for folder in ("trials", "history", "draws"))
 
     def checkpoint_dir(self, trial_id: str, *, own: bool = False) -> Path:
         """The folder of a trial's checkpoints. `own`: for the workers that train it; the folder then holds only
@@ -114,7 +121,7 @@ class Ledger:
         """Add a row to the attempt's history, and store the checkpoint written before it. Raises StaleAttempt."""
         self._refuse_stale(trial_id, attempt)
         name, row = _history(trial_id, attempt), self.history_row(trial_id, attempt=attempt, report=report)
-        table = pa.concat_tables([atomic_files.table(self.store.fetch(name)), row])
+        table = pa.concat_tables([parquet_files.table(self.store.fetch(name)), row])
         self.store.replace(name, lambda tmp: pq.write_table(table, tmp))
         self.store.push(f"checkpoints/{trial_id}", mirror=True)
 
@@ -150,12 +157,25 @@ class Ledger:
         self._write_json(f"samples/{trial_id}.json", samples)
 
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
-        """A trial's samples of text: `prompt`, `continuation`, `ended`; empty where it has none."""
-        path = self.store.fetch(f"samples/{trial_id}.json")
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        """A trial's samples of text: `prompt`, `continuation`, `ended`; empty where it has none. Raises BadInput where
+        its file is damaged."""
+        name = f"samples/{trial_id}.json"
+        if not self.store.exists(name):
+            return []
+        try:
+            found = json_files.read(self.store.fetch(name))
+            if not isinstance(found, list) or not all(_is_sample(sample) for sample in found):
+                raise Unreadable("not a list of samples")
+        except Unreadable as error:
+            rule, hint = f"not readable as samples ({error})", "restore the file, or delete it"
+            raise BadInput(str(self.place / name), "", "", rule, hint) from None
+        return found
 
     def _refuse_stale(self, trial_id: str, attempt: int) -> None:
         current = self.attempt(trial_id)
+        if current < attempt:
+            line = f"{self.place}: files of the study were deleted while it ran (attempt {attempt} of trial {trial_id})"
+            raise CannotWrite(line)
         if attempt != current:
             raise StaleAttempt(f"attempt {attempt} of trial {trial_id} was replaced by attempt {current}")
         if self.store.exists(_final(trial_id)):
@@ -171,8 +191,8 @@ class Ledger:
         """Read study.json. Raises BadInput where it is missing or is not a JSON object."""
         path, shown = self.store.fetch("study.json"), str(self.place / "study.json")
         try:
-            study = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            study = json_files.read(path)
+        except Unreadable as error:
             raise BadInput(shown, "", "", f"cannot be read ({error})", "is this the folder of a study?") from None
         if not isinstance(study, dict):
             raise BadInput(shown, "", "", "not a JSON object", "restore the file, or run the sweep again")
@@ -185,8 +205,8 @@ class Ledger:
         return max((attempt for name, attempt in self._attempts() if name == trial_id), default=0)
 
     def final_ids(self) -> set[str]:
-        """The trials that have ended, in any way."""
-        return {name[: -len(".parquet")] for name in self.store.names("trials") if name.endswith(".parquet")}
+        """The trials that have ended, in any way: those whose final rows can be read."""
+        return set(self.trials().column("trial_id").to_pylist())
 
     def started_ids(self) -> set[str]:
         """The trials that were started, ended or not."""
@@ -236,7 +256,30 @@ class Ledger:
         self._pull()
         ended = study_reader.trials(self.root, metrics=self.metrics)[1]
         reports = study_reader.history(self.root, metrics=self.metrics)[1]
-        return [self._shown(one) for one in ended + reports]
+        return [self._shown(str(one)) for one in ended + reports]
+
+    def unreadable_rows(self) -> list[Problem]:
+        """Every final row that cannot be read, with the place of its part. Its trial counts as not ended."""
+        self.store.pull("trials")
+        found = study_reader.trials(self.root, metrics=self.metrics)[1]
+        return [each._replace(path=self.place / "trials" / each.path.name) for each in found]
+
+    def set_aside(self) -> list[str]:
+        """Move every damaged final row to damaged/trials/, so that its trial can be trained again. Returns a line for
+        each. Raises BadInput, and moves nothing, where one is not damaged but of a newer version, say."""
+        found = self.unreadable_rows()
+        for problem in found:
+            if not problem.damaged:
+                hint = "its trial would be trained again otherwise"
+                raise BadInput(str(problem.path), "", "", problem.reason, hint)
+        lines = []
+        for problem in found:
+            name = f"trials/{problem.path.name}"
+            free = (f"damaged/{name}" + (f".{number}" if number else "") for number in itertools.count())
+            to = next(free_name for free_name in free if not self.store.exists(free_name))
+            self.store.move(name, to)
+            lines.append(f"{problem}; moved to {to}, its trial is trained again")
+        return lines
 
     # ---- interim looks at an ablation's results
 
@@ -251,8 +294,8 @@ class Ledger:
         found, problems = [], []
         for path in sorted(self.path("looks").glob("*.json")):
             try:
-                found.append(Look.read(json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError) as error:
+                found.append(Look.read(json_files.read(path)))
+            except (Unreadable, ValueError) as error:
                 problems.append(self._shown(f"{path}: not readable as a look ({error})"))
         return sorted(found, key=lambda look: look.at), problems
 
@@ -280,6 +323,11 @@ class Ledger:
     def _write_json(self, name: str, value: object) -> None:
         text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         self.store.replace(name, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+
+
+def _is_sample(found: Any) -> bool:
+    kinds = {"prompt": str, "continuation": str, "ended": bool}
+    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
 
 
 def _final(trial_id: str) -> str:

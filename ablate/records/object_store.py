@@ -120,6 +120,10 @@ class ObjectStore:
         self._pushed.pop(folder, None)
         shutil.rmtree(self.folder / folder, ignore_errors=True)
 
+    def move(self, name: str, to: str) -> None:
+        self._fs.move(self._key(name), self._key(to))
+        (self.folder / name).unlink(missing_ok=True)
+
     def forget(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 

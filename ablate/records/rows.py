@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, get_args
 
+from ablate.records import json_files
 from ablate.records.schema import PARAM, SCHEMA_VERSION, is_metric
+from ablate.trainers import recorded
 
 Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"]
 ENDS: tuple[Status, ...] = get_args(Status)
@@ -64,3 +67,36 @@ class TrialRow:
         }
         metrics = {name: value for name, value in cells.items() if is_metric(name) and value is not None}
         return cls(**own, params=params, metrics=metrics)
+
+
+_FILLED = tuple(
+    field.name
+    for field in fields(TrialRow)
+    if field.default is MISSING and "None" not in str(field.type) and field.name not in ("params", "metrics")
+)
+"""The columns that every row fills."""
+
+
+def problem(cells: Mapping[str, Any]) -> str:
+    """Why these cells are not a trial's row, although they have its types; "" where they are."""
+    empty = [name for name in _FILLED if name not in cells or cells[name] is None]
+    if empty:
+        return f"has no {', '.join(empty)}"
+    if cells["status"] not in ENDS:
+        return f"its status {cells['status'][:20]!r} is none of {', '.join(ENDS)}"
+    if not math.isfinite(cells["wall_s"]):
+        return f"its wall_s is {cells['wall_s']}"
+    try:
+        config = recorded.flatten(json_files.parse(cells["config_json"]))
+    except (ValueError, AttributeError) as error:
+        return f"its config_json is no configuration ({error})"
+    for name, value in cells.items():
+        key = name.removeprefix(PARAM)
+        if name.startswith(PARAM) and key in config and _as_stored(config[key]) != value:
+            return f"its {name} is {str(value)[:40]!r}, and its config_json says {str(config[key])[:40]!r}"
+    return ""
+
+
+def _as_stored(value: Any) -> Any:
+    """A value of a configuration as its column holds it."""
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate.records import atomic_files
+from ablate.records.atomic_files import Unreadable
 from ablate.records.lease import Held, Owner
 from ablate.records.locations import Place, Url
 
@@ -31,7 +32,7 @@ class Store(Protocol):
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether something has this name: a file, or what stands in a file's place."""
         ...
 
     def folders(self, *, having: str) -> list[str]:
@@ -59,6 +60,10 @@ class Store(Protocol):
         """See `atomic_files.create`."""
         ...
 
+    def move(self, name: str, to: str) -> None:
+        """Give a file, or whatever has its name, another name. Replaces nothing that a study writes: `to` is free."""
+        ...
+
     def remove(self, folder: str) -> None:
         """Delete a folder of the study with all that is in it; `""`: the study."""
         ...
@@ -72,11 +77,11 @@ class Store(Protocol):
         ...
 
     def hold(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock. Raises `Held` if somebody else holds it."""
+        """Hold a lock. Raises `Held` if somebody else holds it, Unreadable if something else has its name."""
         ...
 
     def held(self, name: str) -> bool:
-        """Whether somebody holds it."""
+        """Whether somebody holds it. Raises Unreadable if something else has its name."""
         ...
 
     def owner(self, name: str) -> Owner | None:
@@ -91,6 +96,8 @@ class LocalStore:
     folder: Path
 
     def names(self, folder: str) -> list[str]:
+        if not self.exists(folder):
+            return []
         try:
             with os.scandir(self.folder / folder) as entries:
                 return sorted(e.name for e in entries if not e.name.endswith(".tmp") and e.is_file())
@@ -98,10 +105,13 @@ class LocalStore:
             return []
 
     def folders(self, *, having: str) -> list[str]:
-        return sorted(path.parent.name for path in self.folder.glob(f"*/{having}"))
+        try:
+            return sorted(name for name in os.listdir(self.folder) if self.exists(f"{name}/{having}"))  # noqa: PTH208
+        except OSError:
+            return []
 
     def exists(self, name: str) -> bool:
-        return (self.folder / name).is_file()
+        return os.path.lexists(self.folder / name)  # False too where the name is too long to be a file's
 
     def fetch(self, name: str) -> Path:
         return self.folder / name
@@ -125,6 +135,10 @@ class LocalStore:
     def forget(self) -> None:
         pass
 
+    def move(self, name: str, to: str) -> None:
+        (self.folder / to).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).rename(self.folder / to)
+
     def scratch(self, name: str, *, shared: bool) -> str:  # noqa: ARG002 - a folder of the study is seen by all
         return str(self.folder / name)
 
@@ -133,6 +147,8 @@ class LocalStore:
         """The lock is the kernel's, so a killed process leaves none behind. The file's content names the owner."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.exists(name):
+            atomic_files.check_regular(path)
         with path.open("ab") as file:  # another owner's name stays in the file until the lock is taken
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,9 +162,10 @@ class LocalStore:
     def held(self, name: str) -> bool:
         """Whether a process of this machine holds it: not every network file system shows the locks of others."""
         path = self.folder / name
-        if not path.exists():
+        if not self.exists(name):
             return False
-        with path.open() as file:
+        atomic_files.check_regular(path)
+        with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -157,8 +174,9 @@ class LocalStore:
 
     def owner(self, name: str) -> Owner | None:
         try:
+            atomic_files.check_regular(self.folder / name)
             return Owner.read((self.folder / name).read_bytes())
-        except OSError:
+        except (OSError, Unreadable):
             return None
 
 

@@ -1,5 +1,7 @@
 """Reads the tables of results/STUDY from their parquet parts, or from a compacted copy of them where it is current.
 
+A part that cannot be read, or does not hold what its name says, is left out and named as a problem.
+
 The copy (compact/trials.parquet, compact/history.parquet) only makes reading faster. It carries a stamp of the parts
 that it was made from (name, size, time and inode of each) and of the columns; where that stamp differs, it is ignored.
 """
@@ -11,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -19,8 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ablate.records import atomic_files
-from ablate.records.schema import OWN_COLUMNS, SCHEMA_VERSION, history_schema, trial_schema
+from ablate.records import atomic_files, parquet_files, rows
+from ablate.records.atomic_files import Unreadable
+from ablate.records.parquet_files import Problem
+from ablate.records.schema import HISTORY_COLUMNS, OWN_COLUMNS, SCHEMA_VERSION, history_schema, trial_schema
 from ablate.trainers import Metric
 
 COMPACT_FROM = 1_000  # parts; reading fewer takes a second or two
@@ -31,6 +36,9 @@ _TRIAL_ORDER = [("finished_at", "ascending"), ("trial_id", "ascending")]
 _TRIAL_NEEDS = ("trial_id", "status")
 _HISTORY_NEEDS = ("trial_id", "step", "losses")
 """Columns that every part must have. Other columns that an older version lacks are null."""
+
+_REPORTED = frozenset(column.name for column in HISTORY_COLUMNS)
+"""Columns that no report leaves empty."""
 
 _HISTORY_NAME = re.compile(r"(?P<trial_id>.+)-(?P<attempt>\d+)\.parquet")
 
@@ -51,24 +59,24 @@ def read(root: Path, *, metrics: Sequence[Metric], columns: Sequence[str] | None
         return StudyTables(copied_trials, copied_history, problems=())
     ended, lost = trials(root, metrics=metrics)
     reports, unread = history(root, metrics=metrics, columns=columns)
-    return StudyTables(ended, reports, problems=(*lost, *unread))
+    return StudyTables(ended, reports, problems=tuple(map(str, (*lost, *unread))))
 
 
-def trials(root: Path, *, metrics: Sequence[Metric], trial_id: str | None = None) -> tuple[pa.Table, list[str]]:
+def trials(root: Path, *, metrics: Sequence[Metric], trial_id: str | None = None) -> tuple[pa.Table, list[Problem]]:
     """A row for every trial that has ended, or for one trial, in the order of their ends; and the problems."""
     pattern = "*.parquet" if trial_id is None else f"{trial_id}.parquet"
     paths, schema = sorted((root / "trials").glob(pattern)), trial_schema({}, metrics)
     chunks: dict[Path, pa.Table] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for start in range(0, len(paths), _CHUNK):  # ten thousand tables of one row take hundreds of megabytes
-        tables, unread = _read_all(paths[start : start + _CHUNK], needs=_TRIAL_NEEDS)
-        table, misfits = atomic_files.unify(tables, schema)
+        tables, unread = _read_all(paths[start : start + _CHUNK], schema, needs=_TRIAL_NEEDS)
+        table, misfits = parquet_files.unify(tables, schema)
         chunks[root / "trials" / str(start)] = table.combine_chunks()
         problems += unread + misfits
-    table, torn = atomic_files.unify(chunks, schema)
+    table, torn = parquet_files.unify(chunks, schema)
     if torn:  # chunks do not fit each other: read part by part, so that only the parts that do not fit are left out
-        tables, problems = _read_all(paths, needs=_TRIAL_NEEDS)
-        table, misfits = atomic_files.unify(tables, schema)
+        tables, problems = _read_all(paths, schema, needs=_TRIAL_NEEDS)
+        table, misfits = parquet_files.unify(tables, schema)
         problems += misfits
     return table.combine_chunks().sort_by(_TRIAL_ORDER), problems
 
@@ -80,16 +88,17 @@ def history(
     trial_id: str | None = None,
     columns: Sequence[str] | None = None,
     repeats: bool = False,
-) -> tuple[pa.Table, list[str]]:
+) -> tuple[pa.Table, list[Problem]]:
     """A row for every report, of all trials or of one, by trial and step; and the problems. See `Ledger.history`."""
     chosen = [(name, attempt) for name, attempt in attempts(root) if trial_id in (None, name)]
     tables: dict[Path, pa.Table] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
+    schema = history_schema(metrics)
     needed = None if columns is None else list(dict.fromkeys([*columns, *(name for name, _ in _ORDER)]))
-    for more, unread in _chunks(root, chosen, columns=needed, repeats=repeats):
+    for more, unread in _chunks(root, chosen, schema, columns=needed, repeats=repeats):
         tables |= more
         problems += unread
-    table, misfits = atomic_files.unify(tables, _narrow(history_schema(metrics), needed))
+    table, misfits = parquet_files.unify(tables, _narrow(schema, needed))
     return _only(table.combine_chunks().sort_by(_ORDER), columns), problems + misfits
 
 
@@ -132,8 +141,8 @@ def _write_history(root: Path, plain: pa.Schema, *, stamp: bytes) -> bool:
         nonlocal done
         schema = plain.with_metadata({_STAMP: stamp})
         with pq.ParquetWriter(tmp, schema, compression="zstd") as writer:
-            for tables, problems in _chunks(root, attempts(root), columns=None):
-                table, misfits = atomic_files.unify(tables, plain)
+            for tables, problems in _chunks(root, attempts(root), plain, columns=None):
+                table, misfits = parquet_files.unify(tables, plain)
                 done = done and not problems and not misfits and table.schema.equals(plain)
                 if not done:
                     return
@@ -150,7 +159,7 @@ def _current_copy(root: Path, kind: str, *, columns: Sequence[str] | None = None
     if _copy_stamp(root, kind) != _stamp(root / kind):
         return None
     try:
-        return atomic_files.table(_copy(root, kind), columns=columns).replace_schema_metadata()
+        return parquet_files.table(_copy(root, kind), columns=columns).replace_schema_metadata()
     except (OSError, pa.ArrowException):
         return None
 
@@ -163,16 +172,19 @@ def _stamp(folder: Path) -> bytes:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name.endswith(".parquet"):
-                    stat = entry.stat()
-                    digest.update(f"{entry.name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n".encode())
+                    digest.update(f"{entry.name} ".encode())
+                    with suppress(FileNotFoundError):  # a link to nothing, or gone since it was listed
+                        stat = entry.stat()
+                        digest.update(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}\n".encode())
     return digest.hexdigest().encode()
 
 
 def _copy_stamp(root: Path, kind: str) -> bytes | None:
     """The stamp that the copy carries; None where there is no readable copy."""
     try:
+        atomic_files.check_regular(_copy(root, kind))
         return (pq.read_schema(_copy(root, kind)).metadata or {}).get(_STAMP)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, Unreadable):
         return None
 
 
@@ -181,8 +193,13 @@ def _copy(root: Path, kind: str) -> Path:
 
 
 def _chunks(
-    root: Path, chosen: Sequence[tuple[str, int]], *, columns: Sequence[str] | None, repeats: bool = False
-) -> Iterator[tuple[dict[Path, pa.Table], list[str]]]:
+    root: Path,
+    chosen: Sequence[tuple[str, int]],
+    schema: pa.Schema,
+    *,
+    columns: Sequence[str] | None,
+    repeats: bool = False,
+) -> Iterator[tuple[dict[Path, pa.Table], list[Problem]]]:
     """Yield the history parts in chunks of trials, with the problems. Cuts the steps of older attempts that a newer one
     trained again, unless `repeats`."""
     by_trial = ((name, [number for _, number in group]) for name, group in groupby(chosen, key=lambda pair: pair[0]))
@@ -191,9 +208,9 @@ def _chunks(
         several = {name for name, numbers in chunk if len(numbers) > 1 and not repeats}
         once = [path for (name, _), path in paths.items() if name not in several]
         more = [path for (name, _), path in paths.items() if name in several]
-        tables, problems = _read_all(once, needs=_HISTORY_NEEDS, columns=columns)
+        tables, problems = _read_all(once, schema, needs=_HISTORY_NEEDS, columns=columns)
         # The losses of a report say where to cut, so these parts are read with all columns.
-        whole, unread = _read_all(more, needs=_HISTORY_NEEDS)
+        whole, unread = _read_all(more, schema, needs=_HISTORY_NEEDS)
         for name, numbers in chunk:
             for newer in numbers[1:]:
                 if paths[name, newer] in whole:
@@ -228,18 +245,34 @@ def _narrow(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
 
 
 def _read_all(
-    paths: Sequence[Path], *, needs: tuple[str, ...], columns: Sequence[str] | None = None
-) -> tuple[dict[Path, pa.Table], list[str]]:
-    def read_one(path: Path) -> pa.Table | str:
+    paths: Sequence[Path], schema: pa.Schema, *, needs: tuple[str, ...], columns: Sequence[str] | None = None
+) -> tuple[dict[Path, pa.Table], list[Problem]]:
+    def read_one(path: Path) -> pa.Table | Problem:
         try:
-            part = atomic_files.read(path, needs=needs, version=SCHEMA_VERSION, columns=columns)
-            if needs is _TRIAL_NEEDS and part.column("trial_id").to_pylist() != [path.stem]:
-                return f"{path}: its row is of another trial than its name says"
-            return part
-        except atomic_files.Unreadable as error:
-            return f"{path}: {error}"
+            part = parquet_files.read(path, schema, needs=needs, version=SCHEMA_VERSION, columns=columns)
+            problem = _problem_of_row(part, path) if needs is _TRIAL_NEEDS else _problem_of_reports(part, path)
+            return Problem(path, problem) if problem else part
+        except Unreadable as error:
+            return Problem(path, str(error), damaged=error.damaged)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         read = dict(zip(paths, pool.map(read_one, paths), strict=True))
-    problems = [part for part in read.values() if isinstance(part, str)]
-    return {path: part for path, part in read.items() if not isinstance(part, str)}, problems
+    problems = [part for part in read.values() if isinstance(part, Problem)]
+    return {path: part for path, part in read.items() if not isinstance(part, Problem)}, problems
+
+
+def _problem_of_row(part: pa.Table, path: Path) -> str:
+    """Why a part is not the row of the trial that its name says; "" where it is."""
+    if part.column("trial_id").to_pylist() != [path.stem]:
+        return "its row is of another trial than its name says"
+    return rows.problem(part.to_pylist()[0])
+
+
+def _problem_of_reports(part: pa.Table, path: Path) -> str:
+    """Why a part does not hold reports of the trial that its name says; "" where it does."""
+    named = _HISTORY_NAME.fullmatch(path.name)
+    ids = part.column("trial_id").unique().to_pylist() if "trial_id" in part.column_names else []
+    if named and ids not in ([], [named["trial_id"]]):
+        return "its reports are of another trial than its name says"
+    empty = [name for name in part.column_names if name in _REPORTED and part.column(name).null_count]
+    return f"has an empty {', '.join(empty)}" if empty else ""

@@ -133,7 +133,7 @@ def spent_so_far(spec: StudySpec, ledger: Ledger, *, shares: Shares, planned: Ma
     A row without a share counts as a whole GPU. `planned`: trial -> share. A trial that has not ended, and that neither
     the plan nor a draw names (it is of a winner's arm), counts with the mean planned share.
     """
-    drawn = {draw.trial_id: draw.params for draw in draws.recorded(ledger.store)}
+    drawn = {draw.trial_id: draw.params for draw in draws.recorded(ledger.store)[0]}
 
     def share(trial_id: str) -> float:
         if trial_id in planned:

@@ -55,7 +55,10 @@ def rebuild(spec: StudySpec, ledger: Ledger, *, pruner: optuna.pruners.BasePrune
     """Rebuild the study from the ledger and replace its journal."""
     rows = {row.trial_id: row for row in ledger.rows() if row.arm == SEARCH}
     replay = _Replay(spec, pruner, rows)
-    for draw in _every_draw(draws.recorded(ledger.store), rows, keys=tuple(spec.search)):
+    recorded_draws, problems = draws.recorded(ledger.store)
+    for problem in problems:
+        _LOG.warning("left out: %s/%s", ledger.place, problem)
+    for draw in _every_draw(recorded_draws, rows, keys=tuple(spec.search)):
         replay.draw(draw)
     if len(spec.objectives) == 1:
         for trial_id, tokens, value in _reports(ledger, metric=spec.objectives[0].metric):
@@ -153,7 +156,7 @@ class _Replay:
                 distributions=self._space,
                 user_attrs={TRIAL_ID: draw.trial_id},
             )
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             _LOG.warning("trial %s does not fit the search space, so the search ignores it: %s", draw.trial_id, error)
             return None
 

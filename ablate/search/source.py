@@ -6,7 +6,6 @@ Every draw is written to the ledger before its trial trains. At a start Optuna's
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from dataclasses import dataclass, replace
@@ -26,10 +25,8 @@ from ablate.search.learners import TRIAL_ID
 from ablate.search.samplers import MAX_DRAWS
 from ablate.spec.models import StudySpec
 from ablate.trainers import Verdict
-from ablate.trials.plan import search_trial
+from ablate.trials.plan import search_trial, searched_trials
 from ablate.trials.trial import Trial
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,18 +57,19 @@ class Search:
         self._stopped = set(rebuilt.stopped)
         self._running: dict[str, _Running] = {}
         self._unfinished = deque(self._start(trial, number) for number, trial in rebuilt.unfinished.items())
-        self._exhausted = False
+        self.exhausted = False
+        """Whether the space gives no more trials, though not every point of it may be known to be drawn."""
 
     @property
     def total(self) -> int:
         """The number of trials at the search's end; fewer than `optimizer.trials` where the space is exhausted."""
-        return len(self._drawn) if self._exhausted else max(self._spec.optimizer.trials, len(self._drawn))
+        return len(self._drawn) if self.exhausted else max(searched_trials(self._spec), len(self._drawn))
 
     def ask(self) -> Trial | None:
         """The next trial: first those that a dead driver left running, then new draws."""
         if self._unfinished:
             return self._unfinished.popleft()
-        if self._exhausted or len(self._drawn) >= self._spec.optimizer.trials:
+        if self.exhausted or len(self._drawn) >= searched_trials(self._spec):
             return None
         for _ in range(MAX_DRAWS):
             drawn = self._study.ask(self._space)
@@ -87,8 +85,7 @@ class Search:
             if trial.trial_id not in self._drawn:
                 return self._start(trial, drawn.number)
             self._tell_repeat(drawn, trial.trial_id)
-        self._exhausted = True
-        _LOG.warning("search %s ends early: %d draws in a row gave no new trial", self._spec.study, MAX_DRAWS)
+        self.exhausted = True
         return None
 
     def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:

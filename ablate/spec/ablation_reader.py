@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.errors import ParameterError, nearest
-from ablate.spec import declared_test, designs, feasibility, matching, tuning
+from ablate.spec import declared_test, designs, distributions, feasibility, matching, tuning
 from ablate.spec.designs import Arm
 from ablate.spec.models import Ablation, Hypothesis, Objective
 from ablate.spec.tree import NAME, NAME_HINT, Tree
@@ -242,7 +242,7 @@ def _check_tuning(
         space = tuning.space(ablation.tune_each_arm, base, search)
     except ParameterError as error:
         raise error.at(tree.document.place(key)) from None
-    points = math.prod(tuning.size(distribution) for distribution in space.values())
+    points = distributions.points(space)
     if points < ablation.tune_each_arm.trials:
         trials = f"{key.rpartition('.')[0]}.trials"
         rule = f"more than the {points:.0f} different points of the tuned space"

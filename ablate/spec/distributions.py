@@ -100,6 +100,19 @@ def covers(new: Distribution, old: Distribution) -> bool:
     return new.kind == old.kind and new.low <= old.low and old.high <= new.high
 
 
+def size(distribution: Distribution) -> float:
+    """The number of different values; infinite for real numbers."""
+    if isinstance(distribution, Choice):
+        return len(distribution.choices)
+    low, high = distribution.ends
+    return high - low + 1 if distribution.whole else math.inf
+
+
+def points(space: Mapping[str, Distribution]) -> float:
+    """The number of different points of a space. Fewer may be valid configurations."""
+    return math.prod(map(size, space.values()))
+
+
 def shown(distribution: Distribution) -> str:
     """One line, as a study file writes it: `{loguniform: [0.01, 1.0]}`."""
     return f"{{{distribution.kind}: [{', '.join(str(end) for end in distribution.ends)}]}}"

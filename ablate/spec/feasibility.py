@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.errors import ParameterError
@@ -24,13 +24,13 @@ MAX_WHOLE_VALUES = 1_024
 
 
 def check_search(base: Config, search: Search) -> None:
-    """Raise ParameterError, keyed by the searched parameter at fault, unless all ends and choices are valid."""
+    """Raise ParameterError, keyed by the searched parameter at fault, unless all ends and choices are valid, and every
+    parameter has an effect somewhere in the space."""
     trainer = base.trainer.description
     for key in search:
         if key in (trainer.seed, trainer.reseed):
             raise ParameterError(key, "searched", "a seed is chance, not a parameter", "use ablation.seeds to repeat")
-    for corner in corners(search):
-        _try(base, corner, search)
+    _check_effect(search, [_try(base, corner, search) for corner in corners(search)])
     first = next(corners(search), {})
     for key, distribution in search.items():
         if isinstance(distribution, Choice):
@@ -75,6 +75,18 @@ def check_different(base: Config, arms: Mapping[str, Mapping[str, Any]], *, sear
                 name, "arm", f"the same configuration as {known[same]}", "change a value, or remove it"
             )
         known[same] = f"arm {name}"
+
+
+def _check_effect(search: Search, configs: Sequence[Config]) -> None:
+    """Refuse a parameter that changes nothing in any of the space's corners. In a space of too many corners some are
+    missing, and nothing is refused."""
+    if math.prod(len(distribution.ends) for distribution in search.values()) > MAX_CORNERS:
+        return
+    inert = [config.trainer.inert_keys(config) for config in configs]
+    for key in search:
+        if all(key in each for each in inert):
+            rule = f"it has no effect in any trial of the search: {inert[0][key]}"
+            raise ParameterError(key, "searched", rule, "leave it out, or change what makes it so")
 
 
 def _try(base: Config, values: Mapping[str, Any], search: Search) -> Config:

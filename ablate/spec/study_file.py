@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ablate import trainers
@@ -26,21 +26,34 @@ def load(path: Path | str, sets: Sequence[str] = (), *, trainer: Trainer | None 
 def check_files(spec: StudySpec) -> str:
     """Read every data file that the study can use; returns the hash of the base's data.
 
-    Raises BadInput at the key of a missing file, or at the line of a data file that is malformed.
+    Raises BadInput at the key of a missing file or of a tokenizer that loses text, or at the line of a data file that
+    is malformed.
     """
     missing = missing_data(spec)
     if missing:
         raise missing[0]
-    data_keys = spec.trainer.description.data_keys
+    return _check(spec, _configs(spec))[_data(spec.base, spec.trainer.description.data_keys)]
+
+
+def check_present_files(spec: StudySpec) -> None:
+    """Raise what `check_files` would raise for the data files that exist; those that are missing are a plan's warnings.
+    Corpora without files cost a plan nothing."""
+    keys, trainer = spec.trainer.path_keys, spec.trainer
+    named = ((prefix, config) for prefix, config in _configs(spec) if any(config[key] is not None for key in keys))
+    _check(spec, ((prefix, config) for prefix, config in named if not trainer.missing_files(config)))
+
+
+def _check(spec: StudySpec, configs: Iterable[tuple[str, Config]]) -> dict[str, str]:
+    """Check each data once; the hash of each."""
     hashes: dict[str, str] = {}
-    for prefix, config in _configs(spec):
-        data = _data(config, data_keys)
+    for prefix, config in configs:
+        data = _data(config, spec.trainer.description.data_keys)
         if data not in hashes:
             try:
                 hashes[data] = spec.trainer.check_data(config)
             except ParameterError as error:
                 raise error.at(spec.document.place(f"{prefix}{error.key}")) from None
-    return hashes[_data(spec.base, data_keys)]
+    return hashes
 
 
 def check_installed(spec: StudySpec) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from ablate.errors import ParameterError
-from ablate.spec.distributions import Choice, Distribution, Range
+from ablate.spec.distributions import Distribution, Range
 from ablate.spec.models import TuneEachArm
 from ablate.trainers import Config, check_key
 
@@ -17,14 +16,6 @@ FACTOR = 8.0
 def space(tune: TuneEachArm, base: Config, search: Mapping[str, Distribution]) -> dict[str, Distribution]:
     """Nuisance parameter -> its distribution. Raises ParameterError for a key that cannot be tuned."""
     return {key: _distribution(key, base, search) for key in tune.over}
-
-
-def size(distribution: Distribution) -> float:
-    """The number of different values; infinite for real numbers."""
-    if isinstance(distribution, Choice):
-        return len(distribution.choices)
-    low, high = distribution.ends
-    return high - low + 1 if distribution.whole else math.inf
 
 
 def _distribution(key: str, base: Config, search: Mapping[str, Distribution]) -> Distribution:

@@ -19,7 +19,8 @@ from ablate.records.locations import Place
 from ablate.records.schema import history_schema
 from ablate.spec.designs import BASELINE, Arm, is_preparation
 from ablate.spec.models import Objective
-from ablate.study import study_json
+from ablate.study import completion, study_json
+from ablate.study.completion import Completion
 from ablate.study.study_json import SpaceFile, StudyFile, TuningFile
 from ablate.trainers import Description, recorded
 
@@ -126,7 +127,13 @@ class StudyData:
     def planned(self) -> int:
         """How many trials the study plans: those of the search, and for every arm and the baseline its seeds and the
         trials that prepare it."""
-        return self.facts.planned
+        return self.completion.planned
+
+    @cached_property
+    def completion(self) -> Completion:
+        """Which of the planned trials have ended."""
+        ends = self.trials_arrow.select(["trial_id", "arm", "seed", "status"]).to_pylist()
+        return completion.of(self.facts, [_End(**end) for end in ends])
 
     @property
     def _prepares(self) -> Any:
@@ -143,6 +150,14 @@ class StudyData:
     def samples(self, trial_id: str) -> list[dict[str, Any]]:
         """A trial's samples of text: `prompt`, `continuation`, `ended`; empty where it has none."""
         return Ledger(self.path).samples(escape.file_name(trial_id))
+
+
+@dataclass(frozen=True)
+class _End:
+    trial_id: str
+    arm: str
+    seed: int
+    status: str
 
 
 REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")

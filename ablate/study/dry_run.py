@@ -16,7 +16,6 @@ from tabulate import tabulate
 from ablate import formatting
 from ablate.errors import BadInput
 from ablate.records import provenance
-from ablate.records.draws import recorded as draws_of
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.scheduling import needs
@@ -96,8 +95,8 @@ def describe(
     shares = Shares(spec.resources, used, trainer=spec.trainer)
     ledger = Ledger(earlier) if earlier else None
     ended = ledger.final_ids() if ledger else set[str]()
-    all_searched = spec.optimizer.trials if spec.search else 0
-    searched = max(0, all_searched - (_ended_draws(ledger, ended) if ledger else 0))
+    all_searched = plan.searched_trials(spec)
+    searched = max(0, all_searched - sum(row.arm == SEARCH for row in (ledger.rows() if ledger else [])))
     sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
     corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
     all_arms = [
@@ -211,14 +210,7 @@ def render_json(run: DryRun) -> str:
 
 def _first_draws(spec: StudySpec) -> list[Trial]:
     """The draws that no result changes: TPE's start-up points, or as many draws of a sampler that does not learn."""
-    return source.preview(spec, count=min(spec.optimizer.startup, spec.optimizer.trials)) if spec.search else []
-
-
-def _ended_draws(ledger: Ledger, ended: Set[str]) -> int:
-    """How many trials of the search have ended."""
-    searched = {row.trial_id for row in ledger.rows() if row.arm == SEARCH}
-    searched |= {draw.trial_id for draw in draws_of(ledger.store)}  # a row may be unreadable
-    return len(searched & ended)
+    return source.preview(spec, count=min(spec.optimizer.startup, plan.searched_trials(spec))) if spec.search else []
 
 
 def _ablation(spec: StudySpec, ledger: Ledger | None, *, searched: int) -> list[tuple[Kind, list[Trial]]]:
@@ -333,6 +325,10 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
         found.append(f"{place}: min_tokens {asha.min_tokens} is not below the budget {budget}: nothing is ever stopped")
+    searched, asked = plan.searched_trials(spec), spec.optimizer.trials
+    if spec.search and searched < asked:
+        place, has = spec.document.place("optimizer.trials"), formatting.count(searched, "point")
+        found.append(f"{place}: {asked} trials are asked for, and the search space has {has}: it ends after these")
     if shares.card is not None:
         large = [each for each in planned if not shares.fits(each.trial.config)]
         if large:

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
+from ablate import formatting
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.spec.models import StudySpec
 from ablate.spec.study_file import check_files
-from ablate.study import compatibility, lock, study_json
+from ablate.study import compatibility, completion, lock, study_json
+from ablate.study.completion import Completion
 from ablate.study.study_json import ProvenanceFile
 
 State = Literal["new", "resumed", "extended", "finished"]
@@ -41,31 +43,48 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool, allow_mixed: bo
     ledger = Ledger(results / spec.study, spec.trainer.description.metrics)
     data_hash = check_files(spec)
     described = study_json.describe(spec, data_hash=data_hash)
+    check_whole_folder(ledger)
     if not ledger.exists():
         ledger.store.forget()
         ledger.write_study({**described, "started_at": _now(), "finished_at": None})
         return ledger, "new"
     before = ledger.read_study()
-    with _missing_key_is_bad_input(ledger):
-        compatibility.check(spec, before, described, rows=ledger.rows())
-        unfinished = before["finished_at"] is None
+    facts, rows = study_json.parse(before, place=ledger.place), ledger.rows()
+    done = completion.of(facts, rows)
+    with _another_shape_is_bad_input(ledger):
+        compatibility.check(spec, before, described, rows=rows)
         described = compatibility.dated(before, described, at=_now())
         more = compatibility.asks_for_more(before, described)
         started_at = before["started_at"]
     lock.check_free(ledger)
-    if unfinished and not resume:
-        raise BadInput(str(ledger.place), "study", spec.study, "exists and is not finished", "add --resume")
-    if not unfinished and not more:
+    if not done.finished and not resume:
+        raise BadInput(str(ledger.place), "study", spec.study, _why_unfinished(done, ledger), "add --resume")
+    if done.finished and not more:
         updated = compatibility.updated(before, described)
         if updated != before:
             ledger.write_study(updated)
         return ledger, "finished"
     if not allow_mixed:
-        was = study_json.parse(before, place=ledger.place).provenance
-        compatibility.check_code(ledger, was, ProvenanceFile.model_validate(described["provenance"]))
+        compatibility.check_code(ledger, facts.provenance, ProvenanceFile.model_validate(described["provenance"]))
     kept = {key: before[key] for key in ("winner",) if key in before}
     ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
-    return ledger, "resumed" if unfinished else "extended"
+    return ledger, "extended" if done.finished else "resumed"
+
+
+def check_whole_folder(ledger: Ledger) -> None:
+    """Raise BadInput where there are trials without a study.json. Nobody knows what was asked of them, so a new study
+    of this name would take them for its own."""
+    if ledger.is_orphaned():
+        rule, hint = "missing, though there are trials beside it", "restore the file, or move the folder away"
+        raise BadInput(str(ledger.place / "study.json"), "", "", rule, hint)
+
+
+def _why_unfinished(done: Completion, ledger: Ledger) -> str:
+    if not done.recorded:
+        why = "exists and is not finished"
+    else:
+        why = f"was finished, but {formatting.count(done.left, 'trial')} of {done.planned} lack a readable result"
+    return "; ".join([why, *(str(problem) for problem in ledger.unreadable_rows()[:1])])
 
 
 def is_finished(spec: StudySpec, ledger: Ledger) -> bool:
@@ -74,24 +93,34 @@ def is_finished(spec: StudySpec, ledger: Ledger) -> bool:
     if not ledger.exists():
         return False
     before = ledger.read_study()
-    with _missing_key_is_bad_input(ledger):
+    with _another_shape_is_bad_input(ledger):
         described = study_json.describe(spec, data_hash="")
-        return before["finished_at"] is not None and not compatibility.asks_for_more(before, described)
+        return completion.read(ledger).finished and not compatibility.asks_for_more(before, described)
 
 
 @contextmanager
-def _missing_key_is_bad_input(ledger: Ledger) -> Iterator[None]:
-    """Turn the KeyError of a key that study.json lacks into BadInput."""
+def _another_shape_is_bad_input(ledger: Ledger) -> Iterator[None]:
+    """Turn the error of a key that study.json lacks, or of one that holds something else, into BadInput."""
+    place, hint = str(ledger.place / "study.json"), "restore the file, or move the folder away"
     try:
         yield
     except KeyError as error:
-        hint = "restore the file, or move the folder away"
-        raise BadInput(str(ledger.place / "study.json"), str(error.args[0]), "", "missing", hint) from None
+        raise BadInput(place, str(error.args[0]), "", "missing", hint) from None
+    except (TypeError, AttributeError) as error:
+        raise BadInput(place, "", "", f"not as a sweep writes it ({error})", hint) from None
 
 
-def mark_finished(ledger: Ledger) -> None:
-    """Record that every planned trial has ended."""
+def mark_finished(ledger: Ledger) -> bool:
+    """Record that every planned trial has ended. False where one has not: then nothing is recorded."""
+    if not completion.read(ledger).whole:
+        return False
     ledger.write_study({**ledger.read_study(), "finished_at": _now()})
+    return True
+
+
+def record_exhausted(ledger: Ledger, trials: int) -> None:
+    """Record that the search ends with so many trials, because its space gives no more."""
+    ledger.write_study({**ledger.read_study(), "exhausted": trials})
 
 
 def fix_winner(ledger: Ledger, trial_id: str) -> None:

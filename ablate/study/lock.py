@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from ablate.errors import BadInput
+from ablate.records.atomic_files import Unreadable
 from ablate.records.lease import Held
 from ablate.records.ledger import Ledger
 
@@ -23,6 +24,8 @@ def hold(ledger: Ledger) -> Iterator[None]:
             stack.enter_context(ledger.store.hold(_FILE))
         except Held:
             raise _refusal(ledger) from None
+        except Unreadable as error:
+            raise _no_lock(ledger, error) from None
         yield
 
 
@@ -33,14 +36,21 @@ def check_free(ledger: Ledger) -> None:
 
 
 def is_held(ledger: Ledger) -> bool:
-    """Whether a sweep holds the lock now, as far as this machine can see."""
-    return ledger.store.held(_FILE)
+    """Whether a sweep holds the lock now, as far as this machine can see. Raises BadInput where that cannot be told."""
+    try:
+        return ledger.store.held(_FILE)
+    except Unreadable as error:
+        raise _no_lock(ledger, error) from None
 
 
 def holder(ledger: Ledger) -> str:
     """Who holds the lock, or held it last: `process 4242 on host, since 2026-01-02T03:04:05+00:00`."""
     owner = ledger.store.owner(_FILE)
     return "another process" if owner is None else f"process {owner.pid} on {owner.host}, since {owner.since}"
+
+
+def _no_lock(ledger: Ledger, error: Unreadable) -> BadInput:
+    return BadInput(str(ledger.place / _FILE), "", "", f"not a lock of a study: {error}", "move it away")
 
 
 def _refusal(ledger: Ledger) -> BadInput:

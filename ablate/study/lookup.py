@@ -9,6 +9,7 @@ from ablate.errors import BadInput, nearest
 from ablate.records import locations, store
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place, Url
+from ablate.study import lifecycle
 
 _RUN_ONE = "run one: python -m ablate.sweep FILE"
 
@@ -24,6 +25,7 @@ def find(name: str, *, results: Place) -> Place:
     for place in _candidates(name, results=results):
         if Ledger(place).exists():
             return place
+        lifecycle.check_whole_folder(Ledger(place))
     known = [place.name for place in _studies(results)]
     raise BadInput(str(results), "study", name, "no such study", nearest(name, known) if known else _RUN_ONE)
 

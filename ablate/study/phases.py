@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ablate import formatting
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
@@ -31,7 +32,13 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
     if study.search:
         from ablate.search.source import Search  # brings Optuna
 
-        runner.run(Search(study, ledger))
+        search = Search(study, ledger)
+        runner.run(search)
+        if search.exhausted:
+            lifecycle.record_exhausted(ledger, search.total)
+        if search.total < study.optimizer.trials and halt.reason is None:
+            found = formatting.count(search.total, "trial")
+            say(f"the search ends with {found} instead of {study.optimizer.trials}: its space has no more points")
     if study.ablation is None or halt.reason:
         return halt.reason is None
     base = _baseline(study, ledger, say)

@@ -48,7 +48,10 @@ def check_results(results: Place) -> None:
         store.at(results)  # raises BadInput for a bucket that cannot be used
         return
     hint = "give a writable folder: --results DIR"
-    existing = next(path for path in [results, *results.absolute().parents] if path.exists())
+    try:
+        existing = next(path for path in [results, *results.absolute().parents] if path.exists() or path.is_symlink())
+    except OSError as error:  # such as a name that is too long
+        raise BadInput("--results", "", results, error.strerror or str(error), hint) from None
     if not existing.is_dir():
         raise BadInput("--results", "", results, f"{existing} is not a folder", hint)
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ablate.analyze.search.space import Value
 from ablate.errors import BadInput
@@ -129,8 +130,8 @@ class HypothesisFile(_Part):
 
 
 class AshaFile(_Part):
-    min_tokens: int
-    reduction: int
+    min_tokens: int = Field(ge=1)
+    reduction: int = Field(ge=2)
 
 
 class StoppingFile(_Part):
@@ -149,7 +150,7 @@ class TrackingFile(_Part):
 class SpecFile(_Part):
     base: dict[str, Any]
     search: dict[str, Any] = {}
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Objective, ...] = Field(min_length=1)
     optimizer: OptimizerFile
     early_stopping: StoppingFile | None = None
     ablation: AblationFile | None = None
@@ -161,10 +162,18 @@ class SpecFile(_Part):
 
 class SpaceFile(_Part):
     key: str
-    kind: str
+    kind: Literal["one_minus_loguniform", "loguniform", "uniform", "logint", "int", "choice"]
     low: float | None = None
     high: float | None = None
     choices: list[Value] | None = None
+
+    @property
+    def size(self) -> float:
+        """The number of different values; infinite for real numbers."""
+        if self.choices is not None:
+            return len(self.choices)
+        whole = self.kind in ("int", "logint") and self.low is not None and self.high is not None
+        return self.high - self.low + 1 if whole else math.inf
 
 
 class ProvenanceFile(_Part):
@@ -197,13 +206,25 @@ class StudyFile(_Part):
     """None in a study of the first version: its ablations have only named arms."""
     started_at: str
     finished_at: str | None
+    winner: str | None = None
+    """The search's trial that the arms deviate from, once it is fixed."""
+    exhausted: int | None = None
+    """How many trials the search has, where its space gave no more."""
     command: str
     provenance: ProvenanceFile
 
     @property
+    def searched(self) -> int:
+        """How many trials the search has at its end: no more than its space has points."""
+        if not self.spec.search:
+            return 0
+        points = math.prod(entry.size for entry in self.space) if self.exhausted is None else self.exhausted
+        return int(min(self.spec.optimizer.trials, points))
+
+    @property
     def planned(self) -> int:
         """How many trials the study plans; see `trials.plan.planned`."""
-        searched, ablation = self.spec.optimizer.trials if self.spec.search else 0, self.spec.ablation
+        searched, ablation = self.searched, self.spec.ablation
         if ablation is None:
             return searched
         tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0
@@ -221,10 +242,15 @@ class StudyFile(_Part):
 
 def parse(study: Mapping[str, Any], *, place: Place) -> StudyFile:
     """study.json as typed values. Raises BadInput where it is not a study's."""
+    shown, hint = str(place / "study.json"), "restore the file, or run the sweep again under another name"
     try:
-        return StudyFile.model_validate(study)
+        found = StudyFile.model_validate(study)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        hint = "restore the file, or run the sweep again under another name"
-        raise BadInput(str(place / "study.json"), key, first["input"], first["msg"], hint) from None
+        raise BadInput(shown, key, first["input"], first["msg"], hint) from None
+    try:
+        recorded.described(study)
+    except ValueError as error:
+        raise BadInput(shown, "trainer", "", f"not a trainer ({error})", hint) from None
+    return found

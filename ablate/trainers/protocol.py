@@ -233,6 +233,11 @@ class Trainer(Protocol):
         """Read what `Config.to_json` wrote. Raises ParameterError where it is no longer valid."""
         ...
 
+    def inert_keys(self, config: Config) -> Mapping[str, str]:
+        """The parameters that change nothing in this configuration -> why (`model.memory is none`). To search one of
+        them is to compare equal runs."""
+        ...
+
     def check_nuisance(self, key: str) -> None:
         """Raise ParameterError unless arms may be tuned by this parameter. The seed, the budget and the parameters of
         reporting may not be tuned."""

@@ -14,9 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from ablate.errors import BadInput, ParameterError
 from ablate.trainers import is_imported, load
-from ablate.trainers.protocol import Description, Metric, Trainer
+from ablate.trainers.protocol import Description, Trainer
+
+_DESCRIPTIONS = TypeAdapter(Description)
 
 _FIRST = Path(__file__).with_name("first_description.json")
 """The token memory as it was when study.json did not name its trainer yet (schema versions 1 and 2)."""
@@ -28,7 +32,7 @@ def as_json(description: Description) -> dict[str, Any]:
 
 
 def described(study: Mapping[str, Any]) -> Description:
-    """The trainer that a study.json describes. Raises TypeError or KeyError where it describes none."""
+    """The trainer that a study.json describes. Raises ValueError where it describes none."""
     return _description(study["trainer"]) if "trainer" in study else first()
 
 
@@ -38,9 +42,12 @@ def first() -> Description:
     return _description(json.loads(_FIRST.read_text(encoding="utf-8")))
 
 
-def _description(kept: Mapping[str, Any]) -> Description:
-    lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list) and name != "metrics"}
-    return Description(**{**kept, **lists, "metrics": tuple(Metric(**metric) for metric in kept["metrics"])})
+def _description(kept: Any) -> Description:
+    try:
+        return _DESCRIPTIONS.validate_python(kept)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def values(config_json: str) -> dict[str, Any]:

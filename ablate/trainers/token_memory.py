@@ -102,6 +102,10 @@ class TokenMemory:
             rule = f"its configuration is no longer valid ({error.errors()[0]['msg']})"
             raise ParameterError("config_json", "", rule, "check out the commit that trained it") from None
 
+    def inert_keys(self, config: Config) -> Mapping[str, str]:
+        """See `model.api.inert_keys`."""
+        return api.inert_keys(_native(config))
+
     def check_nuisance(self, key: str) -> None:
         """Allow keys of the section `train`, except those that set how long, how precisely and how often."""
         if not key.startswith("train.") or key.removeprefix("train.") in _NOT_TUNED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablate.spec import designs, matching
+from ablate.spec import designs, distributions, matching
 from ablate.spec.designs import BASELINE, CALIBRATE, SEARCH, TUNE
 from ablate.spec.models import StudySpec
 from ablate.trainers import Config
@@ -36,9 +36,14 @@ def arms(spec: StudySpec, base: Config) -> dict[str, Mapping[str, Any]]:
     return {BASELINE: {}, **{arm.name: arm.overrides for arm in designs.expand(spec.ablation, base)}}
 
 
+def searched_trials(spec: StudySpec) -> int:
+    """The number of trials of the search: no more than its space has points."""
+    return int(min(spec.optimizer.trials, distributions.points(spec.search))) if spec.search else 0
+
+
 def planned(spec: StudySpec) -> int:
     """The number of trials of the whole study: search, calibration, tuning and arms."""
-    searched, ablation = spec.optimizer.trials if spec.search else 0, spec.ablation
+    searched, ablation = searched_trials(spec), spec.ablation
     if ablation is None:
         return searched
     tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0

@@ -38,6 +38,8 @@ def render(bank: Bank, *, find: str | None, top: int) -> str:
         f"changed since the start: {slots}",
         f"different tokens in an entry: {distinct}",
     ]
+    if find is not None and not matches:
+        return "\n".join([*lines, f"no entry contains {visible(find)}, now or at the start"])
     if find is not None:
         lines.append(f"entries whose text, now or at the start, contains {visible(find)}: {matches:,}")
     headers = ["rank", "entry", "times selected", "slots changed", "now", "at the start"]
@@ -58,7 +60,10 @@ def as_json(bank: Bank, *, find: str | None, top: int) -> str:
     return json.dumps(answer | {"rows": [asdict(entry) for entry in entries]}, indent=1)
 
 
-_FIND = "only entries whose text, now or at the start, contains TEXT; upper and lower case count as equal"
+_FIND = (
+    "only entries whose text, now or at the start, contains TEXT; upper and lower case count as equal; where none does,"
+    " the answer says so (exit 0)"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command. Exit 0 done, 2 bad input."""
+    """Run the command. Exit 0 done, also where no entry contains what is searched; 2 bad input."""
     arguments = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # in a locale of ASCII or Latin-1
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -85,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.top < 1:
             raise ConfigError("--top", arguments.top, "shows nothing", "give 1 or more")
         bank = read_bank(arguments.checkpoint)
+        for note in bank.passed_over:
+            print(f"{note}; step {bank.step} is shown", file=sys.stderr)
         print((as_json if arguments.json else render)(bank, find=arguments.find, top=arguments.top), flush=True)
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)

@@ -4,6 +4,7 @@ the installation that trains it.
 Imports no torch, so a plan costs no start-up time.
 """
 
+from model.config.inert import inert_keys
 from model.config.installation import cache_dir, code_hash
 from model.config.launch import (
     ALLOCATOR_VARIABLES,
@@ -33,6 +34,6 @@ from model.config.settings import Config, ConfigError, DataConfig, Memory, Model
 __all__ = [
     "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig",
     "Memory", "ModelConfig", "TrainConfig", "cache_dir", "check_key", "check_packages", "check_processes",
-    "check_ranks", "code_hash", "deepspeed_config", "explain", "from_json", "missing_files", "nearest", "override",
-    "read_overrides", "reseeded", "resolve", "stream_seed", "value_of",
+    "check_ranks", "code_hash", "deepspeed_config", "explain", "from_json", "inert_keys", "missing_files", "nearest",
+    "override", "read_overrides", "reseeded", "resolve", "stream_seed", "value_of",
 ]  # fmt: skip

@@ -149,4 +149,4 @@ def missing_files(config: Config) -> list[tuple[str, str]]:
     """(key, path) of every file that the configuration names and that does not exist."""
     named = [(key, value_of(config, key)) for key in PATH_KEYS]
     # os.path, since pathlib raises for a name that is too long.
-    return [(key, path) for key, path in named if path is not None and not os.path.isfile(path)]  # noqa: PTH113
+    return [(key, path) for key, path in named if path is not None and not os.path.exists(path)]  # noqa: PTH110

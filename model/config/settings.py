@@ -226,7 +226,8 @@ class DataConfig(Section):
     """The knowledge base that fills the bank. Without one the bank starts with random tokens (`facts` brings its
     own)."""
     tokenizer: str | None = None
-    """A Hugging Face `tokenizer.json`. Without one a byte-level BPE is trained on the corpus once and cached."""
+    """A Hugging Face `tokenizer.json` (docs/data.md: its special tokens). Without one a byte-level BPE is trained on
+    the corpus once and cached."""
     val_fraction: float = Field(default=0.05, gt=0, lt=1)
     """Share of the documents that is held out where there is no `data.val`."""
     facts_entities: int = Field(default=256, gt=1)

@@ -1,4 +1,4 @@
-"""The documents, knowledge base and probes of a run's corpus, and the hash that identifies them.
+"""The documents, knowledge base and probes of a run's corpus, samples of them, and the hash that identifies them.
 
 Three corpora: `facts` (a synthetic world, see facts.py), `pydoc` (the language reference that every CPython carries)
 and `jsonl` (the user's files). Imports neither torch nor tokenizers.
@@ -7,18 +7,19 @@ and `jsonl` (the user's files). Imports neither torch nor tokenizers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pydoc_data.topics import topics
 
 from model.config import PATH_KEYS, Config, DataConfig, value_of
 from model.data import facts
-from model.data.datafiles import file_digest, read_documents, read_knowledge, read_tokenizer
+from model.data.datafiles import file_digest, read_documents, read_knowledge
 from model.data.facts import Fact, Probe
 from model.outcome import DataError
 
 _PYDOC_CHARS = 300  # a `pydoc` document is as many whole paragraphs as reach this length
 _SAMPLED_ENTITIES = 64
+_SAMPLED_TEXTS = 512  # a sample has at least so many texts of a file that has more
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,40 @@ def load_documents(config: Config) -> Documents:
     return documents
 
 
-def content_hash(config: Config) -> str:
-    """The `data_hash` of the configuration, sixteen hex digits, after reading and checking every file.
-
-    Raises DataError (file, line) for a broken file, ConfigError for a tokenizer that does not fit the model. Unlike
-    `load_documents`, it does not hold a large corpus in memory.
-    """
+def text_samples(config: Config) -> Iterator[tuple[str, list[str]]]:
+    """(file or corpus, a sample of its texts) for all that a run encodes. Reads and checks each file whole; raises
+    DataError (file, line) for a broken one. Unlike `load_documents`, it does not hold a large corpus in memory."""
     data = config.data
+    if data.corpus == "facts":
+        yield data.corpus, _spread(_small_world(data).train)
+    if data.corpus == "pydoc":
+        yield data.corpus, _spread(_pydoc_documents())
     for path in filter(None, (data.train, data.val)):
-        for _ in read_documents(path):
-            pass
+        yield path, _spread(read_documents(path))
     if data.knowledge is not None:
-        read_knowledge(data.knowledge)
-    if data.tokenizer is not None:
-        read_tokenizer(data.tokenizer, vocab_size=config.model.vocab_size)
-    return _identity(config)
+        yield data.knowledge, _spread(fact.sentence for fact in read_knowledge(data.knowledge))
+
+
+def _spread(texts: Iterable[str]) -> list[str]:
+    """Texts at equal distances, at most 2 * _SAMPLED_TEXTS, of a number of texts that is not known before."""
+    kept: list[str] = []
+    distance = 1
+    for index, text in enumerate(texts):
+        if index % distance == 0:
+            kept.append(text)
+        if len(kept) == 2 * _SAMPLED_TEXTS:
+            kept, distance = kept[::2], 2 * distance
+    return kept
 
 
 def _load_facts(config: Config) -> Documents:
     world = _world(config.data, seed=config.train.seed, entities=config.data.facts_entities)
-    return Documents(world.train, world.val, world.knowledge, world.probes, _identity(config))
+    return Documents(world.train, world.val, world.knowledge, world.probes, identity(config))
 
 
 def _load_pydoc(config: Config) -> Documents:
     train, val = _hold_out(_pydoc_documents(), fraction=config.data.val_fraction, source="pydoc_data.topics")
-    return Documents(train, val, (), (), _identity(config))
+    return Documents(train, val, (), (), identity(config))
 
 
 def _load_jsonl(config: Config) -> Documents:
@@ -79,7 +89,7 @@ def _load_jsonl(config: Config) -> Documents:
         val = tuple(read_documents(data.val))
     else:
         train, val = _hold_out(train, fraction=data.val_fraction, source=data.train)
-    return Documents(train, val, (), (), _identity(config))
+    return Documents(train, val, (), (), identity(config))
 
 
 _LOADERS = {"facts": _load_facts, "pydoc": _load_pydoc, "jsonl": _load_jsonl}
@@ -93,6 +103,10 @@ def _world(data: DataConfig, *, seed: int, entities: int) -> facts.World:
         objects=data.facts_objects,
         heldout=data.facts_heldout,
     )
+
+
+def _small_world(data: DataConfig) -> facts.World:
+    return _world(data, seed=0, entities=min(data.facts_entities, _SAMPLED_ENTITIES))
 
 
 def _pydoc_documents() -> tuple[str, ...]:
@@ -130,7 +144,7 @@ def _hold_out(documents: Sequence[str], *, fraction: float, source: str) -> tupl
     return tuple(text for text in documents if text not in held_out), tuple(val)
 
 
-def _identity(config: Config) -> str:
+def identity(config: Config) -> str:
     """The hash of the corpus's parameters, of its built-in text, and of the bytes of its files."""
     data = config.data
     digest = hashlib.sha256()
@@ -138,7 +152,7 @@ def _identity(config: Config) -> str:
     if data.corpus == "facts":
         # A small world represents all: a change of language, generator or sizes changes it. The seed is left out.
         sizes = (data.facts_entities, data.facts_relations, data.facts_objects, data.facts_heldout)
-        sample = _world(data, seed=0, entities=min(data.facts_entities, _SAMPLED_ENTITIES))
+        sample = _small_world(data)
         _update(digest, repr(sizes), *sample.train, *sample.val, *(repr(asdict(fact)) for fact in sample.knowledge))
     if data.corpus == "pydoc":
         _update(digest, *_pydoc_documents())

@@ -9,17 +9,23 @@ import codecs
 import gzip
 import hashlib
 import json
+import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from model.config import ConfigError
 from model.data.facts import Fact
 from model.outcome import DataError
 
 PAD, START, EOS = "<unk>", "<|im_start|>", "<|im_end|>"
-"""The special tokens that every tokenizer must have."""
+"""The special tokens of a tokenizer that is trained here."""
+
+EOS_TOKENS = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
+PAD_TOKENS = (PAD, "<pad>", "<|pad|>", "[PAD]", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+"""What ends a text, and what fills a row: the first of these that is among a tokenizer's added tokens. MiniMind's
+tokenizers, for one, end a text with `<|im_end|>` and pad with `<unk>` or, where they have none, `<|endoftext|>`."""
 
 _LINE_HINT = 'each line must be {"text": "..."}'
 _KNOWLEDGE_HINT = 'give a list of {"target": [{"sentence": ...}]} or of {"sentence": ...}'
@@ -34,7 +40,7 @@ def read_documents(path: str) -> Iterator[str]:
     number = 0
     found = False
     try:
-        with gzip.open(path, "rb") if path.endswith(".gz") else Path(path).open("rb") as lines:
+        with _open(path, packed=path.endswith(".gz")) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.isspace():
                     continue
@@ -51,12 +57,7 @@ def read_documents(path: str) -> Iterator[str]:
 def read_knowledge(path: str) -> tuple[Fact, ...]:
     """The facts of a knowledge base: a JSON list of `{"target": [FACT, ...]}` or of FACT, where FACT is
     `{"sentence", "subject", "predicate", "object"}`; only the sentence is required. Raises DataError."""
-    text = _read_text(path)
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise DataError(path, line, f"not JSON ({error})", _KNOWLEDGE_HINT) from error
+    text, items = _read_json(path, hint=_KNOWLEDGE_HINT)
     if not isinstance(items, list) or not items:
         raise DataError(path, 1, "not a list of facts", _KNOWLEDGE_HINT)
     facts: list[Fact] = []
@@ -72,12 +73,8 @@ def read_knowledge(path: str) -> tuple[Fact, ...]:
 def read_tokenizer(path: str, *, vocab_size: int) -> str:
     """The checked JSON of a Hugging Face tokenizer. Raises DataError where the file is no tokenizer, ConfigError where
     it lacks a special token or has ids that `vocab_size` rows of an embedding do not cover."""
-    text = _read_text(path)
     hint = "give the tokenizer.json that Hugging Face's tokenizers writes"
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(path, error.lineno, f"not JSON ({error})", hint) from error
+    text, content = _read_json(path, hint=hint)
     try:
         vocabulary = content["model"]["vocab"]
         # Unigram lists its pieces in the order of their ids; every other model maps a token to its id.
@@ -86,20 +83,27 @@ def read_tokenizer(path: str, *, vocab_size: int) -> str:
         size = max((*of_token.values(), *special.values())) + 1
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(path, 1, "not a tokenizer with a vocabulary and added tokens", hint) from error
-    missing = [token for token in (PAD, START, EOS) if token not in special]
-    if missing:
-        rule = f"has no special token {' '.join(missing)}"
-        raise ConfigError("data.tokenizer", path, rule, "add it to its added_tokens, or leave data.tokenizer out")
+    for purpose, tokens in (("ends a text", EOS_TOKENS), ("pads", PAD_TOKENS)):
+        if first_of(tokens, special) is None:
+            rule = f"has no special token that {purpose}"
+            hint = f"add one of {' '.join(tokens)} to its added_tokens, or leave data.tokenizer out"
+            raise ConfigError("data.tokenizer", path, rule, hint)
     if size > vocab_size:
         rule = f"has {size} token ids, model.vocab_size is {vocab_size}"
         raise ConfigError("data.tokenizer", path, rule, f"set model.vocab_size to {size} or more")
     return text
 
 
+def first_of(tokens: Iterable[str], special: Iterable[str]) -> str | None:
+    """The first of `tokens` that is among `special`."""
+    there = set(special)
+    return next((token for token in tokens if token in there), None)
+
+
 def file_digest(path: str) -> str:
     """The sha256 of a file's bytes, in hex. Raises DataError where it cannot be read."""
     try:
-        with Path(path).open("rb") as content:
+        with _open(path, packed=False) as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -112,10 +116,11 @@ class _MalformedError(ValueError):
 def _text_of(line: bytes, *, path: str, number: int) -> str:
     try:
         item = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(path, number, f"not UTF-8 ({error.reason})", "save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(path, number, f"not JSON ({error})", _LINE_HINT) from error
+        if isinstance(error, json.JSONDecodeError) and error.doc[: error.pos].endswith("\r"):
+            rule, hint = "its lines end in CR alone", "end them in LF, for example with tr '\\r' '\\n'"
+            raise DataError(path, number, rule, hint) from error
+        raise _not_json(path, number, line, error, hint=_LINE_HINT) from error
     if not isinstance(item, dict) or "text" not in item:
         raise DataError(path, number, 'no "text"', _LINE_HINT)
     text = item["text"]
@@ -148,17 +153,67 @@ def _parse_fact(item: Any) -> Fact:
     return Fact(**parts)
 
 
-def _read_text(path: str) -> str:
+def _read_json(path: str, *, hint: str) -> tuple[str, Any]:
+    """(text, value) of a JSON file, also `.gz`. Raises DataError."""
     try:
-        content = gzip.decompress(Path(path).read_bytes()) if path.endswith(".gz") else Path(path).read_bytes()
-        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(path, line, f"not UTF-8 ({error.reason})", "save the file as UTF-8") from error
+        with _open(path, packed=path.endswith(".gz")) as file:
+            content = file.read().removeprefix(codecs.BOM_UTF8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _broken_gzip(path, 1, error) from error
     except OSError as error:
         raise _unreadable(path, error) from error
+    try:
+        text = content.decode("utf-8")
+        return text, json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = 1
+        if isinstance(error, UnicodeDecodeError):
+            line = content.count(b"\n", 0, error.start) + 1
+        elif isinstance(error, json.JSONDecodeError):
+            line = error.lineno
+        raise _not_json(path, line, content, error, hint=hint) from error
+
+
+def _open(path: str, *, packed: bool) -> BinaryIO:
+    """Open a file to read its bytes; unpack them where it is `packed`. Raises OSError.
+
+    Raises DataError for a pipe or a device: opening one may wait for ever, and each trial reads the file again.
+    """
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a folder is an OSError
+        what = "a pipe" if stat.S_ISFIFO(mode) else "no ordinary file"
+        raise DataError(path, 1, f"is {what}, which cannot be read again and again", "write its content to a file")
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else Path(path).open("rb")
+
+
+_FORMATS = {
+    codecs.BOM_UTF32_LE: "UTF-32 text",
+    codecs.BOM_UTF32_BE: "UTF-32 text",
+    codecs.BOM_UTF16_LE: "UTF-16 text",
+    codecs.BOM_UTF16_BE: "UTF-16 text",
+    b"\x1f\x8b": "gzip data",
+    b"\x28\xb5\x2f\xfd": "zstd data",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ\0": "xz data",
+    b"PK\3\4": "a zip archive",
+    b"PAR1": "a Parquet table",
+}
+"""What a file is that is neither UTF-8 nor JSON, by its first bytes."""
+
+
+def _not_json(path: str, line: int, content: bytes, error: Exception, *, hint: str) -> DataError:
+    """The error of bytes that are not JSON in UTF-8, with its cause. `content`: those of the line, or of the file."""
+    found = next((what for begin, what in _FORMATS.items() if content.startswith(begin)), None) if line == 1 else None
+    if found is None and b"\0" in content:
+        found = "UTF-16 or UTF-32 text, or no text at all (it has zero bytes)"
+    if found is None and isinstance(error, UnicodeDecodeError):
+        return DataError(path, line, f"not UTF-8 ({error.reason})", "save the file as UTF-8")
+    if found is None:
+        return DataError(path, line, f"not JSON ({error})", hint)
+    if "text" in found:
+        return DataError(path, line, f"it is {found}", "save the file as UTF-8")
+    named = ", or let its name end in .gz" if found == "gzip data" and not path.endswith(".gz") else ""
+    return DataError(path, line, f"it is {found}", f"unpack it{named}")
 
 
 def _broken_gzip(path: str, line: int, error: Exception) -> DataError:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from model.config import Config
 from model.config import cache_dir as default_cache
 from model.data import language
 from model.data.corpus import Documents
-from model.data.datafiles import EOS, PAD, START, read_tokenizer
+from model.data.datafiles import EOS, EOS_TOKENS, PAD, PAD_TOKENS, START, first_of, read_tokenizer
 from model.data.token_documents import TokenDocuments, end_documents, join
+from model.outcome import DataError
 
 # A trial owns `train.threads` cores, and the library would take all of the machine. A user may set it to "true".
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -50,8 +52,8 @@ class Tokenizer:
         inner.no_truncation()  # a tokenizer.json may have a length limit, which would cut documents silently
         inner.no_padding()
         self._inner = inner
-        self.eos_id = self._id(EOS)
-        self.pad_id = self._id(PAD)
+        self.eos_id = self._first_of(EOS_TOKENS)
+        self.pad_id = self._first_of(PAD_TOKENS)
         self.size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         """Every id is below this, which may be less than the model's vocab_size."""
 
@@ -93,6 +95,10 @@ class Tokenizer:
         """The text of each of M rows of ids, special tokens spelt out."""
         return self._inner.decode_batch(rows_ML.tolist(), skip_special_tokens=False)
 
+    def round_trip(self, texts: Sequence[str]) -> list[str]:
+        """The texts, encoded and decoded again."""
+        return self._inner.decode_batch(self.encode(texts), skip_special_tokens=False)
+
     def to_json(self) -> str:
         """Hugging Face's tokenizer.json."""
         return self._inner.to_str()
@@ -101,10 +107,11 @@ class Tokenizer:
         """Write `to_json` to `path`."""
         path.write_text(self.to_json(), encoding="utf-8")
 
-    def _id(self, token: str) -> int:
-        found = self._inner.token_to_id(token)
-        assert found is not None, f"a checked tokenizer has {token}"
-        return found
+    def _first_of(self, tokens: Sequence[str]) -> int:
+        special = {token.content: i for i, token in self._inner.get_added_tokens_decoder().items()}
+        found = first_of(tokens, special)
+        assert found is not None, f"a checked tokenizer has one of {tokens}"
+        return special[found]
 
 
 def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | None = None) -> Tokenizer:
@@ -117,7 +124,7 @@ def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | Non
     """
     data, vocab_size = config.data, config.model.vocab_size
     if data.tokenizer is not None:
-        return Tokenizer.from_json(read_tokenizer(data.tokenizer, vocab_size=vocab_size))
+        return given(data.tokenizer, vocab_size=vocab_size)
     if data.corpus == "facts":
         texts = language.reference_texts(relations=data.facts_relations, object_count=data.facts_objects)
     else:
@@ -136,6 +143,23 @@ def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | Non
     except OSError as error:
         warnings.warn(f"{path}: tokenizer not cached ({error}); every trial trains it again", stacklevel=2)
     return trained
+
+
+def given(path: str, *, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a tokenizer.json. Raises DataError or ConfigError where it is broken or does not fit."""
+    text = read_tokenizer(path, vocab_size=vocab_size)
+    with using(path):
+        return Tokenizer.from_json(text)
+
+
+@contextmanager
+def using(path: str) -> Iterator[None]:
+    """Turn the errors of the library, which has no type for them, into a DataError of the tokenizer's file."""
+    try:
+        yield
+    except Exception as error:
+        rule = f"tokenizers {tokenizers.__version__} cannot use it ({' '.join(str(error).split())[:200]})"
+        raise DataError(path, 1, rule, "write it with this version, or leave data.tokenizer out") from error
 
 
 def _train(texts: Sequence[str], *, vocab_size: int) -> Tokenizer:

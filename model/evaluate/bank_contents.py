@@ -9,9 +9,8 @@ Letters: N entries, L tokens an entry.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from model.bank import initial_bank
-from model.checkpoint import DATA, MODEL, STATE, newest
-from model.config import Config, ConfigError, missing_files
+from model.checkpoint import MODEL, STATE, Damaged, all_in, check_files, damage, read_state
+from model.config import Config, ConfigError, ModelConfig, explain, missing_files
 from model.data import load_documents
 from model.data.tokenizer import Tokenizer, load_or_train
 from model.evaluate.losses import bank_diversity
@@ -35,7 +34,8 @@ _DECODED = 65_536  # entries turned into text at a time
 @dataclass(frozen=True)
 class Bank:
     """A bank now and at the start, int32 [N, L]. `used_N`, int32 [N]: how often each entry was selected in
-    `window_tokens` tokens of validation text, in all layers; `window_tokens` is 0 before the first validation."""
+    `window_tokens` tokens of validation text, in all layers; `window_tokens` is 0 before the first validation.
+    `passed_over`: a line for each newer checkpoint that is damaged."""
 
     config: Config
     step: int
@@ -44,6 +44,7 @@ class Bank:
     start_NL: Ints
     used_N: Ints
     window_tokens: int
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,53 +74,70 @@ class Summary:
 
 
 def read_bank(path: Path) -> Bank:
-    """The bank of `path`: a `step-N` folder, or a folder of such folders, of which it takes the newest.
+    """The bank of `path`: a `step-N` folder, or a folder of such folders, of which it takes the newest whole one.
 
-    Raises ConfigError where there is no checkpoint, where it has no bank of tokens, or where a file of its
-    configuration is missing or has changed; DataError for a broken data file. A checkpoint of an earlier version does
-    not identify its data, which are then assumed to be unchanged.
+    Raises ConfigError where there is no checkpoint or only damaged ones, where it has no bank of tokens, or where a
+    file of its configuration is missing or has changed; DataError for a broken data file. A checkpoint of an earlier
+    version does not identify its data, which are then assumed to be unchanged.
     """
-    folder = path if (path / STATE).is_file() else newest(path)
-    if folder is None:
-        raise ConfigError(
-            "CHECKPOINT", path, "no checkpoint there", "give a step-N folder, or the folder that holds it"
-        )
-    config, step, data_hash = _read_state(folder / STATE)
+    passed_over: list[str] = []
+    for folder in _checkpoints(path):
+        try:
+            bank = _read(folder)
+        except Damaged as error:
+            passed_over.append(damage(folder, error))
+            continue
+        return replace(bank, passed_over=tuple(passed_over))
+    if passed_over:
+        raise ConfigError("CHECKPOINT", path, "; ".join(passed_over), "train it again, or give another checkpoint")
+    raise ConfigError("CHECKPOINT", path, "no checkpoint there", "give a step-N folder, or the folder that holds it")
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    try:
+        return [path] if (path / STATE).is_file() else all_in(path)
+    except OSError as error:
+        hint = "give a step-N folder, or the folder that holds it"
+        raise ConfigError("CHECKPOINT", path, f"cannot be read ({error.strerror})", hint) from error
+
+
+def _read(folder: Path) -> Bank:
+    """The bank of one checkpoint. Raises Damaged, and what `read_bank` raises."""
+    state = read_state(folder)
+    try:
+        config = Config.model_validate(state.config)
+    except ValidationError as error:
+        raise Damaged(f"{STATE} is not a checkpoint's state: {explain(error)}") from error
     if not config.model.stores_tokens:
         rule = f"trained with model.memory {config.model.memory}, which keeps no entries of tokens"
         raise ConfigError("CHECKPOINT", folder, rule, "give a checkpoint of a run with model.memory token or hybrid")
+    now_NL, used_N, window_tokens = _read_entries(folder / MODEL, config.model)
+    check_files(folder)
     for key, name in missing_files(config):
         raise ConfigError(key, name, "no such file, and the bank at the start is made from it", "put it back")
-    now_NL, used_N, window_tokens = _read_entries(folder / MODEL)
     documents = load_documents(config)
-    if data_hash not in (documents.data_hash, None):
-        rule = f"trained on other data ({data_hash}) than its configuration names now ({documents.data_hash})"
+    if state.data_hash not in (documents.data_hash, None):
+        rule = f"trained on other data ({state.data_hash}) than its configuration names now ({documents.data_hash})"
         raise ConfigError("CHECKPOINT", folder, rule, "put the files back as they were: its tokens come from them")
     tokenizer = load_or_train(config, documents)
     start_NL = initial_bank(config, documents.knowledge, tokenizer).rows
-    if start_NL.shape != now_NL.shape:
-        raise ConfigError("CHECKPOINT", folder, f"{MODEL} holds a bank {now_NL.shape}", f"it must be {start_NL.shape}")
-    return Bank(config, step, tokenizer, now_NL, start_NL, used_N, window_tokens)
+    return Bank(config, state.progress.step, tokenizer, now_NL, start_NL, used_N, window_tokens)
 
 
-def _read_state(path: Path) -> tuple[Config, int, str | None]:
-    """(configuration, step, hash of the data or None where an earlier version wrote the checkpoint)."""
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        data_hash = str(state[DATA]) if DATA in state else None
-        return Config.model_validate(state["config"]), int(state["progress"]["step"]), data_hash
-    except (OSError, ValueError, LookupError, TypeError, ValidationError):
-        raise ConfigError("CHECKPOINT", path, "not a checkpoint's state", "give a folder that a run wrote") from None
-
-
-def _read_entries(path: Path) -> tuple[Ints, Ints, int]:
-    """(bank [N, L], uses [N], tokens in which they were counted)."""
+def _read_entries(path: Path, config: ModelConfig) -> tuple[Ints, Ints, int]:
+    """(bank [N, L], uses [N], tokens in which they were counted). Raises Damaged."""
     try:
         with safe_open(path, framework="numpy") as tensors:
+            now_NL, used_N = tensors.get_tensor("bank.tokens_NL"), tensors.get_tensor("bank.used_N")
             used_tokens = int(tensors.get_tensor("bank.used_tokens"))
-            return tensors.get_tensor("bank.tokens_NL"), tensors.get_tensor("bank.used_N"), used_tokens
-    except (OSError, SafetensorError):
-        raise ConfigError("CHECKPOINT", path, "not a checkpoint's tensors", "give a folder that a run wrote") from None
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
+        raise Damaged(f"{path.name} is not a checkpoint's tensors: {error}") from error
+    shape = (config.knowledge_num, config.knowledge_length)
+    if now_NL.shape != shape or used_N.shape != shape[:1]:
+        raise Damaged(f"{path.name} holds a bank {now_NL.shape} with uses {used_N.shape}, which must be {shape}")
+    if now_NL.dtype.kind != "i" or now_NL.min() < 0 or now_NL.max() >= config.vocab_size:
+        raise Damaged(f"{path.name} holds entries that are no tokens")
+    return now_NL, used_N, used_tokens
 
 
 def summarise_bank(bank: Bank) -> Summary:

@@ -76,12 +76,14 @@ def test_failures_list_every_uncompleted_trial_with_its_reason():
 def test_progress_counts_ended_unfinished_and_not_started_trials():
     rows = [trial("a", "search"), trial("b", "search", "pruned"), trial("c", "search", "pruned")]
     history = pd.concat([reports("a", [3.0]), reports("half", [3.0, 2.0])])
-    found = progress(pd.DataFrame(rows), history, planned=12, started=["a", "b", "c", "half", "silent"])
+    found = progress(pd.DataFrame(rows), history, planned=12, left=9, started=["a", "b", "c", "half", "silent"])
     assert list(found.ended.items()) == [("completed", 1), ("pruned", 2)]
     assert [(entry.trial_id, entry.tokens) for entry in found.unfinished] == [("half", 200), ("silent", 0)]
     assert found.unfinished[0].last_report == "2026-03-01 12:00:00 UTC"
     assert (found.final, found.not_started, found.whole) == (3, 7, False)
-    assert progress(pd.DataFrame(rows), history, planned=3, started=["a"]).whole
+    whole = progress(pd.DataFrame(rows), history, planned=3, left=0, started=["a", "half"])
+    assert whole.whole
+    assert whole.unfinished == (), "a trial that nobody plans any more is not missed"
 
 
 def test_floors_and_cost_by_hand():

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ablate.report.render.document import Table, words
 from ablate.report.sections.run import bank_content
 from model import checkpoint
-from model.api import Verdict, train
+from model.api import ConfigError, Verdict, bank_excerpt, train
 from model.bank.__main__ import main, render, visible
 from model.data import load_documents
 from model.data.tokenizer import load_or_train
@@ -112,6 +115,73 @@ def test_the_command_prints_a_table_or_json(trained: Path, capsys: pytest.Captur
     assert answer["entries"] == answer["matches"] == 64
 
 
+@pytest.mark.parametrize("text", ["no entry says this", "\x1b[31m", "\udcff"])
+def test_a_search_without_a_match_says_so(trained: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    assert main([str(trained), "--find", text, "--top", "3"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"no entry contains {visible(text)}, now or at the start"
+    assert said.err == ""
+    assert main([str(trained), "--find", text, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["matches"], answer["rows"]) == (0, [])
+
+
+def lose(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / checkpoint.MODEL)
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, folder / checkpoint.MODEL)
+
+    return change
+
+
+def replaced(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        tensors = load_file(folder / checkpoint.MODEL)
+        save_file(tensors | {name: change(tensors[name]).contiguous()}, folder / checkpoint.MODEL)
+
+    return rewrite
+
+
+DAMAGE = {
+    "entries lost": lose("bank.tokens_NL"),
+    "uses lost": lose("bank.used_N"),
+    "fewer entries": replaced("bank.tokens_NL", lambda tokens_NL: tokens_NL[::2]),
+    "fewer uses": replaced("bank.used_N", lambda used_N: used_N[::2]),
+    "no tokens": replaced("bank.tokens_NL", lambda tokens_NL: tokens_NL - 10_000),
+    "a window of many numbers": replaced("bank.used_tokens", lambda tokens: torch.zeros(3, dtype=tokens.dtype)),
+}
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_shown(
+    trained: Path, bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, *, checksums: bool
+) -> None:
+    newest = shutil.copytree(trained / "step-12", tmp_path / "step-13")
+    if not checksums:  # as an earlier version wrote it
+        (newest / checkpoint.CHECKSUMS).unlink()
+    DAMAGE[damage](newest)
+    complains(capsys, [str(tmp_path)], "checkpoint step-13 is damaged (model.safetensors ")
+    with pytest.raises(ConfigError, match="checkpoint step-13 is damaged"):
+        bank_excerpt(tmp_path, top=3)
+    shutil.copytree(trained / "step-12", tmp_path / "step-12")
+    assert main([str(tmp_path), "--top", "3"]) == 0
+    said = capsys.readouterr()
+    assert said.out.rstrip("\n") == render(bank, find=None, top=3)
+    assert said.err.startswith("checkpoint step-13 is damaged (")
+    assert said.err.endswith("); step 12 is shown\n")
+    with pytest.raises(ConfigError, match="checkpoint step-13 is damaged"):
+        bank_excerpt(tmp_path, top=3)
+
+
+def test_a_byte_that_changed_is_damage(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(trained / "step-12", tmp_path / "step-12")
+    moments = bytearray((folder / checkpoint.OPTIMIZER).read_bytes())
+    moments[-1] ^= 1
+    (folder / checkpoint.OPTIMIZER).write_bytes(moments)
+    complains(capsys, [str(folder)], "checkpoint step-12 is damaged (optimizer.safetensors is not what was written)")
+
+
 def test_no_control_character_reaches_the_terminal(bank: Bank) -> None:
     assert visible('a\n\x1b[31m\u202e\\"é') == '"a\\n\\x1b[31m\\u202e\\\\"é"'
     escape = bank.tokenizer.encode_one("\x1b")
@@ -148,10 +218,11 @@ def test_bad_input_is_one_line_of_error(trained: Path, tmp_path: Path, capsys: p
     complains(capsys, [str(tmp_path / "nothing")], "no checkpoint there")
     complains(capsys, [__file__], "no checkpoint there")
     complains(capsys, [str(trained), "--top", "0"], "--top: 0")
+    complains(capsys, ["x" * 300], "File name too long")
     damaged = tmp_path / "step-12"
     shutil.copytree(trained / "step-12", damaged)
     (damaged / checkpoint.MODEL).write_bytes(b"something else")
-    complains(capsys, [str(tmp_path)], "not a checkpoint's tensors")
+    complains(capsys, [str(tmp_path)], "checkpoint step-12 is damaged (model.safetensors is not a checkpoint's tensors")
     for text in ("{}", "[1]", "no JSON", '{"config": {}, "progress": {"step": 1}}'):
         (damaged / checkpoint.STATE).write_text(text)
         complains(capsys, [str(tmp_path)], "not a checkpoint's state")
@@ -163,6 +234,7 @@ def test_a_checkpoint_without_a_data_hash_is_shown(trained: Path, bank: Bank, tm
     kept = json.loads(state.read_text())
     kept.pop("data_hash")
     state.write_text(json.dumps(kept))
+    (tmp_path / "step-12" / checkpoint.CHECKSUMS).unlink()
     assert render(read_bank(tmp_path), find=None, top=3) == render(bank, find=None, top=3)
 
 
@@ -191,3 +263,8 @@ def test_bank_content_shows_the_entries_or_the_reason_why_not(trained: Path, ban
     shown = ["".join(char for char in " ".join(entry.now.split()) if char.isprintable()) for entry in entries]
     assert [row[3].text for row in table.rows] == shown
     assert bank_content(tmp_path, "another") == words("Its entries cannot be shown as text: no checkpoint there.")
+    (tmp_path / "checkpoints" / "some-trial" / "step-12" / checkpoint.STATE).write_text("{}")
+    damaged = bank_content(tmp_path, "some-trial")
+    assert "cannot be shown as text: checkpoint step-12 is damaged (state.json is not a checkpoint's state" in str(
+        damaged
+    )

@@ -160,7 +160,8 @@ def test_a_checkpoint_without_moments_is_readable_and_not_resumed_from(tmp_path:
     path = checkpoint.save(tmp_path, **about, optimizer=None)
     assert torch.equal(load_file(path / checkpoint.MODEL)["bank.tokens_NL"], trainer.model.bank.tokens_NL)
     assert not (path / checkpoint.OPTIMIZER).exists()
-    assert checkpoint.latest(tmp_path, config=config, data_hash=trainer.data_hash).path is None
+    found = checkpoint.latest(tmp_path, config=config, data_hash=trainer.data_hash, model=trainer.model)
+    assert found == checkpoint.Found(None, ())
 
 
 PROGRAM = """

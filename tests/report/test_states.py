@@ -91,6 +91,20 @@ def test_report_says_why_the_ablation_after_a_search_has_not_begun(tmp_path: Pat
     assert "its arms wait" not in page
 
 
+def test_summary_names_a_tie_and_no_winner(tmp_path: Path):
+    ledger = Ledger(tmp_path / "tie")
+    ledger.write_study(study_json(name="tie", space=SPACE, trials=3))
+    rng = np.random.default_rng(9)
+    tied = [add_trial(ledger, params=synthetic.draw(rng), measured=metrics(val_loss=2.5)) for _ in range(2)]
+    add_trial(ledger, params=synthetic.draw(rng), measured=metrics(val_loss=2.75))
+    said = summary_of(ledger.root)
+    first, second = sorted(tied)
+    assert f"2 trials tie at the lowest val_loss of the search, 2.50 nats/token ({first}, {second}): " in said
+    assert "no winner among them" in said
+    assert "The lowest val_loss of the search is" not in said
+    assert "one of 2 trials that tie" in page_of(ledger.root)
+
+
 # ---- arms that have not begun
 
 NOT_BEGUN: dict[str, tuple[dict[str, Any], str]] = {

@@ -203,7 +203,8 @@ def test_a_finished_study_is_not_checked_against_its_budget(
     ended(ledger, trial, hours=11, status="pruned")
     with pytest.raises(BadInput, match="11 GPU-hours are spent"):
         hours(study, tmp_path)
-    lifecycle.mark_finished(ledger)
+    lifecycle.record_exhausted(ledger, 1)
+    assert lifecycle.mark_finished(ledger)
     assert hours(study, tmp_path) is None
     with pytest.raises(BadInput, match="11 GPU-hours are spent"):
         hours(study_files.load(tmp_path, "resources={gpu: 1, max_gpu_hours: 10}", "optimizer.trials=7"), tmp_path)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from ablate import sweep
 from ablate.cli import BAD_INPUT, guarded
 from ablate.errors import BadInput
 from ablate.spec import study_file
 from ablate.study import lifecycle
 from tests import study_files
+from tests.model.data.test_tokenizer import without_unknown
 from tests.study_files import GOOD
 
 
@@ -49,6 +52,13 @@ BAD = {
         8,
         "optimizer",
         "not a mapping",
+    ),
+    "a search for nothing": (with_base("model.memory: none"), 7, "model.ema_decay", "has no effect in any trial"),
+    "a search for nothing, whatever is drawn": (
+        change("model.ema_decay:", "model.memory: {choice: [none, blind]}\n  model.ema_decay:"),
+        7,
+        "model.ema_decay",
+        "model.memory is none",
     ),
     "empty range": (change("[0.3, 0.999]", "[0.5, 0.5]"), 6, "model.ema_decay", "empty range"),
     "inverted range": (change("[0.3, 0.999]", "[0.999, 0.3]"), 6, "model.ema_decay", "inverted range"),
@@ -218,6 +228,36 @@ def test_a_malformed_line_of_data_is_reported_by_file_and_line(
     assert str(caught.value).startswith(f"{data}:2: ")
     assert guarded(lambda: bool(study_file.check_files(study))) == BAD_INPUT
     assert capsys.readouterr().err == f"{caught.value}\n"
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--inline"]])
+@pytest.mark.parametrize("fault", ["it loses text", "it cannot be loaded", "a pipe"])
+def test_a_run_and_its_plan_refuse_the_same_data(
+    fault: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tokenizer, data = tmp_path / "tokenizer.json", tmp_path / "data.jsonl"
+    data.write_text(
+        "".join(f'{{"text": "{word}"}}\n' for word in ("ποταμός", "the river", "the sea")), encoding="utf-8"
+    )
+    written = without_unknown(["the river", "the sea"])
+    tokenizer.write_text(written if fault == "it loses text" else written.replace('"Whitespace"', '"Blackspace"'))
+    if fault == "a pipe":
+        data.unlink()
+        os.mkfifo(data)
+    text = change("data: {corpus: facts}", "data: {corpus: jsonl, train: data.jsonl, tokenizer: tokenizer.json}")
+    path, results = study_files.write(tmp_path, text), tmp_path / "results"
+    assert guarded(lambda: sweep.main([str(path), "--results", str(results), *flags])) == BAD_INPUT
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(
+        {
+            "it loses text": f"{path}:4: data.tokenizer: {tokenizer}: loses 3",
+            "it cannot be loaded": f"{tokenizer}:1: tokenizers 0",
+            "a pipe": f"{data}:1: is a pipe",
+        }[fault]
+    )
+    assert said.err.count("\n") == 1
+    assert not (results / "tides").exists()
 
 
 def test_another_base_for_an_existing_study_is_refused_and_nothing_is_written(tmp_path: Path):

@@ -9,13 +9,25 @@ from pathlib import Path
 import pytest
 
 from ablate.errors import BadInput
+from ablate.records.ledger import Ledger
 from ablate.spec.models import StudySpec
 from ablate.study import lock, lookup
 from ablate.study.lifecycle import mark_finished, open_study
+from ablate.trials import plan
 from tests import study_files
 from tests.study_files import GOOD
 
 ARMS = GOOD + "ablation: {seeds: 2, exploratory: true, arms: {no_memory: {model.memory: none}}}\n"
+
+
+def end_all(study: StudySpec, ledger: Ledger) -> list[str]:
+    """End every planned trial of a study of a search and arms; returns their ids."""
+    draws = [{"model.ema_decay": 0.5 + 0.01 * number} for number in range(study.optimizer.trials)]
+    trials = [plan.search_trial(study, params) for params in draws] if study.search else []
+    trials += plan.arm_trials(study, study.base) if study.ablation else []
+    for trial in trials:
+        ledger.finish(study_files.row(trial, attempt=ledger.claim(trial.trial_id)))
+    return [trial.trial_id for trial in trials]
 
 
 @pytest.fixture
@@ -53,7 +65,8 @@ def test_an_unfinished_study_needs_resume_and_keeps_its_start(study: StudySpec, 
 def test_a_finished_study_is_extended_only_if_it_asks_for_more(more: str, tmp_path: Path, results: Path):
     study = study_files.load(tmp_path, text=ARMS)
     ledger, _ = open_study(study, results, resume=False)
-    mark_finished(ledger)
+    end_all(study, ledger)
+    assert mark_finished(ledger)
     before = ledger.path("study.json").read_bytes()
     assert open_study(study, results, resume=False)[1] == "finished"
     assert ledger.path("study.json").read_bytes() == before

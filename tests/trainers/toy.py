@@ -68,6 +68,9 @@ class Toy:
             raise ParameterError("start", values["start"], "not a start", "use near or far")
         return Config(self, {key: type(DEFAULTS[key])(value) for key, value in values.items()})
 
+    def inert_keys(self, config: Config) -> Mapping[str, str]:
+        return {}
+
     def check_nuisance(self, key: str) -> None:
         if key not in ("lr", "momentum"):
             raise ParameterError(key, "tuned", "not a nuisance parameter", "tune lr")

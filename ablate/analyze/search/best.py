@@ -19,6 +19,7 @@ class Best:
     """The best of `completed` completed trials.
 
     `edges`: parameter key -> the end of its range that the value is at. `median`, `worst`: of all completed trials.
+    `tied`: the trials that reached the same value, the best among them; where there are several, none is a winner.
     """
 
     trial_id: str
@@ -28,6 +29,7 @@ class Best:
     completed: int
     median: float
     worst: float
+    tied: tuple[str, ...]
 
 
 def ranked(trials: pd.DataFrame, *, objective: Objective) -> pd.DataFrame:
@@ -54,6 +56,7 @@ def best(trials: pd.DataFrame, *, objective: Objective, space: Sequence[Dimensio
         completed=len(order),
         median=float(np.median(values)),
         worst=float(values[-1]),
+        tied=tuple(texts(rows(order, values == values[0]), "trial_id")),
     )
 
 

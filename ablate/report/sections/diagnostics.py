@@ -8,6 +8,7 @@ from typing import Any
 from ablate import formatting
 from ablate.analyze.basis.frames import completed, texts
 from ablate.analyze.cost import COLUMNS
+from ablate.errors import BadInput
 from ablate.escape import one_line
 from ablate.report.render.document import Block, Cell, Code, Column, Section, Table, cell, interval_cell, notice, words
 from ablate.report.sections.failures import failures_section
@@ -60,7 +61,7 @@ def _not_begun(findings: Findings) -> list[str]:
     begun = set(texts(findings.data.every_trial, "arm")) - {SEARCH}
     if spec.ablation is None or spec.ablation.baseline != "best" or begun:
         return []
-    searched, trials = texts(findings.search, "status"), spec.optimizer.trials
+    searched, trials = texts(findings.search, "status"), findings.data.facts.searched
     if lifecycle.lacks_winner(baseline=spec.ablation.baseline, trials=trials, searched=searched):
         return [f"The ablation has not begun: {lifecycle.NO_WINNER}."]
     if len(searched) < trials:
@@ -212,7 +213,10 @@ def _samples(findings: Findings) -> list[Section]:
     trials = findings.data.trials
     done = texts(completed(trials), "trial_id")
     trial_id = best.trial_id if best else done[0] if done else None
-    kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
+    try:
+        kept = findings.data.samples(trial_id)[:SAMPLES] if trial_id else []
+    except BadInput as error:
+        return [Section("What it writes", (notice(one_line(str(error), limit=400)),))]
     if trial_id is None or not kept:
         return []
     intro = words("Trial ", Code(trial_id), ". The text before ▸ is the prompt, held out from training.")
@@ -232,7 +236,7 @@ def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
         ("study", facts.study),
         ("command", facts.command),
         ("started", facts.started_at),
-        ("finished", facts.finished_at or "not finished"),
+        ("finished", _finished(findings)),
         ("commit", commit),
         *([("code", source.code_hash)] if source.code_hash else []),
         ("data", source.data_hash),
@@ -265,6 +269,13 @@ def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
         columns=(Column("what", "what", number=False), Column("value", "value", number=False)),
         rows=tuple((cell(what), Cell(one_line(str(value), limit=400), str(value))) for what, value in lines),
     )
+
+
+def _finished(findings: Findings) -> str:
+    at, left = findings.data.facts.finished_at, findings.progress.left
+    if at is None or not left:
+        return at or "not finished"
+    return f"not finished: {at} was, and {formatting.count(left, 'trial')} lost the result since or was added"
 
 
 def _inline(tree: Mapping[str, Any]) -> str:

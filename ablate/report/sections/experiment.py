@@ -18,7 +18,19 @@ from ablate.analyze.search.space import show
 from ablate.errors import BadInput, nearest
 from ablate.escape import one_line
 from ablate.records.ledger import Ledger
-from ablate.report.render.document import Block, Cell, Code, Column, Document, Paragraph, Section, Table, cell, words
+from ablate.report.render.document import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Document,
+    Paragraph,
+    Section,
+    Table,
+    cell,
+    notice,
+    words,
+)
 from ablate.report.sections.designs import RULES, hypothesis_table
 from ablate.report.sections.diagnostics import provenance_table
 from ablate.report.sections.findings import Findings
@@ -144,7 +156,10 @@ def _commands(findings: Findings, row: dict[str, Any]) -> list[Block]:
 
 
 def _samples(findings: Findings, trial_id: str) -> list[Block]:
-    kept = findings.data.samples(trial_id)
+    try:
+        kept = findings.data.samples(trial_id)
+    except BadInput as error:
+        return [notice(one_line(str(error), limit=400))]
     if not kept:
         return [words("It kept no samples.")]
     ended = sum(bool(sample["ended"]) for sample in kept)

@@ -151,7 +151,9 @@ def analyse(data: StudyData) -> Findings:
     return Findings(
         data=data,
         search=search,
-        progress=progress(data.every_trial, history, planned=data.planned, started=data.started),
+        progress=progress(
+            data.every_trial, history, planned=data.planned, left=data.completion.left, started=data.started
+        ),
         per_objective=per_objective,
         pareto=pareto_ids(search, objectives=data.objectives) if len(data.objectives) > 1 else (),
         bank_use=tuple(bank_use(trials, objective=primary, declared=arms)),
@@ -264,9 +266,8 @@ def _search_statuses(data: StudyData, search: pd.DataFrame, pers: Sequence[PerOb
     search's, because arms start after it."""
     ended = dict(zip(texts(search, "trial_id"), texts(search, "status"), strict=True))
     final = set(texts(data.every_trial, "trial_id"))
-    optimizer = data.facts.spec.optimizer
     still_open = [trial_id for trial_id in data.started if trial_id not in final]
-    under_way = still_open if data.facts.space and len(ended) < optimizer.trials else []
+    under_way = still_open if data.facts.space and len(ended) < data.facts.searched else []
     if len(ended) > CURVES:
         best_id = {per.best.trial_id for per in pers if per.best}
         step = math.ceil(len(ended) / CURVES)

@@ -61,7 +61,7 @@ def _best(findings: Findings, per: PerObjective) -> Section:
     table = Table(
         label=findings.label(per, "best"),
         caption=f"Best configuration: trial {per.best.trial_id}, {per.objective.metric} "
-        f"{formatting.fixed(per.best.value, search_decimals(per))}{per.unit}.",
+        f"{formatting.fixed(per.best.value, search_decimals(per))}{per.unit}{_one_of(per.best.tied)}.",
         columns=(
             Column("parameter", "parameter", number=False),
             Column("best", "best value"),
@@ -79,6 +79,10 @@ def _best(findings: Findings, per: PerObjective) -> Section:
     command = f"python -m ablate.rerun {findings.data.facts.study} --trial {per.best.trial_id} --verify"
     blocks.append(words("To train it again and compare every step: ", Code(command)))
     return Section(title, tuple(blocks))
+
+
+def _one_of(tied: Sequence[str]) -> str:
+    return f"; one of {len(tied)} trials that tie, the first by its id" if len(tied) > 1 else ""
 
 
 def _range(dimension: Dimension) -> str:

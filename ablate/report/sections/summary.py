@@ -15,6 +15,7 @@ from ablate.spec.models import Objective
 
 EXPLORATORY = "‡"  # mark of exploratory p values and claims
 NO_BANK = ("none", "blind")
+TIED = 6  # most trials of a tie that are named
 SENTENCES = 6  # up to so many arms have a sentence each
 
 
@@ -60,7 +61,7 @@ def _search(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
         return []
     if per.best is None:
         return [(f"No trial of the search completed with a {per.objective.metric}.",)] if len(findings.search) else []
-    parts = [_best(per, per.best), *_edges(per.best)]
+    parts = [_best(per, per.best), *_edges(per.best)] if len(per.best.tied) == 1 else [_tie(per, per.best)]
     if per is findings.primary:
         parts += _floors(findings, group="best", whose="Its") + _single_bank(findings)
     return parts
@@ -77,6 +78,17 @@ def _best(per: PerObjective, best: Best) -> tuple[Span, ...]:
     for index, (key, chosen) in enumerate(best.params.items()):
         spans += [", " if index else "", Code(f"{key} = {short(chosen)}")]
     return (*spans, ".")
+
+
+def _tie(per: PerObjective, best: Best) -> tuple[Span, ...]:
+    lowest = "lowest" if per.objective.mode == "min" else "highest"
+    value = formatting.fixed(best.value, search_decimals(per))
+    spans: list[Span] = [f"{len(best.tied)} trials tie at the {lowest} {per.objective.metric} of the search, "]
+    spans.append(f"{value}{per.unit} (")
+    for index, trial_id in enumerate(best.tied[:TIED]):
+        spans += [", " if index else "", Code(trial_id)]
+    more = f" and {len(best.tied) - TIED} more" if len(best.tied) > TIED else ""
+    return (*spans, f"{more}): the search has no winner among them.")
 
 
 def _edges(best: Best) -> list[tuple[Span, ...]]:

@@ -18,6 +18,9 @@ from pathlib import Path
 
 import psutil
 
+from ablate.records import json_files
+from ablate.records.atomic_files import Unreadable
+
 PREFIX = "ablate-"
 """Prefix of a session folder's name."""
 
@@ -42,9 +45,9 @@ class Session:
     def read(cls, note: Path) -> Session | None:
         """The session in `note`; None if there is no file or it does not describe a session."""
         try:
-            stored = json.loads(note.read_text(encoding="utf-8"))
+            stored = json_files.read(note)
             return cls(Path(stored["folder"]), str(stored["host"]), int(stored["pid"]), float(stored["began"]))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (Unreadable, ValueError, TypeError, KeyError):
             return None
 
     def write(self, note: Path) -> None:

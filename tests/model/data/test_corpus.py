@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
 
-from model.config import ConfigError, resolve
+from model.config import ConfigError, missing_files, resolve
 from model.data import content_hash, load_documents
 from model.data.facts import Fact
 from model.outcome import DataError
@@ -102,6 +105,16 @@ def test_a_broken_line_is_named(tmp_path: Path, rule: str, line: bytes, *, packe
         ("a.jsonl", b"\n\n", "no documents"),
         ("a.jsonl.gz", b'{"text": "not packed"}', "not a whole gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "cut"}\n' * 9, mtime=0)[:-9], "not a whole gzip file"),
+        ("a.jsonl", '{"text": "one"}\n{"text": "two"}\n'.encode("utf-16"), "it is UTF-16 text"),
+        ("a.jsonl", '{"text": "one"}\r\n{"text": "two"}\r\n'.encode("utf-16"), "it is UTF-16 text"),
+        ("a.jsonl", '{"text": "one"}\n'.encode("utf-32"), "it is UTF-32 text"),
+        ("a.jsonl", '{"text": "one"}\n'.encode("utf-16-le"), "it is UTF-16 or UTF-32 text, or no text at all"),
+        ("a.jsonl", b'{"text": "one"}\r{"text": "two"}\r', "its lines end in CR alone"),
+        ("a.jsonl", b'{"text": "one"}\r\r{"text": "two"}', "its lines end in CR alone"),
+        ("a.jsonl", gzip.compress(b'{"text": "one"}\n'), "it is gzip data"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "one"}\n')), "it is gzip data"),
+        ("a.jsonl", bz2.compress(b'{"text": "one"}\n'), "it is bzip2 data"),
+        ("a.jsonl", lzma.compress(b'{"text": "one"}\n'), "it is xz data"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, rule: str) -> None:
@@ -110,6 +123,27 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, rule:
     with pytest.raises(DataError, match=rule) as caught:
         content_hash(resolve("tiny", jsonl(str(path))))
     assert caught.value.path == str(path)
+
+
+@pytest.mark.parametrize("key", ["train", "val", "knowledge", "tokenizer"])
+def test_what_is_no_file_of_text_is_named_whatever_it_is_for(tmp_path: Path, key: str) -> None:
+    """A pipe is not opened: nobody may write to it."""
+    path = tmp_path / "given"
+    names = {"train": write_jsonl(tmp_path / "a.jsonl", TEXTS), key: str(path)}
+    config = resolve("tiny", jsonl(**names))
+    for make, rule in [
+        (lambda: os.mkfifo(path), "is a pipe, which cannot be read again and again"),
+        (lambda: path.write_bytes(gzip.compress(b"[]")), "it is gzip data"),
+        (lambda: path.write_bytes("[]\n".encode("utf-16")), "it is UTF-16 text"),
+        (lambda: path.mkdir(), r"cannot be read \(Is a directory\)"),
+    ]:
+        make()
+        assert missing_files(config) == []
+        with pytest.raises(DataError, match=rule) as caught:
+            content_hash(config)
+        assert caught.value.path == str(path)
+        if not path.is_dir():
+            path.unlink()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The one reader of a study's JSON files. It returns plain, bounded values, or says why there are none."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ablate.records.atomic_files import Unreadable, check_regular
+
+MOST_LEVELS = 64
+LARGEST = 2**63
+"""What a study writes stays far below both. Deeper values overflow the stack, larger numbers what computes with
+them."""
+
+
+def read(path: Path) -> Any:
+    """The value in a file. Raises Unreadable where there is no regular file, or it is not JSON within the bounds."""
+    check_regular(path)
+    try:
+        return parse(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Unreadable(str(error)) from None
+
+
+def parse(text: str | bytes) -> Any:
+    """The value of JSON. Raises ValueError where it is not JSON within the bounds."""
+    try:
+        found = json.loads(text, parse_float=_finite, parse_int=_bounded, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError(_DEEP) from None
+    level, levels = [found], 0
+    while level:
+        levels += 1
+        if levels > MOST_LEVELS:
+            raise ValueError(_DEEP)
+        level = [inner for value in level for inner in _inside(value)]
+    return found
+
+
+_DEEP = f"nested deeper than {MOST_LEVELS} levels"
+
+
+def _inside(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > len(str(-LARGEST)) or abs(int(text)) > LARGEST:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return int(text)

@@ -1,0 +1,59 @@
+"""Which keys change nothing in a configuration: neither a loss nor another measured quality. A search over such a key
+compares equal runs.
+
+`knowledge_num` and `knowledge_dim` are not among them for `memory: none`, whose width follows from them.
+"""
+
+from __future__ import annotations
+
+from model.config.settings import Config
+
+_ENTRIES = ("knowledge_length", "kb_fit", "kb_init", "kb_layout", "ema_state", "cache_mib", "encode")
+"""What matters only to entries of tokens."""
+
+_BANK = (
+    *_ENTRIES, "num_selected", "query_norm", "read_norm", "ema", "ema_decay", "ema_update_freq", "ema_rescale",
+    "freeze_ratio", "refresh", "refresh_after",
+)  # fmt: skip
+"""What matters only to a memory that reads a bank."""
+
+_EMA = ("ema_decay", "ema_state", "cache_mib", "ema_rescale", "freeze_ratio")
+
+
+def inert_keys(config: Config) -> dict[str, str]:
+    """Dotted key -> why it has no effect: the value of another key."""
+    model, train, data = config.model, config.train, config.data
+    found: dict[str, str] = {}
+
+    def note(*keys: str, because: str, section: str = "model") -> None:
+        for key in keys:
+            found.setdefault(f"{section}.{key}", because)
+
+    memory = f"model.memory is {model.memory}"
+    if not model.has_bank:
+        note(*_BANK, because=memory)
+        note("balance_loss_coef", because=memory, section="train")
+    if model.memory == "none":
+        note("memory_layers", because=memory)
+    if model.memory == "blind" and model.memory_layers == "all":
+        note("knowledge_num", "knowledge_dim", because=memory)
+    if model.memory == "vector":
+        note(*_ENTRIES, because=memory)
+    if model.memory != "hybrid":
+        note("residual_dim", because=memory)
+    if model.ema == "off":
+        note(*_EMA, because="model.ema is off")
+        if model.refresh == "none":
+            note("ema_update_freq", because="model.ema is off")
+    if model.ema_state == "requantized":
+        note("cache_mib", because="model.ema_state is requantized")
+    if model.refresh == "none":
+        note("refresh_after", because="model.refresh is none")
+    if model.kb_init == "random":
+        note("kb_fit", "kb_layout", because="model.kb_init is random")
+    if train.schedule == "cosine":
+        note("decay_ratio", because="train.schedule is cosine", section="train")
+    if data.corpus != "facts":
+        because = f"data.corpus is {data.corpus}"
+        note("facts_entities", "facts_relations", "facts_objects", "facts_heldout", because=because, section="data")
+    return found
