@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from ablate import escape
 from ablate.errors import BadInput, CannotWrite, ParameterError, full_disk
@@ -23,7 +26,11 @@ EXIT_CODES = {
 def guarded(main: Callable[[], int]) -> int:
     """Run a command. Bad input gives one line on stderr and exit code 2. A disk that fills up during a trial gives one
     line and exit code 130, because the trial can be resumed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in a locale of ASCII or Latin-1, `±` is written as \xb1
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _check_folders()
         return main()
     except (BadInput, ParameterError) as error:
         print(escape.one_line(str(error), limit=2_000), file=sys.stderr)
@@ -46,3 +53,15 @@ def guarded(main: Callable[[], int]) -> int:
         line = full.line if full else f"{error.filename}: {error.strerror or error}; check the path and its permissions"
         print(escape.one_line(line, limit=2_000), file=sys.stderr)
         return BAD_INPUT
+
+
+def _check_folders() -> None:
+    """Raise BadInput where the current folder was removed, or no folder takes temporary files."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise BadInput("current folder", "", "", "it does not exist any more", "change to one that exists") from None
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise BadInput("TMPDIR", "", os.environ.get("TMPDIR", ""), str(error), "set it to a writable folder") from None

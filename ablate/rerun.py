@@ -4,11 +4,11 @@ trial."""
 from __future__ import annotations
 
 import argparse
+import os
 import struct
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ablate import cli, escape, trainers
@@ -16,7 +16,7 @@ from ablate.errors import BadInput, ParameterError, nearest
 from ablate.records import locations, provenance
 from ablate.records.ledger import Ledger
 from ablate.records.rows import MEASURED, TrialRow
-from ablate.running import tracking
+from ablate.running import environment, tracking
 from ablate.running.live import View, outcome
 from ablate.running.progress import StudyProgress, best_of_study
 from ablate.running.runner import Event, Halt, Progress
@@ -47,6 +47,7 @@ class Comparison:
 def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int:
     """Parse, train, compare. `train`: what trains; a test replaces it."""
     given = parser().parse_args(argv)
+    environment.prepare(least_files=environment.LEAST_FILES["inline"])
     if given.verify and given.set:
         rule = "a changed configuration is another run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
@@ -163,7 +164,8 @@ def _override(text: str, trainer: Trainer) -> tuple[str, Any]:
     if not equals:
         raise BadInput("--set", text, "", "not KEY=VALUE", "write it like --set model.ema_decay=0.95")
     value, is_path = yaml_marks.value(written, place="--set"), key in trainer.path_keys
-    return key, str(Path(value).expanduser().absolute()) if is_path and isinstance(value, str) else value
+    # os.path, since pathlib raises an error for a user without a home.
+    return key, os.path.abspath(os.path.expanduser(value)) if is_path and isinstance(value, str) else value  # noqa: PTH100, PTH111
 
 
 def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None:
@@ -185,9 +187,10 @@ def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None
 def _possible_reasons(before: TrialRow, now: TrialRow, *, workers: int) -> list[str]:
     """What has changed since the trial and may explain a difference."""
     found = [f"the rerun ended as {now.status}: {now.error}"] if now.error else []
+    code = "code_hash" if before.code_hash and now.code_hash else "git_commit"
     found += [
         f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
-        for name in ("git_commit", "device", "host")
+        for name in (code, "device", "host")
         if getattr(before, name) != getattr(now, name)
     ]
     if workers > 1:

@@ -20,7 +20,7 @@ from ablate.records import locations, provenance
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.records.rows import MEASURED, TrialRow
-from ablate.running import tracking
+from ablate.running import environment, tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
 from ablate.running.progress import StudyProgress, best_of_study
@@ -50,6 +50,9 @@ _GPU = (
     "plan a dry run for this GPU, e.g. 4090; the CPUs are taken to suffice. A GPU that is not known by its name needs"
     " resources.gpu_memory_gib"
 )
+_ALLOW_MIXED = (
+    "train on where earlier trials were trained by other code or other versions of torch or Ray; the report marks them"
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Options:
     address: str | None
     inline: bool
     max_hours: float | None
+    allow_mixed: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,6 +102,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         address=given.address,
         inline=given.inline,
         max_hours=given.max_hours,
+        allow_mixed=given.allow_mixed,
     )
 
 
@@ -127,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gpus", metavar="N", type=_at_least(0), help="logical GPUs of this machine; default: those that are found")
     add("--address", metavar="ADDR", help="join the Ray that runs at HOST:PORT (or `auto`) instead of starting one")
     add("--inline", action="store_true", help="train in this process, one trial after the other, without Ray")
+    add("--allow-mixed", action="store_true", help=_ALLOW_MIXED)
     add("--max-hours", metavar="H", type=_hours, help="stop after H hours and write the report; --resume continues")
     return made
 
@@ -162,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.address is None and not options.inline:
         # Fail before anything is written and Ray is started.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
+    environment.prepare(least_files=environment.LEAST_FILES["inline" if options.inline else "ray"])
     preflight.check_results(options.results / study.study)
     if study.resources.max_gpu_hours is not None:
         options = _within_budget(study, options)
@@ -219,7 +226,9 @@ def _sweep(study: StudySpec, options: Options) -> int:
         lock.check_free(context.ledger)  # before a runner writes to the study's folder
         # A running cluster may be unreachable or too small, so it is joined before anything is written.
         runner = stack.enter_context(starting) if options.address else None
-        ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
+        ledger, state = lifecycle.open_study(
+            study, options.results, resume=options.resume, allow_mixed=options.allow_mixed
+        )
         if state == "finished":
             view.say(f"study {study.study} is finished: writing its report again")
             return _conclude(study, ledger, options)
@@ -284,9 +293,9 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     found = best_of_study(rows, objective=study.objectives[0])
     folder = None
     try:
-        writer.write(ledger.place)
+        writer.write(ledger.place, allow_mixed=options.allow_mixed)
         folder = ledger.place / "report"
-    except BadInput as error:  # such as trials of two commits: the study is done nevertheless
+    except BadInput as error:  # such as trials of two data sets: the study is done nevertheless
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)

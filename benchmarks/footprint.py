@@ -116,7 +116,9 @@ def on_the_cpu(count: int, *, most_positions: int) -> list[Row]:
         said_s = time.perf_counter() - begun_s
         truth = measured(config)
         parts = {name: size * GIB / MIB for name, size in said.parts.items()}
-        row = Row(_described(config), said.peak_gib * GIB / MIB, truth / MIB, said.peak_gib * GIB / truth, parts)
+        row = Row(
+            _described(config), said.reserved_gib * GIB / MIB, truth / MIB, said.reserved_gib * GIB / truth, parts
+        )
         say(
             f"  {row.ratio:.3f}  {row.predicted_mib:7.1f} / {row.true_mib:7.1f} MiB  {said_s:.1f} s  "
             f"{json.dumps(row.keys)}"

@@ -21,6 +21,7 @@ from model.config import (
     check_key,
     check_packages,
     check_ranks,
+    code_hash,
     explain,
     from_json,
     inert_keys,
@@ -32,7 +33,7 @@ from model.config import (
     stream_seed,
     value_of,
 )
-from model.cost import CONTEXT_GIB, Estimate, Footprint, estimate, footprint
+from model.cost import CONTEXT_GIB, PROCESS_GIB, Estimate, Footprint, estimate, footprint
 from model.metrics import BY_NAME, METRICS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
-    "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report", "Result",
-    "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "estimate", "explain",
-    "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys", "missing_files", "nearest", "override",
-    "read_overrides", "resolve", "stream_seed", "train", "value_of",
+    "PROCESS_GIB", "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report",
+    "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "code_hash",
+    "estimate", "explain", "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys", "missing_files",
+    "nearest", "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir
     finds in `checkpoint_dir`. Raises NonFiniteLoss when the loss becomes NaN or infinite, DataError for a bad data
     file, and torch.OutOfMemoryError as torch raises it.
     """
+    code_hash()  # read before the code is imported, which may be edited while this process trains
     from model.trainer import Trainer  # imports torch, which a plan or a report does without
 
     return Trainer(config, checkpoint_dir=checkpoint_dir).run(report)

@@ -129,7 +129,7 @@ def _train(config: Config, out: Path, *, asked: Event) -> Result:
 
         result = train(config, show, checkpoint_dir=out)
     if first and result.verdict is Verdict.CONTINUE:
-        (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False))
+        (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False), "utf-8")
     return result
 
 

@@ -97,6 +97,7 @@ def row(
         audited=trial.audited,
         predicted_peak_gib=trial.predicted_peak_gib,
         gpu_fraction=trial.gpu_fraction,
+        code_hash=TRAINER.code_hash,
     )
 
 

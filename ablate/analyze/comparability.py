@@ -1,4 +1,6 @@
-"""Comparability: compared trials must have the same commit, budget, data, and versions of torch and Ray.
+"""Comparability: compared trials must have the same code, budget, data, and versions of torch and Ray.
+
+The code is the hash of the trainer's files (`code_hash`). Rows of before there was one have only their commit.
 
 A search's trials are compared with each other, an arm's run with the baseline's run on the same seed. Seeds may differ
 in data and budget, because the seed draws the world of `facts`. A difference that the study asks for is allowed: a
@@ -8,11 +10,12 @@ searched batch size changes the budget a little, and an arm may change the data.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from ablate.analyze.basis.code import UNKNOWN, codes
 from ablate.analyze.basis.frames import of_arm, rows, texts
 from ablate.spec.designs import SEARCH
 from ablate.trainers import Description
@@ -41,12 +44,12 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
     keys = tuple(varied)
     compared = rows(trials, trials["status"].isin(["completed", "pruned"]))
     search, ablation = of_arm(compared, SEARCH), rows(compared, compared["arm"] != SEARCH)
-    found = [
-        _odd(runs, comparison, column)
-        for column in ("git_commit", "versions")
-        for runs, comparison in ((search, "the search"), (ablation, "the ablation"))
-        if column == "git_commit" or any(map(pd.notna, runs[column]))  # older ledgers have no versions
-    ]
+    found = []
+    for runs, comparison in ((search, "the search"), (ablation, "the ablation")):
+        hashes, commits = _known(runs, "code_hash"), _known(runs, "git_commit")
+        found.append(_odd(runs, comparison, "code_hash" if any(hashes) else "git_commit", codes(hashes, commits)))
+        if any(_known(runs, "versions")):  # older ledgers have none
+            found.append(_odd(runs, comparison, "versions"))
     for column, by_design in (("budget_tokens", trainer.size_keys), ("data_hash", trainer.data_keys)):
         if not any(key.startswith(by_design) for key in keys):
             found.append(_odd(search, "the search", column))
@@ -54,9 +57,14 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
     return [entry for entry in found if entry is not None]
 
 
-def _odd(runs: pd.DataFrame, comparison: str, column: str) -> Mixed | None:
-    """The trials without the most frequent value (at a tie, the first one), or None where all agree."""
-    values = ["unknown" if pd.isna(value) or value == "" else str(value) for value in runs[column]]
+def _known(runs: pd.DataFrame, column: str) -> list[str | None]:
+    return [None if pd.isna(value) or value == "" else str(value) for value in runs[column]]
+
+
+def _odd(runs: pd.DataFrame, comparison: str, column: str, values: Sequence[str] | None = None) -> Mixed | None:
+    """The trials without the most frequent value (at a tie, the first one), or None where all agree. `values`: what
+    stands for the column's."""
+    values = [value or UNKNOWN for value in _known(runs, column)] if values is None else values
     if len(set(values)) < 2:
         return None
     usual = Counter(values).most_common(1)[0][0]

@@ -101,8 +101,15 @@ def parse(text: str) -> Place:
 
 
 def cache(url: Url) -> Path:
-    """The folder on this machine for copies of the files under `url`, and for files that only this machine needs."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """The folder on this machine for copies of the files under `url`, and for files that only this machine needs.
+    Raises BadInput for a user without a home."""
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # HOME is not set, and passwd does not know the user
+        hint = "set HOME or XDG_CACHE_HOME to a folder that can be written"
+        raise BadInput(
+            str(url), "", "", "copies of its files need a folder here, and this user has no home", hint
+        ) from None
     server = f"-{hashlib.sha256(url.endpoint.encode()).hexdigest()[:8]}" if url.endpoint else ""
     return root.joinpath("ablate", "results", f"{url.scheme}-{url.bucket}{server}", *url.key.split("/"))
 

@@ -1,4 +1,4 @@
-"""Where a study's numbers come from: commit, versions, machine. It imports none of the packages that it lists."""
+"""Where a study's numbers come from: code, versions, machine. It imports none of the packages that it lists."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from typing import Any
 PACKAGES = ("torch", "ray", "optuna", "swanlab", "pyarrow", "accelerate")
 
 
-def collect(*, data_hash: str) -> dict[str, Any]:
-    """`provenance` of study.json. What is unknown is null."""
-    commit = git("rev-parse", "HEAD")
+def collect(*, data_hash: str, code_hash: str | None) -> dict[str, Any]:
+    """`provenance` of study.json. What is unknown is null. `code_hash`: of the trainer's code."""
     return {
-        "git_commit": commit,
-        "git_dirty": None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no")),
+        **code(code_hash=code_hash),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
@@ -28,6 +26,13 @@ def collect(*, data_hash: str) -> dict[str, Any]:
         "versions": {package: version(package) for package in PACKAGES},
         "data_hash": data_hash,
     }
+
+
+def code(*, code_hash: str | None) -> dict[str, Any]:
+    """What says which code trains: its commit, whether files of it were changed, and the hash of the trainer's."""
+    commit = git("rev-parse", "HEAD")
+    dirty = None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"git_commit": commit, "git_dirty": dirty, "code_hash": code_hash}
 
 
 def command() -> str:

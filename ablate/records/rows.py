@@ -47,6 +47,7 @@ class TrialRow:
     gpu_fraction: float | None = None
     schema_version: int = SCHEMA_VERSION
     versions: str | None = None
+    code_hash: str | None = None
 
     def cells(self) -> dict[str, Any]:
         """Column -> value, without the metrics of a failed trial."""

@@ -73,6 +73,7 @@ TRIAL_ENDS: tuple[Column, ...] = (
     Column("device", "string", "", "", "cpu, or the name of the GPU"),
     Column("schema_version", "int", "", "", "version of this table"),
     Column("versions", "string", "", "", "packages that can change a number: `ray 2.60.0, torch 2.13.0`"),
+    Column("code_hash", "string", "", "", "hash of the trainer's code; where both trials have it, commits may differ"),
 )
 """The last columns of trials/ID.parquet."""
 
@@ -88,6 +89,9 @@ HISTORY_COLUMNS: tuple[Column, ...] = (
     Column("time", "time", "UTC", "", "when the report was written"),
 )
 """The first columns of history/ID-ATTEMPT.parquet; metrics follow."""
+
+OWN_COLUMNS = (*TRIAL_STARTS, *TRIAL_ENDS, *HISTORY_COLUMNS)
+"""The columns that every trainer's tables have."""
 
 _OWN = frozenset(column.name for column in (*TRIAL_STARTS, *TRIAL_ENDS))
 

@@ -3,7 +3,7 @@
 A part that cannot be read, or does not hold what its name says, is left out and named as a problem.
 
 The copy (compact/trials.parquet, compact/history.parquet) only makes reading faster. It carries a stamp of the parts
-that it was made from (name, size, time and inode of each); where the stamp of the parts differs, it is ignored.
+that it was made from (name, size, time and inode of each) and of the columns; where that stamp differs, it is ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from ablate.records import atomic_files, parquet_files, rows
 from ablate.records.atomic_files import Unreadable
 from ablate.records.parquet_files import Problem
-from ablate.records.schema import HISTORY_COLUMNS, SCHEMA_VERSION, history_schema, trial_schema
+from ablate.records.schema import HISTORY_COLUMNS, OWN_COLUMNS, SCHEMA_VERSION, history_schema, trial_schema
 from ablate.trainers import Metric
 
 COMPACT_FROM = 1_000  # parts; reading fewer takes a second or two
@@ -165,8 +165,9 @@ def _current_copy(root: Path, kind: str, *, columns: Sequence[str] | None = None
 
 
 def _stamp(folder: Path) -> bytes:
-    """The stamp of the parts in a folder. It changes when a part is added, removed or replaced."""
-    digest = hashlib.sha256()
+    """The stamp of the parts in a folder. It changes when a part is added, removed or replaced, or a column is added to
+    the tables."""
+    digest = hashlib.sha256(repr([column.name for column in OWN_COLUMNS]).encode())
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):

@@ -59,7 +59,7 @@ def write(
     """Write a study's report and return its folder: `out`, or results/STUDY/report. For a study in a bucket this is
     the folder's copy on this machine.
 
-    Raises BadInput where compared trials differ in commit, budget, data or versions and `allow_mixed` is not set.
+    Raises BadInput where compared trials differ in code, budget, data or versions and `allow_mixed` is not set.
     """
     return write_findings(findings_of(study_dir, allow_mixed=allow_mixed), formats=formats, out=out)
 
@@ -231,7 +231,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--allow-mixed",
         action="store_true",
-        help="compare trials of different commits, budgets, data or versions anyway, and mark them",
+        help="compare trials of different code, budgets, data or versions anyway, and mark them",
     )
     made.add_argument(
         "--record",

@@ -202,6 +202,7 @@ def final_row(
         host=platform.node(),
         device="" if failed else end.device,
         versions=provenance.versions(),
+        code_hash=trial.config.trainer.code_hash or None,
     )
 
 

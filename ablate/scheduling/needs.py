@@ -74,7 +74,7 @@ def card_for(resources: Resources, name: str) -> Card:
 
 @dataclass(frozen=True)
 class Shares:
-    """Predicted peaks and shares of a GPU; without a GPU peaks by formula and no shares."""
+    """Predicted peaks and shares of a GPU; without a GPU peaks of the host's memory, by formula, and no shares."""
 
     resources: Resources
     card: Card | None
@@ -83,7 +83,7 @@ class Shares:
     def peak_gib(self, config: Config) -> float:
         """Predicted peak memory of one worker, in GiB."""
         if self.card is None:
-            return config.cost.peak_gib
+            return self.trainer.process_gib + config.cost.peak_gib
         return self.trainer.peak_gib(config, ranks=self.resources.processes)
 
     def gpu(self, config: Config) -> float:

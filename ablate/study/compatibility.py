@@ -1,7 +1,7 @@
 """What may change under a study's name: whatever leaves old and new results comparable.
 
 More trials, seeds and arms, wider ranges and another objective are allowed, and old results are kept. Every other
-change is refused with its reason.
+change of the file is refused with its reason; so is other code, unless it is asked for.
 """
 
 from __future__ import annotations
@@ -11,13 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablate import formatting
+from ablate.analyze.basis.code import codes
 from ablate.errors import BadInput
-from ablate.records.rows import TrialRow
+from ablate.records import provenance
+from ablate.records.ledger import Ledger
+from ablate.records.rows import MEASURED, TrialRow
 from ablate.spec import designs, distributions
 from ablate.spec.designs import TUNE, is_preparation
 from ablate.spec.models import StudySpec
+from ablate.study.study_json import ProvenanceFile
 
 _OTHER_NAME = "give it another name (study: NAME, or --set study=NAME)"
+
+_OTHER_CODE = (
+    "go back to what trained them, give the study another name, or pass --allow-mixed to train on and mark the trials"
+)
 
 _ONLY_REPORTED = ("search", "objectives", "hypotheses", "targets")
 """What may still change in a finished study: it changes the report and trains nothing."""
@@ -50,6 +58,31 @@ def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *,
     for hypothesis in was["hypotheses"]:
         if _undated(hypothesis) not in is_now["hypotheses"]:
             raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: a declared one cannot change")
+
+
+def check_code(ledger: Ledger, before: ProvenanceFile, now: ProvenanceFile) -> None:
+    """Raise BadInput where trials were measured, or begun, by other code or other packages than would train the rest: a
+    report refuses to compare them, so it is said before anything is trained. `before` and `now` are of the old and the
+    new study.json.
+    """
+    rows = ledger.rows()
+    measured = [row for row in rows if row.status in MEASURED]
+    hashes, commits = [row.code_hash for row in measured], [row.git_commit for row in measured]
+    begun = ledger.started_ids() - {row.trial_id for row in rows}
+    if begun:  # they resume from checkpoints of the code that the study had then
+        hashes.append(before.code_hash)
+        commits.append(before.git_commit)
+    *were, is_now = codes([*hashes, now.code_hash], [*commits, now.git_commit])
+    others = [code for code in were if code != is_now]
+    if others:
+        what = "trial was trained" if len(others) == 1 else "trials were trained"
+        rule = f"{len(others)} {what} by other code ({others[-1]})"
+        raise BadInput(str(ledger.place), "code", is_now, rule, _OTHER_CODE)
+    versions = provenance.versions()
+    packages = [row.versions for row in measured if row.versions not in (None, versions)]
+    if packages:
+        rule = f"{formatting.count(len(packages), 'trial')} ran on {packages[-1]}"
+        raise BadInput(str(ledger.place), "versions", versions, rule, _OTHER_CODE)
 
 
 def dated(before: Mapping[str, Any], now: Mapping[str, Any], *, at: str) -> dict[str, Any]:

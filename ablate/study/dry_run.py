@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tabulate import tabulate
 
 from ablate import formatting
+from ablate.errors import BadInput
+from ablate.records import provenance
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.scheduling import needs
@@ -24,10 +26,11 @@ from ablate.spec import feasibility
 from ablate.spec.designs import SEARCH
 from ablate.spec.models import StudySpec
 from ablate.spec.study_file import missing_data
-from ablate.study import dataset, phases, power
+from ablate.study import compatibility, dataset, phases, power, study_json
 from ablate.study.power import Power
 from ablate.trainers import Config, Trainer
 from ablate.trials import plan
+from ablate.trials.plan import Settled
 from ablate.trials.trial import Trial
 
 CPU_FLOPS = 2.8e10
@@ -52,7 +55,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class DryRun:
-    """The plan. `tokens` and the hours are None where the budget is in epochs, since the corpus is not read.
+    """The plan: of `total` trials `ended` have ended; `trials`, `tokens` and the hours are of those that are left.
+    `tokens` and the hours are None where the budget is in epochs, since the corpus is not read.
     `by_memory`: how many trials the GPUs' memory would hold at once, if trials did not have to share the GPUs' time as
     well. `left_gpu_hours`: what is left of `resources.max_gpu_hours`; None without a limit, or with nothing left to
     train on GPUs."""
@@ -60,6 +64,7 @@ class DryRun:
     study: str
     trials: tuple[Planned, ...]
     total: int
+    ended: int
     concurrent: int
     by_memory: int
     tokens: int | None
@@ -82,24 +87,33 @@ def describe(
 ) -> DryRun:
     """Plan `spec` on `slots` of a machine with `cpus` and `gpus`. `card`: the name of the GPU, or a part of it (`RTX
     4090`); None for CPUs. `earlier`: the folder of this study where it exists already; its results give the spread over
-    seeds, the speed of trials, and the trials that are left.
+    seeds, the speed of trials, and the trials that are left. A trial that was begun counts as a whole one.
 
     Raises BadInput where the GPU is unknown, or the trials that are left exceed `resources.max_gpu_hours`.
     """
     used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
     shares = Shares(spec.resources, used, trainer=spec.trainer)
+    ledger = Ledger(earlier) if earlier else None
+    ended = ledger.final_ids() if ledger else set[str]()
+    all_searched = plan.searched_trials(spec)
+    searched = max(0, all_searched - sum(row.arm == SEARCH for row in (ledger.rows() if ledger else [])))
     sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
     corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
-    arms = [_planned(trial, slots, kind, shares) for kind, trials in _ablation(spec) for trial in trials]
-    searched = plan.searched_trials(spec)
+    all_arms = [
+        _planned(trial, slots, kind, shares)
+        for kind, trials in _ablation(spec, ledger, searched=searched)
+        for trial in trials
+    ]
+    arms = [each for each in all_arms if each.trial.trial_id not in ended]
     costs = [_cost(spec.base)] * searched + [_cost(each.trial.config) for each in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
-    planned = [*sampled, *corner, *arms]
+    draws = [each for each in sampled if each.trial.trial_id not in ended][:searched]
+    planned = [*draws, *(corner if searched else []), *arms]
     concurrent = by_memory = min(slots.concurrent, len(costs))
     if used is not None:
-        draws = [sampled[number % len(sampled)].trial.config for number in range(searched)]
-        configs = draws + [planned.trial.config for planned in arms]
+        configs = [sampled[number % len(sampled)].trial.config for number in range(searched)]
+        configs += [each.trial.config for each in arms]
         concurrent = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=True)
         by_memory = shares.concurrent(configs, cpus=cpus, gpus=gpus, turns=False)
     speed, cost_model = _speed(
@@ -109,16 +123,18 @@ def describe(
     gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
     left = None
     if used is not None and spec.resources.max_gpu_hours is not None:
-        hours = [None if flops is None else flops / speed / 3600 for _, flops in costs]
-        own = [SEARCH] * searched + [each.trial.arm for each in arms]
-        held = {each.trial.trial_id: each.gpu_fraction for each in planned}
-        spent = needs.spent_so_far(spec, Ledger(earlier), shares=shares, planned=held) if earlier else Spent()
-        left = needs.remaining_gpu_hours(spec, list(zip(own, hours, strict=True)), spent=spent)
-    lanes = concurrent if used is None else max(1, min(gpus, concurrent * slots.processes))
+        whole = [(SEARCH, _cost(spec.base))] * all_searched
+        whole += [(each.trial.arm, _cost(each.trial.config)) for each in all_arms]
+        hours = [(arm, None if flops is None else flops / speed / 3600) for arm, (_, flops) in whole]
+        held = {each.trial.trial_id: each.gpu_fraction for each in [*sampled, *corner, *all_arms]}
+        spent = needs.spent_so_far(spec, ledger, shares=shares, planned=held) if ledger else Spent()
+        left = needs.remaining_gpu_hours(spec, hours, spent=spent)
+    lanes = max(1, concurrent if used is None else min(gpus, concurrent * slots.processes))
     return DryRun(
         study=spec.study,
         trials=tuple(planned),
-        total=searched + len(arms),
+        total=all_searched + len(all_arms),
+        ended=all_searched + len(all_arms) - len(costs),
         concurrent=concurrent,
         by_memory=by_memory,
         tokens=None if tokens is None else int(tokens),
@@ -127,7 +143,7 @@ def describe(
         left_gpu_hours=left,
         cost_model=cost_model,
         ablation=power.describe(spec, earlier=earlier),
-        warnings=tuple(_warnings(spec, planned, shares)),
+        warnings=(*_warnings(spec, planned, shares), *(_other_code(spec, ledger) if ledger and costs else ())),
     )
 
 
@@ -141,8 +157,10 @@ def render(run: DryRun) -> str:
     table = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])
     tokens = "a budget in epochs (the corpus is not read here)" if run.tokens is None else f"{run.tokens:,} tokens"
     held = f" (the GPUs' memory would hold {run.by_memory})" if run.by_memory > run.concurrent else ""
+    left = run.total - run.ended
+    trials = f"{run.ended} of {run.total} trials have ended, {left} are left" if run.ended else f"{run.total} trials"
     lines = [
-        f"study {run.study}: {run.total} trials, {run.concurrent} at once{held}; {tokens}",
+        f"study {run.study}: {trials}, {run.concurrent} at once{held}; {tokens}",
         "",
         table,
         "",
@@ -177,6 +195,7 @@ def render_json(run: DryRun) -> str:
         "study": run.study,
         "trials": trials,
         "total": run.total,
+        "ended": run.ended,
         "concurrent": run.concurrent,
         "concurrent_by_memory": run.by_memory,
         "tokens": run.tokens,
@@ -194,18 +213,46 @@ def _first_draws(spec: StudySpec) -> list[Trial]:
     return source.preview(spec, count=min(spec.optimizer.startup, plan.searched_trials(spec))) if spec.search else []
 
 
-def _ablation(spec: StudySpec) -> list[tuple[Kind, list[Trial]]]:
-    """The ablation's trials, starting from the study's base where the search's winner is not known yet. Arms that are
-    matched by time cost what the baseline costs, so they are shown with the baseline's tokens."""
+def _ablation(spec: StudySpec, ledger: Ledger | None, *, searched: int) -> list[tuple[Kind, list[Trial]]]:
+    """The ablation's trials, ended or not, as `phases.run` makes them of what is known; `searched`: how many trials the
+    search has left.
+
+    They start from the study's base where the search's winner is not known yet. Until the speeds are measured, arms
+    that are matched by time are shown with the baseline's tokens, since they cost what the baseline costs.
+    """
     if spec.ablation is None:
         return []
-    budgets = plan.budgets(spec, spec.base, tokens_per_s=dict.fromkeys(plan.arms(spec, spec.base), 1.0))
-    found: list[tuple[Kind, list[Trial]]] = []
+    base = (phases.known_baseline(spec, ledger, searched=searched) if ledger else None) or spec.base
+    ended, found = ledger.final_ids() if ledger else set[str](), list[tuple[Kind, list[Trial]]]()
+    speeds = dict.fromkeys(plan.arms(spec, base), 1.0)
     if spec.ablation.match == "wall":
-        found.append(("calibration", plan.calibration_trials(spec, spec.base)))
+        calibrations = plan.calibration_trials(spec, base)
+        found.append(("calibration", calibrations))
+        if ledger and _have_ended(calibrations, ended):
+            speeds = phases.speeds(calibrations, ledger)
+    settled: Settled = plan.budgets(spec, base, tokens_per_s=speeds)
     if spec.ablation.tune_each_arm is not None:
-        found.append(("tuning", plan.tuning_trials(spec, spec.base, phases.tuning_points(spec), budgets)))
-    return [*found, ("arm", plan.arm_trials(spec, spec.base, budgets))]
+        points = phases.tuning_points(spec)
+        tuning = plan.tuning_trials(spec, base, points, settled)
+        found.append(("tuning", tuning))
+        if ledger and _have_ended(tuning, ended):
+            settled = phases.tuned(spec, base, settled, points=points, rows=ledger.rows())
+    return [*found, ("arm", plan.arm_trials(spec, base, settled))]
+
+
+def _have_ended(trials: Sequence[Trial], ended: Set[str]) -> bool:
+    return all(trial.trial_id in ended for trial in trials)
+
+
+def _other_code(spec: StudySpec, ledger: Ledger) -> list[str]:
+    """Why a sweep would refuse to train the rest; empty where it would not."""
+    was = study_json.parse(ledger.read_study(), place=ledger.place).provenance
+    now = was.model_copy(update=provenance.code(code_hash=spec.trainer.code_hash or None))
+    try:
+        compatibility.check_code(ledger, was, now)
+    except BadInput as refusal:
+        return [str(refusal)]
+    return []
 
 
 def _costliest(spec: StudySpec, shares: Shares) -> Trial:

@@ -15,6 +15,7 @@ from ablate.spec.models import StudySpec
 from ablate.spec.study_file import check_files
 from ablate.study import compatibility, completion, lock, study_json
 from ablate.study.completion import Completion
+from ablate.study.study_json import ProvenanceFile
 
 State = Literal["new", "resumed", "extended", "finished"]
 
@@ -31,13 +32,13 @@ def lacks_winner(*, baseline: str | None, trials: int, searched: Sequence[str]) 
     return baseline == "best" and len(searched) >= trials and "completed" not in searched
 
 
-def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger, State]:
+def open_study(spec: StudySpec, results: Place, *, resume: bool, allow_mixed: bool = False) -> tuple[Ledger, State]:
     """Start, resume or extend a study, and write its study.json. Checks everything before it writes anything.
 
     The state is `new`; `resumed`: it was not finished; `extended`: it was finished, and the file now asks for more; or
     `finished`: it was finished, and nothing is left to train. Raises BadInput for an unfinished study without `resume`,
-    and where new results could not be compared with the old ones (see `compatibility.check`); DataError and BadInput
-    for bad data files.
+    and where new results could not be compared with the old ones (see `compatibility.check`, and unless `allow_mixed`
+    `compatibility.check_code`); DataError and BadInput for bad data files.
     """
     ledger = Ledger(results / spec.study, spec.trainer.description.metrics)
     data_hash = check_files(spec)
@@ -63,6 +64,8 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
         if updated != before:
             ledger.write_study(updated)
         return ledger, "finished"
+    if not allow_mixed:
+        compatibility.check_code(ledger, facts.provenance, ProvenanceFile.model_validate(described["provenance"]))
     kept = {key: before[key] for key in ("winner",) if key in before}
     ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
     return ledger, "extended" if done.finished else "resumed"

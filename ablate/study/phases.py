@@ -53,7 +53,7 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
     calibrations = plan.calibration_trials(study, base) if study.ablation.match == "wall" else []
     if calibrations and not train(calibrations):
         return False
-    settled: Settled = plan.budgets(study, base, tokens_per_s=_speeds(calibrations, ledger))
+    settled: Settled = plan.budgets(study, base, tokens_per_s=speeds(calibrations, ledger))
     _say_untrained(study, base, settled, say=say, why="its speed was not measured, or the baseline's was not")
     if study.ablation.tune_each_arm is not None:
         points = tuning_points(study)
@@ -95,6 +95,20 @@ def tuned(
     return found
 
 
+def known_baseline(study: StudySpec, ledger: Ledger, *, searched: int) -> Config | None:
+    """What the arms deviate from, as far as it is known while the search has `searched` trials left; None where it is
+    not. Writes nothing."""
+    assert study.ablation is not None
+    if study.ablation.baseline == "base":
+        return study.base
+    fixed = lifecycle.winner(ledger)
+    if fixed is None and not searched:
+        best = best_of([row for row in ledger.rows() if row.arm == SEARCH], objective=study.objectives[0])
+        fixed = best[0].trial_id if best else None
+    row = ledger.row(fixed) if fixed else None
+    return study.trainer.read(row.config_json) if row else None
+
+
 def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> Config | None:
     """What the arms deviate from; None where the search has no completed trial yet.
 
@@ -120,7 +134,7 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
     return study.trainer.read(row.config_json)
 
 
-def _speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:
+def speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:
     """Arm -> tokens/s, for every completed calibration."""
     found: dict[str, float] = {}
     for trial in calibrations:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ablate.errors import BadInput
 from ablate.records import provenance, store
@@ -68,4 +69,7 @@ def _visible_gpus() -> int:
     except pynvml.NVMLError:
         return 0
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return count if chosen is None else min(count, len([part for part in chosen.split(",") if part.strip()]))
+    if chosen is None:
+        return count
+    named = takewhile(lambda part: part and not part.startswith("-"), map(str.strip, chosen.split(",")))
+    return min(count, len(list(named)))  # CUDA stops at the first that names none: `-1` hides all

@@ -45,7 +45,7 @@ def describe(spec: StudySpec, *, data_hash: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "trainer": recorded.as_json(spec.trainer.description),
         "command": provenance.command(),
-        "provenance": provenance.collect(data_hash=data_hash),
+        "provenance": provenance.collect(data_hash=data_hash, code_hash=spec.trainer.code_hash or None),
     }
 
 
@@ -185,6 +185,7 @@ class ProvenanceFile(_Part):
     device: str
     versions: dict[str, str | None]
     data_hash: str
+    code_hash: str | None = None
 
 
 class ArmFile(_Part):

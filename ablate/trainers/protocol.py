@@ -213,6 +213,12 @@ class Trainer(Protocol):
         """The parameters that `tune_each_arm` tunes by default."""
         ...
 
+    @property
+    def code_hash(self) -> str:
+        """A hash of the code that decides what `train` computes: trials of two hashes are not compared. "" where it is
+        not known, and commits are compared instead."""
+        ...
+
     # ---- configurations
 
     def resolve(self, written: Mapping[str, Any]) -> Config:
@@ -277,6 +283,11 @@ class Trainer(Protocol):
     @property
     def context_gib(self) -> float:
         """GPU memory that a process takes outside of its allocator, in GiB."""
+        ...
+
+    @property
+    def process_gib(self) -> float:
+        """Host memory that a process takes before it trains, in GiB: on a CPU a part of its peak."""
         ...
 
     @property

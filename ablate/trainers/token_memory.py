@@ -71,6 +71,11 @@ class TokenMemory:
         """The learning rate."""
         return ("train.lr",)
 
+    @property
+    def code_hash(self) -> str:
+        """The files of `model/`, without its commands and its predictions of cost."""
+        return api.code_hash()
+
     # ---- configurations
 
     def resolve(self, written: Mapping[str, Any]) -> Config:
@@ -156,6 +161,11 @@ class TokenMemory:
     def context_gib(self) -> float:
         """The CUDA context with the kernels that a step loads."""
         return api.CONTEXT_GIB
+
+    @property
+    def process_gib(self) -> float:
+        """The interpreter with torch and what else a trial imports."""
+        return api.PROCESS_GIB
 
     @property
     def worker_environment(self) -> Mapping[str, str]:

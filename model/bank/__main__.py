@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -83,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Exit 0 done, also where no entry contains what is searched; 2 bad input."""
     arguments = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in a locale of ASCII or Latin-1
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if arguments.top < 1:
             raise ConfigError("--top", arguments.top, "shows nothing", "give 1 or more")

@@ -1,9 +1,11 @@
-"""What one training run is: keys, types, defaults, presets and rules; checks before a start; seeds of random streams.
+"""What one training run is: keys, types, defaults, presets and rules; checks before a start; seeds of random streams;
+the installation that trains it.
 
 Imports no torch, so a plan costs no start-up time.
 """
 
 from model.config.inert import inert_keys
+from model.config.installation import cache_dir, code_hash
 from model.config.launch import (
     ALLOCATOR_VARIABLES,
     EXPANDABLE,
@@ -31,7 +33,7 @@ from model.config.settings import Config, ConfigError, DataConfig, Memory, Model
 
 __all__ = [
     "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig",
-    "Memory", "ModelConfig", "TrainConfig", "check_key", "check_packages", "check_processes", "check_ranks",
-    "deepspeed_config", "explain", "from_json", "inert_keys", "missing_files", "nearest", "override", "read_overrides",
-    "reseeded", "resolve", "stream_seed", "value_of",
+    "Memory", "ModelConfig", "TrainConfig", "cache_dir", "check_key", "check_packages", "check_processes",
+    "check_ranks", "code_hash", "deepspeed_config", "explain", "from_json", "inert_keys", "missing_files", "nearest",
+    "override", "read_overrides", "reseeded", "resolve", "stream_seed", "value_of",
 ]  # fmt: skip

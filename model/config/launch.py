@@ -21,6 +21,11 @@ ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _RANKS_SET_BY = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Accelerate reads the number of ranks from these: torchrun, Ray Train and three kinds of MPI set them."""
 
+_RANK_SET_BY = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""The same for a process's own rank."""
+
+_UNSET = "unset it to train alone, or start with torchrun"
+
 
 def check_packages(config: Config) -> None:
     """Raise ConfigError where the configuration needs a package that is not installed."""
@@ -30,11 +35,20 @@ def check_packages(config: Config) -> None:
 
 
 def check_processes(environment: Mapping[str, str]) -> None:
-    """Raise ConfigError where `accelerate launch` was asked for several processes and started one.
+    """Raise ConfigError where `accelerate launch` was asked for several processes and started one, or where a launcher
+    has left only some of its variables (in a shell of `salloc`, say), so that this process would wait for others.
 
-    With `--cpu`, and on a machine without several GPUs, its launcher starts one process whatever `--num_processes`
-    says, and expects MPI to start the others. The run would train alone without a word.
+    With `--cpu`, and on a machine without several GPUs, Accelerate's launcher starts one process whatever
+    `--num_processes` says, and expects MPI to start the others. The run would train alone without a word.
     """
+    for name in (*_RANKS_SET_BY, *_RANK_SET_BY, "LOCAL_RANK"):
+        if name in environment and not environment[name].lstrip("-").isdecimal():
+            raise ConfigError(name, environment[name], "not a whole number", _UNSET)
+    told = [name for name in _RANKS_SET_BY if name in environment and int(environment[name]) > 1]
+    told += [name for name in ("LOCAL_RANK",) if name in environment and int(environment[name]) >= 0]
+    if told and not ("MASTER_ADDR" in environment and any(name in environment for name in _RANK_SET_BY)):
+        rule = "a launcher's variable, but MASTER_ADDR and RANK, which find the other processes, are not both set"
+        raise ConfigError(told[0], environment[told[0]], rule, _UNSET)
     alone = "MASTER_ADDR" in environment and not any(name in environment for name in _RANKS_SET_BY)
     if alone and "ACCELERATE_MIXED_PRECISION" in environment:
         rule = "several were asked for, and `accelerate launch` starts one on a CPU"

@@ -4,6 +4,6 @@ Imports no torch; a `footprint` that is in no cache yet does.
 """
 
 from model.cost.formulas import Estimate, estimate
-from model.cost.peak_memory import CONTEXT_GIB, Footprint, footprint
+from model.cost.peak_memory import CONTEXT_GIB, PROCESS_GIB, Footprint, footprint
 
-__all__ = ["CONTEXT_GIB", "Estimate", "Footprint", "estimate", "footprint"]
+__all__ = ["CONTEXT_GIB", "PROCESS_GIB", "Estimate", "Footprint", "estimate", "footprint"]

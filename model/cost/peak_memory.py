@@ -12,7 +12,6 @@ read.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from model.config import Config
+from model.config import Config, cache_dir, code_hash
 from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES, UPDATE_BYTES
 from model.cost.formulas import GIB
 
@@ -43,6 +42,10 @@ CONTEXT = 480 * MIB
 """Assumed, not measured here: CUDA's context with the PyTorch kernels that a step loads. PyTorch does not count it as
 reserved."""
 CONTEXT_GIB = CONTEXT / GIB
+PROCESS = 563 * MIB
+"""Measured: the resident memory of a trial on a CPU beyond what PyTorch allocates. 0.41 GiB in `model.train`, 0.44 in a
+sweep's own process, 0.51 to 0.55 in a worker of Ray."""
+PROCESS_GIB = PROCESS / GIB
 RANKS = 256 * MIB
 """Assumed, not measured here: NCCL's channels, where there are several ranks."""
 PROBE_TOKENS, SPELT_OUT = 13, 30
@@ -56,28 +59,31 @@ _SIZELESS = {"ema_decay", "ema_update_freq", "rope_theta", "kb_fit", "kb_init", 
 @dataclass(frozen=True)
 class Footprint:
     """`parts` in GiB, whose sum is `peak_gib`: `weights`, `gradients`, `optimiser`, `activations`, `bank` at the peak
-    of a step; `update` and `evaluation`: by how much an update of the bank, then an evaluation, exceeds that. On CUDA
-    also `kernels` (what kernels and cuBLAS hold inside), `rounding`, `context`, `ranks` (0 with one)."""
+    of a step; `update` and `evaluation`: by how much an update of the bank, then an evaluation, exceeds that. On the
+    CPU also `process` (the interpreter with its libraries, before it trains). On CUDA also `kernels` (what kernels and
+    cuBLAS hold inside), `rounding`, `context`, `ranks` (0 with one)."""
 
     peak_gib: float
     parts: Mapping[str, float]
 
     @property
     def reserved_gib(self) -> float:
-        """What PyTorch's allocator reserves on the GPU: all but the context. A process's share bounds this."""
-        return self.peak_gib - self.parts.get("context", 0.0)
+        """What PyTorch's allocator reserves: all but the context, on the CPU all but the process. A process's share of
+        a GPU bounds this."""
+        return self.peak_gib - self.parts.get("context", 0.0) - self.parts.get("process", 0.0)
 
 
 def footprint(config: Config, *, device: Device = "cuda", ranks: int = 1) -> Footprint:
-    """The peak of one rank's process; on the CPU, of what PyTorch allocates. Takes about a second, and no time once it
-    is cached in the process and in $XDG_CACHE_HOME (~/.cache) / ablate / footprints."""
+    """The peak of one rank's process. Takes about a second, and no time once it is cached in the process and in
+    $XDG_CACHE_HOME (~/.cache) / ablate / footprints."""
     key = _key(config, device=device, ranks=ranks)
     if key not in _KNOWN:
-        path = _cache_dir() / f"{key}.json"
-        parts = _read(path)
+        folder = cache_dir("footprints")
+        parts = _read(folder / f"{key}.json") if folder else None
         if parts is None:
             parts = {name: size / GIB for name, size in _parts(config, device=device, ranks=ranks).items()}
-            _write(path, parts)
+            if folder:
+                _write(folder / f"{key}.json", parts)
         _KNOWN[key] = Footprint(sum(parts.values()), MappingProxyType(parts))
     return _KNOWN[key]
 
@@ -110,7 +116,7 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     }
     if device == "cpu":
         parts["activations"] += step.inner
-        return parts
+        return {**parts, "process": PROCESS}
     parameters = step.optimiser // 2
     return {
         **parts,
@@ -179,23 +185,10 @@ def _key(config: Config, *, device: Device, ranks: int) -> str:
         config.model.ema_update_freq % train.accumulation_steps == 0,
         (evaluated.val_batch_size, evaluated.prompts, evaluated.prompt_tokens, evaluated.new_tokens),
         (evaluated.fact_probes, config.data.facts_objects),
-        (config.data.corpus == "facts", device, ranks, *_code()),
+        (config.data.corpus == "facts", device, ranks),
+        (importlib.metadata.version("torch"), code_hash(whole=True)),
     ]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _code() -> tuple[str, str]:
-    """torch's version and a hash of the model's code, read once: a plan asks for hundreds of predictions."""
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(path.read_bytes())
-    return importlib.metadata.version("torch"), code.hexdigest()
-
-
-def _cache_dir() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ablate" / "footprints"
 
 
 def _read(path: Path) -> dict[str, float] | None:

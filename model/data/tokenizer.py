@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from model.config import Config
+from model.config import cache_dir as default_cache
 from model.data import language
 from model.data.corpus import Documents
 from model.data.datafiles import EOS, EOS_TOKENS, PAD, PAD_TOKENS, START, first_of, read_tokenizer
@@ -129,7 +130,10 @@ def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | Non
     else:
         texts = [*documents.train, *(fact.sentence for fact in documents.knowledge)]
     key = _key(texts, vocab_size=vocab_size)
-    path = (_default_cache() if cache_dir is None else cache_dir) / f"{key}.json"
+    folder = default_cache("tokenizers") if cache_dir is None else cache_dir
+    if folder is None:  # a user without a home
+        return _train(texts, vocab_size=vocab_size)
+    path = folder / f"{key}.json"
     cached = _read_cache(path, key=key)
     if cached is not None:
         return Tokenizer.from_json(cached)
@@ -185,11 +189,6 @@ def _key(texts: Sequence[str], *, vocab_size: int) -> str:
         digest.update(f"/{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()[:32]
-
-
-def _default_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ablate" / "tokenizers"
 
 
 def _read_cache(path: Path, *, key: str) -> str | None:

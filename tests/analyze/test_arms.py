@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from ablate.analyze.arms.paired import effects
+from ablate.analyze.basis.code import codes
 from ablate.analyze.basis.frames import rows
 from ablate.analyze.comparability import Mixed, mixed
 from ablate.analyze.memory import LEARNED, bank_use, better_side
@@ -25,7 +26,13 @@ SEEDS = range(1, 7)
 def run(arm: str, seed: int, val_loss: float | None, **columns: object) -> dict[str, object]:
     """A trial's row; without a loss it failed."""
     plain = {"bank_use_nats": None, "bank_zero_nats": None, "bank_mean_nats": None}
-    commit = {"git_commit": "aaa", "versions": "torch 2", "budget_tokens": 1000, "data_hash": f"d{seed}"}
+    commit = {
+        "code_hash": None,
+        "git_commit": "aaa",
+        "versions": "torch 2",
+        "budget_tokens": 1000,
+        "data_hash": f"d{seed}",
+    }
     row = {"trial_id": f"{arm}{seed}", "arm": arm, "seed": seed, "val_loss": val_loss, **plain, **commit, **columns}
     return {"status": "completed" if val_loss is not None else "nan", **row}
 
@@ -141,6 +148,30 @@ def test_mixed_commits_budgets_and_data_are_found():
         "data_hash",
     }
     assert {entry.column for entry in mixed_among(runs, "data.facts_entities")} == {"git_commit"}
+
+
+def test_a_commit_that_leaves_the_code_is_no_difference():
+    runs = [run("baseline", seed, 3.0, code_hash="c0de") for seed in SEEDS]
+    runs[2] |= {"git_commit": "bbb"}
+    assert mixed_among(runs) == []
+    runs[3] |= {"code_hash": "feed"}
+    (found,) = mixed_among(runs)
+    assert (found.column, found.usual, found.odd) == ("code_hash", "c0de", {"baseline4": "feed"})
+
+
+@pytest.mark.parametrize(
+    ("hashes", "commits", "named"),
+    [
+        ([None, "c0de", "c0de"], ["aaa", "aaa", "bbb"], ["c0de", "c0de", "c0de"]),  # an older row of a known commit
+        ([None, "c0de"], ["aaa", "bbb"], ["aaa", "c0de"]),
+        ([None, "c0de", "feed"], ["aaa", "aaa", "aaa"], ["aaa", "c0de", "feed"]),  # edited, and not committed
+        ([None, None], ["aaa", None], ["aaa", "unknown"]),
+    ],
+)
+def test_rows_without_a_hash_are_compared_by_their_commit(
+    hashes: list[str | None], commits: list[str | None], named: list[str]
+):
+    assert codes(hashes, commits) == named
 
 
 def test_failed_trials_are_not_compared():

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ from ablate.records import provenance
 from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.study import lifecycle
-from tests import ROOT
+from ablate.trainers.token_memory import TokenMemory
+from tests import ROOT, study_files
 from tests.fakes import Scripted
 from tests.study_files import SMALL
 
@@ -74,24 +76,61 @@ def test_a_finished_study_writes_its_report_again(
     assert len(train.configs) == trained
 
 
-def test_a_study_over_two_commits_is_done_without_a_report(
+def test_a_study_over_two_commits_of_the_same_code_has_its_report(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep must not exit with 2 after hours because the commit changed between an interruption and --resume."""
+    """A commit that changes docs, or `ablate/`, changes no number."""
     play("complete", "until_stopped")
     monkeypatch.setattr(provenance, "git", lambda *_: "a" * 40)
     assert run(space) == cli.INTERRUPTED
     monkeypatch.setattr(provenance, "git", lambda *_: "b" * 40)
     play()
-    capsys.readouterr()
     assert run(space, "--resume") == cli.DONE
-    said = capsys.readouterr()
-    assert said.out.splitlines()[-2].startswith("best: trial ")
-    assert said.out.splitlines()[-1] == "report: none, see above"
-    assert "--allow-mixed" in said.err
+    assert "report: none" not in capsys.readouterr().out
+    assert len({row.git_commit for row in Ledger(space.parent / "results" / "small").rows()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "values", "said"),
+    [
+        (
+            TokenMemory,
+            "code_hash",
+            ("a" * 16, "b" * 16),
+            f"code: {'b' * 16}: 2 trials were trained by other code (aaaa",
+        ),
+        (provenance, "versions", (lambda: "torch 1", lambda: "torch 2"), "versions: torch 2: 1 trial ran on torch 1"),
+    ],
+    ids=["code", "versions"],
+)
+def test_a_study_of_other_code_is_refused_before_it_trains_and_marked_where_that_is_asked_for(
+    place: Any,
+    name: str,
+    values: tuple[Any, Any],
+    said: str,
+    space: Path,
+    play: Callable[..., Scripted],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play("complete", "until_stopped")
+    monkeypatch.setattr(place, name, values[0])
+    assert run(space) == cli.INTERRUPTED
     study = space.parent / "results" / "small"
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    monkeypatch.setattr(place, name, values[1])
+    train = play()
+    capsys.readouterr()
+    assert run(space, "--resume") == cli.BAD_INPUT
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
+    assert train.configs == []
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+    assert run(space, "--resume", "--allow-mixed") == cli.DONE
+    page = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: ")).read_text(encoding="utf-8")
+    assert "Trials of different code, budgets, data or versions are compared here (marked †)" in page
     assert cli.guarded(lambda: writer.main([str(study)])) == cli.BAD_INPUT
-    assert cli.guarded(lambda: writer.main([str(study), "--allow-mixed"])) == cli.DONE
 
 
 def test_a_sweep_without_success_has_its_own_exit_code(
@@ -179,6 +218,44 @@ def test_a_dry_run_writes_nothing(space: Path, capsys: pytest.CaptureFixture[str
     assert cli.guarded(lambda: sweep.main(argv)) == cli.DONE
     assert json.loads(capsys.readouterr().out)["total"] == 3
     assert not (space.parent / "results").exists()
+
+
+def test_a_dry_run_plans_what_is_left(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(SMALL + ABLATION)
+    play("complete", "error", "until_stopped")
+    assert run(space) == cli.INTERRUPTED
+    capsys.readouterr()
+
+    def plan(*flags: str) -> dict[str, Any]:
+        assert run(space, "--dry-run", "--json", *flags) == cli.DONE
+        return json.loads(capsys.readouterr().out)
+
+    answer, budget = plan(), study_files.resolve("tiny", {})["train.tokens"]
+    assert (answer["total"], answer["ended"], answer["tokens"]) == (3 + 4, 2, 5 * budget)
+    assert [trial["kind"] for trial in answer["trials"]].count("arm") == 4
+    assert run(space, "--resume") == cli.DONE
+    capsys.readouterr()
+    assert (plan()["ended"], plan()["trials"], plan()["tokens"], plan()["hours"]) == (7, [], 0, 0)
+    grown = plan("--trials", "4", "--set", "ablation.seeds=3")
+    assert (grown["total"], grown["ended"], grown["tokens"]) == (4 + 6, 7, 3 * budget)
+    arms = [(trial["arm"], trial["seed"]) for trial in grown["trials"] if trial["kind"] == "arm"]
+    assert arms == [("baseline", 3), ("blind", 3)]
+    assert run(space, "--dry-run", "--trials", "4") == cli.DONE
+    assert "7 of 8 trials have ended, 1 are left" in capsys.readouterr().out
+
+
+def test_a_dry_run_warns_of_other_code(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play("complete", "until_stopped")
+    assert run(space) == cli.INTERRUPTED
+    monkeypatch.setattr(TokenMemory, "code_hash", "b" * 16)
+    capsys.readouterr()
+    assert run(space, "--dry-run") == cli.DONE
+    assert "warning: " in (said := capsys.readouterr().out)
+    assert "2 trials were trained by other code" in said
 
 
 def test_a_dry_run_for_another_gpu_ignores_this_machine(space: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,11 +141,28 @@ def test_check_ranks_names_the_nearest_divisible_batch_sizes(batch: int, ranks: 
 
 @pytest.mark.parametrize("environment", [
     {}, {"ACCELERATE_MIXED_PRECISION": "no"}, {"MASTER_ADDR": "node"},
-    {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node", "WORLD_SIZE": "2"},
-    {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node", "OMPI_COMM_WORLD_SIZE": "2"},
+    {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "node", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0"},
+    {"MASTER_ADDR": "node", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
+    {"WORLD_SIZE": "1"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
 ])  # fmt: skip
 def test_check_processes_accepts_properly_started_ranks(environment: dict[str, str]) -> None:
     check_processes(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE: 2: a launcher's variable"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "node"}, "WORLD_SIZE: 2: a launcher's variable"),
+        ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "PMI_SIZE: 4: a launcher's variable"),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK: 0: a launcher's variable"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: two: not a whole number"),
+    ],
+)
+def test_what_is_left_of_a_launcher_is_refused(environment: dict[str, str], said: str) -> None:
+    """Else Accelerate waits for ranks that nobody starts."""
+    with pytest.raises(ConfigError, match=f"{said}.*; unset it to train alone"):
+        check_processes(environment)
 
 
 STUDY = """

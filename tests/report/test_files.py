@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from ablate.analyze.arms.paired import Effect
 from ablate.analyze.basis.stats import t_interval
 from ablate.report import writer
 from ablate.report.render import canvas, figures
+from tests import ROOT
 from tests.synthetic import TWO_ARMS, ablated
 
 
@@ -23,6 +27,36 @@ def test_record_as_csv_prints_its_folder_and_draws_nothing(tmp_path: Path, capsy
     assert capsys.readouterr().out == f"{out / 'tables'}\n"
     assert {path.suffix for path in out.rglob("*") if path.is_file()} == {".csv"}
     assert [path.name[12:] for path in out.rglob("*progress.csv")] == ["_progress.csv"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "matplotlibrc"),
+    [
+        ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
+        ({"MPLBACKEND": "nonsense"}, ""),
+        ({"MPLBACKEND": "tkagg"}, ""),
+        ({}, "text.usetex: true\nfont.size: 30\nfigure.autolayout: true\nbackend: gtk4agg\n"),
+    ],
+    ids=["Jupyter's", "unknown", "a window's", "a matplotlibrc"],
+)
+def test_a_figure_is_the_same_whatever_the_user_set_up_for_matplotlib(
+    variables: dict[str, str], matplotlibrc: str, tmp_path: Path
+) -> None:
+    program = (
+        "import hashlib; from ablate.report.render import canvas\n"
+        "with canvas.style():\n"
+        "    figure, axes = canvas.one_panel(height=1); axes.plot([1, 2], label='$a$'); axes.set_xlabel('x')\n"
+        "print(hashlib.sha256((canvas.to_svg(figure) + str(canvas.to_png(figure))).encode()).hexdigest())"
+    )
+    tmp_path.joinpath("matplotlibrc").write_text(matplotlibrc)
+    plain = {**os.environ, "PYTHONPATH": str(ROOT)}
+    plain.pop("MPLBACKEND", None)
+    drawn = [
+        subprocess.run([sys.executable, "-c", program], cwd=cwd, env={**plain, **more}, capture_output=True, text=True)
+        for cwd, more in ((ROOT, {}), (tmp_path, variables))
+    ]
+    assert [done.returncode for done in drawn] == [0, 0], drawn[1].stderr
+    assert drawn[0].stdout == drawn[1].stdout
 
 
 @pytest.mark.figures

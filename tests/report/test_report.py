@@ -104,7 +104,7 @@ def test_trials_of_different_commits_are_refused_or_marked(tmp_path: Path):
     assert not (ledger.root / "report").exists(), "nothing is written"
     page = (writer.write(ledger.root, allow_mixed=True) / "report.md").read_text()
     assert f"{odd}†" in page
-    assert "Trials of different commits, budgets, data or versions are compared here" in page
+    assert "Trials of different code, budgets, data or versions are compared here" in page
 
 
 def test_importances_are_shown_from_thirty_trials_on(tmp_path: Path):

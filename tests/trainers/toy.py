@@ -42,6 +42,8 @@ class Toy:
     environment_keys = ()
     tuned_by_default = ("lr",)
     context_gib = 0.0
+    process_gib = 0.0
+    code_hash = "downhill"
 
     @property
     def worker_environment(self) -> Mapping[str, str]:

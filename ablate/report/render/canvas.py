@@ -9,6 +9,7 @@ Matplotlib themselves, because importing it is slow.
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -67,12 +68,25 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the report's style, then restore the settings. Characters that no font has become boxes, silently."""
-    import matplotlib
+    """Apply the report's style, then restore the settings: of Matplotlib's own, not of a user's matplotlibrc.
+    Characters that no font has become boxes, silently."""
+    with _without_backend():
+        from matplotlib import style
 
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+@contextmanager
+def _without_backend() -> Iterator[None]:
+    """Hide $MPLBACKEND while Matplotlib is imported: files need none, and Jupyter's or a window's may not load here."""
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
 
 
 def _settle(figure: Figure) -> None:

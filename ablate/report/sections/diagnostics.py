@@ -238,6 +238,7 @@ def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
         ("started", facts.started_at),
         ("finished", _finished(findings)),
         ("commit", commit),
+        *([("code", source.code_hash)] if source.code_hash else []),
         ("data", source.data_hash),
         ("device", source.device),
         ("machine", f"{source.host}, {source.platform}, Python {source.python}"),

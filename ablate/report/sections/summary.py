@@ -23,7 +23,7 @@ def summary(findings: Findings) -> Paragraph:
     """The report's first paragraph."""
     parts = [_ended(findings)]
     if findings.mixed:
-        parts.append(("Trials of different commits, budgets, data or versions are compared here (marked †).",))
+        parts.append(("Trials of different code, budgets, data or versions are compared here (marked †).",))
     for per in findings.per_objective:
         parts += _search(findings, per)
     if findings.pareto:

@@ -27,6 +27,8 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from ablate.running.environment import forget_launchers
+
 _OMITTED_CALLBACKS = (DatasetsCallback, PlacementGroupCleanerCallback)
 """Callbacks that start a process each. There are no datasets, and reaper.py removes a dead run's placement groups."""
 
@@ -91,12 +93,13 @@ class _Rendezvous(Backend):
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
         address, port = worker_group.execute_single(0, get_address_and_port)
-        worker_group.execute(_in_environment, {"MASTER_ADDR": address, "MASTER_PORT": str(port)})
+        worker_group.execute(_set_rendezvous, {"MASTER_ADDR": address, "MASTER_PORT": str(port)})
 
 
-def _in_environment(values: Mapping[str, str]) -> None:
-    """Runs in the worker. Pickling `os.environ.update` itself would send, and update, a copy of the driver's
-    environment."""
+def _set_rendezvous(values: Mapping[str, str]) -> None:
+    """Runs in the worker, whose cluster may have been started by another launcher. Pickling `os.environ.update` itself
+    would send, and update, a copy of the driver's environment."""
+    forget_launchers()
     os.environ.update(values)
 
 

@@ -11,6 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from ablate.records.ledger import StaleAttempt
 from ablate.records.rows import MEASURED, TrialRow
+from ablate.running.environment import forget_launchers
 from ablate.running.ray.group import GroupTrainer, RendezvousConfig, ReportToTune, join
 from ablate.running.ray.run_context import RETRIES, RunContext, run_name
 from ablate.running.ray.searcher import failure_result
@@ -37,6 +38,7 @@ def train_here(trial: Trial, run_context: RunContext) -> None:
     """
     from ray.train.torch import TorchTrainer  # imports torch, which only a process that trains needs
 
+    forget_launchers()  # a cluster that was started by srun or mpirun has them, and Train would join their ranks
     coordinator = run_context.coordinator
     if coordinator.enter(trial.trial_id, place=Place.here(reused=True)) is Verdict.INTERRUPT:
         return  # asked to stop before it began

@@ -1,0 +1,78 @@
+"""Makes what a command was started with fit for trials: no launcher's variables, a home, enough files to open."""
+
+from __future__ import annotations
+
+import atexit
+import getpass
+import os
+import re
+import resource
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ablate.errors import BadInput
+
+_LAUNCHERS = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_|NODE_|CROSS_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|ROLE_NAME"  # torchrun
+    r"|(TORCHELASTIC|ACCELERATE|FSDP)_.*"  # torchrun, accelerate launch
+    r"|(OMPI|PMI|MV2|MPI_LOCAL).*"  # Open MPI, MPICH and its kin, MVAPICH
+    r"|SLURM_(PROCID|LOCALID|NODEID|NTASKS|NPROCS|STEP.*|TASK.*|SRUN.*|MPI.*|PMI.*)"  # srun, not the job itself
+)
+"""Variables by which a launcher tells a process that it is one of several."""
+
+_ENOUGH_FILES = 65_536
+"""More than a private Ray of a large machine opens."""
+
+LEAST_FILES = {"inline": 64, "ray": 256}
+"""Files that a process must be able to open. On two cores Ray's own processes open up to 82, with more workers more;
+with too few they hang."""
+
+
+def prepare(*, least_files: int) -> None:
+    """Make this process, and those that it starts, fit for trials. Raises BadInput where fewer than `least_files` may
+    be open at a time."""
+    allow_open_files(least=least_files)
+    forget_launchers()
+    _give_home()
+
+
+def forget_launchers() -> None:
+    """Remove what an outer launcher left in this process's environment (a shell of `salloc`, a job of `srun`, mpirun).
+
+    A study places its ranks itself. With these variables a trial would wait for ranks that nobody starts.
+    """
+    for name in list(os.environ):
+        if _LAUNCHERS.fullmatch(name):
+            del os.environ[name]
+
+
+def allow_open_files(*, least: int) -> None:
+    """Raise this process's limit of open files where it is low. Raises BadInput where fewer than `least` are allowed:
+    Ray hangs then, without a word."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _ENOUGH_FILES:
+        wanted = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+        with suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < least:
+        hint = f"raise the hard limit (`ulimit -Hn {least}`, or limits.conf), or train with --inline"
+        raise BadInput("ulimit -n", "", allowed, f"a process may open too few files, {least} are needed", hint)
+
+
+def _give_home() -> None:
+    """Give a user without a home or a name (a container's bare uid) both: Ray, torch and SwanLab ask for them when they
+    are imported. The home is a temporary folder, which is removed when this process ends."""
+    try:
+        has_home = Path.home().is_dir()
+    except (RuntimeError, OSError):
+        has_home = False
+    if not has_home:
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="ablate-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # before Python 3.13, and since
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
