@@ -93,7 +93,7 @@ def test_an_ablation_without_a_pair_has_no_answer_yet(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.write_text(ARMS_ALONE)
-    play("complete", "complete", "nan", "nan", "nan", "nan")
+    play("complete", "nan", "nan", "complete", "nan", "nan")
     run(space)
     assert "answer: none yet" in capsys.readouterr().out.splitlines()
 

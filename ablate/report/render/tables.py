@@ -47,7 +47,7 @@ def to_latex(table: Table) -> str:
         lines += [rf"\begin{{longtable}}{{{''.join(column.layout for column in part)}}}", caption]
         lines += [r"\toprule", head, r"\midrule", r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead"]
         lines += [r"\bottomrule", r"\endlastfoot"]
-        lines += [_latex_row(table, row, [column.index for column in part]) for row in range(len(table.rows))]
+        lines += [_latex_row(table, row, part) for row in range(len(table.rows))]
         lines.append(r"\end{longtable}")
     lines += [rf"\par\smallskip {escape.latex(note)}\par" for note in table.notes]
     text = "\n".join(["{%", *lines, r"\par}"]) + "\n"
@@ -79,8 +79,12 @@ _SIZES = (
 """On A4 with margins of 22 mm, the most readable first. Smaller type is not read."""
 
 _GAP_PT = 6.0
-_LONG, _NARROW = 24, 18
-"""Digits of a column of words that may be broken into lines, and the fewest that it gets."""
+_MEASURED = 200
+"""Characters of a cell that are measured: a longer one is broken into lines anyway."""
+
+_LONG, _NARROW, _BROKEN = 24, 18, 40
+"""Digits of a column of words that may be broken into lines, the fewest that it gets, and those of a single word that
+is broken too, after an underscore."""
 
 
 @dataclass(frozen=True)
@@ -113,24 +117,22 @@ def _columns(table: Table, size: _Size) -> list[_LatexColumn]:
     longest = [max((len(row[index].text) for row in table.rows), default=0) for index in range(len(table.columns))]
     heads = [_in_lines(column.header, width=max(longest[i], 8)) for i, column in enumerate(table.columns)]
     sentences = [i for i, column in enumerate(table.columns) if not column.number and longest[i] > _LONG]
-    shown = [[*heads[i], *(row[i].text for row in table.rows)] for i in range(len(table.columns))]
+    shown = [[*heads[i], *(row[i].text[:_MEASURED] for row in table.rows)] for i in range(len(table.columns))]
     widths = [_GAP_PT + size.char * max(map(_digits, texts)) for texts in shown]
     left = size.room - sum(width for i, width in enumerate(widths) if i not in sentences)
     for i in sentences:
         word = max(_digits(word) for text in shown[i] for word in text.split() or [""])
-        widths[i] = min(widths[i], max(_GAP_PT + size.char * max(word, _NARROW), left / len(sentences)))
+        least = min(max(word, _NARROW), _BROKEN)
+        widths[i] = min(widths[i], max(_GAP_PT + size.char * least, left / len(sentences)))
     return [
         _LatexColumn(
             index=i,
             width=widths[i],
-            layout=rf">{{\raggedright\arraybackslash}}p{{{widths[i] - _GAP_PT:.0f}pt}}"
-            if i in sentences
-            else "r"
-            if column.number
-            else "l",
+            layout=rf">{{\raggedright\arraybackslash}}p{{{widths[i] - _GAP_PT:.0f}pt}}" if i in sentences else letter,
             head=_latex_head(heads[i], right=column.number),
         )
         for i, column in enumerate(table.columns)
+        for letter in ["r" if column.number else "l"]
     ]
 
 
@@ -153,8 +155,10 @@ def _latex_head(lines: list[str], *, right: bool) -> str:
     return rf"\begin{{tabular}}[b]{{@{{}}{'r' if right else 'l'}@{{}}}}" + r"\\".join(texts) + r"\end{tabular}"
 
 
-def _latex_row(table: Table, index: int, columns: list[int]) -> str:
-    texts = [escape.latex(table.rows[index][column].text) for column in columns]
+def _latex_row(table: Table, index: int, columns: list[_LatexColumn]) -> str:
+    texts = [escape.latex(table.rows[index][column.index].text) for column in columns]
+    breaks = [column.layout not in ("l", "r") for column in columns]
+    texts = [text.replace(r"\_", r"\_\allowbreak{}") if at else text for text, at in zip(texts, breaks, strict=True)]
     if index in table.bold:
         texts = [rf"\textbf{{{text}}}" if text else "" for text in texts]
     return " & ".join(texts) + r" \\"
