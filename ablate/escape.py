@@ -45,8 +45,12 @@ _LATEX = {
 _NOT_T1 = "ĦħĸĿŀŉŦŧſ"
 """Latin letters up to U+017F that the T1 fonts of pdflatex lack. It stops at each of them."""
 
+CODE_POINT = r"\codepoint{"
+"""How `latex` begins a character that the T1 fonts lack. The macro's argument is its code point, four hex digits or
+more: a document says whether it is printed by its font or named, since only LuaLaTeX and XeLaTeX have other fonts."""
+
 _LINE = 1_000
-"""Characters of a text on one line of a .tex file. Escaped, each may take up to 14."""
+"""Characters of a text on one line of a .tex file. Escaped, each may take up to 18."""
 
 
 LONGEST = 10_000
@@ -111,11 +115,11 @@ def latex(text: str) -> str:
 
 
 def _latex_char(char: str) -> str:
-    """The escaped character. pdflatex stops at a character that its font lacks, so those are shown as code points."""
+    """The escaped character. pdflatex stops at a character that its font lacks, so those go by their code points."""
     if char in _LATEX:
         return _LATEX[char]
     known = char <= "~" or ("À" <= char <= "ſ" and char not in _NOT_T1)
-    return char if known else rf"\texttt{{U+{ord(char):04X}}}"
+    return char if known else f"{CODE_POINT}{ord(char):04X}}}"
 
 
 def markdown(text: str) -> str:

@@ -81,6 +81,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """An estimate of a time, in whole seconds: `under a second`, `about 7 s`, `about 3 min 20 s`."""
+    if seconds < 1:
+        return "under a second"
+    return f"about {round(seconds)} s" if seconds < 59.5 else f"about {duration(seconds)}"
+
+
 def tokens(number: float) -> str:
     """`50k`, `1.5M`: three significant digits and a suffix."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -107,7 +114,12 @@ def parameters(params: Mapping[str, Any]) -> str:
 
 
 def setting(value: object) -> str:
-    """A parameter's value: whole numbers whole (parquet returns 8 as 8.0), other numbers to four digits."""
+    """A parameter's value: whole numbers whole, other numbers to four digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:.0f}" if float(value).is_integer() else significant(value)
+
+
+def whole(value: Any) -> Any:
+    """8 for 8.0, which is how parquet returns a whole number; any other value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -135,12 +135,12 @@ def render(status: Status) -> str:
     running = f"a sweep is running it ({status.driver})" if status.running else "no sweep is running it here"
     lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {running}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
-    if status.best:
+    if status.best and status.best.arm == SEARCH:  # the lowest value over arms and seeds is no answer
         params = formatting.parameters(status.best.params)
         lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
     if status.left_s is not None:
-        lines += ["", f"time left: about {formatting.duration(status.left_s)}"]
+        lines += ["", f"time left: {formatting.roughly(status.left_s)}"]
     if status.failures:
         lines += ["", "failures: " + ", ".join(f"{kind} {count}" for kind, count in status.failures.items())]
         for failed in status.failed:

@@ -1,4 +1,4 @@
-"""`python -m ablate.sweep SPACE.yaml`: runs a study, writes its report, and prints the best trial."""
+"""`python -m ablate.sweep SPACE.yaml`: runs a study, writes its report, and prints the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,6 +33,7 @@ from ablate.study import lifecycle, lock, phases, preflight
 from ablate.trials import plan
 
 if TYPE_CHECKING:
+    from ablate.report.sections.summary import Answer
     from ablate.study.dry_run import DryRun
 
 
@@ -157,7 +158,8 @@ def _hours(text: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, write the report. The last lines of stdout name the best trial and the report."""
+    """Parse, run, write the report. The last lines of stdout say what the arms showed, name the search's best trial,
+    and the report."""
     options = parse(argv)
     study = study_file.load(options.space, options.sets)
     if options.trials is not None and not study.search:
@@ -286,23 +288,24 @@ def _end(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> i
 
 
 def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
-    """Write the report; print how the trials ended, the best trial, and the place of the report."""
+    """Write the report; print how the trials ended, the answer, the best trial, and the place of the report."""
     from ablate.report import writer  # imports pandas and matplotlib
+    from ablate.report.sections import summary
 
     rows = ledger.rows()
     found = best_of_study(rows, objective=study.objectives[0])
-    folder = None
+    folder = answer = None
     try:
-        writer.write(ledger.place, allow_mixed=options.allow_mixed)
+        findings = writer.findings_of(ledger.place, allow_mixed=options.allow_mixed)
+        answer = summary.answer(findings) if study.ablation else None
+        writer.write_findings(findings)
         folder = ledger.place / "report"
     except BadInput as error:  # such as trials of two data sets: the study is done nevertheless
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(_summary_json(study, rows, best=found, report=folder), indent=1))
-    else:
-        print(escape.printable("\n".join(_summary_lines(study, rows, best=found, report=folder))))
+    ended = Ended(study, rows, best=found, answer=answer, report=folder)
+    print(json.dumps(_as_json(ended), indent=1) if options.json else escape.printable("\n".join(_as_lines(ended))))
     return cli.DONE if found else cli.NO_SUCCESS
 
 
@@ -312,23 +315,36 @@ def _limits(resources: Resources) -> Limits:
     return Limits(max_s=None if hours is None else 3600 * hours, stall_s=None if minutes is None else 60 * minutes)
 
 
-def _summary_lines(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
-) -> list[str]:
+@dataclass(frozen=True)
+class Ended:
+    """What the last lines say. `answer`: of the ablation; None without one, or without a report."""
+
+    study: StudySpec
+    rows: Sequence[TrialRow]
+    best: tuple[TrialRow, float] | None
+    answer: Answer | None
+    report: Place | None
+
+
+def _as_lines(ended: Ended) -> list[str]:
+    study, rows = ended.study, ended.rows
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     lines = [f"{formatting.count(len(rows), 'trial')}: {said}"]
     lines += [f"  {row.trial_id} {outcome(row, metric='')}" for row in rows if row.status not in MEASURED]
-    metric = study.objectives[0].metric
-    if best is None:
+    if ended.answer is not None:
+        lines += [f"answer: {ended.answer.verdict}", *(f"  {sentence}" for sentence in ended.answer.sentences)]
+    elif study.ablation:
+        lines.append("answer: none, see above")
+    if ended.best is None:
         lines.append("best: none, no trial completed")
-    else:
-        row, value = best
+    elif study.search:  # the lowest value over arms and seeds is no answer
+        (row, value), metric = ended.best, study.objectives[0].metric
         reached = f"{metric} {formatting.significant(value, digits=5)}"
         tied = [each for each in rows if each.arm == row.arm == SEARCH and _value(each, metric) == value]
         reached += f" ({len(tied)} trials tie)" if len(tied) > 1 else ""
         lines.append(f"best: trial {row.trial_id} {reached} {formatting.parameters(row.params)}")
-    lines.append(f"report: {report / 'report.md' if report else 'none, see above'}")
+    lines.append(f"report: {ended.report / 'report.md' if ended.report else 'none, see above'}")
     return lines
 
 
@@ -336,20 +352,19 @@ def _value(row: TrialRow, metric: str) -> float | None:
     return row.metrics[metric] if row.status == "completed" and metric in row.metrics else None
 
 
-def _summary_json(
-    study: StudySpec, rows: Sequence[TrialRow], *, best: tuple[TrialRow, float] | None, report: Place | None
-) -> dict[str, object]:
-    metric = study.objectives[0].metric
+def _as_json(ended: Ended) -> dict[str, object]:
+    metric, best = ended.study.objectives[0].metric, ended.best
     return {
-        "study": study.study,
-        "trials": Counter(row.status for row in rows),
+        "study": ended.study.study,
+        "trials": Counter(row.status for row in ended.rows),
         "failed": [
             {"trial_id": row.trial_id, "status": row.status, "error": row.error}
-            for row in rows
+            for row in ended.rows
             if row.status not in MEASURED
         ],
         "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
-        "report": str(report / "report.md") if report else None,
+        **({"answer": asdict(ended.answer) if ended.answer else None} if ended.study.ablation else {}),
+        "report": str(ended.report / "report.md") if ended.report else None,
     }
 
 

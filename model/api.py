@@ -44,8 +44,8 @@ __all__ = [
     "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
     "PROCESS_GIB", "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report",
     "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "code_hash",
-    "estimate", "explain", "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys", "missing_files",
-    "nearest", "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
+    "epoch_tokens", "estimate", "explain", "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys",
+    "missing_files", "nearest", "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 
@@ -78,6 +78,20 @@ def check_data(config: Config) -> str:
     from model.data import content_hash  # imports numpy
 
     return content_hash(config)
+
+
+def epoch_tokens(config: Config) -> int:
+    """Positions of one pass over the training rows, padding included. Reads the corpus and tokenises it, without torch.
+
+    Raises DataError as `check_data` does.
+    """
+    from model.data import Batches, load_documents  # imports numpy
+    from model.data.tokenizer import load_or_train
+
+    documents = load_documents(config)
+    tokenizer = load_or_train(config, documents)
+    ids = tokenizer.encode_documents(documents.train)
+    return Batches.of(ids, config=config, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id).tokens_per_epoch
 
 
 def bank_excerpt(checkpoint_dir: Path, *, top: int) -> list[BankEntry]:

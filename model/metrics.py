@@ -67,6 +67,7 @@ METRICS: tuple[Metric, ...] = (
     # What it costs.
     Metric("parameters", "int", "", "", "trained parameters"),
     Metric("active_parameters", "int", "", "", "trained parameters without the embedding table"),
+    Metric("epoch_tokens", "int", "tokens", "", "positions of one pass over the training rows, padding included"),
     Metric("tokens_per_s", "float", "tokens/s", "max", "training throughput, evaluation excluded"),
     Metric("step_ms", "float", "ms", "min", "mean time of a step since the last report"),
     Metric("ema_ms", "float", "ms", "min", "mean time of an EMA update since the last report"),

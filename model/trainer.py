@@ -43,14 +43,7 @@ class Trainer:
         tokenizer = load_or_train(config, documents)
         model_config, train = config.model, config.train
         token_documents = tokenizer.encode_documents(documents.train)
-        self.batches = Batches(
-            token_documents,
-            seq_len=model_config.max_seq_len,
-            batch_size=train.batch_size,
-            seed=reseeded(train.seed, train.reseed),
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-        )
+        self.batches = Batches.of(token_documents, config=config, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
         self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         initialise(self.model, seed=reseeded(train.seed, train.reseed))
         bank = fill_bank(self.model.bank, config, documents.knowledge, tokenizer)
@@ -76,6 +69,7 @@ class Trainer:
         self.constants: Metrics = {
             "parameters": parameters,
             "active_parameters": parameters - self.model.table.weight.numel(),
+            "epoch_tokens": self.batches.tokens_per_epoch,
             **self.evaluator.floors,
         }
         if bank is not None and bank.objects_kept is not None:

@@ -71,6 +71,7 @@ def study_json(
         },
         "identity": "0" * 12,
         "schema_version": 1,
+        "trainer": recorded.as_json(TRAINER.description),
         "started_at": START.isoformat(),
         "finished_at": None,
         "command": "python -m ablate.sweep search_spaces/ema.yaml",
@@ -94,6 +95,7 @@ def metrics(*, val_loss: float, bank_use: float | None = 0.01, **others: Any) ->
         "ce_loss": val_loss - 0.05, "val_loss": val_loss, "val_bpb": val_loss / 2, "perplexity": math.exp(val_loss),
         "unigram_floor": 4.1, "bigram_floor": 2.6, "tokens_per_s": 9_800.0, "step_ms": 104.0, "ema_ms": 3.1,
         "peak_gib": 0.61, "coverage_by_layer": [0.4, 0.5],
+        "parameters": 1_300_000, "active_parameters": 1_040_000, "epoch_tokens": 64_000,
     }  # fmt: skip
     if bank_use is not None:
         measured |= {"bank_use_nats": bank_use, "bank_zero_nats": bank_use * 2, "bank_mean_nats": bank_use * 1.2}

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, get_args
 
+from ablate.formatting import whole
 from ablate.records import json_files
 from ablate.records.schema import PARAM, SCHEMA_VERSION, is_metric
 from ablate.trainers import recorded
@@ -58,10 +59,10 @@ class TrialRow:
 
     @classmethod
     def of(cls, cells: Mapping[str, Any]) -> TrialRow:
-        """The row of these cells. Parameters and metrics that are null are left out."""
+        """The row of these cells. Parameters and metrics that are null are left out; a whole parameter is whole."""
         own = {field.name: cells[field.name] for field in fields(cls) if field.name not in ("params", "metrics")}
         params = {
-            name.removeprefix(PARAM): value
+            name.removeprefix(PARAM): whole(value)
             for name, value in cells.items()
             if name.startswith(PARAM) and value is not None
         }

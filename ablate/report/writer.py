@@ -26,6 +26,7 @@ from ablate.report.sections.experiment import chosen_trial, record_document
 from ablate.report.sections.findings import Findings, analyse, interim_look
 from ablate.report.sections.search import search_sections
 from ablate.report.sections.summary import summary
+from ablate.report.sections.trained import trained_sections
 from ablate.study import lookup
 from ablate.study.dataset import read
 
@@ -143,6 +144,7 @@ def compose(findings: Findings) -> Document:
     )
     sections = [
         *missing_sections(findings),
+        *trained_sections(findings),
         *search_sections(findings),
         *arm_sections(findings),
         *factorial_sections(findings),

@@ -115,7 +115,12 @@ def points(space: Mapping[str, Distribution]) -> float:
 
 def shown(distribution: Distribution) -> str:
     """One line, as a study file writes it: `{loguniform: [0.01, 1.0]}`."""
-    return f"{{{distribution.kind}: [{', '.join(str(end) for end in distribution.ends)}]}}"
+    return f"{{{distribution.kind}: [{', '.join(map(bound, distribution.ends))}]}}"
+
+
+def bound(value: object) -> str:
+    """A bound without the last digits of a product: 0.3, and not 0.30000000000000004."""
+    return str(float(f"{value:.12g}")) if isinstance(value, float) else str(value)
 
 
 def _choice(key: str, arguments: list[Any]) -> Choice:

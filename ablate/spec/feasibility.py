@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.errors import ParameterError
-from ablate.spec.distributions import Choice, Distribution, Range
+from ablate.spec.distributions import Choice, Distribution, Range, bound
 from ablate.trainers import Config
 
 Search = Mapping[str, Distribution]
@@ -128,4 +128,6 @@ def _check_range(base: Config, first: Mapping[str, Any], key: str, distribution:
                 _try(base, {**first, key: value}, search)
     elif isinstance(base.override({**first, key: low})[key], int):
         hint = "use logint" if distribution.log else "use int"
-        raise ParameterError(key, f"{distribution.kind} [{low}, {high}]", "this parameter is a whole number", hint)
+        raise ParameterError(
+            key, f"{distribution.kind} [{bound(low)}, {bound(high)}]", "this parameter is a whole number", hint
+        )

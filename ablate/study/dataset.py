@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ablate import escape
+from ablate import escape, formatting
 from ablate.analyze.basis.frames import of_arm, rows, texts
 from ablate.analyze.search.space import Dimension
 from ablate.records.interim_looks import Look
@@ -25,7 +26,7 @@ from ablate.study.study_json import SpaceFile, StudyFile, TuningFile
 from ablate.trainers import Description, recorded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyData:
     """A study and its results. `started`: ids of the trials that have a history, ended or not. `looks`: interim looks
     at its results. `problems`: `path: reason` for every unreadable file, which the tables lack."""
@@ -38,6 +39,20 @@ class StudyData:
     started: tuple[str, ...]
     looks: tuple[Look, ...]
     problems: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """What a notebook shows: the study, how its trials ended, and where to look."""
+        ends = Counter(texts(self.every_trial, "status"))
+        how = ", ".join(f"{count} {status}" for status, count in ends.most_common())
+        ended = f"{ends.total():,} of {self.planned:,} trials have ended" + (f" ({how})" if how else "")
+        asked = escape.one_line(self.facts.question, limit=160)
+        reports = self.history_arrow.num_rows
+        lines = [
+            f"study {escape.one_line(self.facts.study)}: {ended}",
+            *([asked] if asked else []),
+            f".trials: {formatting.count(len(self.trials), 'row')}, .history: {formatting.count(reports, 'report')}",
+        ]
+        return "\n".join(lines)
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -172,7 +172,7 @@ def render(run: DryRun) -> str:
         lines += [*power.lines(run.ablation), ""]
     if run.hours is not None:
         on_gpus = f", {run.gpu_hours:.2g} GPU-hours" if run.gpu_hours else ""
-        lines += [f"about {formatting.duration(3600 * run.hours)}{on_gpus}", f"  ({run.cost_model})"]
+        lines += [f"{formatting.roughly(3600 * run.hours)}{on_gpus}", f"  ({run.cost_model})"]
     lines += [f"warning: {warning}" for warning in run.warnings]
     return "\n".join(lines)
 

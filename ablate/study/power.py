@@ -148,7 +148,8 @@ def lines(power: Power) -> list[str]:
         )
     for key, distribution in power.tuning.items():
         (kind, bounds), *_ = distribution.items()
-        found.append(f"tuned first, {power.tuning_trials} trials for each arm and the baseline: {key} {kind} {bounds}")
+        shown = f"[{', '.join(map(distributions.bound, bounds))}]"
+        found.append(f"tuned first, {power.tuning_trials} trials for each arm and the baseline: {key} {kind} {shown}")
     return found
 
 

@@ -75,13 +75,14 @@ class Description:
 class Cost:
     """What a configuration costs, by formula. `peak_gib`: peak memory of one process, in GiB. `flops_per_token`: FLOPs
     of forward and backward for one unit of the budget. `budget`: in units; None where it depends on data that is not
-    read.
+    read. `parameters`: all trained ones, those that are not active too; None where the trainer does not say.
     """
 
     active_parameters: int
     flops_per_token: float
     peak_gib: float
     budget: int | None
+    parameters: int | None = None
 
 
 class Verdict(StrEnum):
@@ -266,6 +267,12 @@ class Trainer(Protocol):
 
     def cost(self, config: Config) -> Cost:
         """The cost by formula; fast."""
+        ...
+
+    def epoch(self, config: Config) -> int | None:
+        """Units of the budget in one pass over the training data. May read data that the trainer makes itself, but no
+        file, which may be large or gone; None where it does not know. A report asks only where trials have not recorded
+        the metric `epoch_tokens`."""
         ...
 
     def peak_gib(self, config: Config, *, ranks: int) -> float:

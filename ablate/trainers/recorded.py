@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ablate.errors import BadInput, ParameterError
 from ablate.trainers import is_imported, load
-from ablate.trainers.protocol import Description, Trainer
+from ablate.trainers.protocol import Cost, Description, Trainer
 
 _DESCRIPTIONS = TypeAdapter(Description)
 
@@ -69,25 +69,36 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Question:
-    """A question to a trainer: `flops_per_token` of recorded configurations, or `checkpoint_text` of a folder."""
+    """A question to a trainer: about the `subject` of a study (see `subject`), or the `checkpoint_text` of a folder."""
 
     trainer: str
-    about: Literal["flops_per_token", "checkpoint_text"]
+    about: Literal["subject", "checkpoint_text"]
     arguments: Sequence[str]
 
 
-def flops_per_token(trainer: str, configs: Sequence[str]) -> dict[str, float]:
-    """Recorded configuration -> FLOPs (forward and backward) of a unit of its budget. Configurations are left out where
-    the trainer does not know, or is not installed."""
-    unknown = [config for config in dict.fromkeys(configs) if (trainer, config) not in _FLOPS]
-    if unknown:
-        answers = _ask(Question(trainer, "flops_per_token", unknown))
-        _FLOPS.update({(trainer, config): flops for config, flops in zip(unknown, answers or (), strict=False)})
-    found = {config: _FLOPS[trainer, config] for config in configs if (trainer, config) in _FLOPS}
-    return {config: flops for config, flops in found.items() if flops is not None}
+@dataclass(frozen=True)
+class Subject:
+    """What a study trains, as its trainer says it. `defaults`: the values before the study file's, those of its preset;
+    None where they are not known. `costs`: recorded configuration -> its cost; what the trainer does not know is left
+    out. `epoch`: units of the budget in one pass over the training data; None where it was not asked or is not
+    known."""
+
+    defaults: Mapping[str, Any] | None
+    costs: Mapping[str, Cost]
+    epoch: int | None
 
 
-_FLOPS: dict[tuple[str, str], float | None] = {}
+@lru_cache(maxsize=64)
+def subject(trainer: str, *, preset: str | None, configs: tuple[str, ...], epoch_of: str | None) -> Subject:
+    """Ask what a study trains. `preset`: of its base, None where it has none; `configs`: recorded configurations;
+    `epoch_of`: the one whose epoch is asked for, which may take a second. Knows nothing where the trainer cannot be
+    asked, such as where it is not installed."""
+    found = _ask(Question(trainer, "subject", [json.dumps(preset), json.dumps(epoch_of), *configs]))
+    if found is None:
+        return Subject(None, {}, None)
+    defaults, costs, epoch = found
+    known = {config: Cost(**cost) for config, cost in zip(configs, costs, strict=True) if cost is not None}
+    return Subject(defaults, known, epoch)
 
 
 @dataclass(frozen=True)
@@ -107,8 +118,8 @@ def checkpoint_text(trainer: str, folder: Path, *, top: int) -> CheckpointText:
 def answer(question: Question) -> Any:
     """Import the trainer and answer the question, in values that JSON can hold."""
     trainer = load(question.trainer)
-    if question.about == "flops_per_token":
-        return [_flops(trainer, config) for config in question.arguments]
+    if question.about == "subject":
+        return _subject(trainer, *question.arguments)
     folder, top = question.arguments
     try:
         return trainer.checkpoint_text(Path(folder), top=int(top)), ""
@@ -118,11 +129,19 @@ def answer(question: Question) -> Any:
         return (), str(error)
 
 
-def _flops(trainer: Trainer, config_json: str) -> float | None:
+def _subject(trainer: Trainer, preset_json: str, epoch_json: str, *configs: str) -> Any:
+    preset, epoch_of = json.loads(preset_json), json.loads(epoch_json)
+    defaults = _known(lambda: trainer.resolve({} if preset is None else {"preset": preset}).values)
+    costs = [_known(lambda config=config: asdict(trainer.read(config).cost)) for config in configs]
+    return defaults, costs, _known(lambda: trainer.epoch(trainer.read(epoch_of))) if epoch_of else None
+
+
+def _known(ask: Callable[[], Any]) -> Any:
+    """The answer; None where the trainer refuses, such as a configuration of an older version."""
     try:
-        return trainer.read(config_json).cost.flops_per_token
-    except ParameterError:
-        return None  # a configuration of an older version
+        return ask()
+    except (ParameterError, BadInput):
+        return None
 
 
 def _ask(question: Question) -> Any:
@@ -131,5 +150,5 @@ def _ask(question: Question) -> Any:
     if is_imported(question.trainer):
         return answer(question)
     command = [sys.executable, "-m", "ablate.trainers"]
-    done = subprocess.run(command, input=json.dumps(asdict(question)), stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, input=json.dumps(asdict(question)), capture_output=True, text=True, check=False)
     return json.loads(done.stdout) if done.returncode == 0 else None

@@ -141,7 +141,14 @@ class TokenMemory:
     def cost(self, config: Config) -> Cost:
         """See `model.api.estimate`."""
         found = api.estimate(_native(config))
-        return Cost(found.active_parameters, found.flops_per_token, found.peak_gib, found.budget_tokens)
+        active, flops, peak_gib = found.active_parameters, found.flops_per_token, found.peak_gib
+        return Cost(active, flops, peak_gib, found.budget_tokens, parameters=found.parameters)
+
+    def epoch(self, config: Config) -> int | None:
+        """Known without files for the corpora that the model makes itself."""
+        if any(config[key] for key in api.PATH_KEYS):
+            return None
+        return api.epoch_tokens(_native(config))
 
     def peak_gib(self, config: Config, *, ranks: int) -> float:
         """Traced on tensors without data, or read from a cache of earlier traces."""

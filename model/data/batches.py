@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import stream_seed
+from model.config import Config, reseeded, stream_seed
 from model.data.token_documents import TokenDocuments, end_documents
 
 IGNORED = -100
@@ -76,10 +76,22 @@ class Batches:
         self._seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
         self._eos_id, self._pad_id = eos_id, pad_id
 
+    @classmethod
+    def of(cls, documents: TokenDocuments, *, config: Config, eos_id: int, pad_id: int) -> Batches:
+        """The batches that a run of `config` trains on; `documents` are its training text."""
+        seed = reseeded(config.train.seed, config.train.reseed)
+        size = {"seq_len": config.model.max_seq_len, "batch_size": config.train.batch_size}
+        return cls(documents, **size, seed=seed, eos_id=eos_id, pad_id=pad_id)
+
     @property
     def rows_per_epoch(self) -> int:
         """R, the same in every epoch."""
         return len(self._rows)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Positions of R rows, padding included."""
+        return self.rows_per_epoch * self._seq_len
 
     def steps_for(self, epochs: float) -> int:
         """The fewest steps, at least one, that read `epochs` times R rows."""

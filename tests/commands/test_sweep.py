@@ -59,6 +59,47 @@ def test_a_study_ends_with_its_best_trial_and_its_report(
     assert ledger.trials().num_rows == 3
 
 
+ARMS_ALONE = """
+study: small
+question: What is a memory worth?
+base: {preset: tiny, data: {corpus: facts}}
+objective: {metric: val_loss}
+ablation: {seeds: 2, exploratory: true, arms: {blind: {model.memory: blind}, none: {model.memory: none}}}
+tracking: {swanlab: disabled}
+"""
+
+
+def test_an_ablation_ends_with_its_answer_and_not_with_a_best_trial(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(ARMS_ALONE)
+    play()
+    assert run(space) == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "answer: no effect is shown"
+    assert [line.split()[1] for line in lines if line.startswith("  For ")] == ["blind", "none"]
+    assert not [line for line in lines if line.startswith("best:")]
+    page = Path(lines[-1].removeprefix("report: ")).read_text(encoding="utf-8")
+    summary = next(line for line in page.splitlines() if line.startswith("**Summary.**"))
+    assert all(line.strip() in summary for line in lines[2:-1]), "the report's words"
+
+    assert run(space, "--json") == cli.DONE
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["answer"]["verdict"] == "no effect is shown"
+    arms = answer["answer"]["arms"]
+    assert [(arm["arm"], arm["n"], arm["shown"]) for arm in arms] == [("blind", 2, False), ("none", 2, False)]
+    assert set(answer) == {"study", "trials", "failed", "best", "answer", "report"}
+
+
+def test_an_ablation_without_a_pair_has_no_answer_yet(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.write_text(ARMS_ALONE)
+    play("complete", "nan", "nan", "complete", "nan", "nan")
+    run(space)
+    assert "answer: none yet" in capsys.readouterr().out.splitlines()
+
+
 def test_a_finished_study_writes_its_report_again(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +113,7 @@ def test_a_finished_study_writes_its_report_again(
     assert answer["report"] == str(writer)
     assert answer["trials"] == {"completed": 3}
     assert set(answer["best"]) == {"trial_id", "val_loss", "params"}
+    assert "answer" not in answer, "a search has none"
     assert writer.is_file()
     assert len(train.configs) == trained
 

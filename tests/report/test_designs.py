@@ -16,10 +16,12 @@ from ablate import cli, escape
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.report import writer
+from ablate.report.render import pages, tables
+from ablate.report.render.document import Cell, Column, Document, Section, Table, words
 from ablate.report.sections.summary import summary
 from tests import synthetic
 from tests.oracles import inference as oracle
-from tests.synthetic import add_trial, designed_study, metrics, study_json
+from tests.synthetic import ablated, add_trial, designed_study, metrics, study_json
 
 
 def csv(path: Path) -> Any:
@@ -114,7 +116,39 @@ def test_latex_document_is_complete_and_balanced(written: Path):
 
 
 def test_latex_names_characters_that_pdflatex_cannot_print():
-    assert escape.latex("汉 é “x” ≤") == r"\texttt{U+6C49} é ``x'' $\le$"
+    assert escape.latex("汉 é “x” ≤") == r"\codepoint{6C49} é ``x'' $\le$"
+
+
+def test_latex_says_where_characters_stand_by_their_code_points(tmp_path: Path, written: Path):
+    assert "code points" not in (written / "report.tex").read_text()
+    arms = {"blind": {"model.memory": "blind"}}
+    for name, texts in {
+        "asked": {"question": "что?"},
+        "claimed": {"hypotheses": [{**HYPOTHESIS, "claim": "汉字"}]},
+    }.items():
+        ledger = ablated(tmp_path / name, arms, ran=2, **texts)
+        out = writer.write(ledger.root, formats=["tex"])
+        assert (
+            r"\ifdefined\anyfont\else\begin{quote}\small Characters that pdfLaTeX" in (out / "report.tex").read_text()
+        )
+    assert r"\providecommand{\codepoint}" in (out / "tables" / "hypotheses.tex").read_text()
+
+
+HYPOTHESIS = {"claim": "it helps", "arm": "blind", "metric": "val_loss", "min_effect": 0.02}
+
+
+def test_latex_tables_fit_their_page_or_are_set_in_parts(written: Path):
+    columns = tuple(Column(f"column_{index}", f"column number {index}") for index in range(40))
+    wide = Table("wide", "Forty.", columns, (tuple(Cell("1.23456789", 1.0) for _ in columns),))
+    text = tables.to_latex(wide)
+    assert tables.is_wide(wide)
+    assert text.count(r"\begin{longtable}") == text.count("continued") + 1 == 3
+    assert text.count(r"\begin{tabular}[b]{@{}r@{}}column\\number 0\end{tabular}") == 6, "in both heads of each part"
+    page = pages.to_latex(Document("", "", "", words(""), (Section("Wide", (wide,)),)))
+    assert r"\begin{landscape}\input{tables/wide.tex}\end{landscape}" in page
+    assert "\n\\input{tables/cost.tex}\n" in (written / "report.tex").read_text(), "few columns stand upright"
+    for path in (written / "tables").glob("*.tex"):
+        assert "resizebox" not in path.read_text(), "type is not shrunk until nobody can read it"
 
 
 # ---- interim looks

@@ -86,11 +86,12 @@ def test_csv_format_writes_csv_files_only(written: Path, tmp_path: Path):
 def test_latex_rows_have_as_many_cells_as_columns(written: Path):
     for path in (written / "tables").glob("*.tex"):
         text = path.read_text()
-        layout = text.split(r"\begin{tabular}{", 1)[1].splitlines()[0]
-        columns = re.sub(r">\{\\raggedright\\arraybackslash\}p\{[\d.]+\\linewidth\}", "p", layout.removesuffix("}"))
-        assert re.fullmatch(r"[lrp]+", columns), layout
-        rows = [line for line in text.splitlines() if line.endswith(r" \\")]
-        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}, path.name
+        for part in text.split(r"\begin{longtable}{")[1:]:
+            layout, *lines = part.splitlines()
+            columns = re.sub(r">\{\\raggedright\\arraybackslash\}p\{\d+pt\}", "p", layout.removesuffix("}"))
+            assert re.fullmatch(r"[lrp]+", columns), layout
+            rows = [line for line in lines if line.endswith(r" \\")]
+            assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(columns) - 1}, path.name
 
 
 def test_trials_of_different_commits_are_refused_or_marked(tmp_path: Path):
@@ -133,6 +134,44 @@ def test_several_objectives_have_a_best_trial_each_and_a_pareto_set(tmp_path: Pa
     said = summary(writer.findings_of(ledger.root)).plain
     assert "The highest fact_accuracy of the search is 0.90" in said
     assert "The Pareto set has 2 trials of the search" in said
+
+
+def test_html_page_fits_a_narrow_screen(written: Path):
+    page = (written / "report.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert page.count("<table") == page.count('<div class="wide" tabindex="0"><table') > 5, "each in a box that scrolls"
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    assert "overflow-x: auto" in style
+    assert "svg { display: block; max-width: 100%; height: auto; }" in style
+    assert not re.search(r"margin[^;]*:[^;]*-\d", style), "nothing hangs out of the column"
+    widths = re.findall(r"(?<!max-)(?<!min-)width: ([\d.]+)(rem|px|em)", style)
+    assert widths == [], "only the column's greatest width is given, and tables fill it"
+
+
+def test_a_table_without_rows_is_a_sentence(tmp_path: Path):
+    ledger = synthetic.ablated(tmp_path / "whole", synthetic.TWO_ARMS, ran=2)
+    out = writer.write(ledger.root)
+    for name in ("report.md", "report.html", "report.tex"):
+        text = (out / name).read_text()
+        assert "Every trial that ended completed." in text
+        assert "Trials that did not complete, with their reasons" not in text
+    numbers = [int(number) for number in re.findall(r"^\*\*Table (\d+)\.", (out / "report.md").read_text(), re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert (out / "tables" / "failures.csv").read_text().count("\n") == 1, "its file has the head"
+
+
+def test_a_loaded_study_shows_itself_in_a_few_lines(written: Path):
+    lines = repr(ablate.load(written.parent)).splitlines()
+    assert lines[0] == "study ema: 36 of 36 trials have ended (30 completed, 4 pruned, 1 nan, 1 lost)"
+    assert lines[1:] == ["How fast should the token memory forget?", ".trials: 36 rows, .history: 317 reports"]
+
+
+def test_a_study_that_has_not_begun_shows_itself_too(tmp_path: Path):
+    ledger = Ledger(tmp_path / "new")
+    ledger.write_study(study_json(name="new", question="", space=SPACE, trials=3))
+    assert repr(ablate.load(ledger.root)).splitlines() == [
+        "study new: 0 of 3 trials have ended", ".trials: 0 rows, .history: 0 reports",
+    ]  # fmt: skip
 
 
 def test_load_returns_trials_and_history(written: Path):
@@ -185,6 +224,20 @@ def test_unknown_format_is_refused_in_one_line(written: Path, capsys: pytest.Cap
 )
 def test_formatting_of_numbers(found: str, expected: str):
     assert found == expected
+
+
+@pytest.mark.figures
+def test_the_committed_report_is_what_this_version_writes(tmp_path: Path) -> None:
+    committed = ROOT / "results" / "memory"
+    study = shutil.copytree(committed, tmp_path / "memory", ignore=shutil.ignore_patterns("report"))
+    out = writer.write(study, formats=("md", "tex", "csv"))
+    fresh, kept = (
+        {str(path.relative_to(folder)) for path in folder.rglob("*.*")} for folder in (out, committed / "report")
+    )
+    assert fresh | {"report.html"} == kept
+    for name in sorted(fresh):
+        if name.endswith((".md", ".tex")):
+            assert (out / name).read_text() == (committed / "report" / name).read_text(), name
 
 
 def test_committed_example_can_be_reported_and_names_no_machine(tmp_path: Path) -> None:

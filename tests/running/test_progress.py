@@ -123,6 +123,14 @@ def test_the_live_table_shows_state_best_and_time_left(trials: list[Trial]) -> N
         assert expected in shown
 
 
+def test_a_whole_parameter_is_read_from_its_row_as_a_whole_number() -> None:
+    """Parquet returns 8 as 8.0, and --json of the commands would print it so."""
+    cells = {**dataclasses.asdict(row(fake_trial(0))), "param.length": 8.0, "param.lr": 0.5, "param.memory": "token"}
+    del cells["params"], cells["metrics"]
+    params = TrialRow.of(cells).params
+    assert [repr(value) for value in params.values()] == ["8", "0.5", "'token'"]
+
+
 def test_parameters_are_short() -> None:
     assert formatting.parameters(
         {"model.ema_decay": 0.912345, "model.memory": "token", "model.knowledge_length": 8.0}

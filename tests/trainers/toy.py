@@ -90,6 +90,9 @@ class Toy:
     def cost(self, config: Config) -> Cost:
         return Cost(active_parameters=1, flops_per_token=4.0, peak_gib=1e-6, budget=config["steps"])
 
+    def epoch(self, config: Config) -> int | None:
+        return None
+
     def peak_gib(self, config: Config, *, ranks: int) -> float:
         return 1e-6
 

@@ -84,7 +84,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A numbered table. `label` names its files. A page shows `empty` in place of a table without rows.
+    """A numbered table. `label` names its files. A table without rows has no number: a page shows the sentence `empty`
+    in place of it and its caption.
 
     `bold`: the rows set in bold. `notes`: sentences under the table that explain its marks.
     """
@@ -93,7 +94,7 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    empty: str = "Nothing to show."
+    empty: str = "There is nothing to show here."
     bold: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -121,13 +122,11 @@ Block = Paragraph | Table | Figure | Listing
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its blocks. `sub`: one level deeper. `side_by_side`: table and figure next to each other where the
-    page is wide enough."""
+    """A heading and its blocks. `sub`: one level deeper."""
 
     title: str
     blocks: tuple[Block, ...]
     sub: bool = False
-    side_by_side: bool = False
 
 
 @dataclass(frozen=True)

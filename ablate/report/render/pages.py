@@ -29,17 +29,48 @@ def to_markdown(document: Document) -> str:
     return "\n".join(lines)
 
 
-PREAMBLE = r"""\documentclass[11pt]{article}
+PREAMBLE = r"""\documentclass[11pt,a4paper]{article}
+% LuaLaTeX and XeLaTeX take the fonts of the machine; pdfLaTeX has Latin letters only.
+\ifdefined\directlua\def\anyfont{}\fi
+\ifdefined\XeTeXversion\def\anyfont{}\fi
+\ifdefined\anyfont
+\usepackage{fontspec}
+\else
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
-\usepackage[margin=25mm]{geometry}
-\usepackage{array,booktabs,graphicx,textcomp,float}
-\floatplacement{table}{H}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
+\fi
+\usepackage[margin=22mm]{geometry}
+\usepackage{array,booktabs,longtable,graphicx,textcomp,float}
+\IfFileExists{pdflscape.sty}{\usepackage{pdflscape}}{\usepackage{lscape}}
 \floatplacement{figure}{H}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{6pt}
 \emergencystretch=3em
+% Before a heading that a table follows: they shall not be torn apart.
+\newcommand{\roomfortable}{\par\ifdim\pagetotal>0.72\textheight\newpage\fi}
+% A character by its code point: in the first font that has it, else named.
+\newcommand{\named}[1]{\texttt{U+#1}\allowbreak}
+\ifdefined\anyfont
+\newcommand{\letters}{}
+\newcommand{\ideographs}{}
+\IfFontExistsTF{DejaVu Serif}{\newfontfamily{\dejavu}{DejaVu Serif}\renewcommand{\letters}{\dejavu}}{%
+\IfFontExistsTF{FreeSerif}{\newfontfamily{\freeserif}{FreeSerif}\renewcommand{\letters}{\freeserif}}{}}
+\IfFontExistsTF{Noto Serif CJK SC}{\newfontfamily{\noto}{Noto Serif CJK SC}\renewcommand{\ideographs}{\noto}}{%
+\IfFontExistsTF{Noto Sans CJK SC}{\newfontfamily{\noto}{Noto Sans CJK SC}\renewcommand{\ideographs}{\noto}}{%
+\IfFontExistsTF{FandolSong-Regular.otf}{%
+\newfontfamily{\fandol}{FandolSong-Regular.otf}\renewcommand{\ideographs}{\fandol}}{}}}
+\newcommand{\ifhas}[3]{\iffontchar\font"#1 \char"#1\relax#2\else#3\fi}
+\DeclareRobustCommand{\codepoint}[1]{{\ifhas{#1}{}{\letters\ifhas{#1}{}{\ideographs\ifhas{#1}{\allowbreak}{\named{#1}}}}}}
+\else
+\DeclareRobustCommand{\codepoint}[1]{\named{#1}}
+\fi
 """
+
+_NAMED = (
+    "Characters that pdfLaTeX has no letters for stand by their code points (U+6C49). LuaLaTeX and XeLaTeX print those "
+    "that a font of the machine has."
+)
 
 
 def to_latex(document: Document) -> str:
@@ -49,11 +80,16 @@ def to_latex(document: Document) -> str:
     if document.question:
         lines.append(rf"\begin{{center}}\itshape {escape.latex(document.question)}\end{{center}}")
     lines.append(rf"\begin{{abstract}}\noindent {_latex_spans(document.summary)}\end{{abstract}}")
+    body: list[str] = []
     for section in document.sections:
-        lines += ["", rf"\{'sub' if section.sub else ''}section{{{escape.latex(section.title)}}}"]
+        body += ["", r"\roomfortable"] if isinstance(section.blocks[0], Table) else [""]
+        body.append(rf"\{'sub' if section.sub else ''}section{{{escape.latex(section.title)}}}")
         for block in section.blocks:
-            lines += ["", _latex_block(block)]
-    return "\n".join([*lines, r"\end{document}", ""])
+            body += ["", _latex_block(block)]
+    set_in_tables = (tables.to_latex(table) for table in document.tables)
+    if any(escape.CODE_POINT in text for text in (*lines[1:], *body, *set_in_tables)):
+        lines.append(rf"\ifdefined\anyfont\else\begin{{quote}}\small {_NAMED}\end{{quote}}\fi")
+    return "\n".join([*lines, *body, r"\end{document}", ""])
 
 
 def _latex_block(block: Block) -> str:
@@ -63,9 +99,10 @@ def _latex_block(block: Block) -> str:
         case Paragraph():
             return _latex_spans(block)
         case Table(rows=()):
-            return rf"{escape.latex(block.caption)} {escape.latex(block.empty)}"
+            return escape.latex(block.empty)
         case Table():
-            return rf"\input{{tables/{block.label}.tex}}"
+            table = rf"\input{{tables/{block.label}.tex}}"
+            return rf"\begin{{landscape}}{table}\end{{landscape}}" if tables.is_wide(block) else table
         case Figure():
             size = r"width=\linewidth,height=0.4\textheight,keepaspectratio"
             picture = rf"\includegraphics[{size}]{{figures/{block.label}.pdf}}"
@@ -92,9 +129,11 @@ def _markdown_block(block: Block, numbers: Mapping[int, int]) -> list[str]:
             return [f"> {_markdown_spans(block)}"]
         case Paragraph():
             return [_markdown_spans(block)]
+        case Table(rows=()):
+            return [escape.markdown(block.empty)]
         case Table():
-            body = tables.to_markdown(block).rstrip() if block.rows else escape.markdown(block.empty)
-            return [f"**Table {numbers[id(block)]}.** {escape.markdown(block.caption)}", "", body]
+            caption = f"**Table {numbers[id(block)]}.** {escape.markdown(block.caption)}"
+            return [caption, "", tables.to_markdown(block).rstrip()]
         case Figure():
             picture = f"![{escape.markdown(block.alt)}](figures/{block.label}.svg)"
             return [picture, "", f"**Figure {numbers[id(block)]}.** {escape.markdown(block.caption)}"]
@@ -155,6 +194,7 @@ def _in_page(svg: str, *, name: str, alt: str) -> str:
 
 
 def _numbers(document: Document) -> dict[int, int]:
-    """id() of a table or figure -> its number. Tables and figures are numbered separately."""
-    counted = (enumerate(kind, start=1) for kind in (document.tables, document.figures))
+    """id() of a table or figure -> its number. Tables and figures are numbered separately, tables with rows only."""
+    filled = [table for table in document.tables if table.rows]
+    counted = (enumerate(kind, start=1) for kind in (filled, document.figures))
     return {id(block): number for kind in counted for number, block in kind}

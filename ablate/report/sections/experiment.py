@@ -255,5 +255,5 @@ def _files(findings: Findings, trial_id: str) -> Table:
         caption=f"Files of the trial, under the study's folder ({findings.data.facts.study}).",
         columns=(Column("file", "file", number=False), Column("about", "what it holds", number=False)),
         rows=tuple((cell(name), cell(said)) for name, said in found),
-        empty="None is left.",
+        empty="No file of the trial is left.",
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from ablate.analyze.arms.contrasts import Factorial, factorial
@@ -27,6 +28,7 @@ from ablate.analyze.search.importance import Importances, importances
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
 from ablate.analyze.search.slices import Slice, slice_of
 from ablate.analyze.search.space import show
+from ablate.analyze.trained import Trained, trained
 from ablate.escape import file_name
 from ablate.records.interim_looks import Look, hindsight, peeked
 from ablate.spec.designs import BASELINE, SEARCH
@@ -82,12 +84,14 @@ class PerObjective:
 @dataclass(frozen=True)
 class Findings:
     """Everything a report shows. `search`: the ended trials of the search. `pareto`: empty for a single objective.
+    `subject`: what the trainer said of the study.
 
     `exploratory`: arm -> why its p values are exploratory; arms whose test was fixed before results were seen are not
     in it.
     """
 
     data: StudyData
+    subject: recorded.Subject
     search: pd.DataFrame
     progress: Progress
     per_objective: tuple[PerObjective, ...]
@@ -95,6 +99,7 @@ class Findings:
     bank_use: tuple[BankUse, ...]
     floors: tuple[Floors, ...]
     failures: tuple[Failure, ...]
+    trained: tuple[Trained, ...]
     costs: tuple[Cost, ...]
     curves: tuple[Curve, ...]
     bands: tuple[Band, ...]
@@ -148,8 +153,10 @@ def analyse(data: StudyData) -> Findings:
     stopping = data.facts.spec.early_stopping
     per_objective = tuple(_per_objective(data, search, objective) for objective in data.objectives)
     effects_shown = per_objective[0].effects
+    subject = _subject(data)
     return Findings(
         data=data,
+        subject=subject,
         search=search,
         progress=progress(
             data.every_trial, history, planned=data.planned, left=data.completion.left, started=data.started
@@ -159,12 +166,17 @@ def analyse(data: StudyData) -> Findings:
         bank_use=tuple(bank_use(trials, objective=primary, declared=arms)),
         floors=tuple(floors(trials, objective=primary, declared=arms)),
         failures=tuple(failures(data.every_trial)),
+        trained=tuple(trained(trials, declared=arms, costs=subject.costs, epoch=subject.epoch)),
         costs=tuple(costs(trials, declared=arms)),
         curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective), metric=data.curve_metric)),
         bands=tuple(bands(history, trials, metric=data.curve_metric, declared=arms)),
         mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys], trainer=data.trainer)),
         cost_effectiveness=tuple(
-            cost_effectiveness(trials, effects=effects_shown, flops_per_token=_flops(data, effects_shown))
+            cost_effectiveness(
+                trials,
+                effects=effects_shown,
+                flops_per_token={config: cost.flops_per_token for config, cost in subject.costs.items()},
+            )
         ),
         judged=tuple(judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)),
         rungs=tuple(
@@ -194,12 +206,21 @@ def interim_look(findings: Findings, *, at: str) -> Look | None:
     return Look(at=at, planned_seeds=ablation.seeds, shown=shown) if ablation and shown else None
 
 
-def _flops(data: StudyData, effects: Sequence[Effect]) -> Mapping[str, float]:
-    """Recorded configuration -> FLOPs per token, for the first run of each group whose cost is shown."""
-    groups = [BASELINE, *(effect.arm for effect in effects if effect.n)] if effects else []
-    runs = [completed(of_arm(data.trials, group)) for group in groups]
-    configs = [str(run["config_json"].iloc[0]) for run in runs if not run.empty]
-    return recorded.flops_per_token(data.trainer.name, configs) if configs else {}
+def _subject(data: StudyData) -> recorded.Subject:
+    """Ask about the base's preset, the cost of the first run of each group (the first completed one, where there is
+    one), and the epoch of the first run, where no run recorded it."""
+    trials = data.trials
+    groups = [of_arm(trials, group) for group in dict.fromkeys(texts(trials, "arm"))]
+    firsts = [done if len(done := completed(runs)) else runs for runs in groups]
+    configs = tuple(dict.fromkeys(str(runs["config_json"].iloc[0]) for runs in firsts))
+    unknown = not np.isfinite(floats(trials, "epoch_tokens")).any()
+    base = data.facts.spec.base
+    return recorded.subject(
+        data.trainer.name,
+        preset=str(base["preset"]) if "preset" in base else None,
+        configs=configs,
+        epoch_of=configs[0] if configs and unknown else None,
+    )
 
 
 def _claims(data: StudyData) -> list[Claim]:

@@ -253,7 +253,7 @@ def _slice(findings: Findings, per: PerObjective, entry: Slice) -> Section:
         ),
         rows=tuple(lines),
     )
-    return Section(entry.key, (table, _scatter(findings, per, dimension)), sub=True, side_by_side=True)
+    return Section(entry.key, (table, _scatter(findings, per, dimension)), sub=True)
 
 
 def _scatter(findings: Findings, per: PerObjective, dimension: Dimension) -> Figure:

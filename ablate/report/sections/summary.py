@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
 from ablate import formatting
 from ablate.analyze.arms.paired import Effect
 from ablate.analyze.memory import LEARNED, BankUse, better_side
@@ -17,6 +21,7 @@ EXPLORATORY = "‡"  # mark of exploratory p values and claims
 NO_BANK = ("none", "blind")
 TIED = 6  # most trials of a tie that are named
 SENTENCES = 6  # up to so many arms have a sentence each
+ANSWERED = 20  # the same, at the end of a sweep
 
 
 def summary(findings: Findings) -> Paragraph:
@@ -33,6 +38,46 @@ def summary(findings: Findings) -> Paragraph:
     for per in findings.per_objective:
         parts += _arms(findings, per)
     return Paragraph(tuple(_joined(parts)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an ablation shows. `verdict`: of which arms the declared test shows an effect. `sentences`: the summary's,
+    one for each arm. `arms`: the same as values, None where a number is missing."""
+
+    verdict: str
+    sentences: tuple[str, ...]
+    arms: tuple[dict[str, Any], ...]
+
+
+def answer(findings: Findings) -> Answer:
+    """The answer of a study with arms, by its first objective."""
+    per = findings.primary
+    shown = [effect.arm for effect in per.claims if effect_is_shown(effect)]
+    verdict = f"the declared test shows an effect of {formatting.names(shown)}" if shown else "no effect is shown"
+    if not any(effect.n for effect in per.effects):
+        verdict = "none yet"
+    elif not per.claims:
+        verdict = "the noise: A/A arms claim nothing"
+    sentences = (Paragraph(part).plain for part in _arms(findings, per, most=ANSWERED))
+    return Answer(verdict, tuple(sentences), tuple(_as_values(effect) for effect in per.claims))
+
+
+def effect_is_shown(effect: Effect) -> bool:
+    """Whether the interval excludes 0 and the declared test rejects."""
+    return effect.difference.excludes_zero and effect.p_holm <= ALPHA
+
+
+def _as_values(effect: Effect) -> dict[str, Any]:
+    numbers = {
+        "difference": effect.difference.mean,
+        "low": effect.difference.low,
+        "high": effect.difference.high,
+        "p_exact": effect.p_exact,
+        "p_holm": effect.p_holm,
+    }
+    measured = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    return {"arm": effect.arm, "metric": effect.metric, "n": effect.n, **measured, "shown": effect_is_shown(effect)}
 
 
 def _joined(parts: list[tuple[Span, ...]]) -> list[Span]:
@@ -124,7 +169,8 @@ def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
     return [(text + "so no gain is credited to the memory.",)]
 
 
-def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
+def _arms(findings: Findings, per: PerObjective, *, most: int = SENTENCES) -> list[tuple[Span, ...]]:
+    """Up to `most` arms have a sentence each."""
     effects = [effect for effect in per.claims if effect.n]
     is_primary = per is findings.primary
     if not any(effect.n for effect in per.effects):
@@ -133,7 +179,7 @@ def _arms(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
     parts = _floors(findings, group=BASELINE, whose="The baseline's mean") if is_primary else []
     if not per.claims:
         parts += [(noise_in_words(effect, per=per),) for effect in per.checks if effect.n]
-    described, unclear, one_pair = _split_for_sentences(_without_cells(per, effects))
+    described, unclear, one_pair = _split_for_sentences(_without_cells(per, effects), most=most)
     for effect in described:
         parts += [(effect_in_words(effect, per=per),), (credit(findings, effect=effect, objective=per.objective),)]
     if unclear:
@@ -172,10 +218,10 @@ def _without_cells(per: PerObjective, effects: list[Effect]) -> list[Effect]:
     return [effect for effect in effects if effect.arm not in cells]
 
 
-def _split_for_sentences(effects: list[Effect]) -> tuple[list[Effect], list[Effect], list[Effect]]:
-    """(arms with a sentence each, arms whose interval holds 0, arms with one pair, so no interval). Of up to SENTENCES
+def _split_for_sentences(effects: list[Effect], *, most: int) -> tuple[list[Effect], list[Effect], list[Effect]]:
+    """(arms with a sentence each, arms whose interval holds 0, arms with one pair, so no interval). Of up to `most`
     arms all have a sentence, of more those whose interval excludes 0."""
-    if len(effects) <= SENTENCES:
+    if len(effects) <= most:
         return effects, [], []
     clear = [effect for effect in effects if effect.difference.excludes_zero]
     rest = [effect for effect in effects if not effect.difference.excludes_zero]
@@ -224,7 +270,7 @@ def effect_in_words(effect: Effect, *, per: PerObjective) -> str:
         text = (
             f"Against the baseline, {effect.arm} {verb} {effect.metric} by {size}{per.unit}, 95% interval {span} {tail}"
         )
-        return text + ("." if effect.p_holm <= ALPHA else f"; the declared test does not reject at {ALPHA}.")
+        return text + ("." if effect_is_shown(effect) else f"; the declared test does not reject at {ALPHA}.")
     value = formatting.fixed(difference.mean, places, sign=True)
     return (
         f"For {effect.arm} the difference in {effect.metric} is {value}{per.unit} and its 95% interval {span} holds 0 "
