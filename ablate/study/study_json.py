@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ablate.analyze.search.space import Value
-from ablate.errors import BadInput
+from ablate.errors import BadInput, ParameterError
 from ablate.records import provenance
 from ablate.records.locations import Place
 from ablate.records.schema import SCHEMA_VERSION
@@ -166,6 +166,16 @@ class SpaceFile(_Part):
     low: float | None = None
     high: float | None = None
     choices: list[Value] | None = None
+
+    @model_validator(mode="after")
+    def _is_a_distribution(self) -> SpaceFile:
+        """A report takes logarithms of the bounds, which a study file's rules allow."""
+        written = self.choices if self.kind == "choice" else [self.low, self.high]
+        try:
+            distributions.parse(self.key, {self.kind: written})
+        except ParameterError as error:
+            raise ValueError(error.rule) from None
+        return self
 
     @property
     def size(self) -> float:

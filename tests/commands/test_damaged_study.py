@@ -245,6 +245,7 @@ def test_what_stands_for_study_json_is_one_line_for_every_command(
         {"spec.optimizer": {"trials": "many", "sampler": "tpe", "seed": 0}},
         {"spec.early_stopping": {"asha": {"min_tokens": 10, "reduction": 1}}},
         {"space": [{"key": "train.lr", "kind": "guess"}]},
+        {"space": [{"key": "train.lr", "kind": "loguniform", "low": -1.0, "high": 1.0}]},
         {"trainer": "abc"},
         {"trainer": {"name": "token_memory", "metrics": None}},
         {"provenance": {}},
