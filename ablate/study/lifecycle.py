@@ -63,6 +63,7 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool) -> tuple[Ledger
         if updated != before:
             ledger.write_study(updated)
         return ledger, "finished"
+    ledger.damaged_rows()  # raises BadInput for rows that must not be trained again
     kept = {key: before[key] for key in ("winner",) if key in before}
     ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
     return ledger, "extended" if done.finished else "resumed"

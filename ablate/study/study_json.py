@@ -182,8 +182,9 @@ class SpaceFile(_Part):
         """The number of different values; infinite for real numbers."""
         if self.choices is not None:
             return len(self.choices)
-        whole = self.kind in ("int", "logint") and self.low is not None and self.high is not None
-        return self.high - self.low + 1 if whole else math.inf
+        if self.kind not in ("int", "logint") or self.low is None or self.high is None:
+            return math.inf
+        return self.high - self.low + 1
 
 
 class ProvenanceFile(_Part):
