@@ -264,16 +264,20 @@ class Ledger:
         found = study_reader.trials(self.root, metrics=self.metrics)[1]
         return [each._replace(path=self.place / "trials" / each.path.name) for each in found]
 
-    def set_aside(self) -> list[str]:
-        """Move every damaged final row to damaged/trials/, so that its trial can be trained again. Returns a line for
-        each. Raises BadInput, and moves nothing, where one is not damaged but of a newer version, say."""
+    def damaged_rows(self) -> list[Problem]:
+        """`unreadable_rows`. Raises BadInput where one is not damaged but of a newer version, say."""
         found = self.unreadable_rows()
         for problem in found:
             if not problem.damaged:
                 hint = "its trial would be trained again otherwise"
                 raise BadInput(str(problem.path), "", "", problem.reason, hint)
+        return found
+
+    def set_aside(self) -> list[str]:
+        """Move every damaged final row to damaged/trials/, so that its trial can be trained again. Returns a line for
+        each. Raises BadInput, and moves nothing, as `damaged_rows` does."""
         lines = []
-        for problem in found:
+        for problem in self.damaged_rows():
             name = f"trials/{problem.path.name}"
             free = (f"damaged/{name}" + (f".{number}" if number else "") for number in itertools.count())
             to = next(free_name for free_name in free if not self.store.exists(free_name))

@@ -74,7 +74,7 @@ def _fitted(part: pa.Table, schema: pa.Schema) -> pa.Table:
                 raise Unreadable(f"its columns do not fit the other parts' ({name}: {column.type})") from None
             part = part.set_column(index, name, column)
         if pa.types.is_timestamp(kind):
-            ends = pc.min_max(column.cast(pa.int64())).as_py()
+            ends = pc.call_function("min_max", [column.cast(pa.int64())]).as_py()
             if ends["min"] is not None and not _EARLIEST <= ends["min"] <= ends["max"] <= _LATEST:
                 raise Unreadable(f"its {name} is no time of this age")
     return part

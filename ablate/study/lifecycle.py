@@ -66,6 +66,7 @@ def open_study(spec: StudySpec, results: Place, *, resume: bool, allow_mixed: bo
         return ledger, "finished"
     if not allow_mixed:
         compatibility.check_code(ledger, facts.provenance, ProvenanceFile.model_validate(described["provenance"]))
+    ledger.damaged_rows()  # raises BadInput for rows that must not be trained again
     kept = {key: before[key] for key in ("winner",) if key in before}
     ledger.write_study({**described, **kept, "started_at": started_at, "finished_at": None})
     return ledger, "extended" if done.finished else "resumed"

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ablate.analyze.search.space import Value
-from ablate.errors import BadInput
+from ablate.errors import BadInput, ParameterError
 from ablate.records import provenance
 from ablate.records.locations import Place
 from ablate.records.schema import SCHEMA_VERSION
@@ -167,13 +167,24 @@ class SpaceFile(_Part):
     high: float | None = None
     choices: list[Value] | None = None
 
+    @model_validator(mode="after")
+    def _is_a_distribution(self) -> SpaceFile:
+        """A report takes logarithms of the bounds, which a study file's rules allow."""
+        written = self.choices if self.kind == "choice" else [self.low, self.high]
+        try:
+            distributions.parse(self.key, {self.kind: written})
+        except ParameterError as error:
+            raise ValueError(error.rule) from None
+        return self
+
     @property
     def size(self) -> float:
         """The number of different values; infinite for real numbers."""
         if self.choices is not None:
             return len(self.choices)
-        whole = self.kind in ("int", "logint") and self.low is not None and self.high is not None
-        return self.high - self.low + 1 if whole else math.inf
+        if self.kind not in ("int", "logint") or self.low is None or self.high is None:
+            return math.inf
+        return self.high - self.low + 1
 
 
 class ProvenanceFile(_Part):

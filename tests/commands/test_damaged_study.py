@@ -23,7 +23,7 @@ from ablate.running.runner import Halt
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.study import lifecycle, phases
-from ablate.trainers import recorded
+from ablate.trainers import Config, recorded
 from ablate.trainers.recorded import CheckpointText
 from tests.commands.test_sweep import ABLATION, run
 from tests.fakes import Scripted
@@ -245,6 +245,7 @@ def test_what_stands_for_study_json_is_one_line_for_every_command(
         {"spec.optimizer": {"trials": "many", "sampler": "tpe", "seed": 0}},
         {"spec.early_stopping": {"asha": {"min_tokens": 10, "reduction": 1}}},
         {"space": [{"key": "train.lr", "kind": "guess"}]},
+        {"space": [{"key": "train.lr", "kind": "loguniform", "low": -1.0, "high": 1.0}]},
         {"trainer": "abc"},
         {"trainer": {"name": "token_memory", "metrics": None}},
         {"provenance": {}},
@@ -281,21 +282,20 @@ def test_a_folder_that_is_deleted_while_its_study_runs_ends_the_sweep_in_one_lin
 ) -> None:
     train = play()
     ledger = Ledger(space.parent / "results" / "small")
-    configs = train.configs
-    train.configs = _Deleting(configs, ledger.root)
+    train.configs = _Deleting(ledger.root)
     assert run(space) == cli.BAD_INPUT
     assert len(train.configs) == 1, "no further trial is trained for nothing"
     assert "deleted while the study ran" in capsys.readouterr().err.splitlines()[-1]
 
 
-class _Deleting(list[object]):
+class _Deleting(list[Config]):
     """Deletes a folder when something is appended."""
 
-    def __init__(self, items: list[object], folder: Path) -> None:
-        super().__init__(items)
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
 
-    def append(self, item: object) -> None:
+    def append(self, item: Config) -> None:
         super().append(item)
         shutil.rmtree(self._folder)
 

@@ -35,7 +35,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "a still vector bank": {"model.memory": "vector", "model.ema": "off"},
     "another corpus": {"model.memory": "none", "data.corpus": "pydoc"},
 }
-CLOCK = ("_per_s", "_ms", "wall_s", "peak_gib", "_pct", "nvml", "mfu")
+CLOCK = ("_per_s", "_ms", "wall_s", "_gib", "_pct", "nvml", "mfu")
 
 
 def measured(overrides: dict[str, Any], folder: Path) -> list[Any]:

@@ -99,7 +99,7 @@ def test_summary_names_a_tie_and_no_winner(tmp_path: Path):
     add_trial(ledger, params=synthetic.draw(rng), measured=metrics(val_loss=2.75))
     said = summary_of(ledger.root)
     first, second = sorted(tied)
-    assert f"2 trials tie at the lowest val_loss of the search, 2.50 nats/token ({first}, {second}): " in said
+    assert f"2 trials tie at the lowest val_loss of the search, 2.500 nats/token ({first}, {second}): " in said
     assert "no winner among them" in said
     assert "The lowest val_loss of the search is" not in said
     assert "one of 2 trials that tie" in page_of(ledger.root)

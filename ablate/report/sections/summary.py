@@ -106,7 +106,9 @@ def _search(findings: Findings, per: PerObjective) -> list[tuple[Span, ...]]:
         return []
     if per.best is None:
         return [(f"No trial of the search completed with a {per.objective.metric}.",)] if len(findings.search) else []
-    parts = [_best(per, per.best), *_edges(per.best)] if len(per.best.tied) == 1 else [_tie(per, per.best)]
+    if len(per.best.tied) > 1:
+        return [_tie(per, per.best)]
+    parts = [_best(per, per.best), *_edges(per.best)]
     if per is findings.primary:
         parts += _floors(findings, group="best", whose="Its") + _single_bank(findings)
     return parts
