@@ -12,8 +12,9 @@ import json
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from model.config import ConfigError
 from model.data.facts import Fact
@@ -174,7 +175,7 @@ def _read_json(path: str, *, hint: str) -> tuple[str, Any]:
         raise _not_json(path, line, content, error, hint=hint) from error
 
 
-def _open(path: str, *, packed: bool) -> BinaryIO:
+def _open(path: str, *, packed: bool) -> BufferedReader | gzip.GzipFile:
     """Open a file to read its bytes; unpack them where it is `packed`. Raises OSError.
 
     Raises DataError for a pipe or a device: opening one may wait for ever, and each trial reads the file again.
@@ -183,7 +184,7 @@ def _open(path: str, *, packed: bool) -> BinaryIO:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a folder is an OSError
         what = "a pipe" if stat.S_ISFIFO(mode) else "no ordinary file"
         raise DataError(path, 1, f"is {what}, which cannot be read again and again", "write its content to a file")
-    return cast(BinaryIO, gzip.open(path, "rb")) if packed else Path(path).open("rb")
+    return gzip.open(path, "rb") if packed else Path(path).open("rb")
 
 
 _FORMATS = {
