@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from ablate import escape
@@ -15,14 +17,16 @@ EXIT_CODES = {
     DIFFERENT: "`--verify` found a difference; of `model.train`: the loss became NaN or infinite",
     BAD_INPUT: "bad input: one line `file:line: key: value: rule; hint`, and nothing was written",
     NO_SUCCESS: "no trial succeeded",
-    INTERRUPTED: "interrupted, or the disk is full; the same command resumes, a sweep with `--resume`",
+    INTERRUPTED: "interrupted, the disk is full, or Ray has died; the same command resumes, a sweep with `--resume`",
 }
 """What each exit code says."""
 
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command. Bad input gives one line on stderr and exit code 2. A disk that fills up during a trial gives one
-    line and exit code 130, because the trial can be resumed."""
+    line and exit code 130, because the trial can be resumed. SIGTERM is taken as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main()
     except (BadInput, ParameterError) as error:

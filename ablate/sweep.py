@@ -24,7 +24,7 @@ from ablate.running import tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
 from ablate.running.progress import StudyProgress, best_of_study
-from ablate.running.runner import Halt, Runner
+from ablate.running.runner import Halt, Runner, undisturbed
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.models import Resources, StudySpec
@@ -210,32 +210,35 @@ def _sweep(study: StudySpec, options: Options) -> int:
         limits=_limits(study.resources),
     )
     study_progress = StudyProgress(study.objectives[0], planned=plan.planned(study))
-    with contextlib.ExitStack() as stack:
-        view = View(study_progress)
-        starting = _runner(study, context, halt=halt, view=view, options=options)
-        lock.check_free(context.ledger)  # before a runner writes to the study's folder
-        # A running cluster may be unreachable or too small, so it is joined before anything is written.
-        runner = stack.enter_context(starting) if options.address else None
-        ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
-        if state == "finished":
-            view.say(f"study {study.study} is finished: writing its report again")
-            return _conclude(study, ledger, options)
-        stack.enter_context(lock.hold(ledger))
-        study_progress.rows += ledger.rows()
-        stack.enter_context(halt)
-        stack.enter_context(view)
-        if warning:
-            view.say(warning)
-        runner = runner or stack.enter_context(starting)
-        if runner.notice:
-            view.say(runner.notice)
-        try:
-            with writing():
-                if phases.run(study, ledger, runner=runner, halt=halt, say=view.say):
-                    lifecycle.mark_finished(ledger)
-        except CannotWrite as full:
-            halt.call_off(full.line)
-    return _end(study, ledger, halt=halt, options=options)
+    with halt:  # until the report is written
+        with contextlib.ExitStack() as stack:
+            view = View(study_progress)
+            starting = _runner(study, context, halt=halt, view=view, options=options)
+            lock.check_free(context.ledger)  # before a runner writes to the study's folder
+            # A running cluster may be unreachable or too small, so it is joined before anything is written.
+            runner = stack.enter_context(starting) if options.address else None
+            ledger, state = lifecycle.open_study(study, options.results, resume=options.resume)
+            if state == "finished":
+                view.say(f"study {study.study} is finished: writing its report again")
+                return _conclude(study, ledger, options)
+            stack.enter_context(lock.hold(ledger))
+            study_progress.rows += ledger.rows()
+            stack.enter_context(view)
+            if warning:
+                view.say(warning)
+            try:
+                with writing():
+                    runner = runner or stack.enter_context(starting)
+                    if runner.notice:
+                        view.say(runner.notice)
+                    if phases.run(study, ledger, runner=runner, halt=halt, say=view.say):
+                        lifecycle.mark_finished(ledger)
+            except CannotWrite as full:
+                halt.call_off(full.line)
+            except KeyboardInterrupt:  # the second signal, or the runner is gone: `halt` says which
+                if halt.reason is None:
+                    raise
+        return _end(study, ledger, halt=halt, options=options)
 
 
 def _runner(
@@ -257,12 +260,13 @@ def _end(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> i
     why = {"signal": "interrupted", "hours": f"{options.max_hours or 0:g} hours are over", "fault": halt.fault}[
         halt.reason
     ]
-    ended = len(ledger.final_ids())
-    print(
-        f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
-        file=sys.stderr,
-    )
-    _conclude(study, ledger, options)
+    with undisturbed():
+        ended = len(ledger.final_ids())
+        print(
+            f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
+            file=sys.stderr,
+        )
+        _conclude(study, ledger, options)
     return cli.INTERRUPTED
 
 
