@@ -211,6 +211,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
     )
     study_progress = StudyProgress(study.objectives[0], planned=plan.planned(study))
     with halt:  # until the report is written
+        if halt.abandoned:  # by the process whose place this one takes
+            return _end(study, context.ledger, halt=halt, options=options)
         with contextlib.ExitStack() as stack:
             view = View(study_progress)
             starting = _runner(study, context, halt=halt, view=view, options=options)

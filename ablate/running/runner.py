@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -94,6 +96,9 @@ GRACE_S = 8.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a study to stop."""
 
+_FAULT = "ABLATE_FAULT"
+"""The variable by which a process tells the one that takes its place why."""
+
 
 class Halt:
     """Whether the study should stop: after Ctrl-C or SIGTERM, after its hours, or because results cannot be written.
@@ -105,8 +110,8 @@ class Halt:
     def __init__(self, *, max_hours: float | None = None) -> None:
         self._deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
         self._signalled = False
-        self._fault = ""
-        self._abandoned = False
+        self._fault = os.environ.pop(_FAULT, "")
+        self._abandoned = bool(self._fault)
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -138,6 +143,13 @@ class Halt:
         self.call_off(fault)
         self._abandoned = True
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    @staticmethod
+    def start_over(fault: str) -> None:
+        """Replace this process, whose main thread cannot be interrupted, by one that runs the same command. Its halt is
+        abandoned because of `fault` from the start, so that it only has to write the report."""
+        os.environ[_FAULT] = fault
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python handles signals only there

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,13 +85,15 @@ def connect(
     environment: Mapping[str, str] | None = None,
     note: Path | None = None,
     on_death: Callable[[str], object] = id,
+    stuck: Callable[[str], object] = id,
 ) -> Iterator[Cluster]:
     """Start a private Ray on this machine or join the one at `address`. Shut down or leave it at the end in every case.
 
     `cpus` and `gpus` are logical counts for a private Ray; None takes what Ray finds. `use_mps`: `off` keeps trials
     away from an MPS daemon. `environment`: variables for the trials' processes. `note`: the file by which `orphans.end`
-    finds the private Ray of a killed driver. `on_death`: see Daemons. Ray's output goes to a file, because stdout is
-    for the command's answer. Raises BadInput if `address` cannot be joined, or if Ray's sockets fit in no folder.
+    finds the private Ray of a killed driver. `on_death`, `stuck`: see Daemons; before `stuck` Ray's other processes are
+    ended. Ray's output goes to a file, because stdout is for the command's answer. Raises BadInput if `address` cannot
+    be joined, or if Ray's sockets fit in no folder.
     """
     folder, token = session_folder.make(), None
     with contextlib.ExitStack() as stack:
@@ -103,7 +106,7 @@ def connect(
             if note is not None:
                 orphans.Session.ours(folder).write(note)
             token = auth_token.make(folder)
-            daemons = Daemons(on_death)
+            daemons = Daemons(on_death, stuck=partial(_leave, folder, stuck))
             info = stack.enter_context(
                 _private(study, folder=folder, token=token, daemons=daemons, cpus=cpus, gpus=gpus)
             )
@@ -131,6 +134,12 @@ class _Logs:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
             error.add_note(f"Ray's logs are in {self.folder}")
+
+
+def _leave(folder: Path, stuck: Callable[[str], object], death: str) -> None:
+    orphans.end_processes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    stuck(death)
 
 
 @contextmanager

@@ -27,16 +27,20 @@ _VITAL = ("gcs_server", "raylet")
 _CAUSE_S = 2.0
 """How much sooner an error of Ray may come than the end of the process that is its cause."""
 
+_LEAVE_S = 8.0
+"""How long the main thread may take to leave what it does. After a minute without a GCS server C++ ends the process."""
+
 
 class Daemons:
     """What `ray.init` starts. Use it as a context around everything that needs Ray.
 
     `on_death` gets a line that says which process has died, once, in a thread. It must lead to a KeyboardInterrupt in
-    the main thread. An error that Ray raises because of a death becomes a KeyboardInterrupt too.
+    the main thread. An error that Ray raises because of a death becomes a KeyboardInterrupt too. `stuck` gets the line
+    where the main thread does not leave the context then: it waits in C++, where Python interrupts nothing.
     """
 
-    def __init__(self, on_death: Callable[[str], object]) -> None:
-        self._on_death = on_death
+    def __init__(self, on_death: Callable[[str], object], *, stuck: Callable[[str], object]) -> None:
+        self._on_death, self._stuck = on_death, stuck
         self._started: list[subprocess.Popen[bytes]] = []
         self._told = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -89,10 +93,12 @@ class Daemons:
         while not death and self._stopped not in select.select(ends, [], [])[0]:
             time.sleep(0.01)  # another thread may be collecting the process at this moment
             death = self.death()
-        if death:
-            self._tell(death)
         for end in ends[1:]:
             os.close(end)
+        if death:
+            self._tell(death)
+            if not select.select(ends[:1], [], [], _LEAVE_S)[0]:
+                self._stuck(death)
 
     def death(self) -> str:
         """Which process has died, and of what; "" while all live."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.air.execution import PlacementGroupResourceManager
 from ray.air.execution._internal import RayActorManager
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import ActorDiedError, OutOfMemoryError
@@ -135,7 +136,8 @@ def _started(
         use_mps=asked.mps,
         environment=environment,
         note=note,
-        on_death=halt.abandon,
+        on_death=partial(_ray_is_gone, halt),
+        stuck=Halt.start_over,
     ) as cluster:
         reap_orphans()
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
@@ -188,6 +190,16 @@ def as_actor_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
         yield
     finally:
         RayActorManager._actor_task_failed = original
+
+
+def _ray_is_gone(halt: Halt, death: str) -> None:
+    """Call the study off, and let Tune ask nothing more of Ray.
+
+    Tune's manager of placement groups removes them when it is deleted, which may be at any later moment. The call waits
+    for the GCS server for a minute; then C++ ends this process (`PlacementGroupResourceManager.__del__`, Ray 2.60).
+    """
+    PlacementGroupResourceManager.clear = lambda _: None
+    halt.abandon(death)
 
 
 class _GraceOver(KeyboardInterrupt):

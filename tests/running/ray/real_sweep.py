@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,8 +115,8 @@ def check_end(sweeping: subprocess.Popen[str], *, line: str, seconds: float = 60
     out, err = sweeping.communicate(timeout=seconds)
     assert sweeping.returncode == cli.INTERRUPTED, err
     assert out.splitlines()[-1].startswith("report: "), out + err
-    course = ("dashboard: ", "trial ", "completed ")
-    said = [one for one in err.splitlines() if not one.startswith(course)]
+    course = re.compile(r"dashboard: |trial |\d+ planned: ")
+    said = [one for one in err.splitlines() if not course.match(one)]
     assert len(said) == 1, err
     assert line in said[0]
     assert "resume with the same command and --resume" in said[0]

@@ -13,6 +13,7 @@ import pytest
 import ray._private.services
 
 from ablate.running.ray.daemons import Daemons
+from tests.running.ray.real_sweep import wait_for
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def told() -> list[str]:
 @pytest.fixture
 def running(tmp_path: Path, told: list[str]) -> Iterator[tuple[Daemons, dict[str, subprocess.Popen[bytes]]]]:
     """A raylet, a server and a monitor of logs that were started as `ray.init` starts them."""
-    heard = Daemons(told.append)
+    heard = Daemons(told.append, stuck=told.append)
     started = {}
     with heard.starting():
         for name in ("raylet", "gcs_server", "log_monitor"):
@@ -63,8 +64,7 @@ def test_a_death_is_told_once_with_its_cause(name: str, how: signal.Signals, run
     with heard:
         heard.watch()
         started[name].send_signal(how)
-        assert heard._watcher is not None
-        heard._watcher.join(timeout=30)
+        wait_for(lambda: bool(told), seconds=30)
     assert told == [f"{name}, a process of Ray, has died ({how.name})"]
 
 
@@ -94,3 +94,16 @@ def test_an_error_without_a_death_stays(running: Running, told: list[str], monke
     with pytest.raises(RuntimeError, match="our own"), heard:
         raise RuntimeError("our own")
     assert told == []
+
+
+def test_a_main_thread_that_waits_in_c_is_not_waited_for(
+    running: Running, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablate.running.ray.daemons._LEAVE_S", 0.1)
+    heard, started = running
+    with heard:
+        heard.watch()
+        end(started["gcs_server"])
+        assert heard._watcher is not None
+        heard._watcher.join(timeout=30)
+    assert told == ["gcs_server, a process of Ray, has died (SIGKILL)"] * 2
