@@ -115,7 +115,7 @@ def check_end(sweeping: subprocess.Popen[str], *, line: str, seconds: float = 60
     out, err = sweeping.communicate(timeout=seconds)
     assert sweeping.returncode == cli.INTERRUPTED, err
     assert out.splitlines()[-1].startswith("report: "), out + err
-    course = re.compile(r"dashboard: |trial |\d+ planned: ")
+    course = re.compile(r"dashboard: |\[\d+/\d+\] |\d+ planned: ")
     said = [one for one in err.splitlines() if not course.match(one)]
     assert len(said) == 1, err
     assert line in said[0]
