@@ -154,7 +154,7 @@ class Halt:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python handles signals only there
             for number in _SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

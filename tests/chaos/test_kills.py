@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.timeout(600)]
 @pytest.mark.parametrize("number", range(STUDIES))
 def test_no_kill_loses_or_leaves_anything(number: int, tmp_path: Path) -> None:
     dice = random.Random(SEED)
-    fates = [FATES[kill % len(FATES)] for kill in range(STUDIES * KILLS)]
+    fates: list[Fate] = [FATES[kill % len(FATES)] for kill in range(STUDIES * KILLS)]
     dice.shuffle(fates)
     dice = random.Random(f"{SEED} {number}")
     with sweeps(tmp_path) as study:

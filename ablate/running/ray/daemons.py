@@ -120,13 +120,19 @@ class Daemons:
 
 @contextlib.contextmanager
 def sigterm_is_ours() -> Iterator[None]:
-    """Inside, Ray installs no handler for SIGTERM. Its own exits at once, and nothing would be cleaned up."""
+    """Inside Ray starts; SIGTERM has the handler afterwards that it had before.
+
+    Ray's handler in Python exits at once, and nothing would be cleaned up. Its handler in C++, of which Python does not
+    know, writes a stack and aborts.
+    """
     install = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda _: None
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = install
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:

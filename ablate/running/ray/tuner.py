@@ -198,7 +198,7 @@ def _ray_is_gone(halt: Halt, death: str) -> None:
     Tune's manager of placement groups removes them when it is deleted, which may be at any later moment. The call waits
     for the GCS server for a minute; then C++ ends this process (`PlacementGroupResourceManager.__del__`, Ray 2.60).
     """
-    PlacementGroupResourceManager.clear = lambda _: None
+    PlacementGroupResourceManager.clear = lambda self: None  # noqa: ARG005 - Ray's name
     halt.abandon(death)
 
 
