@@ -106,7 +106,7 @@ def connect(
             if note is not None:
                 orphans.Session.ours(folder).write(note)
             token = auth_token.make(folder)
-            daemons = Daemons(on_death, stuck=partial(_leave, folder, stuck))
+            daemons = Daemons(on_death, stuck=partial(_leave, folder, stuck), temporary=folder)
             info = stack.enter_context(
                 _private(study, folder=folder, token=token, daemons=daemons, cpus=cpus, gpus=gpus)
             )

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,11 +36,12 @@ class Daemons:
 
     `on_death` gets a line that says which process has died, once, in a thread. It must lead to a KeyboardInterrupt in
     the main thread. An error that Ray raises because of a death becomes a KeyboardInterrupt too. `stuck` gets the line
-    where the main thread does not leave the context then: it waits in C++, where Python interrupts nothing.
+    where the main thread does not leave the context then: it waits in C++, where Python interrupts nothing. The
+    dashboard leaves temporary files behind when it is ended; they go to `temporary`.
     """
 
-    def __init__(self, on_death: Callable[[str], object], *, stuck: Callable[[str], object]) -> None:
-        self._on_death, self._stuck = on_death, stuck
+    def __init__(self, on_death: Callable[[str], object], *, stuck: Callable[[str], object], temporary: Path) -> None:
+        self._on_death, self._stuck, self._temporary = on_death, stuck, temporary
         self._started: list[subprocess.Popen[bytes]] = []
         self._told = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -51,8 +52,10 @@ class Daemons:
         """Inside, Ray starts its processes in sessions of their own."""
         popen = ray._private.services.ConsolePopen
 
-        def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-            self._started.append(popen(*arguments, **options, start_new_session=True))
+        def start(command: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+            # Trials inherit the raylet's environment, and keep the user's TMPDIR.
+            theirs = env if Path(command[0]).name == "raylet" else {**env, "TMPDIR": str(self._temporary)}
+            self._started.append(popen(command, env=theirs, **options, start_new_session=True))
             return self._started[-1]
 
         ray._private.services.ConsolePopen = start

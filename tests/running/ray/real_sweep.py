@@ -87,10 +87,11 @@ class Sweeps:
     def left(self) -> list[str]:
         """The processes that still run, and the folders that still stand."""
         running = [f"{process.pid} {' '.join(words)[:120]}" for process, words in _victims.left(self.temporary)]
-        return running + [str(path) for path in self.temporary.iterdir()]
+        # torch keeps a cache there, for later processes too.
+        return running + [str(path) for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
 
     def wait_until_nothing_is_left(self) -> None:
-        wait_for(lambda: not self.left(), seconds=10, what=self.left)
+        wait_for(lambda: not self.left(), seconds=30, what=self.left)
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def sweeps(root: Path) -> Iterator[Sweeps]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_end(sweeping: subprocess.Popen[str], *, line: str, seconds: float = 60) -> None:
+def check_end(sweeping: subprocess.Popen[str], *, line: str, seconds: float = 120) -> None:
     """The sweep ends in time, with 130, the report, and one line on stderr beside those of the study's course."""
     out, err = sweeping.communicate(timeout=seconds)
     assert sweeping.returncode == cli.INTERRUPTED, err

@@ -24,12 +24,12 @@ def told() -> list[str]:
 @pytest.fixture
 def running(tmp_path: Path, told: list[str]) -> Iterator[tuple[Daemons, dict[str, subprocess.Popen[bytes]]]]:
     """A raylet, a server and a monitor of logs that were started as `ray.init` starts them."""
-    heard = Daemons(told.append, stuck=told.append)
+    heard = Daemons(told.append, stuck=told.append, temporary=tmp_path)
     started = {}
     with heard.starting():
         for name in ("raylet", "gcs_server", "log_monitor"):
             (tmp_path / name).symlink_to("/bin/sleep")
-            started[name] = ray._private.services.ConsolePopen([str(tmp_path / name), "60"])
+            started[name] = ray._private.services.ConsolePopen([str(tmp_path / name), "60"], env=dict(os.environ))
     yield heard, started
     for process in started.values():
         process.kill()
@@ -44,6 +44,14 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL) 
     process.send_signal(how)
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         pass
+
+
+def test_only_the_raylet_whose_children_the_trials_are_keeps_the_temporary_folder(
+    running: Running, tmp_path: Path
+) -> None:
+    _, started = running
+    given = {name: psutil.Process(process.pid).environ().get("TMPDIR") for name, process in started.items()}
+    assert given == {"raylet": os.environ.get("TMPDIR"), "gcs_server": str(tmp_path), "log_monitor": str(tmp_path)}
 
 
 def test_every_process_is_in_a_session_of_its_own_and_later_ones_are_not(running: Running) -> None:
