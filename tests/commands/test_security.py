@@ -52,12 +52,15 @@ KEYS = (
 
 
 KEEPING = """
-import shutil, sys
-shutil.rmtree = lambda *_, **__: None
+import sys, types
 from ablate import cli, sweep
+from ablate.records import store
+from ablate.running.ray import cluster
+for module in (store, cluster):
+    module.shutil = types.SimpleNamespace(**vars(module.shutil) | {"rmtree": lambda *_, **__: None})
 sys.exit(cli.guarded(sweep.main))
 """
-"""The command, but nothing that it or Ray has written is removed."""
+"""The command, but nothing that it, Ray or Tune has written is removed."""
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ablate import cli
 from benchmarks._victims import Kind
 from tests.running.ray.real_sweep import Sweeps, check_end, signal_group, sweeps, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -27,29 +27,37 @@ def study(tmp_path: Path) -> Iterator[Sweeps]:
 @pytest.mark.parametrize("kind", ["raylet", "gcs_server"])
 def test_the_death_of_a_process_of_ray_ends_the_sweep_and_it_resumes(kind: Kind, study: Sweeps) -> None:
     sweeping = study.start()
-    wait_for(lambda: study.reports() > 0 or sweeping.poll() is not None, seconds=120)
+    wait_for(lambda: study.reports() > 0 or sweeping.poll() is not None, seconds=300)
     assert study.kill(kind, sweeping)
     check_end(sweeping, line=f"{kind}, a process of Ray, has died (SIGKILL): ")
     study.wait_until_nothing_is_left()
     again = study.start("--resume")
-    out, err = again.communicate(timeout=200)
+    out, err = again.communicate(timeout=400)
     assert again.returncode == cli.DONE, out + err
     assert [row.status for row in study.ledger.rows()] == ["completed"] * 4
     study.wait_until_nothing_is_left()
 
 
-@pytest.mark.parametrize("when", ["while Ray starts", "while trials train"])
+STARTS, TRAINS = "Ray starts", "trials train"
+
+
 @pytest.mark.parametrize(
-    "numbers",
-    [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT] * 2, [signal.SIGINT] * 5, [signal.SIGHUP]],
-    ids=lambda numbers: "+".join(number.name for number in numbers),
+    ("numbers", "when"),
+    [
+        ([signal.SIGTERM], TRAINS),
+        ([signal.SIGTERM] * 2, STARTS),
+        ([signal.SIGTERM] * 2, TRAINS),
+        ([signal.SIGINT] * 5, TRAINS),
+        ([signal.SIGHUP], STARTS),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "+".join(number.name for number in given),
 )
 def test_signals_to_the_group_end_the_sweep(numbers: list[signal.Signals], when: str, study: Sweeps) -> None:
     sweeping = study.start()
-    if when == "while Ray starts":
-        wait_for(lambda: any(study.temporary.glob("ablate-*/ray/session_*")), seconds=120)
+    if when == STARTS:
+        wait_for(lambda: any(study.temporary.glob("ablate-*/ray/session_*")), seconds=300)
     else:
-        wait_for(lambda: study.reports() > 0 or sweeping.poll() is not None, seconds=120)
+        wait_for(lambda: study.reports() > 0 or sweeping.poll() is not None, seconds=300)
     for number in numbers:
         signal_group(sweeping, number)
         time.sleep(0.3)  # the system merges two signals at the same moment
