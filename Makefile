@@ -3,10 +3,12 @@ PYTHON ?= python3
 SPACE ?= search_spaces/ema.yaml
 # Processes that run the quick tests. More than two gain little: one of them runs all tests of Ray.
 WORKERS ?= 2
+# Of the moments and the victims of `make chaos`.
+SEED ?= 0
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: install sweep test test-slow check reference bench
+.PHONY: install sweep test test-slow chaos check reference bench
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -25,7 +27,11 @@ test: install
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: install
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -m "slow and not chaos"
+
+# Twenty kills at random moments on a real Ray. SEED=3 draws other ones.
+chaos: install
+	SEED=$(SEED) $(VENV)/bin/python -m pytest -m chaos
 
 check: install
 	$(VENV)/bin/ruff format --check .

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +20,19 @@ EXIT_CODES = {
     DIFFERENT: "`--verify` found a difference; of `model.train`: the loss became NaN or infinite",
     BAD_INPUT: "bad input: one line `file:line: key: value: rule; hint`, and nothing was written",
     NO_SUCCESS: "no trial succeeded",
-    INTERRUPTED: "interrupted, or the disk is full; the same command resumes, a sweep with `--resume`",
+    INTERRUPTED: "interrupted, the disk is full, or Ray has died; the same command resumes, a sweep with `--resume`",
 }
 """What each exit code says."""
 
 
 def guarded(main: Callable[[], int]) -> int:
     """Run a command. Bad input gives one line on stderr and exit code 2. A disk that fills up during a trial gives one
-    line and exit code 130, because the trial can be resumed."""
+    line and exit code 130, because the trial can be resumed. SIGTERM is taken as Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # in a locale of ASCII or Latin-1, `±` is written as \xb1
             stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _check_folders()
         return main()

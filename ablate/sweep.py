@@ -24,7 +24,7 @@ from ablate.running import environment, tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
 from ablate.running.progress import StudyProgress, best_of_study
-from ablate.running.runner import Halt, Runner
+from ablate.running.runner import Halt, Runner, undisturbed
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.designs import SEARCH
@@ -222,37 +222,42 @@ def _sweep(study: StudySpec, options: Options) -> int:
         limits=_limits(study.resources),
     )
     study_progress = StudyProgress(study.objectives[0], planned=plan.planned(study))
-    with contextlib.ExitStack() as stack:
-        view = View(study_progress)
-        starting = _runner(study, context, halt=halt, view=view, options=options)
-        lock.check_free(context.ledger)  # before a runner writes to the study's folder
-        # A running cluster may be unreachable or too small, so it is joined before anything is written.
-        runner = stack.enter_context(starting) if options.address else None
-        ledger, state = lifecycle.open_study(
-            study, options.results, resume=options.resume, allow_mixed=options.allow_mixed
-        )
-        if state == "finished":
-            view.say(f"study {study.study} is finished: writing its report again")
-            return _conclude(study, ledger, options)
-        stack.enter_context(lock.hold(ledger))
-        for line in ledger.set_aside():
-            view.say(line)
-        study_progress.rows += ledger.rows()
-        stack.enter_context(halt)
-        stack.enter_context(view)
-        if warning:
-            view.say(warning)
-        runner = runner or stack.enter_context(starting)
-        if runner.notice:
-            view.say(runner.notice)
-        try:
-            with writing():
-                whole = phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
-                if whole and not lifecycle.mark_finished(ledger):
-                    halt.call_off("some trials have no result")
-        except CannotWrite as full:
-            halt.call_off(full.line)
-    return _end(study, ledger, halt=halt, options=options)
+    with halt:  # until the report is written
+        if halt.abandoned:  # by the process whose place this one takes
+            return _end(study, context.ledger, halt=halt, options=options)
+        with contextlib.ExitStack() as stack:
+            view = View(study_progress)
+            starting = _runner(study, context, halt=halt, view=view, options=options)
+            lock.check_free(context.ledger)  # before a runner writes to the study's folder
+            # A running cluster may be unreachable or too small, so it is joined before anything is written.
+            runner = stack.enter_context(starting) if options.address else None
+            ledger, state = lifecycle.open_study(
+                study, options.results, resume=options.resume, allow_mixed=options.allow_mixed
+            )
+            if state == "finished":
+                view.say(f"study {study.study} is finished: writing its report again")
+                return _conclude(study, ledger, options)
+            stack.enter_context(lock.hold(ledger))
+            for line in ledger.set_aside():
+                view.say(line)
+            study_progress.rows += ledger.rows()
+            stack.enter_context(view)
+            if warning:
+                view.say(warning)
+            try:
+                with writing():
+                    runner = runner or stack.enter_context(starting)
+                    if runner.notice:
+                        view.say(runner.notice)
+                    whole = phases.run(study, ledger, runner=runner, halt=halt, say=view.say)
+                    if whole and not lifecycle.mark_finished(ledger):
+                        halt.call_off("some trials have no result")
+            except CannotWrite as full:
+                halt.call_off(full.line)
+            except KeyboardInterrupt:  # the second signal, or the runner is gone: `halt` says which
+                if halt.reason is None:
+                    raise
+        return _end(study, ledger, halt=halt, options=options)
 
 
 def _runner(
@@ -278,12 +283,13 @@ def _end(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> i
         raise BadInput(
             str(ledger.place), "", "", "deleted while the study ran", "start it again, or restore the folder"
         )
-    ended = len(ledger.final_ids())
-    print(
-        f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
-        file=sys.stderr,
-    )
-    _conclude(study, ledger, options)
+    with undisturbed():
+        ended = len(ledger.final_ids())
+        print(
+            f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
+            file=sys.stderr,
+        )
+        _conclude(study, ledger, options)
     return cli.INTERRUPTED
 
 

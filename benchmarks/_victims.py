@@ -12,7 +12,7 @@ from typing import Literal
 
 import psutil
 
-Kind = Literal["driver", "trial", "worker", "raylet"]
+Kind = Literal["driver", "trial", "worker", "raylet", "gcs_server"]
 
 _TITLES: dict[Kind, tuple[str, ...]] = {
     "trial": ("ray::ResourceTrainable", "ray::TrialProcess"),
@@ -26,11 +26,19 @@ MARK = "ABLATE_CHAOS"
 
 def raylets(root: Path) -> list[psutil.Process]:
     """The raylets, one a node, of every Ray whose session is below `root`."""
-    return [process for process, words in _all() if words[0].endswith("/raylet") and any(str(root) in w for w in words)]
+    return _daemons("raylet", root)
+
+
+def _daemons(name: str, root: Path) -> list[psutil.Process]:
+    return [
+        process for process, words in _all() if words[0].endswith(f"/{name}") and any(str(root) in w for w in words)
+    ]
 
 
 def find(kind: Kind, *, root: Path, spare: int | None) -> list[psutil.Process]:
     """The processes of this kind in Rays below `root`; of raylets all but `spare`, which a run must not lose."""
+    if kind == "gcs_server":
+        return _daemons(kind, root)
     nodes = raylets(root)
     if kind == "raylet":
         return [node for node in nodes if node.pid != spare]

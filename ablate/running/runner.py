@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -90,17 +93,25 @@ GRACE_S = 8.0
 """Seconds that an interrupted trial has to write a checkpoint and return."""
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a study to stop."""
+
+_FAULT = "ABLATE_FAULT"
+"""The variable by which a process tells the one that takes its place why."""
+
+
 class Halt:
     """Whether the study should stop: after Ctrl-C or SIGTERM, after its hours, or because results cannot be written.
 
     Use it as a context. Inside, the first signal asks the trials to write a checkpoint and return; the second raises
-    KeyboardInterrupt at once.
+    KeyboardInterrupt at once. SIGHUP, the end of a terminal, counts as well, unless it is ignored (`nohup`).
     """
 
     def __init__(self, *, max_hours: float | None = None) -> None:
         self._deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
         self._signalled = False
-        self._fault = ""
+        self._fault = os.environ.pop(_FAULT, "")
+        self._abandoned = bool(self._fault)
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -122,10 +133,29 @@ class Halt:
         """Stop the study because of `fault`: on a full disk every further trial would fail as well."""
         self._fault = self._fault or fault
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether what trains the trials is gone, so that nobody may wait for it."""
+        return self._abandoned
+
+    def abandon(self, fault: str) -> None:
+        """Stop at once because of `fault`, from any thread: the main thread gets a KeyboardInterrupt."""
+        self.call_off(fault)
+        self._abandoned = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    @staticmethod
+    def start_over(fault: str) -> None:
+        """Replace this process, whose main thread cannot be interrupted, by one that runs the same command. Its halt is
+        abandoned because of `fault` from the start, so that it only has to write the report."""
+        os.environ[_FAULT] = fault
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python handles signals only there
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
+            for number in _SIGNALS:
+                if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -135,15 +165,24 @@ class Halt:
             signal.signal(number, handler)
         self._previous.clear()
 
-    def reinstall_handlers(self) -> None:
-        """Install the handlers again, after a library has installed its own."""
-        for number in self._previous:
-            signal.signal(number, self._on_signal)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
-        if self._signalled:
+        if self._signalled or self._abandoned:
             raise KeyboardInterrupt
         self._signalled = True
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, signals that ask to stop do nothing, so that the end of a study is not left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _number(value: float | int | list[float]) -> float:

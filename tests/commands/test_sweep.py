@@ -361,12 +361,16 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "python -m ablate.sweep search_spaces/ema.yaml" in capsys.readouterr().out
 
 
+STARTED_IN = "ABLATE_TEST_STARTED_IN"
+"""A variable that every process of a command inherits."""
+
+
 def command(flags: list[str], *, cwd: Path) -> subprocess.Popen[str]:
     """Start the real command in its own process group, as a terminal does."""
     return subprocess.Popen(
         [sys.executable, "-m", "ablate.sweep", *flags],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), STARTED_IN: str(cwd)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -390,7 +394,7 @@ def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -
     assert out.splitlines()[-1].startswith("report: ")
     assert "dashboard: http://127.0.0.1" in err
     assert "Traceback" not in err
-    wait_for(lambda: not processes_of(sweeping.pid), seconds=10)
+    wait_for(lambda: not processes_of(space.parent), seconds=10)
 
     again = command([*flags, "--resume"], cwd=space.parent)
     out, err = again.communicate(timeout=400)
@@ -402,16 +406,15 @@ def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -
     assert not (ledger.root / ".ray").exists()
 
 
-def processes_of(session: int) -> list[int]:
-    """The living processes of a session. Ray's daemons are in the session of their driver."""
+def processes_of(cwd: Path) -> list[int]:
+    """The living processes of the commands that were started in a folder, Ray's among them."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            if f"{STARTED_IN}={cwd}\0".encode() in environ.read_bytes():
+                found.append(int(environ.parent.name))
         except OSError:
-            continue  # it has just ended
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+            continue  # it has just ended, or belongs to another user
     return found
 
 

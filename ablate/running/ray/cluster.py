@@ -7,10 +7,10 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,13 @@ import ray
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.job_config import JobConfig
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import BadInput
-from ablate.running.ray import orphans
+from ablate.running.ray import auth_token, orphans, session_folder
+from ablate.running.ray.daemons import Daemons, sigterm_is_ours
+from ablate.running.runner import undisturbed
 from ablate.scheduling.placement import Node
 
 _OBJECT_STORE_BYTES = 100 * 2**20
@@ -60,13 +63,15 @@ replaces 127.0.0.1 in `_node_ip_address` by the host's outer address, and otherw
 @dataclass(frozen=True)
 class Cluster:
     """The Ray that this process is connected to. `dashboard`: its URL, or None; `card_gib`: the memory of the smallest
-    GPU, 0 without one; `mps`: whether an MPS daemon runs on every machine with GPUs."""
+    GPU, 0 without one; `mps`: whether an MPS daemon runs on every machine with GPUs; `token`: the file of a private
+    Ray's own token."""
 
     dashboard: str | None
     cuda: bool
     nodes: tuple[Node, ...]
     card_gib: float = 0.0
     mps: bool = False
+    token: Path | None = None
 
 
 @contextmanager
@@ -79,24 +84,32 @@ def connect(
     use_mps: Literal["auto", "off"] = "auto",
     environment: Mapping[str, str] | None = None,
     note: Path | None = None,
+    on_death: Callable[[str], object] = id,
+    stuck: Callable[[str], object] = id,
 ) -> Iterator[Cluster]:
     """Start a private Ray on this machine or join the one at `address`. Shut down or leave it at the end in every case.
 
     `cpus` and `gpus` are logical counts for a private Ray; None takes what Ray finds. `use_mps`: `off` keeps trials
     away from an MPS daemon. `environment`: variables for the trials' processes. `note`: the file by which `orphans.end`
-    finds the private Ray of a killed driver. Ray's output goes to a file, because stdout is for the command's answer.
-    Raises BadInput if `address` cannot be joined.
+    finds the private Ray of a killed driver. `on_death`, `stuck`: see Daemons; before `stuck` Ray's other processes are
+    ended. Ray's output goes to a file, because stdout is for the command's answer. Raises BadInput if `address` cannot
+    be joined, or if Ray's sockets fit in no folder.
     """
-    folder = Path(tempfile.mkdtemp(prefix=orphans.PREFIX))
+    folder, token = session_folder.make(), None
     with contextlib.ExitStack() as stack:
         stack.push(_Logs(folder).tidy)
         stack.enter_context(_quiet(folder / "ray.log"))
         own = {**(environment or {}), **(MPS_OFF if use_mps == "off" else {})}
         stack.enter_context(_environment(own))  # inherited by every process of a private Ray
+        stack.enter_context(_no_keys_in_files())
         if address is None:
             if note is not None:
                 orphans.Session.ours(folder).write(note)
-            info = stack.enter_context(_private(study, folder=folder, cpus=cpus, gpus=gpus))
+            token = auth_token.make(folder)
+            daemons = Daemons(on_death, stuck=partial(_leave, folder, stuck), temporary=folder)
+            info = stack.enter_context(
+                _private(study, folder=folder, token=token, daemons=daemons, cpus=cpus, gpus=gpus)
+            )
         else:
             info = stack.enter_context(_joined(study, address=address, own=own))
         seen = _worker_gpus()
@@ -106,6 +119,7 @@ def connect(
             nodes=tuple(_node(row) for row in ray.nodes() if row["Alive"]),
             card_gib=min((gpu.gib for gpu in seen if gpu.cuda), default=0.0),
             mps=bool(seen) and all(gpu.mps for gpu in seen),
+            token=token,
         )
 
 
@@ -122,30 +136,48 @@ class _Logs:
             error.add_note(f"Ray's logs are in {self.folder}")
 
 
+def _leave(folder: Path, stuck: Callable[[str], object], death: str) -> None:
+    orphans.end_processes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    stuck(death)
+
+
 @contextmanager
-def _private(study: str, *, folder: Path, cpus: int | None, gpus: int | None) -> Iterator[Any]:
+def _private(
+    study: str, *, folder: Path, token: Path | None, daemons: Daemons, cpus: int | None, gpus: int | None
+) -> Iterator[Any]:
     # Every process of this Ray inherits the address. Without it, the State API (which Train's clean-up uses) fails on
     # a host with a second Ray, since it finds two.
     port = _free_port()
     pinned = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
-    with _environment({**_ENVIRONMENT, **_LOOPBACK_ONLY, **pinned}), _loopback_only():
+    own = {auth_token.PATH: str(token)} if token else {}
+    with (
+        _environment({**_ENVIRONMENT, **_LOOPBACK_ONLY, **pinned, **own}),
+        _loopback_only(),
+        auth_token.read_anew(),
+    ):
         try:
-            yield ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=True,
-                dashboard_host=_LOOPBACK,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                namespace=study,
-                job_config=_job(study, {}),
-                log_to_driver=False,
-                configure_logging=False,
-                _temp_dir=str(folder),
-            )
+            with daemons:
+                with daemons.starting(), sigterm_is_ours():
+                    info = ray.init(
+                        address="local",
+                        num_cpus=cpus,
+                        num_gpus=gpus,
+                        include_dashboard=True,
+                        dashboard_host=_LOOPBACK,
+                        object_store_memory=_OBJECT_STORE_BYTES,
+                        namespace=study,
+                        job_config=_job(study, {}),
+                        log_to_driver=False,
+                        configure_logging=False,
+                        _temp_dir=str(folder / session_folder.RAY),
+                    )
+                daemons.watch()
+                yield info
         finally:
-            ray.shutdown()
-            orphans.end_processes(folder)
+            with undisturbed():
+                ray.shutdown()
+                orphans.end_processes(folder)
 
 
 def _check_reachable(address: str) -> None:
@@ -159,6 +191,7 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any]:
+    auth_token.check_private()
     if address != "auto":
         _check_reachable(address)
     environment = {**_ENVIRONMENT, "RAY_ADDRESS": address}
@@ -167,18 +200,20 @@ def _joined(study: str, *, address: str, own: Mapping[str, str]) -> Iterator[Any
     with _environment(environment):
         try:
             try:
-                info = ray.init(
-                    address=address,
-                    namespace=study,
-                    job_config=_job(study, {**environment, **own}),
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
+                with sigterm_is_ours():
+                    info = ray.init(
+                        address=address,
+                        namespace=study,
+                        job_config=_job(study, {**environment, **own}),
+                        log_to_driver=False,
+                        configure_logging=False,
+                    )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise BadInput("--address", "", address, f"cannot be joined ({error})", _ADDRESS_HINT) from None
             yield info
         finally:
-            ray.shutdown()
+            with undisturbed():
+                ray.shutdown()
 
 
 def _job(study: str, environment: Mapping[str, str]) -> JobConfig:
@@ -229,6 +264,22 @@ def _node(row: Mapping[str, Any]) -> Node:
         gpus=int(has.get("GPU", 0.0)),
         host_gib=has.get("memory", 0.0) / 2**30,
     )
+
+
+@contextmanager
+def _no_keys_in_files() -> Iterator[None]:
+    """Inside, Tune forwards no keys to its actors.
+
+    It would put AWS_SECRET_ACCESS_KEY and the like into the actors' runtime environment, which Ray writes into logs and
+    shows on the dashboard. Ray's processes have the keys by inheritance, on a cluster from `ray start`. Ray's own
+    variables are still forwarded.
+    """
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before if name.startswith("RAY_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 def _free_port() -> int:

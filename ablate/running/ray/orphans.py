@@ -2,7 +2,7 @@
 
 Ray's processes watch their parents and end with them, except for two agents per node (dashboard, runtime environments),
 which were still running half a minute after the driver, its head and its workers. Every session has its own folder
-under the system's temporary folder. Its path is noted in the study before Ray starts, and a Ray process that has a file
+(session_folder.py). Its path is noted in the study before Ray starts, and a Ray process that has a file
 of that folder open belongs to that session.
 """
 
@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,9 +19,7 @@ import psutil
 
 from ablate.records import json_files
 from ablate.records.atomic_files import Unreadable
-
-PREFIX = "ablate-"
-"""Prefix of a session folder's name."""
+from ablate.running.ray import session_folder
 
 _TERMINATE_S = 5.0
 
@@ -61,9 +58,13 @@ class Session:
 
         A note may come with results from another machine, so its folder must be one that only this program creates.
         """
-        if self.host != socket.gethostname() or self.folder.parent != Path(tempfile.gettempdir()):
+        if self.host != socket.gethostname() or self.folder.parent not in session_folder.parents():
             return False
-        if not self.folder.name.startswith(PREFIX) or not self.folder.is_dir() or self.folder.is_symlink():
+        if (
+            not self.folder.name.startswith(session_folder.PREFIX)
+            or not self.folder.is_dir()
+            or self.folder.is_symlink()
+        ):
             return False
         try:
             return abs(psutil.Process(self.pid).create_time() - self.began) > 1.0  # another process has this id now

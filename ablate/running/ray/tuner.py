@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.air.execution import PlacementGroupResourceManager
 from ray.air.execution._internal import RayActorManager
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import ActorDiedError, OutOfMemoryError
@@ -19,7 +20,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
-from ablate.running.ray import orphans
+from ablate.running.ray import orphans, session_folder
 from ablate.running.ray.cluster import connect
 from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.reaper import reap_all, reap_orphans
@@ -54,13 +55,15 @@ class RayRunner:
     on_event: Listener
     admission: Admission
     dashboard: str | None = None
+    token: Path | None = None
 
     @property
     def notice(self) -> str:
         """Where Ray's dashboard is and how to get its token."""
         if self.dashboard is None:
             return ""
-        return f"dashboard: {self.dashboard} (it asks for a token: {_RAY} get-auth-token)"
+        shows = f"cat {self.token}" if self.token else f"{_RAY} get-auth-token"
+        return f"dashboard: {self.dashboard} (it asks for a token: {shows})"
 
     def run(self, source: TrialSource) -> None:
         """Train the trials of `source`, as many at once as are admitted; see `Runner`."""
@@ -90,10 +93,10 @@ class RayRunner:
         except _GraceOver:
             pass  # what still runs ends with Ray and can be resumed
         finally:
-            reap_all()
+            if not self.halt.abandoned:
+                reap_all()
 
 
-@contextmanager
 def start(
     spec: StudySpec,
     context: StudyContext,
@@ -102,8 +105,23 @@ def start(
     on_event: Listener,
     address: str | None,
     gpus: int | None,
+) -> AbstractContextManager[RayRunner]:
+    """A runner on a private Ray or on the one at `address`. Raises BadInput where Ray has no place, before the context
+    is entered and anything is written; entering it raises BadInput if a trial does not fit."""
+    session_folder.parent()
+    return _started(spec, context, halt=halt, on_event=on_event, address=address, gpus=gpus)
+
+
+@contextmanager
+def _started(
+    spec: StudySpec,
+    context: StudyContext,
+    *,
+    halt: Halt,
+    on_event: Listener,
+    address: str | None,
+    gpus: int | None,
 ) -> Iterator[RayRunner]:
-    """A runner on a private Ray or on the one at `address`. Raises BadInput if a trial does not fit on it."""
     # All nodes of a cluster see results/, but perhaps no other folder.
     storage = context.ledger.store.scratch(".ray", shared=address is not None)
     note = context.ledger.path(".ray", "session.json")
@@ -112,9 +130,15 @@ def start(
         context.ledger.store.remove(".ray")  # left by a killed driver: Train would restore from it
     asked, environment = spec.resources, spec.trainer.worker_environment
     with connect(
-        spec.study, address=address, gpus=gpus, use_mps=asked.mps, environment=environment, note=note
+        spec.study,
+        address=address,
+        gpus=gpus,
+        use_mps=asked.mps,
+        environment=environment,
+        note=note,
+        on_death=partial(_ray_is_gone, halt),
+        stuck=Halt.start_over,
     ) as cluster:
-        halt.reinstall_handlers()  # Ray installs its own handler for SIGTERM
         reap_orphans()
         card_gib = (asked.gpu_memory_gib or cluster.card_gib) if cluster.cuda else 0.0
         predict = partial(spec.trainer.peak_gib, ranks=asked.processes)
@@ -137,6 +161,7 @@ def start(
                 on_event=on_event,
                 admission=admission,
                 dashboard=cluster.dashboard,
+                token=cluster.token,
             )
         finally:
             with suppress(OSError):
@@ -167,6 +192,16 @@ def as_actor_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
         RayActorManager._actor_task_failed = original
 
 
+def _ray_is_gone(halt: Halt, death: str) -> None:
+    """Call the study off, and let Tune ask nothing more of Ray.
+
+    Tune's manager of placement groups removes them when it is deleted, which may be at any later moment. The call waits
+    for the GCS server for a minute; then C++ ends this process (`PlacementGroupResourceManager.__del__`, Ray 2.60).
+    """
+    PlacementGroupResourceManager.clear = lambda self: None  # noqa: ARG005 - Ray's name
+    halt.abandon(death)
+
+
 class _GraceOver(KeyboardInterrupt):
     """Raised to leave Tune's loop at once: stopping trials that do not answer takes Tune half a minute."""
 
@@ -194,6 +229,8 @@ class _InterruptStopper(Stopper):
         if self._halt.reason is None:
             self._timeout_monitor.look()
             return False
+        if self._halt.abandoned:
+            raise _GraceOver
         if self._since is None:
             self._since = time.monotonic()
             self._coordinator.interrupt()

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ablate.running.ray import orphans
+from ablate.running.ray import orphans, session_folder
 from ablate.running.ray.orphans import Session
 from tests import ROOT
 
@@ -27,7 +27,7 @@ AGENT = "exec -a {name} sleep 300 > {log}"
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A session's folder in its own temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made = tmp_path / f"{orphans.PREFIX}abc"
+    made = tmp_path / f"{session_folder.PREFIX}abc"
     made.mkdir()
     return made
 
@@ -96,7 +96,7 @@ def test_processes_that_may_not_be_ours_are_not_ended(
         case "another name":
             session = replace(session, folder=tmp_path)
         case "a link":
-            link = folder.with_name(f"{orphans.PREFIX}link")
+            link = folder.with_name(f"{session_folder.PREFIX}link")
             link.symlink_to(tmp_path)
             session = replace(session, folder=link)
     if case == "garbage":

@@ -1,0 +1,137 @@
+"""The real command on a private Ray, in a session and a temporary folder of its own: what it leaves behind is seen."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ablate import cli
+from ablate.records.ledger import Ledger
+from benchmarks import _victims
+from benchmarks._victims import MARK, Kind
+from tests import ROOT
+
+STUDY = """\
+study: ends
+base:
+  preset: tiny
+  data: {corpus: facts, facts_entities: 16}
+  model: {dim: 16, n_layers: 1, n_heads: 2, vocab_size: 300, knowledge_num: 16, knowledge_dim: 8, num_selected: 2,
+          max_seq_len: 32}
+  train: {tokens: 200_000, batch_size: 4, report_every: 20, checkpoint_every: 1}
+  eval: {val_tokens: 128, val_batch_size: 4, prompts: 2, prompt_tokens: 4, new_tokens: 4, fact_probes: 4}
+search: {model.ema_decay: {uniform: [0.5, 0.9]}}
+optimizer: {sampler: random, trials: 4}
+resources: {cpu: 1, gpu: 0, workers: 1}
+tracking: {swanlab: disabled}
+"""
+"""Trials of some seconds, two at once on two cores."""
+
+
+@dataclass
+class Sweeps:
+    """Sweeps of one study, one after the other. `root`: their results; `temporary`: what Ray leaves would be here."""
+
+    root: Path
+    temporary: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root / "results" / "ends")
+
+    def start(self, *flags: str) -> subprocess.Popen[str]:
+        """The command, at the head of its own process group, as a terminal and `timeout` start it."""
+        space = self.root / "ends.yaml"
+        space.write_text(STUDY)
+        ours = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), MARK: str(self.temporary)}
+        sweeping = subprocess.Popen(
+            [sys.executable, "-m", "ablate.sweep", str(space), "--results", str(self.root / "results"), *flags],
+            cwd=self.root,
+            env={**os.environ, **ours, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(sweeping)
+        return sweeping
+
+    def reports(self) -> int:
+        """How many reports all trials have made."""
+        return self.ledger.history(columns=["step"], repeats=True).num_rows
+
+    def kill(self, kind: Kind, sweeping: subprocess.Popen[str]) -> bool:
+        """SIGKILL for one process of this kind, as soon as there is one; False where the sweep ends before."""
+        if kind == "driver":
+            sweeping.kill()
+            return True
+        while sweeping.poll() is None:
+            for process in _victims.find(kind, root=self.temporary, spare=None):
+                if _victims.kill(process):
+                    return True
+            time.sleep(0.05)
+        return False
+
+    def left(self) -> list[str]:
+        """The processes that still run, and the folders that still stand."""
+        running = [f"{process.pid} {' '.join(words)[:120]}" for process, words in _victims.left(self.temporary)]
+        # torch keeps a cache there, for later processes too.
+        return running + [str(path) for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
+
+    def wait_until_nothing_is_left(self) -> None:
+        wait_for(lambda: not self.left(), seconds=30, what=self.left)
+
+
+@contextmanager
+def sweeps(root: Path) -> Iterator[Sweeps]:
+    """Sweeps below `root`. At the end no process is left, whatever the test has found."""
+    temporary = Path(tempfile.mkdtemp(prefix="s-", dir="/tmp"))
+    made = Sweeps(root, temporary)
+    try:
+        yield made
+    finally:
+        for sweeping in made.started:
+            if sweeping.poll() is None:
+                sweeping.kill()
+                sweeping.communicate()
+        for process, _ in _victims.left(temporary):
+            _victims.kill(process)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_end(sweeping: subprocess.Popen[str], *, line: str, seconds: float = 120) -> None:
+    """The sweep ends in time, with 130, the report, and one line on stderr beside those of the study's course."""
+    out, err = sweeping.communicate(timeout=seconds)
+    assert sweeping.returncode == cli.INTERRUPTED, err
+    assert out.splitlines()[-1].startswith("report: "), out + err
+    course = re.compile(r"dashboard: |\[\d+/\d+\] |\d+ planned: ")
+    said = [one for one in err.splitlines() if not course.match(one)]
+    assert len(said) == 1, err
+    assert line in said[0]
+    assert "resume with the same command and --resume" in said[0]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float, what: Callable[[], object] = str) -> None:
+    """Poll until `condition` holds; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.1)
+
+
+def signal_group(sweeping: subprocess.Popen[str], number: signal.Signals) -> None:
+    """What Ctrl-C, `timeout` and scancel do. Nothing where the sweep has ended."""
+    if sweeping.poll() is None:
+        os.killpg(sweeping.pid, number)

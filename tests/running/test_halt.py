@@ -1,0 +1,97 @@
+"""How a study is asked to stop: by signals, from a thread, and by the process that it takes the place of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate import cli, sweep
+from ablate.running.runner import Halt, undisturbed
+from tests import ROOT
+from tests.fakes import Scripted
+
+ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Halt() as halt:
+        os.kill(os.getpid(), number)
+        assert halt.reason == "signal"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_nohup_ignores_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Halt() as halt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert halt.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_nothing_disturbs_what_must_come_to_its_end(number: signal.Signals) -> None:
+    with Halt() as halt:
+        with undisturbed():
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+        assert halt.reason is None
+        os.kill(os.getpid(), number)
+        assert halt.reason == "signal", "the handlers are there again"
+
+
+def test_a_halt_that_is_abandoned_interrupts_at_once_and_says_why() -> None:
+    with Halt() as halt:
+        with pytest.raises(KeyboardInterrupt):
+            halt.abandon("Ray is gone")
+        assert halt.abandoned
+        assert (halt.reason, halt.fault) == ("fault", "Ray is gone")
+
+
+REPLACED = """
+import threading, time
+from ablate.running.runner import Halt
+halt = Halt()
+if halt.abandoned:
+    print(halt.fault, flush=True)
+else:
+    threading.Thread(target=Halt.start_over, args=("Ray is gone",)).start()
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_cannot_be_interrupted_is_replaced_by_the_same_command() -> None:
+    with subprocess.Popen([sys.executable, "-c", REPLACED], cwd=ROOT, stdout=subprocess.PIPE, text=True) as started:
+        out, _ = started.communicate(timeout=30)
+    assert (started.returncode, out) == (0, "Ray is gone\n")
+
+
+def test_the_process_that_takes_its_place_writes_the_report_and_trains_nothing(
+    space: Path,
+    play: Callable[..., Scripted],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    argv = [str(space), "--results", str(space.parent / "results"), "--inline"]
+    train = play("complete", "until_stopped")
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.INTERRUPTED
+    trained = len(train.configs)
+    capsys.readouterr()
+    monkeypatch.setenv("ABLATE_FAULT", "raylet has died")
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.INTERRUPTED
+    out, err = capsys.readouterr()
+    assert err == "raylet has died: 1 of 3 trials have ended; resume with the same command and --resume\n"
+    assert out.splitlines()[-1].startswith("report: ")
+    assert len(train.configs) == trained
+    assert cli.guarded(lambda: sweep.main([*argv, "--resume"])) == cli.DONE, "the variable is used once"
