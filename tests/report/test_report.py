@@ -163,7 +163,7 @@ def test_a_table_without_rows_is_a_sentence(tmp_path: Path):
 def test_a_loaded_study_shows_itself_in_a_few_lines(written: Path):
     lines = repr(ablate.load(written.parent)).splitlines()
     assert lines[0] == "study ema: 36 of 36 trials have ended (30 completed, 4 pruned, 1 nan, 1 lost)"
-    assert lines[1:] == ["How fast should the token memory forget?", ".trials: 36 rows, .history: 317 reports"]
+    assert lines[1:] == ["How fast should the token memory forget?", ".trials: 36 rows, .history: 320 reports"]
 
 
 def test_a_study_that_has_not_begun_shows_itself_too(tmp_path: Path):
@@ -226,7 +226,6 @@ def test_formatting_of_numbers(found: str, expected: str):
     assert found == expected
 
 
-@pytest.mark.figures
 def test_the_committed_report_is_what_this_version_writes(tmp_path: Path) -> None:
     committed = ROOT / "results" / "memory"
     study = shutil.copytree(committed, tmp_path / "memory", ignore=shutil.ignore_patterns("report"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ def page_of(study_dir: Path) -> str:
 def test_base_values_stand_beside_those_of_the_preset(tmp_path: Path):
     ledger = ablated(tmp_path / "s", TWO_ARMS, ran=2, base={"model.memory": "none", "train.lr": 0.0123})
     out = writer.write(ledger.root, formats=["md", "csv"])
-    base = pd.read_csv(out / "tables" / "base.csv").set_index("parameter")
+    base: Any = pd.read_csv(out / "tables" / "base.csv").set_index("parameter")
     preset = resolve("tiny", {})
     assert set(base.index) == {"model.memory", "train.lr"}, "the synthetic study repeats other values of its preset"
     assert base["base"]["train.lr"] == "0.0123"
@@ -44,7 +45,7 @@ def test_budget_epochs_parameters_and_changes_of_each_arm(tmp_path: Path):
     assert (
         "A trial's budget is 204,800 tokens: 3.2 epochs, as one pass over the training data has 64,000 tokens" in page
     )
-    table = pd.read_csv(out / "tables" / "trained.csv").set_index("group")
+    table: Any = pd.read_csv(out / "tables" / "trained.csv").set_index("group")
     assert table["changes"].to_dict() == {
         "baseline": "the base", "blind": "model.memory = blind", "token": "model.memory = token",
     }  # fmt: skip
@@ -57,7 +58,7 @@ def test_a_search_lists_what_it_searched(tmp_path: Path):
     ledger = Ledger(tmp_path / "s")
     ledger.write_study(study_json(name="s", space=SPACE, trials=4))
     add_search(ledger, count=4)
-    row = pd.read_csv(writer.write(ledger.root, formats=["csv"]) / "tables" / "trained.csv").iloc[0]
+    row: Any = pd.read_csv(writer.write(ledger.root, formats=["csv"]) / "tables" / "trained.csv").iloc[0]
     assert (row["group"], row["changes"]) == ("search", ", ".join(str(entry["key"]) for entry in SPACE))
 
 

@@ -99,11 +99,11 @@ class _LatexColumn:
 
 def _set(table: Table) -> tuple[_Size, list[list[_LatexColumn]]]:
     """The first size at which the table fits, and its columns; at the last one in parts, if need be."""
-    for size in _SIZES:
-        columns = _columns(table, size)
+    tried = [(size, _columns(table, size)) for size in _SIZES]
+    for size, columns in tried:
         if sum(column.width for column in columns) <= size.room:
             return size, [columns]
-    first, *rest = columns
+    size, (first, *rest) = tried[-1]
     parts: list[list[_LatexColumn]] = [[first]]
     for column in rest:
         if len(parts[-1]) > 1 and sum(each.width for each in parts[-1]) + column.width > size.room:
