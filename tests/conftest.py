@@ -18,7 +18,7 @@ from ablate.running.runner import Halt, Listener
 from ablate.running.trial import StudyContext
 from tests.fakes import Act, Scripted
 from tests.records import s3
-from tests.study_files import SMALL
+from tests.study_files import METRICS, SMALL
 
 
 class Files(LoadScopeScheduling):
@@ -40,7 +40,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 @pytest.fixture
 def context(tmp_path: Path) -> StudyContext:
     """The context of a study called `fake`, in a temporary folder."""
-    return StudyContext(Ledger(tmp_path / "fake"), swanlab="disabled", objective="val_loss", git_commit="0" * 40)
+    return StudyContext(
+        Ledger(tmp_path / "fake", METRICS), swanlab="disabled", objective="val_loss", git_commit="0" * 40
+    )
 
 
 @pytest.fixture(scope="session")

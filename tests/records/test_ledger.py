@@ -22,7 +22,7 @@ from ablate.records.schema import HISTORY_COLUMNS, SCHEMA_VERSION, TRIAL_ENDS, T
 from ablate.trials import plan
 from ablate.trials.trial import Trial
 from tests import study_files
-from tests.study_files import METRICS, report, row
+from tests.study_files import report, row
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -61,8 +61,8 @@ def names(columns: Iterable[Any]) -> list[str]:
 
 
 def test_empty_tables_have_every_column(ledger: Ledger):
-    assert ledger.trials().column_names == names(TRIAL_STARTS) + names(METRICS) + names(TRIAL_ENDS)
-    assert ledger.history().column_names == names(HISTORY_COLUMNS) + names(METRICS)
+    assert ledger.trials().column_names == names(TRIAL_STARTS) + names(ledger.metrics) + names(TRIAL_ENDS)
+    assert ledger.history().column_names == names(HISTORY_COLUMNS) + names(ledger.metrics)
     assert ledger.trials().num_rows == ledger.history().num_rows == 0
 
 
@@ -191,7 +191,7 @@ def test_files_of_schema_version_1_load(ledger: Ledger):
         shutil.copy(GOLDEN / "v1" / name, ledger.path(name))
     assert ledger.problems() == []
     (trial,) = ledger.trials().to_pylist()
-    assert trial.keys() >= {*names(TRIAL_STARTS), *names(METRICS), *names(TRIAL_ENDS)}
+    assert trial.keys() >= {*names(TRIAL_STARTS), *names(ledger.metrics), *names(TRIAL_ENDS)}
     shown = ("trial_id", "status", "val_loss", "param.model.ema_decay", "tokens_seen", "schema_version")
     assert [trial[name] for name in shown] == ["0123456789ab", "completed", 1.25, 0.5, 4_096, 1]
     assert [trial[name] for name in ("predicted_peak_gib", "gpu_fraction")] == [None, None]

@@ -21,7 +21,7 @@ from ablate.records.store import LocalStore, Store
 from ablate.study import lifecycle, lock
 from ablate.trials import plan
 from tests import study_files
-from tests.study_files import METRICS, report, row
+from tests.study_files import report, row
 
 NAMES = ("study.json", "trials/a.parquet", "trials/b.parquet", "history/a-1.parquet", "looks/x/y.json")
 FOLDERS = ("", "trials", "history", "looks", "none")
@@ -149,7 +149,7 @@ def test_a_ledger_is_the_same_on_both(ledger: Ledger, tmp_path: Path, monkeypatc
     assert [look.planned_seeds for look in ledger.looks()[0]] == [3]
     with pytest.raises(StaleAttempt):
         ledger.finish(row(one, attempt=second))
-    assert study_reader.compact(ledger.root, metrics=METRICS, at_least=1), "a copy of the copies"
+    assert study_reader.compact(ledger.root, metrics=ledger.metrics, at_least=1), "a copy of the copies"
     assert ledger.tables().trials.equals(ledger.trials())
     ledger.store.replace("trials/foreign.parquet", lambda tmp: tmp.write_text("nonsense"))
     (problem,) = ledger.problems()
