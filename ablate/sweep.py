@@ -23,13 +23,14 @@ from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import environment, tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
-from ablate.running.progress import StudyProgress, best_of_study
+from ablate.running.progress import StudyProgress, best_of_study, measured
+from ablate.running.ray import session_folder
 from ablate.running.runner import Halt, Runner, undisturbed
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.designs import SEARCH
 from ablate.spec.models import Resources, StudySpec
-from ablate.study import lifecycle, lock, phases, preflight
+from ablate.study import completion, lifecycle, lock, phases, preflight
 from ablate.trials import plan
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.address is None and not options.inline:
         # Fail before anything is written and Ray is started.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
+    if not options.inline:
+        session_folder.parent()  # raises BadInput where Ray has no place
     environment.prepare(least_files=environment.LEAST_FILES["inline" if options.inline else "ray"])
     preflight.check_results(options.results / study.study)
     if study.resources.max_gpu_hours is not None:
@@ -284,9 +287,10 @@ def _end(study: StudySpec, ledger: Ledger, *, halt: Halt, options: Options) -> i
             str(ledger.place), "", "", "deleted while the study ran", "start it again, or restore the folder"
         )
     with undisturbed():
-        ended = len(ledger.final_ids())
+        done = completion.read(ledger)
         print(
-            f"{why}: {ended} of {plan.planned(study)} trials have ended; resume with the same command and --resume",
+            f"{why}: {done.planned - done.left} of {done.planned} trials have ended;"
+            " resume with the same command and --resume",
             file=sys.stderr,
         )
         _conclude(study, ledger, options)
@@ -347,15 +351,11 @@ def _as_lines(ended: Ended) -> list[str]:
     elif study.search:  # the lowest value over arms and seeds is no answer
         (row, value), metric = ended.best, study.objectives[0].metric
         reached = f"{metric} {formatting.significant(value, digits=5)}"
-        tied = [each for each in rows if each.arm == row.arm == SEARCH and _value(each, metric) == value]
-        reached += f" ({len(tied)} trials tie)" if len(tied) > 1 else ""
+        tied = sum(other == value for _, other in measured((each for each in rows if each.arm == SEARCH), metric))
+        reached += f" ({tied} trials tie)" if tied > 1 else ""
         lines.append(f"best: trial {row.trial_id} {reached} {formatting.parameters(row.params)}")
     lines.append(f"report: {ended.report / 'report.md' if ended.report else 'none, see above'}")
     return lines
-
-
-def _value(row: TrialRow, metric: str) -> float | None:
-    return row.metrics[metric] if row.status == "completed" and metric in row.metrics else None
 
 
 def _as_json(ended: Ended) -> dict[str, object]:

@@ -104,10 +104,10 @@ def best_of_study(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[Tr
 
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
     """The best of the completed trials among `rows` and its objective value; None if there is none."""
-    measured = [
-        (row, float(row.metrics[objective.metric]))
-        for row in rows
-        if row.status == "completed" and objective.metric in row.metrics
-    ]
     sign = 1 if objective.mode == "min" else -1
-    return min(measured, key=lambda pair: (sign * pair[1], pair[0].trial_id), default=None)
+    return min(measured(rows, objective.metric), key=lambda pair: (sign * pair[1], pair[0].trial_id), default=None)
+
+
+def measured(rows: Iterable[TrialRow], metric: str) -> list[tuple[TrialRow, float]]:
+    """The completed trials that have a value of `metric`, with it."""
+    return [(row, float(row.metrics[metric])) for row in rows if row.status == "completed" and metric in row.metrics]

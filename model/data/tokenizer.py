@@ -157,7 +157,7 @@ def using(path: str) -> Iterator[None]:
     """Turn the errors of the library, which has no type for them, into a DataError of the tokenizer's file."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the library is Rust, and raises plain Exception for all that it cannot do
         rule = f"tokenizers {tokenizers.__version__} cannot use it ({' '.join(str(error).split())[:200]})"
         raise DataError(path, 1, rule, "write it with this version, or leave data.tokenizer out") from error
 

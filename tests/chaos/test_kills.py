@@ -18,7 +18,8 @@ from typing import Literal
 import pytest
 
 from ablate import cli
-from tests.running.ray.real_sweep import Sweeps, check_end, signal_group, sweeps, wait_for
+from tests.processes import wait_for
+from tests.running.ray.real_sweep import Sweeps, check_end, signal_group, sweeps
 
 SEED = int(os.environ.get("SEED", "0"))
 STUDIES, KILLS = 4, int(os.environ.get("KILLS", "5"))

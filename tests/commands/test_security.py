@@ -24,22 +24,6 @@ from tests import ROOT, study_files, synthetic
 
 SOURCES = [path for package in ("ablate", "model") for path in sorted((ROOT / package).rglob("*.py"))]
 
-SMALL = textwrap.dedent(
-    """\
-    study: keys
-    base:
-      preset: tiny
-      data: {corpus: facts, facts_entities: 16}
-      model: {dim: 16, n_layers: 1, n_heads: 2, vocab_size: 300, knowledge_num: 16, knowledge_dim: 8, num_selected: 2,
-              max_seq_len: 32}
-      train: {tokens: 512, batch_size: 4, report_every: 2, checkpoint_every: 1}
-      eval: {val_tokens: 128, val_batch_size: 4, prompts: 2, prompt_tokens: 4, new_tokens: 4, fact_probes: 4}
-    search: {model.ema_decay: {uniform: [0.5, 0.9]}}
-    optimizer: {sampler: random, trials: 1}
-    resources: {cpu: 1, gpu: 0}
-    tracking: {swanlab: offline}
-    """
-)
 KEYS = (
     "SWANLAB_API_KEY",
     "AWS_ACCESS_KEY_ID",
@@ -68,7 +52,8 @@ sys.exit(cli.guarded(sweep.main))
 @pytest.mark.timeout(900)
 def test_no_key_of_the_environment_is_written(how: str, tmp_path: Path):
     secrets = {name: f"SECRET-{name.lower().replace('_', '-')}-0123456789" for name in KEYS}
-    space = study_files.write(tmp_path, SMALL)
+    study = study_files.tiniest("keys", trials=1, tokens=512, report_every=2)
+    space = study_files.write(tmp_path, study.replace("swanlab: disabled", "swanlab: offline"))
     flags = ["--inline"] if how == "inline" else ["--set", f"resources.{how.partition(', ')[2]}"]
     command = [sys.executable, "-c", KEEPING, str(space), "--results", str(tmp_path / "results"), *flags]
     with tempfile.TemporaryDirectory(prefix="a") as short:  # the path of a socket has 107 characters at most

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +18,10 @@ from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.study import lifecycle
 from ablate.trainers.token_memory import TokenMemory
-from tests import ROOT, study_files
+from benchmarks import _victims
+from tests import study_files
 from tests.fakes import Scripted
+from tests.processes import command, wait_for
 from tests.study_files import SMALL
 
 ABLATION = """
@@ -361,23 +361,6 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "python -m ablate.sweep search_spaces/ema.yaml" in capsys.readouterr().out
 
 
-STARTED_IN = "ABLATE_TEST_STARTED_IN"
-"""A variable that every process of a command inherits."""
-
-
-def command(flags: list[str], *, cwd: Path) -> subprocess.Popen[str]:
-    """Start the real command in its own process group, as a terminal does."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ablate.sweep", *flags],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), STARTED_IN: str(cwd)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -> None:
@@ -394,7 +377,7 @@ def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -
     assert out.splitlines()[-1].startswith("report: ")
     assert "dashboard: http://127.0.0.1" in err
     assert "Traceback" not in err
-    wait_for(lambda: not processes_of(space.parent), seconds=10)
+    wait_for(lambda: not _victims.left(space.parent), seconds=10)
 
     again = command([*flags, "--resume"], cwd=space.parent)
     out, err = again.communicate(timeout=400)
@@ -404,23 +387,3 @@ def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -
     assert trials["status"].to_pylist() == ["completed"] * 2
     assert 2 in trials["attempt"].to_pylist()
     assert not (ledger.root / ".ray").exists()
-
-
-def processes_of(cwd: Path) -> list[int]:
-    """The living processes of the commands that were started in a folder, Ray's among them."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"{STARTED_IN}={cwd}\0".encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
-        except OSError:
-            continue  # it has just ended, or belongs to another user
-    return found
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    """Poll until `condition` holds; fail after `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)

@@ -32,9 +32,9 @@ from ablate.trainers import Verdict
 from ablate.trials.trial import Trial
 from tests import ROOT, study_files
 from tests.commands.test_sweep import run as sweeping
-from tests.commands.test_sweep import wait_for
 from tests.fakes import Act, FakeTrain, ListSource, Scripted, fake_trial
 from tests.model.test_training import small
+from tests.processes import wait_for
 
 
 def run(context: StudyContext, acts: dict[int, Act], *, halt: Halt | None = None) -> dict[int, Any]:

@@ -15,9 +15,9 @@ import pytest
 from ablate import cli
 from ablate.records import atomic_files
 from ablate.records.ledger import Ledger
-from tests.commands.test_sweep import command, wait_for
 from tests.commands.test_sweep import run as sweeping
 from tests.fakes import Scripted
+from tests.processes import command, wait_for
 
 
 def full(monkeypatch: pytest.MonkeyPatch, *, after: int, code: int = errno.ENOSPC) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from ray.tune import Stopper
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable import wrap_function
 
-from ablate.running.ray import orphans, session_folder
+from ablate.running.ray import orphans
 from ablate.running.ray.cluster import connect
 from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.reaper import reap_all, reap_orphans
@@ -97,6 +97,7 @@ class RayRunner:
                 reap_all()
 
 
+@contextmanager
 def start(
     spec: StudySpec,
     context: StudyContext,
@@ -105,23 +106,8 @@ def start(
     on_event: Listener,
     address: str | None,
     gpus: int | None,
-) -> AbstractContextManager[RayRunner]:
-    """A runner on a private Ray or on the one at `address`. Raises BadInput where Ray has no place, before the context
-    is entered and anything is written; entering it raises BadInput if a trial does not fit."""
-    session_folder.parent()
-    return _started(spec, context, halt=halt, on_event=on_event, address=address, gpus=gpus)
-
-
-@contextmanager
-def _started(
-    spec: StudySpec,
-    context: StudyContext,
-    *,
-    halt: Halt,
-    on_event: Listener,
-    address: str | None,
-    gpus: int | None,
 ) -> Iterator[RayRunner]:
+    """A runner on a private Ray or on the one at `address`. Raises BadInput if a trial does not fit on it."""
     # All nodes of a cluster see results/, but perhaps no other folder.
     storage = context.ledger.store.scratch(".ray", shared=address is not None)
     note = context.ledger.path(".ray", "session.json")

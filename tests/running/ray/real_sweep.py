@@ -7,10 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,23 +17,11 @@ from pathlib import Path
 from ablate import cli
 from ablate.records.ledger import Ledger
 from benchmarks import _victims
-from benchmarks._victims import MARK, Kind
-from tests import ROOT
+from benchmarks._victims import Kind
+from tests import study_files
+from tests.processes import command, wait_for
 
-STUDY = """\
-study: ends
-base:
-  preset: tiny
-  data: {corpus: facts, facts_entities: 16}
-  model: {dim: 16, n_layers: 1, n_heads: 2, vocab_size: 300, knowledge_num: 16, knowledge_dim: 8, num_selected: 2,
-          max_seq_len: 32}
-  train: {tokens: 200_000, batch_size: 4, report_every: 20, checkpoint_every: 1}
-  eval: {val_tokens: 128, val_batch_size: 4, prompts: 2, prompt_tokens: 4, new_tokens: 4, fact_probes: 4}
-search: {model.ema_decay: {uniform: [0.5, 0.9]}}
-optimizer: {sampler: random, trials: 4}
-resources: {cpu: 1, gpu: 0, workers: 1}
-tracking: {swanlab: disabled}
-"""
+STUDY = study_files.tiniest("ends", trials=4, tokens=200_000, report_every=20)
 """Trials of some seconds, two at once on two cores."""
 
 
@@ -55,16 +42,8 @@ class Sweeps:
         """The command, at the head of its own process group, as a terminal and `timeout` start it."""
         space = self.root / "ends.yaml"
         space.write_text(STUDY)
-        ours = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), MARK: str(self.temporary)}
-        sweeping = subprocess.Popen(
-            [sys.executable, "-m", "ablate.sweep", str(space), "--results", str(self.root / "results"), *flags],
-            cwd=self.root,
-            env={**os.environ, **ours, **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        flags = (str(space), "--results", str(self.root / "results"), *flags)
+        sweeping = command([*flags], cwd=self.root, mark=self.temporary, TMPDIR=str(self.temporary), **self.environment)
         self.started.append(sweeping)
         return sweeping
 
@@ -121,14 +100,6 @@ def check_end(sweeping: subprocess.Popen[str], *, line: str, seconds: float = 12
     assert len(said) == 1, err
     assert line in said[0]
     assert "resume with the same command and --resume" in said[0]
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float, what: Callable[[], object] = str) -> None:
-    """Poll until `condition` holds; fail after `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.1)
 
 
 def signal_group(sweeping: subprocess.Popen[str], number: signal.Signals) -> None:

@@ -13,7 +13,7 @@ import pytest
 import ray._private.services
 
 from ablate.running.ray.daemons import Daemons
-from tests.running.ray.real_sweep import wait_for
+from tests.processes import wait_for
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 
 from ablate import cli
 from benchmarks._victims import Kind
-from tests.running.ray.real_sweep import Sweeps, check_end, signal_group, sweeps, wait_for
+from tests.processes import wait_for
+from tests.running.ray.real_sweep import Sweeps, check_end, signal_group, sweeps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -29,8 +29,9 @@ from ablate.scheduling.admission import LARGER
 from ablate.scheduling.packing import fit
 from ablate.scheduling.placement import Node
 from ablate.spec.models import Resources
-from tests.commands.test_sweep import command, processes_of, wait_for
+from benchmarks import _victims
 from tests.fakes import TOKENS_A_STEP, FakeTrain, fake_trial
+from tests.processes import command, wait_for
 from tests.running.ray.test_tuner import Stage, groups
 from tests.study_files import SMALL
 
@@ -259,4 +260,4 @@ def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ..
     assert took_s < 20
     assert out.splitlines()[-1].startswith("report: ")
     assert ledger.path("report", "report.md").is_file()
-    wait_for(lambda: not processes_of(tmp_path), seconds=10)
+    wait_for(lambda: not _victims.left(tmp_path), seconds=10)
