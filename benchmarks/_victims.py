@@ -46,6 +46,12 @@ def find(kind: Kind, *, root: Path, spare: int | None) -> list[psutil.Process]:
     return [process for process, words in _all() if _parent(process) in parents and words[0].startswith(_TITLES[kind])]
 
 
+def is_joined(root: Path) -> bool:
+    """Whether a driver has joined a Ray below `root`: a raylet starts Python workers for none but a driver."""
+    nodes = {node.pid for node in raylets(root)}
+    return any(_parent(process) in nodes and words[0].startswith("ray::") for process, words in _all())
+
+
 def kill(process: psutil.Process, *, with_children: bool = False) -> bool:
     """SIGKILL; whether it was still there (psutil refuses where another process has its number by now)."""
     try:

@@ -24,6 +24,10 @@ import ray._private.utils
 _VITAL = ("gcs_server", "raylet")
 """Without one of these nothing goes on: Ray's calls raise, wait for a minute, or end this process from C++."""
 
+_NO_HANDLER = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
+"""The variable by which a process keeps Ray's C++ from handling its signals. Ray's own processes and trials do not get
+it: what they write at a crash is worth having."""
+
 _CAUSE_S = 2.0
 """How much sooner an error of Ray may come than the end of the process that is its cause."""
 
@@ -53,8 +57,9 @@ class Daemons:
         popen = ray._private.services.ConsolePopen
 
         def start(command: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
-            # Trials inherit the raylet's environment, and keep the user's TMPDIR.
-            theirs = env if Path(command[0]).name == "raylet" else {**env, "TMPDIR": str(self._temporary)}
+            theirs = {name: value for name, value in env.items() if name != _NO_HANDLER}
+            if Path(command[0]).name != "raylet":  # trials inherit its environment, and keep the user's TMPDIR
+                theirs["TMPDIR"] = str(self._temporary)
             self._started.append(popen(command, env=theirs, **options, start_new_session=True))
             return self._started[-1]
 
@@ -123,19 +128,18 @@ class Daemons:
 
 @contextlib.contextmanager
 def sigterm_is_ours() -> Iterator[None]:
-    """Inside Ray starts; SIGTERM has the handler afterwards that it had before.
+    """Inside Ray starts, and leaves SIGTERM alone.
 
-    Ray's handler in Python exits at once, and nothing would be cleaned up. Its handler in C++, of which Python does not
-    know, writes a stack and aborts.
+    Ray's handler in Python exits at once, and nothing would be cleaned up. Its handler in C++ writes a stack and aborts.
     """
     install = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda _: None
+    os.environ[_NO_HANDLER] = "1"
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = install
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        del os.environ[_NO_HANDLER]
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:

@@ -52,11 +52,18 @@ class Sweeps:
         return self.ledger.history(columns=["step"], repeats=True).num_rows
 
     def kill(self, kind: Kind, sweeping: subprocess.Popen[str]) -> bool:
-        """SIGKILL for one process of this kind, as soon as there is one; False where the sweep ends before."""
+        """SIGKILL for one process of this kind, as soon as there is one; False where the sweep ends before.
+
+        Ray's own processes are killed from the moment on that the sweep has joined them. In the tenths of a second
+        before, Ray's C++ ends the sweep by itself.
+        """
         if kind == "driver":
             sweeping.kill()
             return True
         while sweeping.poll() is None:
+            if kind in ("raylet", "gcs_server") and not _victims.is_joined(self.temporary):
+                time.sleep(0.05)
+                continue
             for process in _victims.find(kind, root=self.temporary, spare=None):
                 if _victims.kill(process):
                     return True
