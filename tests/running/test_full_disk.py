@@ -55,6 +55,18 @@ def test_a_full_disk_stops_the_study_and_fails_no_trial(
     assert len({config["train.lr"] for config in train.configs}) == 3, "the trial that met the full disk resumes"
 
 
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EFBIG], ids=["quota", "largest file"])
+def test_another_limit_of_the_disk_stops_the_study_too(
+    code: int, space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    play()
+    with pytest.MonkeyPatch.context() as patch:
+        full(patch, after=12, code=code)
+        assert sweeping(space) == cli.INTERRUPTED
+    assert os.strerror(code) in capsys.readouterr().err
+    assert sweeping(space, "--resume") == cli.DONE
+
+
 def test_results_that_become_read_only_print_one_line(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ablate.errors import BadInput
 from ablate.spec import study_file, yaml_marks
-from ablate.spec.distributions import Choice, Range
+from ablate.spec.distributions import Choice, Range, bound
 from ablate.spec.models import Asha, EarlyStopping, Objective
 from tests import study_files
 from tests.study_files import GOOD
@@ -146,3 +146,10 @@ def test_a_missing_data_file_of_an_arm_is_reported(tmp_path: Path):
     (error,) = study_file.missing_data(study)
     assert error.key == "data.train"
     assert error.place == f"{study.file}:10"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.1 + 0.2, "0.3"), (0.999, "0.999"), (1e-4, "0.0001"), (3, "3"), (True, "True"), ("a", "a")]
+)
+def test_a_bound_is_shown_as_it_was_written(value: object, shown: str) -> None:
+    assert bound(value) == shown

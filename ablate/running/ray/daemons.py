@@ -130,7 +130,7 @@ class Daemons:
 def sigterm_is_ours() -> Iterator[None]:
     """Inside Ray starts, and leaves SIGTERM alone.
 
-    Ray's handler in Python exits at once, and nothing would be cleaned up. Its handler in C++ writes a stack and aborts.
+    Ray's handler in Python exits at once, and nothing would be cleaned up. That in C++ writes a stack and aborts.
     """
     install = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda _: None
