@@ -18,15 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import ray._private.ray_constants
 import ray._private.services
 import ray._private.utils
 
 _VITAL = ("gcs_server", "raylet")
 """Without one of these nothing goes on: Ray's calls raise, wait for a minute, or end this process from C++."""
-
-_NO_HANDLER = "RAY_DISABLE_FAILURE_SIGNAL_HANDLER"
-"""The variable by which a process keeps Ray's C++ from handling its signals. Ray's own processes and trials do not get
-it: what they write at a crash is worth having."""
 
 _CAUSE_S = 2.0
 """How much sooner an error of Ray may come than the end of the process that is its cause."""
@@ -57,9 +54,8 @@ class Daemons:
         popen = ray._private.services.ConsolePopen
 
         def start(command: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
-            theirs = {name: value for name, value in env.items() if name != _NO_HANDLER}
-            if Path(command[0]).name != "raylet":  # trials inherit its environment, and keep the user's TMPDIR
-                theirs["TMPDIR"] = str(self._temporary)
+            # Trials inherit the raylet's environment, and keep the user's TMPDIR.
+            theirs = env if Path(command[0]).name == "raylet" else {**env, "TMPDIR": str(self._temporary)}
             self._started.append(popen(command, env=theirs, **options, start_new_session=True))
             return self._started[-1]
 
@@ -130,16 +126,18 @@ class Daemons:
 def sigterm_is_ours() -> Iterator[None]:
     """Inside Ray starts, and leaves SIGTERM alone.
 
-    Ray's handler in Python exits at once, and nothing would be cleaned up. That in C++ writes a stack and aborts.
+    Ray's handler in Python exits at once, and nothing would be cleaned up. That in C++ writes a stack and aborts. Its
+    other processes keep both: what they write at a crash is worth having.
     """
-    install = ray._private.utils.set_sigterm_handler
+    install, constants = ray._private.utils.set_sigterm_handler, ray._private.ray_constants
+    is_off = constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     ray._private.utils.set_sigterm_handler = lambda _: None
-    os.environ[_NO_HANDLER] = "1"
+    constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = install
-        del os.environ[_NO_HANDLER]
+        constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = is_off
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:
