@@ -129,15 +129,15 @@ def sigterm_is_ours() -> Iterator[None]:
     Ray's handler in Python exits at once, and nothing would be cleaned up. That in C++ writes a stack and aborts. Its
     other processes keep both: what they write at a crash is worth having.
     """
-    install, constants = ray._private.utils.set_sigterm_handler, ray._private.ray_constants
-    is_off = constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+    install = ray._private.utils.set_sigterm_handler
+    is_off = ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
     ray._private.utils.set_sigterm_handler = lambda _: None
-    constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
+    ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     try:
         yield
     finally:
         ray._private.utils.set_sigterm_handler = install
-        constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = is_off
+        ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = is_off
 
 
 def _name(process: subprocess.Popen[bytes]) -> str:
