@@ -19,7 +19,7 @@ from ablate.trainers import Verdict
 from ablate.trials.trial import Trial, trial_id
 from tests import ROOT
 from tests.model.test_training import comparable, small
-from tests.study_files import wrapped
+from tests.study_files import METRICS, wrapped
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "token": {},
@@ -43,7 +43,7 @@ def trial_of(variant: str) -> Trial:
 
 
 def context_at(folder: Path) -> StudyContext:
-    return StudyContext(Ledger(folder), swanlab="disabled", objective="val_loss", git_commit=None)
+    return StudyContext(Ledger(folder, METRICS), swanlab="disabled", objective="val_loss", git_commit=None)
 
 
 def resume(variant: str, folder: Path) -> None:

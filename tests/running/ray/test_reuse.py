@@ -45,7 +45,7 @@ def trial(**overrides: Any) -> Trial:
 
 def losses(cluster: Cluster, folder: Path, trials: list[Trial]) -> tuple[list[list[float]], TrialRow]:
     """Train `trials` one after the other in one process of Tune's; the last one's losses and row."""
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, study_files.METRICS)
     resources = Resources(cpu=8, gpu=0, workers=0)  # all there are: one at a time
     run_context = RunContext(
         StudyContext(ledger, swanlab="disabled", objective="val_loss", git_commit=None),

@@ -21,7 +21,7 @@ from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
 from ablate.trainers import Config, Verdict
 from tests.fakes import FakeTrain, ListSource, fake_trial
-from tests.study_files import TRAINER
+from tests.study_files import METRICS, TRAINER
 
 pytestmark = pytest.mark.timeout(900)  # bounds hangs: seven worker groups start, on however few cores
 
@@ -98,7 +98,7 @@ def losses_alone(context: StudyContext, tmp_path: Path) -> list[float]:
     """The neighbour's losses when it trains alone and without Ray."""
     trial = fake_trial(NEIGHBOUR, tokens=10_240, report_every=5)
     quiet = StudyContext(
-        Ledger(tmp_path / "alone"),
+        Ledger(tmp_path / "alone", METRICS),
         swanlab="disabled",
         objective=context.objective,
         git_commit=context.git_commit,
