@@ -34,6 +34,8 @@ _RULES = (
     ("transformer.py", "Block", "norms"),
     ("transformer.py", "", "head and loss"),
     ("loss.py", "", "head and loss"),
+    ("trainer.py", "Trainer._train_on", "head and loss"),
+    ("trainer.py", "Trainer._step", "optimiser"),
 )
 _MODEL = Path(__file__).parent.parent / "model"
 
@@ -86,12 +88,13 @@ class Counter(TorchDispatchMode):
         del types
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.split("::")[-1]
-        self._last = self.phase or self._found()
+        self._last = self.phase or self.found()
         if not (func.is_view or name in _MOVE_NOTHING or not func._schema.name.startswith("aten::")):
             _add(self.costs[self._last], func, name, (args, kwargs), out)
         return out
 
-    def _found(self) -> str:
+    def found(self) -> str:
+        """The phase of the operator that is dispatched now."""
         node = torch._C._current_autograd_node()
         if node is not None:
             return self._forward.get(node._sequence_nr(), self._last)

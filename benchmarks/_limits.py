@@ -18,12 +18,31 @@ from model.config import Config, resolve
 from model.config.work_sizes import CUDA_CACHE_BYTES
 from model.transformer import Transformer
 
-TENSOR_FLOPS, VECTOR_FLOPS, BYTES_PER_S = 165.2e12, 82.6e12, 1_008e9
 LAUNCH_S = 4e-6
 SOURCE_TOKENS_PER_S = 59_621
 COVERAGE = 0.30
 """Share of the bank that an update touches in the main table: what the source aimed at."""
 UPDATE = "update of the bank"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a data sheet says: matrix products in bf16 with sums in fp32, dense; fp32; memory."""
+
+    name: str
+    tensor_flops: float
+    vector_flops: float
+    bytes_per_s: float
+
+
+RTX_4090 = Card("RTX 4090", 165.2e12, 82.6e12, 1_008e9)
+CARDS = (RTX_4090, Card("H100", 989e12, 67e12, 3_350e9), Card("H200", 989e12, 67e12, 4_800e9))
+"""The SXM parts of the last two. https://www.nvidia.com/en-us/data-center/h100 and .../h200"""
+
+
+def card_of(name: str) -> Card | None:
+    """The card whose name stands in what the driver calls it."""
+    return next((card for card in CARDS if card.name in name), None)
 
 
 @dataclass(frozen=True)
@@ -73,19 +92,19 @@ class Roofline:
         return found
 
 
-def compute_s(cost: Cost) -> float:
+def compute_s(cost: Cost, card: Card = RTX_4090) -> float:
     """Seconds at the peak rates of arithmetic."""
-    return cost.tensor_flops / TENSOR_FLOPS + cost.vector_flops / VECTOR_FLOPS
+    return cost.tensor_flops / card.tensor_flops + cost.vector_flops / card.vector_flops
 
 
-def memory_s(cost: Cost, *, cached_rows: bool = True) -> float:
+def memory_s(cost: Cost, card: Card = RTX_4090, *, cached_rows: bool = True) -> float:
     """Seconds at the peak rate of memory; `cached_rows`: rows that are read again come from the cache, at no cost."""
-    return (cost.bytes + (0 if cached_rows else cost.row_bytes)) / BYTES_PER_S
+    return (cost.bytes + (0 if cached_rows else cost.row_bytes)) / card.bytes_per_s
 
 
-def bound_s(costs: Mapping[str, Cost], *, cached_rows: bool = True) -> float:
+def bound_s(costs: Mapping[str, Cost], card: Card = RTX_4090, *, cached_rows: bool = True) -> float:
     """Seconds a token if every phase takes the longer of its arithmetic and its memory traffic."""
-    return sum(max(compute_s(cost), memory_s(cost, cached_rows=cached_rows)) for cost in costs.values())
+    return sum(max(compute_s(cost, card), memory_s(cost, card, cached_rows=cached_rows)) for cost in costs.values())
 
 
 def count() -> Roofline:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._count import Counter
+from model import cuda_graph
 from model.bank import ema
 from model.bank.bank_read import read_tokens
 from model.bank.memory import MEMORIES, Read
@@ -97,23 +98,49 @@ def configure(shape: Shape, overrides: dict[str, Any]) -> Config:
 
 
 class Run:
-    """A training run of which one step after the other is measured."""
+    """A training run of which one step after the other is measured. `recorded` says whether micro-batches are replayed
+    as a CUDA graph, whatever the trainer would choose."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, recorded: bool | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self._trainer = Trainer(config, checkpoint_dir=Path(folder))
+        if recorded is not None:
+            work, device = self._trainer._train_on, self._trainer.device
+            self._trainer.records = recorded
+            self._trainer.micro_batch = cuda_graph.Recorded(work, device) if recorded else work
         self._window = _Window(self._trainer.device)
         self._done = 0
 
-    def step(self) -> None:
+    def step(self, updating: Callable[[bool], None] | None = None) -> None:
         """One micro-batch as the trainer trains it: batch, forward, backward, clipping, optimiser (and the bank's
-        update where one is due)."""
+        update where one is due). `updating` is told when an update begins (True) and ends."""
+        updater = self._trainer.bank_updater
+        update = updater.update
+
+        def told(step: int, reads: list[Read]) -> list[ema.UpdateStats]:
+            assert updating is not None
+            updating(True)
+            made = update(step, reads)
+            updating(False)
+            return made
+
+        updater.update = update if updating is None else told
         self._trainer._step(self._done, self._window)
+        updater.update = update
         self._done += 1
+
+    @property
+    def failed(self) -> str | None:
+        """Why micro-batches could not be recorded."""
+        return getattr(self._trainer.micro_batch, "failed", None)
+
+    def losses(self) -> list[float]:
+        """Those of the steps since metrics were last asked for."""
+        return self._trainer._losses(self._window, last_step=self._done)
 
     def metrics(self) -> dict[str, Any]:
         """What the trainer would report of the steps since it was last asked."""
-        losses = self._trainer._losses(self._window, last_step=self._done)
+        losses = self.losses()
         metrics = self._window.metrics(self._trainer._step_tokens, losses)
         self._window.start()
         return metrics

@@ -17,12 +17,10 @@ from tabulate import tabulate
 
 from benchmarks._count import Cost
 from benchmarks._limits import (
-    BYTES_PER_S,
     COVERAGE,
     LAUNCH_S,
+    RTX_4090,
     SOURCE_TOKENS_PER_S,
-    TENSOR_FLOPS,
-    VECTOR_FLOPS,
     Roofline,
     bound_s,
     compute_s,
@@ -89,9 +87,9 @@ def page(found: Roofline) -> str:
     costs, step = found.per_token(coverage=COVERAGE), found.per_token(coverage=0)
     slowest = sorted(costs, key=lambda phase: -max(compute_s(costs[phase]), memory_s(costs[phase])))
     return PAGE.format(
-        tensor=TENSOR_FLOPS / 1e12,
-        vector=VECTOR_FLOPS / 1e12,
-        memory=BYTES_PER_S / 1e9,
+        tensor=RTX_4090.tensor_flops / 1e12,
+        vector=RTX_4090.vector_flops / 1e12,
+        memory=RTX_4090.bytes_per_s / 1e9,
         launch=1e6 * LAUNCH_S,
         batch=train.batch_size,
         seq_len=model.max_seq_len,

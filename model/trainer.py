@@ -16,9 +16,10 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from model import checkpoint, engine
-from model.bank import BankUpdater, UpdateStats, fill_bank, sum_over_ranks, update_metrics
+from model import checkpoint, cuda_graph, engine
+from model.bank import BankUpdater, Read, UpdateStats, fill_bank, sum_over_ranks, update_metrics
 from model.config import Config, reseeded
+from model.cost import is_recorded
 from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
 from model.evaluate import Evaluator
@@ -83,6 +84,9 @@ class Trainer:
             [*found.passed_over, f"training resumes from step {self.progress.step}"] if found.passed_over else []
         )
         self.wrapped, self.wrapped_optimizer = engine.prepare(self.accelerator, self.model, self.optimizer)
+        ranks, cuda = self.accelerator.num_processes, self.device.type == "cuda"
+        self.records = is_recorded(config, cuda=cuda, ranks=ranks)
+        self.micro_batch = cuda_graph.Recorded(self._train_on, self.device) if self.records else self._train_on
         self.prefetcher = Prefetcher(
             self._read, steps=range(self.progress.step, self.steps), ahead=ahead_on(self.device)
         )
@@ -190,28 +194,34 @@ class Trainer:
         if updates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
-        x_BT, y_BT = (tensor.to(self.device, non_blocking=True) for tensor in self.prefetcher.take(step))
-        # Between updates each rank accumulates its own gradients; they are summed over ranks once an update.
-        apart = nullcontext() if updates else self.accelerator.no_sync(self.wrapped)
+        x_BT, y_BT = self.prefetcher.take(step)
         with window.steps.running():
-            with apart:
-                with self.accelerator.autocast():
-                    output = self.wrapped(x_BT, y_BT)
-                # Ranks pad differently. Each divides by the mean number of targets, so that DDP's mean of the gradients
-                # over ranks is the mean of the joined batch.
-                targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
-                ce = output.nats / targets
-                total = ce + train.balance_loss_coef * output.balance
-                self.accelerator.backward(total)  # divides by the steps of an update
+            ce, reads = self.micro_batch(x_BT, y_BT)
             if updates:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip)
                 self.wrapped_optimizer.step()
-                self.wrapped_optimizer.zero_grad()
-            window.losses.append(ce.detach())
-        self.bank_updater.note(output.reads)
+                self.wrapped_optimizer.zero_grad(set_to_none=not self.records)
+            window.losses.append(ce.clone())
+        self.bank_updater.note(reads)
         if self.bank_updater.due(step):
             with window.emas.running():
-                window.updates += self.bank_updater.update(step, output.reads)
+                window.updates += self.bank_updater.update(step, reads)
+
+    def _train_on(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Read]]:
+        """Forward and backward of a micro-batch: its cross-entropy, and what the layers read."""
+        x_BT, y_BT = x_BT.to(self.device, non_blocking=True), y_BT.to(self.device, non_blocking=True)
+        # Between updates each rank accumulates its own gradients; they are summed over ranks once an update.
+        apart = nullcontext() if self.accelerator.sync_gradients else self.accelerator.no_sync(self.wrapped)
+        with apart:
+            with self.accelerator.autocast():
+                output = self.wrapped(x_BT, y_BT)
+            # Ranks pad differently. Each divides by the mean number of targets, so that DDP's mean of the gradients
+            # over ranks is the mean of the joined batch.
+            targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
+            ce = output.nats / targets
+            total = ce + self.config.train.balance_loss_coef * output.balance
+            self.accelerator.backward(total)  # divides by the steps of an update
+        return ce.detach(), output.reads
 
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
         """This rank's rows of a step; the prefetcher calls it in its thread."""

@@ -38,9 +38,9 @@ ENOUGH = 2_000
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Bytes. `step` and `update`: the most that is held at a time, everything included; `gradients` and `inner` (what a
-    kernel holds inside) are parts of `step` at its peak, `blocks` its number of blocks. `events`: the calls of an
-    allocator up to the end of the update."""
+    """Bytes. `step` and `update`: the most that is held at a time, everything included; `between`: what is held between
+    a step and an update. `gradients` and `inner` (what a kernel holds inside) are parts of `step` at its peak, `blocks`
+    its number of blocks. `events`: the calls of an allocator up to the end of the update."""
 
     weights: int
     bank: int
@@ -48,13 +48,15 @@ class StepTrace:
     gradients: int
     inner: int
     step: int
+    between: int
     update: int
     blocks: int
     events: tuple[tuple[int, int], ...]
 
 
-def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> StepTrace:
-    """A step of one rank with `batch` sequences, its optimiser's update, and the bank's update that may follow."""
+def trace_step(config: Config, *, device: Device, bf16: bool, batch: int, recorded: bool = False) -> StepTrace:
+    """A step of one rank with `batch` sequences, its optimiser's update, and the bank's update that may follow. Where
+    micro-batches are `recorded`, gradients stay where they are."""
     train, model_config = config.train, config.model
     with _fake(config, device=device, positions=batch * model_config.max_seq_len) as record:
         model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
@@ -64,7 +66,8 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
         optimizer.step()  # creates its moments
-        if train.accumulation_steps == 1:
+        clears = train.accumulation_steps == 1 and not recorded
+        if clears:
             optimizer.zero_grad()
         record.restart()
         x_BT = torch.empty(batch, model_config.max_seq_len, dtype=torch.int64)
@@ -81,9 +84,10 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
         gradients, blocks = record.held_at_peak(owned), record.blocks_at_peak
         del owned
         # An update of the bank may come between two of the optimiser.
-        if train.accumulation_steps == 1 or model_config.ema_update_freq % train.accumulation_steps == 0:
+        if clears or (not recorded and model_config.ema_update_freq % train.accumulation_steps == 0):
             optimizer.zero_grad()
         record.restart()
+        between = record.live
         if model_config.has_bank and model_config.ema == "on":
             _update(model, output, record=record)
         weights = _bytes(model.parameters()) + _bytes([model.rotation_2Td])
@@ -94,6 +98,7 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int) -> Ste
             gradients=gradients,
             inner=inner,
             step=step,
+            between=between,
             update=record.peak,
             blocks=blocks,
             events=tuple(record.events),

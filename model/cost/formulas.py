@@ -13,6 +13,10 @@ from model.config.work_sizes import LOGITS_BYTES, UPDATE_BYTES
 
 GIB = 2**30
 
+RECORDED_FLOPS = 1e12
+"""Largest micro-batch that a GPU replays as one graph (model/cuda_graph.py). It is busy with a larger one for so long
+that launches cost nothing, and a recording keeps its memory between steps, where an evaluation could use it."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -44,6 +48,13 @@ def estimate(config: Config) -> Estimate:
         peak_gib=_peak_bytes(config, active + table) / GIB,
         budget_tokens=config.train.tokens,
     )
+
+
+def is_recorded(config: Config, *, cuda: bool, ranks: int) -> bool:
+    """Whether micro-batches are replayed as a CUDA graph. Several ranks exchange sums in the middle of theirs."""
+    tokens = config.train.batch_size * config.model.max_seq_len
+    small = estimate(config).flops_per_token * tokens <= RECORDED_FLOPS
+    return cuda and ranks == 1 and config.train.engine == "ddp" and small
 
 
 def attention_parameters(model: ModelConfig) -> int:

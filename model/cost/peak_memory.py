@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from model.config import Config, cache_dir, code_hash
 from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES, UPDATE_BYTES
-from model.cost.formulas import GIB
+from model.cost.formulas import GIB, is_recorded
 
 if TYPE_CHECKING:
     from model.cost.fake_step import StepTrace
@@ -37,7 +37,7 @@ BLOCK, SMALL_SEGMENT, LARGE_SEGMENT = 512, 2 * MIB, 20 * MIB
 """From CUDACachingAllocator.cpp: what it rounds each block up to, and by how much its two pools grow."""
 WORKSPACES = 2 * 8 * 4 * MIB
 """cuBLAS under CUBLAS_WORKSPACE_CONFIG=:4096:8 (model/engine.py): 8 of 4 MiB for a handle, and the backward's thread
-has its own handle."""
+has its own handle. The stream of a recording has as much again."""
 CONTEXT = 480 * MIB
 """Assumed, not measured here: CUDA's context with the PyTorch kernels that a step loads. PyTorch does not count it as
 reserved."""
@@ -97,22 +97,26 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
 
     train = config.train
     bf16 = train.precision == "bf16" or (train.precision == "auto" and device == "cuda")
-    step = trace_step(config, device=device, bf16=bf16, batch=-(-train.batch_size // ranks))
+    recorded = is_recorded(config, cuda=device == "cuda", ranks=ranks)
+    step = trace_step(config, device=device, bf16=bf16, batch=-(-train.batch_size // ranks), recorded=recorded)
     forward = trace_forward(config, device=device, bf16=bf16, batch=config.eval.val_batch_size)
     asked = (
         trace_forward(_asked(config), device=device, bf16=bf16, batch=_questions(config)) if _questions(config) else 0
     )
     casts = step.weights // 2 if bf16 else 0  # autocast keeps them at any batch size
     validation, final = _evaluation(config, step, forward=forward, asked=asked, casts=casts, device=device)
-    evaluation = step.weights + step.bank + step.optimiser + max(validation, final)
+    held = step.weights + step.bank + step.optimiser
+    update, evaluation = step.update - step.step, held + max(validation, final) - max(step.step, step.update)
+    if recorded:  # the recording keeps its memory: what follows takes other memory
+        update, evaluation = step.update - step.between, max(validation, final) - (step.update - step.between)
     parts = {
         "weights": step.weights,
         "gradients": step.gradients,
         "optimiser": step.optimiser,
         "activations": step.step - step.weights - step.gradients - step.optimiser - step.bank - step.inner,
         "bank": step.bank,
-        "update": max(0, step.update - step.step),
-        "evaluation": max(0, evaluation - max(step.step, step.update)),
+        "update": max(0, update),
+        "evaluation": max(0, evaluation),
     }
     if device == "cpu":
         parts["activations"] += step.inner
@@ -120,7 +124,7 @@ def _parts(config: Config, *, device: Device, ranks: int) -> dict[str, int]:
     parameters = step.optimiser // 2
     return {
         **parts,
-        "kernels": step.inner + WORKSPACES,
+        "kernels": step.inner + (2 if recorded else 1) * WORKSPACES,
         "rounding": step.blocks * BLOCK // 2 + SMALL_SEGMENT + LARGE_SEGMENT,
         "context": CONTEXT,
         "ranks": parameters + RANKS if ranks > 1 else 0,  # DDP's buckets are as large as the gradients
@@ -181,7 +185,7 @@ def _key(config: Config, *, device: Device, ranks: int) -> str:
     train, evaluated = config.train, config.eval
     relevant = [
         {key: value for key, value in config.model.model_dump().items() if key not in _SIZELESS},
-        (train.batch_size, train.gradient_checkpointing, train.precision, train.accumulation_steps == 1),
+        (train.batch_size, train.gradient_checkpointing, train.precision, train.accumulation_steps == 1, train.engine),
         config.model.ema_update_freq % train.accumulation_steps == 0,
         (evaluated.val_batch_size, evaluated.prompts, evaluated.prompt_tokens, evaluated.new_tokens),
         (evaluated.fact_probes, config.data.facts_objects),

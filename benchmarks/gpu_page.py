@@ -1,0 +1,141 @@
+"""`python -m benchmarks.gpu_page FOLDER [FOLDER ...] > docs/gpu.md`: the page of what benchmarks/gpu.sh measured.
+
+A folder for each card. A part that is missing is left out, and one that failed says so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks import _limits
+from benchmarks.gpu_step import SIZES, allowed, configured
+from model.cost.formulas import RECORDED_FLOPS
+
+HEAD = """\
+# Measured on GPUs
+
+Written by `python -m benchmarks.gpu_page` from what `benchmarks/gpu.sh` measured; see [benchmarks.md](benchmarks.md).
+Nobody has run it on an RTX 4090 yet. Where you have one, run it and send the folder.
+"""
+STEP = """\
+**Launched**: kernel by kernel. **Replayed**: the micro-batch as one CUDA graph, which a run chooses up to
+{limit:.0e} FLOPs a micro-batch; "same" says whether the first losses are equal bit for bit. MFU: the share of the data
+sheet's {flops:.0f} TFLOPS (bf16, dense) that the step's arithmetic is, updates of the bank counted as time.
+"""
+
+
+def page(folders: list[Path]) -> str:
+    """The page."""
+    return "\n".join([HEAD, *(part for folder in folders for part in _card(folder))])
+
+
+def _card(folder: Path) -> list[str]:
+    step, versions = _read(folder / "step.json"), (folder / "versions.txt").read_text().splitlines()
+    date = next((line for line in versions if line[:2] == "20" and len(line) == 10), "")
+    card = step.get("card", "a GPU")
+    parts = [f"## {card}, {date}, PyTorch {step.get('torch', '?')}\n"]
+    for name, make in (("step", _step), ("read", _reads), ("check", _check), ("sweep", _sweep)):
+        found = _read(folder / f"{name}.json")
+        if found:
+            parts.append(make(found))
+    tests = folder / "tests.txt"
+    if tests.exists():
+        parts.append(f"`pytest -m gpu`: {tests.read_text().strip().splitlines()[-1].strip('= ')}\n")
+    return parts
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _step(found: Mapping[str, Any]) -> str:
+    card = _limits.card_of(found["card"])
+    ceilings = found["ceilings"]
+    lines = ["### A training step\n"]
+    lines.append(
+        f"The card reaches {ceilings['bf16_flops'] / 1e12:.0f} TFLOPS in bf16 products, "
+        f"{ceilings['fp32_flops'] / 1e12:.0f} in fp32, {ceilings['copy_bytes_per_s'] / 1e9:,.0f} GB/s in copies.\n"
+    )
+    if card is not None:
+        lines.append(STEP.format(limit=RECORDED_FLOPS, flops=card.tensor_flops / 1e12))
+    rows = []
+    for made in found["steps"]:
+        one, other = made.get("launched", {}), made.get("replayed", {})
+        same = {True: "yes", False: "NO", None: None}[made.get("same_losses")]
+        best = {key: max(one.get(key) or 0, other.get(key) or 0) for key in ("tokens_per_s", "mfu")}
+        times = one.get("step_ms"), other.get("step_ms"), one.get("ema_ms")
+        name = made["size"], made["memory"], made["tokens"]
+        rows.append([*name, *times, best["tokens_per_s"], 100 * best["mfu"], same])
+    heads = ["size", "memory", "tokens", "launched, ms", "replayed, ms", "update, ms", "tokens/s", "MFU, %", "same"]
+    lines.append(_table(rows, heads, ("", "", ",.0f", ".2f", ".2f", ".2f", ",.0f", ".1f", "")))
+    lines.append(
+        "\nBy phase: milliseconds of kernels a step, and what the data sheet allows (roofline.md's arithmetic).\n"
+    )
+    for made in found["steps"]:
+        if card is None or "phases_ms" not in made or made["size"] == "tiny":
+            continue
+        bound, phases = allowed(configured(SIZES[made["size"]], made["memory"]), card), made["phases_ms"]
+        rows = [
+            [phase, ms, bound.get(phase), 100 * bound[phase] / ms if phase in bound and ms else None]
+            for phase, ms in sorted(phases.items(), key=lambda item: -item[1])
+        ]
+        rows.append(
+            ["sum", sum(phases.values()), sum(bound.values()), 100 * sum(bound.values()) / sum(phases.values())]
+        )
+        heads = [f"{made['size']}, {made['memory']}", "ms", "allowed, ms", "share, %"]
+        lines += [_table(rows, heads, ("", ".2f", ".2f", ".0f")), ""]
+    return "\n".join(lines)
+
+
+def _reads(found: Mapping[str, Any]) -> str:
+    return "\n".join(["### The read, by itself\n", "```", json.dumps(found, indent=1), "```", ""])
+
+
+def _check(found: Mapping[str, Any]) -> str:
+    if found.get("card") is None:
+        return ""
+    rows = [
+        [row["size"], row["predicted_gib"], row["reserved_gib"], None if row["error"] is None else 100 * row["error"],
+         row["failed"]]
+        for row in found["memory"]
+    ]  # fmt: skip
+    heads = ["seed-1.4.6 with", "predicted GiB", "reserved GiB", "off by, %", "failed"]
+    lines = ["### Peaks of memory, predicted and measured\n", _table(rows, heads, ("", ".2f", ".2f", ".1f", "")), ""]
+    for row in found["pairs"]:
+        gain = row["failed"] or f"{row['gain']:.2f} times the tokens/s of one alone"
+        lines.append(f"- Two at once, {row['pair']}: {gain}.")
+    rerun = found["rerun"]
+    same = f"all {rerun['steps']} losses identical" if rerun["identical"] else "NOT identical"
+    lines.append(f"- The same run again: {rerun['failed'] or same}.\n")
+    return "\n".join(lines)
+
+
+def _sweep(found: Mapping[str, Any]) -> str:
+    keys = ("at_once", "mps", "seconds", "tokens_per_hour", "gain", "tokens_per_s_each", "peak_gib", "failed")
+    rows = [[row.get(key) for key in keys] for row in found["sweeps"]]
+    heads = ["at a time", "MPS", "seconds", "tokens an hour", "over one", "tokens/s of each", "peak GiB", "failed"]
+    table = _table(rows, heads, ("", "", ".1f", ",.0f", ".2f", ",.0f", ".2f", ""))
+    return f"### A study on shares of the card\n\n`benchmarks.gpu_sweep`: four trials through Ray.\n\n{table}\n"
+
+
+def _table(rows: list[list[Any]], heads: list[str], formats: tuple[str, ...]) -> str:
+    return tabulate(rows, headers=heads, floatfmt=formats, tablefmt="pipe", missingval="")
+
+
+def main(argv: list[str]) -> int:
+    """The command."""
+    sys.stdout.write(page([Path(folder) for folder in argv]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
