@@ -1,0 +1,134 @@
+"""The predicted peak of memory against what PyTorch reserves on the GPU: eight configurations, within 10%.
+
+Each is a short whole run (steps, updates of the bank, evaluations) in a process of its own with a trial's allocator.
+Where GPU_RESULTS names a folder, the table is written there as peaks.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tabulate import tabulate
+
+from model.api import CONTEXT_GIB, Config, epoch_tokens, footprint, resolve
+from tests import ROOT
+from tests.gpu.runs import environment
+
+NEAR = 0.1
+AT_ONCE = 4
+"""Processes on the GPU at a time: what one reserves does not depend on the others."""
+STEPS = 12
+BASE: dict[str, Any] = {
+    "data.corpus": "pydoc",  # real text, nothing to download
+    "model.knowledge_num": 65_536,
+    "train.epochs": None,
+    "train.accumulation_steps": 2,
+    "train.report_every": 6,
+    "train.precision": "bf16",
+    "eval.every": 1,
+    "eval.val_tokens": 16_384,
+    "eval.val_batch_size": 16,
+    "eval.prompts": 4,
+    "eval.new_tokens": 8,
+}
+GRID: dict[str, dict[str, Any]] = {
+    "none, batch 32": {"model.memory": "none", "train.batch_size": 32},
+    "token, batch 8, 1,048,576 entries": {"train.batch_size": 8, "model.knowledge_num": 1_048_576},
+    "token, batch 32": {"train.batch_size": 32},
+    "token, batch 32, checkpointing": {"train.batch_size": 32, "train.gradient_checkpointing": "on"},
+    "token, batch 16, 32 tokens an entry": {"train.batch_size": 16, "model.knowledge_length": 32},
+    "token, batch 8, fp32": {"train.batch_size": 8, "train.precision": "fp32"},
+    "vector, batch 32": {"model.memory": "vector", "train.batch_size": 32},
+    "hybrid, batch 8": {"model.memory": "hybrid", "train.batch_size": 8},
+}
+HELD = ("token, batch 32", "hybrid, batch 8")
+"""Those that also run within the share that a study would give them."""
+
+IN_ITS_SHARE = """
+import json, sys
+from model.api import hold_to_share
+hold_to_share(float(sys.argv[1]))
+from benchmarks._one_run import main
+sys.exit(main([sys.argv[2]]))
+"""
+
+
+def keys_of(name: str) -> dict[str, Any]:
+    keys = {**BASE, **GRID[name]}
+    return keys | {"train.tokens": STEPS * keys["train.batch_size"] * 512}
+
+
+def config_of(name: str) -> Config:
+    return resolve("seed-1.4.6", keys_of(name))
+
+
+def run(command: list[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_one_run` prints, or under `failed` its last words."""
+    whole = [sys.executable, *command, json.dumps({"preset": "seed-1.4.6", **keys})]
+    done = subprocess.run(whole, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """Name -> predicted and reserved GiB, and what else was seen; printed and written whatever it holds."""
+    epoch_tokens(config_of("none, batch 32"))  # trains the tokenizer, which all of them then find
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        begun = {name: pool.submit(run, ["-m", "benchmarks._one_run"], keys_of(name)) for name in GRID}
+        predicted = {name: footprint(config_of(name), device="cuda") for name in GRID}  # while they run
+        rows = {}
+        for name in GRID:
+            peak, found = predicted[name], begun[name].result()
+            reserved = found.get("reserved_gib")
+            rows[name] = {
+                "predicted_gib": peak.reserved_gib,
+                "reserved_gib": reserved,
+                "error": None if reserved is None else peak.reserved_gib / reserved - 1,
+                "failed": found.get("failed"),
+                "device": found.get("device"),
+                "tokens_per_s": found.get("tokens_per_s"),
+                "parts": dict(peak.parts),
+            }
+    if folder := os.environ.get("GPU_RESULTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "peaks.json").write_text(json.dumps(rows, indent=1))
+    shown = [
+        [name, *(row[key] for key in ("predicted_gib", "reserved_gib", "error", "failed"))]
+        for name, row in rows.items()
+    ]
+    heads = ["run", "predicted GiB", "reserved GiB", "off by", "failed"]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n" + tabulate(shown, headers=heads, floatfmt=".3f", missingval="-"))
+    return rows
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_the_peak_is_predicted(name: str, table: dict[str, dict[str, Any]]) -> None:
+    row = table[name]
+    assert row["failed"] is None
+    assert row["reserved_gib"] is not None, f"it ran on {row['device']}"
+    assert abs(row["error"]) <= NEAR, f"predicted {row['predicted_gib']:.3f} GiB, reserved {row['reserved_gib']:.3f}"
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_run_fits_into_its_predicted_share(name: str, table: dict[str, dict[str, Any]]) -> None:
+    """With the margin that a study gives. The allocator gives free memory back before it fails."""
+    import torch
+
+    from ablate.scheduling.admission import share_of
+
+    total_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    share = share_of(table[name]["predicted_gib"] + CONTEXT_GIB, card_gib=total_gib)
+    found = run(["-c", IN_ITS_SHARE, str(share)], keys_of(name))
+    assert found.get("failed") is None
+    assert found["reserved_gib"] <= share * total_gib - CONTEXT_GIB + 0.002
