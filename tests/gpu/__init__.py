@@ -8,9 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-import os
-
-DEVICE = torch.device(os.environ.get("DEVDEV", "cuda"))
+DEVICE = torch.device("cuda")
 
 CLOSE = {"fp32": 1e-4, "bf16": 2e-2}
 """How far a result may be from the exact one, by `distance`: some roundings of each type."""

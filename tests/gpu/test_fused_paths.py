@@ -1,4 +1,4 @@
-"""Each fast path on the GPU against its formula in fp64 on the host, in fp32 and, where autocast reaches it, in bf16."""
+"""Each fast path on the GPU against its formula in fp64 on the host: in fp32, and in bf16 where autocast reaches."""
 
 from __future__ import annotations
 
