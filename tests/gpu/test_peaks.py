@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.capture import CaptureManager
 from tabulate import tabulate
 
 from ablate.scheduling.admission import share_of
@@ -143,7 +144,9 @@ def found(request: pytest.FixtureRequest) -> Found:
     if folder := os.environ.get("GPU_RESULTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "peaks.json").write_text(json.dumps(everything.rows(), indent=1))
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert isinstance(capture, CaptureManager)
+    with capture.global_and_fixture_disabled():
         print(f"\n{everything}")
     return everything
 
