@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu_page FOLDER [FOLDER ...] > docs/gpu.md`: the page of what benchmarks/gpu.sh measured.
 
-A folder for each card. A part that is missing is left out, and one that failed says so.
+A folder for each card: benchmarks/data/gpu/* are those of the page here. A part that is missing is left out; what
+somebody has to say of the numbers stands in a folder's notes.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks import _limits
-from benchmarks.gpu_step import SIZES, allowed, configured
 from model.cost.formulas import RECORDED_FLOPS
 
 HEAD = """\
@@ -24,9 +24,9 @@ Written by `python -m benchmarks.gpu_page` from what `benchmarks/gpu.sh` measure
 Nobody has run it on an RTX 4090 yet. Where you have one, run it and send the folder.
 """
 STEP = """\
-**Launched**: kernel by kernel. **Replayed**: the micro-batch as one CUDA graph, which a run chooses up to
-{limit:.0e} FLOPs a micro-batch; "same" says whether the first losses are equal bit for bit. MFU: the share of the data
-sheet's {flops:.0f} TFLOPS (bf16, dense) that the step's arithmetic is, updates of the bank counted as time.
+**Launched**: kernel by kernel. **Replayed**: the micro-batch as one CUDA graph, which a run chooses where a micro-batch
+is at most {limit:g} TFLOP and the bank small; "same" says whether the first losses are equal bit for bit. MFU: the
+share of the data sheet's {flops:.0f} TFLOPS (bf16, dense) that the step's arithmetic is, with the time of updates.
 """
 
 
@@ -44,9 +44,11 @@ def _card(folder: Path) -> list[str]:
         found = _read(folder / f"{name}.json")
         if found:
             parts.append(make(found))
-    tests = folder / "tests.txt"
+    tests, notes = folder / "tests.txt", folder / "notes.md"
     if tests.exists():
         parts.append(f"`pytest -m gpu`: {tests.read_text().strip().splitlines()[-1].strip('= ')}\n")
+    if notes.exists():
+        parts.insert(1, notes.read_text())
     return parts
 
 
@@ -66,7 +68,7 @@ def _step(found: Mapping[str, Any]) -> str:
         f"{ceilings['fp32_flops'] / 1e12:.0f} in fp32, {ceilings['copy_bytes_per_s'] / 1e9:,.0f} GB/s in copies.\n"
     )
     if card is not None:
-        lines.append(STEP.format(limit=RECORDED_FLOPS, flops=card.tensor_flops / 1e12))
+        lines.append(STEP.format(limit=RECORDED_FLOPS / 1e12, flops=card.tensor_flops / 1e12))
     rows = []
     for made in found["steps"]:
         one, other = made.get("launched", {}), made.get("replayed", {})
@@ -81,16 +83,15 @@ def _step(found: Mapping[str, Any]) -> str:
         "\nBy phase: milliseconds of kernels a step, and what the data sheet allows (roofline.md's arithmetic).\n"
     )
     for made in found["steps"]:
-        if card is None or "phases_ms" not in made or made["size"] == "tiny":
+        if card is None or "profile" not in made or made["size"] == "tiny":
             continue
-        bound, phases = allowed(configured(SIZES[made["size"]], made["memory"]), card), made["phases_ms"]
+        bound, phases = made.get("allowed_ms", {}), made["profile"]["phases_ms"]
         rows = [
-            [phase, ms, bound.get(phase), 100 * bound[phase] / ms if phase in bound and ms else None]
+            [phase, ms, bound.get(phase), 100 * bound[phase] / ms if phase in bound and ms > 0.01 else None]
             for phase, ms in sorted(phases.items(), key=lambda item: -item[1])
         ]
-        rows.append(
-            ["sum", sum(phases.values()), sum(bound.values()), 100 * sum(bound.values()) / sum(phases.values())]
-        )
+        both = [sum(phases[phase] for phase in bound if phase in phases), sum(bound.values())]
+        rows.append(["sum without the update", *both, 100 * both[1] / both[0] if bound else None])
         heads = [f"{made['size']}, {made['memory']}", "ms", "allowed, ms", "share, %"]
         lines += [_table(rows, heads, ("", ".2f", ".2f", ".0f")), ""]
     return "\n".join(lines)

@@ -78,8 +78,8 @@ class _Phases(Counter):
             return func(*args, **(kwargs or {}))
 
 
-def by_phase(run: Run) -> dict[str, float]:
-    """Milliseconds of kernels a step, by phase (on a CPU, of operators)."""
+def by_phase(run: Run) -> dict[str, Any]:
+    """Milliseconds a step: of kernels (on a CPU, of operators) by phase, and of the longest kernels by name."""
     cuda = torch.cuda.is_available()
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=kinds) as found, _Phases() as phases:
@@ -91,7 +91,15 @@ def by_phase(run: Run) -> dict[str, float]:
     for event in found.events() or []:
         if event.name.startswith(PHASE) and event.device_type == DeviceType.CPU:
             total[event.name.removeprefix(PHASE)] += event.device_time_total if cuda else event.cpu_time_total
-    return {phase: micros / 1e3 / PROFILED for phase, micros in total.items()}
+    kernels = [
+        {"kernel": each.key[:120], "ms": each.self_device_time_total / 1e3 / PROFILED, "calls": each.count / PROFILED}
+        for each in found.key_averages()
+        if each.device_type == DeviceType.CUDA and not each.key.startswith(PHASE)
+    ]
+    return {
+        "phases_ms": {phase: micros / 1e3 / PROFILED for phase, micros in total.items()},
+        "kernels": sorted(kernels, key=lambda each: -each["ms"])[:30],
+    }
 
 
 def allowed(config: Config, card: _limits.Card) -> dict[str, float]:
@@ -118,7 +126,7 @@ def row(name: str, size: Mapping[str, Any], memory: str, card: _limits.Card | No
     def launched() -> dict[str, Any]:
         run = Run(config, recorded=False)
         made = measured(run, most_s=most_s)
-        attempt("phases_ms", lambda: by_phase(run))
+        attempt("profile", lambda: by_phase(run))
         return made
 
     attempt("launched", launched)
@@ -126,6 +134,7 @@ def row(name: str, size: Mapping[str, Any], memory: str, card: _limits.Card | No
         attempt("replayed", lambda: measured(Run(config, recorded=True), most_s=most_s))
         attempt("peak_gib", lambda: torch.cuda.max_memory_reserved() / 2**30)
     if card is not None:
+        attempt("allowed_ms", lambda: allowed(config, card))
         for how in ("launched", "replayed"):
             if how in found:
                 found[how]["mfu"] = found[how]["tokens_per_s"] * found["flops_per_token"] / card.tensor_flops
@@ -168,11 +177,10 @@ def render(found: Mapping[str, Any]) -> str:
     heads = ["size", "memory", "launched, ms", "replayed, ms", "tokens/s", "MFU", "same losses"]
     text = [str(found["card"]), "", tabulate(lines, headers=heads, floatfmt=",.2f", missingval="-")]
     for made in found["steps"]:
-        card = _limits.card_of(found["card"])
-        bound = {} if card is None else allowed(configured(SIZES[made["size"]], made["memory"]), card)
+        bound = made.get("allowed_ms", {})
         rows = [
             [phase, ms, bound.get(phase), bound[phase] / ms if phase in bound and ms else None]
-            for phase, ms in sorted(made.get("phases_ms", {}).items(), key=lambda item: -item[1])
+            for phase, ms in sorted(made.get("profile", {}).get("phases_ms", {}).items(), key=lambda item: -item[1])
         ]
         heads = [f"{made['size']} {made['memory']}", "ms", "allowed, ms", "share"]
         text += ["", tabulate(rows, headers=heads, floatfmt=".2f", missingval="-")]

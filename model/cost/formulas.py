@@ -13,9 +13,10 @@ from model.config.work_sizes import LOGITS_BYTES, UPDATE_BYTES
 
 GIB = 2**30
 
-RECORDED_FLOPS = 1e12
-"""Largest micro-batch that a GPU replays as one graph (model/cuda_graph.py). It is busy with a larger one for so long
-that launches cost nothing, and a recording keeps its memory between steps, where an evaluation could use it."""
+RECORDED_FLOPS, RECORDED_SUMS = 1.5e12, 2**28
+"""Largest micro-batch that a GPU replays as one graph (model/cuda_graph.py), in FLOPs, and the largest sums of an
+update of the bank that may follow it, in bytes. A GPU is busy with a larger one for so long that launches cost little;
+and a recording keeps its memory, so that an update takes other memory (docs/gpu.md has the times)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def estimate(config: Config) -> Estimate:
 
 def is_recorded(config: Config, *, cuda: bool, ranks: int) -> bool:
     """Whether micro-batches are replayed as a CUDA graph. Several ranks exchange sums in the middle of theirs."""
-    tokens = config.train.batch_size * config.model.max_seq_len
-    small = estimate(config).flops_per_token * tokens <= RECORDED_FLOPS
+    model, tokens = config.model, config.train.batch_size * config.model.max_seq_len
+    sums = 4 * _touched(model, tokens) * model.dim if model.has_bank and model.ema == "on" else 0
+    small = estimate(config).flops_per_token * tokens <= RECORDED_FLOPS and sums <= RECORDED_SUMS
     return cuda and ranks == 1 and config.train.engine == "ddp" and small
 
 
@@ -133,10 +135,15 @@ def _update_bytes(model: ModelConfig, tokens: int) -> float:
     """The sums of the entries that a micro-batch can select, and at most eight chunks of temporaries (docs/log.md)."""
     if not model.has_bank or model.ema == "off":
         return 0.0
-    entries = min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
+    entries = _touched(model, tokens)
     if model.memory == "vector":
         width = model.knowledge_dim
         return 4.0 * entries * width + min(UPDATE_BYTES, 12 * entries * width)
     slots = entries * model.knowledge_length
     logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
     return 4.0 * entries * model.dim + min(8 * UPDATE_BYTES, logits)
+
+
+def _touched(model: ModelConfig, tokens: int) -> int:
+    """The most entries that a micro-batch can select."""
+    return min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))

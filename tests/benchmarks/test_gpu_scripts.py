@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_step, gpu_sweep
+from benchmarks import gpu_page, gpu_step, gpu_sweep
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu.sh"
@@ -52,8 +52,12 @@ def test_a_step_is_measured_by_phase(capsys: pytest.CaptureFixture[str]) -> None
     none, token = json.loads(capsys.readouterr().out)["steps"]
     assert not none["failed"]
     assert not token["failed"]
-    assert set(none["phases_ms"]) < set(token["phases_ms"])
-    assert set(token["phases_ms"]) - set(none["phases_ms"]) == {"retrieval", "read", "update of the bank"}
+    assert set(none["profile"]["phases_ms"]) < set(token["profile"]["phases_ms"])
+    assert set(token["profile"]["phases_ms"]) - set(none["profile"]["phases_ms"]) == {
+        "retrieval",
+        "read",
+        "update of the bank",
+    }
     assert all(row["launched"]["tokens_per_s"] > 0 for row in (none, token))
 
 
@@ -64,3 +68,9 @@ def test_a_study_on_shares_of_one_card_is_compared(capsys: pytest.CaptureFixture
     assert (alone["failed"], two["failed"]) == (None, None)
     assert alone["gain"] == 1.0
     assert two["gain"] > 0
+
+
+def test_the_page_is_what_was_measured() -> None:
+    written = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    folders = sorted((ROOT / "benchmarks" / "data" / "gpu").iterdir())
+    assert written == gpu_page.page(folders), "run: python -m benchmarks.gpu_page benchmarks/data/gpu/* > docs/gpu.md"
