@@ -8,9 +8,9 @@ For dE, slots are sorted by token. The slots of a token are cut into bags, one p
 the bags of a token, in order. There are no atomics, so gradients repeat bit for bit, and no shape depends on a value,
 so nothing waits for the device and a CUDA graph can hold it all.
 
-A program has a tile of slots and columns in registers, whose sums are added up at its end. It handles a block of
-columns, and all programs of a block run before those of the next: so the rows in use at a time fit the second-level
-cache, though all columns of G may not.
+A program adds up tiles of rows in registers, and the rows of that tile at its end. Where it handles a block of columns,
+the programs of a block start before those of the next: so the rows in use fit the second-level cache, though those
+of all columns may not.
 
 Letters: P positions, K entries selected, L tokens an entry, M = K*L, D dim, V vocabulary, N entries, S = P*M slots, C
 bags.
@@ -41,12 +41,14 @@ SLOT_BYTES = 32
 
 
 class Launch(NamedTuple):
-    """How a kernel runs: the tile of a program, its warps, and how many tiles are on their way at a time."""
+    """How a kernel runs: the tile of a program, its warps, how many tiles are fetched ahead through shared memory,
+    and how many one round of the loop adds."""
 
-    slots: int = 16
+    rows: int = 16
     columns: int = 128
     warps: int = 4
     stages: int = 1
+    unroll: int = 1
 
 
 POOL = Launch()
@@ -95,43 +97,19 @@ def tokens(index_PK: Tensor, bank_NL: Tensor) -> Tensor:
 def pool(weight_PK: Tensor, table_VD: Tensor, token_PM: Tensor) -> Tensor:
     """m: [P, D]."""
     (P, K), D = weight_PK.shape, table_VD.shape[1]
-    columns = _columns(POOL, D)
     read_PD = torch.empty((P, D), dtype=torch.float32, device=table_VD.device)
-    _pool[P, triton.cdiv(D, columns)](
-        read_PD,
-        weight_PK,
-        table_VD,
-        token_PM,
-        K=K,
-        L=token_PM.shape[1] // K,
-        D=D,
-        SLOTS=POOL.slots,
-        COLUMNS=columns,
-        STAGES=POOL.stages,
-        num_warps=POOL.warps,
-    )
+    tile = _tile(POOL, K, D)
+    grid = P, triton.cdiv(D, tile["COLUMNS"])
+    _pool[grid](read_PD, weight_PK, table_VD, token_PM, K=K, L=token_PM.shape[1] // K, D=D, **tile)
     return read_PD
 
 
 def weight_slope(slope_PD: Tensor, token_PM: Tensor, table_VD: Tensor, *, K: int) -> Tensor:
     """dw: [P, K]."""
-    (P, D), L = slope_PD.shape, token_PM.shape[1] // K
-    at_once = min(triton.next_power_of_2(L), WEIGHTS.slots)  # tokens of an entry
+    P, D = slope_PD.shape
     slope_PK = torch.empty((P, K), dtype=torch.float32, device=slope_PD.device)
-    _weight_slope[P,](
-        slope_PK,
-        slope_PD,
-        table_VD,
-        token_PM,
-        K=K,
-        L=L,
-        D=D,
-        ENTRIES=WEIGHTS.slots // at_once,
-        TOKENS=at_once,
-        COLUMNS=_columns(WEIGHTS, D),
-        STAGES=WEIGHTS.stages,
-        num_warps=WEIGHTS.warps,
-    )
+    tile = _tile(WEIGHTS, K, D)
+    _weight_slope[P,](slope_PK, slope_PD, table_VD, token_PM, K=K, L=token_PM.shape[1] // K, D=D, **tile)
     return slope_PK
 
 
@@ -149,8 +127,7 @@ def table_slope(
 
 def _chunk_slope(slope_PD: Tensor, weight_PK: Tensor, token_PM: Tensor, *, V: int, longest: int) -> Tensor:
     """dE of a chunk: [V, D]. A bag begins at a token's first slot and after every `longest` slots; it may be empty."""
-    (K, M), D = (weight_PK.shape[1], token_PM.shape[1]), slope_PD.shape[1]
-    columns, device = _columns(TABLE, D), slope_PD.device
+    (K, M), D, device = (weight_PK.shape[1], token_PM.shape[1]), slope_PD.shape[1], slope_PD.device
     key = torch.int16 if V < 2**15 else torch.int32  # the fewer bytes, the fewer passes of a radix sort
     token_S, order_S = token_PM.flatten().to(key).sort(stable=True)
     start_V1 = torch.searchsorted(token_S, torch.arange(V + 1, dtype=key, device=device))
@@ -159,16 +136,22 @@ def _chunk_slope(slope_PD: Tensor, weight_PK: Tensor, token_PM: Tensor, *, V: in
     C = len(cut_C1) - 1
     part_CD = torch.empty((C, D), dtype=torch.float32, device=device)
     slope_VD = torch.empty((V, D), dtype=torch.float32, device=device)
-    tile = {"SLOTS": TABLE.slots, "COLUMNS": columns, "STAGES": TABLE.stages, "num_warps": TABLE.warps}
-    blocks = triton.cdiv(D, columns)
+    tile = _tile(TABLE, longest, D)
+    blocks = triton.cdiv(D, tile["COLUMNS"])
     _sum_bags[C, blocks](part_CD, slope_PD, weight_PK, order_S, cut_C1, K=K, L=M // K, D=D, **tile)
     _join_bags[V, blocks](slope_VD, part_CD, bag_V1, D=D, **tile)
     return slope_VD
 
 
-def _columns(launch: Launch, D: int) -> int:
-    """Columns of a tile."""
-    return min(launch.columns, triton.next_power_of_2(D))
+def _tile(launch: Launch, rows: int, D: int) -> dict[str, int]:
+    """What a kernel is told of its launch; its tile is no larger than what there is."""
+    return {
+        "ROWS": min(launch.rows, triton.next_power_of_2(rows)),
+        "COLUMNS": min(launch.columns, triton.next_power_of_2(D)),
+        "STAGES": launch.stages,
+        "UNROLL": launch.unroll,
+        "num_warps": launch.warps,
+    }
 
 
 @triton.jit
@@ -180,21 +163,20 @@ def _pool(
     K: constexpr,
     L: constexpr,
     D: constexpr,
-    SLOTS: constexpr,
+    ROWS: constexpr,
     COLUMNS: constexpr,
     STAGES: constexpr,
+    UNROLL: constexpr,
 ):
     """Program (p, block of columns): a position."""
     p = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros((SLOTS, COLUMNS), tl.float32)
-    for first in tl.range(0, K * L, SLOTS, num_stages=STAGES):
-        slot = first + tl.arange(0, SLOTS)
-        here = slot < K * L
-        token = tl.load(token_PM + p * (K * L) + slot, mask=here, other=0).to(tl.int64)
-        weight = tl.load(weight_PK + p * K + slot // L, mask=here, other=0.0)
-        rows = table_VD + token[:, None] * D + column[None, :]
-        total += weight[:, None] * tl.load(rows, mask=here[:, None] & (column < D)[None, :], other=0.0)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, K, ROWS):
+        entry = first + tl.arange(0, ROWS)
+        weight = tl.load(weight_PK + p * K + entry, mask=entry < K, other=0.0)
+        rows = _entry_rows(table_VD, token_PM, p, entry, column, K, L, D, ROWS, COLUMNS, STAGES, UNROLL)
+        total += weight[:, None] * rows
     tl.store(read_PD + p * D + column, tl.sum(total, axis=0) / L, mask=column < D)
 
 
@@ -207,29 +189,46 @@ def _weight_slope(
     K: constexpr,
     L: constexpr,
     D: constexpr,
-    ENTRIES: constexpr,
-    TOKENS: constexpr,
+    ROWS: constexpr,
     COLUMNS: constexpr,
     STAGES: constexpr,
+    UNROLL: constexpr,
 ):
-    """Program p: a position. Its tile has TOKENS slots of each of ENTRIES entries."""
+    """Program p: a position."""
     p = tl.program_id(0).to(tl.int64)
-    row = tl.arange(0, ENTRIES * TOKENS)
-    for first in tl.range(0, K, ENTRIES):
-        entry = first + row // TOKENS
-        total = tl.zeros((ENTRIES * TOKENS, COLUMNS), tl.float32)
-        for first_token in tl.range(0, L, TOKENS, num_stages=STAGES):
-            place = first_token + row % TOKENS
-            here = (entry < K) & (place < L)
-            token = tl.load(token_PM + p * (K * L) + entry * L + place, mask=here, other=0).to(tl.int64)
-            for first_column in tl.static_range(0, D, COLUMNS):
-                column = first_column + tl.arange(0, COLUMNS)
-                slope = tl.load(slope_PD + p * D + column, mask=column < D, other=0.0)
-                rows = table_VD + token[:, None] * D + column[None, :]
-                total += slope[None, :] * tl.load(rows, mask=here[:, None] & (column < D)[None, :], other=0.0)
-        dot = tl.sum(tl.reshape(tl.sum(total, axis=1), (ENTRIES, TOKENS)), axis=1)
-        found = first + tl.arange(0, ENTRIES)
-        tl.store(slope_PK + p * K + found, dot / L, mask=found < K)
+    for first in range(0, K, ROWS):
+        entry = first + tl.arange(0, ROWS)
+        dot = tl.zeros((ROWS,), tl.float32)
+        for first_column in range(0, D, COLUMNS):
+            column = first_column + tl.arange(0, COLUMNS)
+            slope = tl.load(slope_PD + p * D + column, mask=column < D, other=0.0)
+            rows = _entry_rows(table_VD, token_PM, p, entry, column, K, L, D, ROWS, COLUMNS, STAGES, UNROLL)
+            dot += tl.sum(slope[None, :] * rows, axis=1)
+        tl.store(slope_PK + p * K + entry, dot / L, mask=entry < K)
+
+
+@triton.jit
+def _entry_rows(
+    table_VD,
+    token_PM,
+    p,
+    entry,
+    column,
+    K: constexpr,
+    L: constexpr,
+    D: constexpr,
+    ROWS: constexpr,
+    COLUMNS: constexpr,
+    STAGES: constexpr,
+    UNROLL: constexpr,
+):
+    """sum_l E[token] of entries of a position: [ROWS, COLUMNS]."""
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    here = (entry < K)[:, None] & (column < D)[None, :]
+    for place in tl.range(0, L, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        token = tl.load(token_PM + p * (K * L) + entry * L + place, mask=entry < K, other=0).to(tl.int64)
+        total += tl.load(table_VD + token[:, None] * D + column[None, :], mask=here, other=0.0)
+    return total
 
 
 @triton.jit
@@ -242,34 +241,36 @@ def _sum_bags(
     K: constexpr,
     L: constexpr,
     D: constexpr,
-    SLOTS: constexpr,
+    ROWS: constexpr,
     COLUMNS: constexpr,
     STAGES: constexpr,
+    UNROLL: constexpr,
 ):
     """Program (c, block of columns): a bag. A slot's number is (p*K + k)*L + l."""
     c = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     begin, end = tl.load(cut_C1 + c), tl.load(cut_C1 + c + 1)
-    total = tl.zeros((SLOTS, COLUMNS), tl.float32)
-    for first in tl.range(begin, end, SLOTS, num_stages=STAGES):
-        place = first + tl.arange(0, SLOTS)
-        here = place < end
-        slot = tl.load(order_S + place, mask=here, other=0)
-        weight = tl.load(weight_PK + slot // L, mask=here, other=0.0)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in tl.range(begin, end, ROWS, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        place = first + tl.arange(0, ROWS)
+        slot = tl.load(order_S + place, mask=place < end, other=0)
+        weight = tl.load(weight_PK + slot // L, mask=place < end, other=0.0)
         rows = slope_PD + (slot // (K * L))[:, None] * D + column[None, :]
-        total += weight[:, None] * tl.load(rows, mask=here[:, None] & (column < D)[None, :], other=0.0)
+        total += weight[:, None] * tl.load(rows, mask=(place < end)[:, None] & (column < D)[None, :], other=0.0)
     tl.store(part_CD + c * D + column, tl.sum(total, axis=0) / L, mask=column < D)
 
 
 @triton.jit
-def _join_bags(slope_VD, part_CD, bag_V1, D: constexpr, SLOTS: constexpr, COLUMNS: constexpr, STAGES: constexpr):
+def _join_bags(
+    slope_VD, part_CD, bag_V1, D: constexpr, ROWS: constexpr, COLUMNS: constexpr, STAGES: constexpr, UNROLL: constexpr
+):
     """Program (v, block of columns): the bags of a token."""
     v = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     begin, end = tl.load(bag_V1 + v), tl.load(bag_V1 + v + 1)
-    total = tl.zeros((SLOTS, COLUMNS), tl.float32)
-    for first in tl.range(begin, end, SLOTS, num_stages=STAGES):
-        bag = first + tl.arange(0, SLOTS)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in tl.range(begin, end, ROWS, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        bag = first + tl.arange(0, ROWS)
         parts = part_CD + bag[:, None] * D + column[None, :]
         total += tl.load(parts, mask=(bag < end)[:, None] & (column < D)[None, :], other=0.0)
     tl.store(slope_VD + v * D + column, tl.sum(total, axis=0), mask=column < D)
