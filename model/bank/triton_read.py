@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:  # Triton comes with torch's CUDA builds alone
-    triton: Any
-    tl: Any
+    triton: Any = None
+    tl: Any = None
     constexpr = int
 else:
     import triton

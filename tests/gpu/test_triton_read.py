@@ -55,7 +55,7 @@ def scene(P: int, K: int, L: int, D: int, *, V: int = 37, N: int = 25, frequent:
     return Scene(*(tensor.to(DEVICE) for tensor in made))
 
 
-def triton_read(made: Scene, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[Tensor, Tensor, Tensor]:
+def triton_read(made: Scene, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[Tensor, ...]:
     """m, dw, dE."""
     from model.bank import triton_read
 
@@ -64,10 +64,11 @@ def triton_read(made: Scene, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[Tensor,
     return read_PD.detach(), *torch.autograd.grad(read_PD, (weight_PK, table_VD), made.slope_PD)
 
 
-def literal_read(made: Scene) -> tuple[Tensor, Tensor, Tensor]:
+def literal_read(made: Scene) -> tuple[Tensor, ...]:
     """m, dw, dE in fp64, by autograd through the oracle."""
     weight_PK, table_VD, slope_PD = (tensor.double().cpu() for tensor in (made.weight_PK, made.table_VD, made.slope_PD))
-    weight_PK.requires_grad_(), table_VD.requires_grad_()
+    for tensor in (weight_PK, table_VD):
+        tensor.requires_grad_()
     read_PD = oracle.decode(weight_PK, made.index_PK.cpu(), made.bank_NL.cpu(), table_VD)
     return read_PD.detach(), *torch.autograd.grad(read_PD, (weight_PK, table_VD), slope_PD)
 
@@ -150,6 +151,20 @@ def test_a_full_size(D: int) -> None:
 
 
 @on_a_card
+def test_the_models_read_takes_it_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.bank import bank_read
+    from model.bank.product_key import Selection
+
+    made = scene(6, 3, 4, 32)
+    selection = Selection(made.weight_PK.view(2, 3, 3), made.index_PK.view(2, 3, 3))
+    monkeypatch.setattr(bank_read, "FUSED", True)
+    read_BTD = bank_read.read_tokens(selection, made.bank_NL, made.table_VD)
+    assert torch.equal(read_BTD.view(6, 32), triton_read(made)[0])
+    assert bank_read.read_tokens(selection, made.bank_NL, made.table_VD.double()).dtype == torch.float64
+
+
+@on_a_card
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_cuda_graph_holds_it_and_nothing_waits() -> None:
     """Captured with one input, replayed with another."""
     made, other = (scene(128, 8, 8, 128, V=2_048, N=1_024, frequent=0.05, seed=seed) for seed in (0, 1))
