@@ -19,6 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         marks.append(pytest.mark.skip(reason="CUDA sees no GPU"))
     for item in items:
-        if item.path.is_relative_to(HERE):
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("skipif") is None:  # those say themselves when
             for mark in marks:
                 item.add_marker(mark)

@@ -43,7 +43,8 @@ class Sweeps:
         space = self.root / "ends.yaml"
         space.write_text(STUDY)
         flags = (str(space), "--results", str(self.root / "results"), *flags)
-        sweeping = command([*flags], cwd=self.root, mark=self.temporary, TMPDIR=str(self.temporary), **self.environment)
+        environment = {"TMPDIR": str(self.temporary), **self.environment}
+        sweeping = command([*flags], cwd=self.root, mark=self.temporary, **environment)
         self.started.append(sweeping)
         return sweeping
 
