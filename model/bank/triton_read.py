@@ -18,6 +18,7 @@ bags.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -36,8 +37,8 @@ else:
 LONGEST = 512
 """Slots of a bag: the most that one program sums for a token's gradient."""
 
-SLOT_BYTES = 32
-"""What the table's gradient holds for each slot: keys and their order, sorted and not, and its share of a bag's sum."""
+SLOT_BYTES = 48
+"""What the table's gradient holds for each slot: keys and places, sorted and not, what the sort needs, sums of bags."""
 
 
 class Launch(NamedTuple):
@@ -119,10 +120,7 @@ def table_slope(
     """dE: [V, D], over chunks of positions."""
     positions = max(1, chunk_bytes // (SLOT_BYTES * token_PM.shape[1]))
     chunks = zip(slope_PD.split(positions), weight_PK.split(positions), token_PM.split(positions), strict=True)
-    first_VD, *others = (_chunk_slope(*chunk, V=V, longest=longest) for chunk in chunks)
-    for part_VD in others:
-        first_VD += part_VD
-    return first_VD
+    return reduce(Tensor.add_, (_chunk_slope(*chunk, V=V, longest=longest) for chunk in chunks))
 
 
 def _chunk_slope(slope_PD: Tensor, weight_PK: Tensor, token_PM: Tensor, *, V: int, longest: int) -> Tensor:
