@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from benchmarks._count import Counter
-from model import cuda_graph
 from model.bank import ema
 from model.bank.bank_read import read_tokens
 from model.bank.memory import MEMORIES, Read
 from model.bank.memory_bank import MemoryBank
 from model.bank.product_key import Selection
 from model.config import Config, ModelConfig, resolve
+from model.device import cuda_graph
 from model.trainer import Trainer, _Window
 from model.transformer import Transformer
 

@@ -64,7 +64,7 @@ def train(config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir
 
 def hold_to_share(share: float) -> None:
     """Let this process take `share` of its GPU's memory and no more; torch raises OutOfMemoryError beyond it."""
-    from model.meters import hold_to_share as hold  # imports torch
+    from model.device.meters import hold_to_share as hold  # imports torch
 
     hold(share, context_gib=CONTEXT_GIB)
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.config import Config, ConfigError, check_packages, check_ranks, deepspeed_config
-from model.meters import reset_peaks
+from model.device.meters import reset_peaks
 
 # Before cuBLAS starts: without a fixed workspace it may sum in another order from run to run.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

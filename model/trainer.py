@@ -16,17 +16,18 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from model import checkpoint, cuda_graph, engine
+from model import checkpoint, engine
 from model.bank import BankUpdater, Read, UpdateStats, fill_bank, sum_over_ranks, update_metrics
 from model.config import Config, reseeded
 from model.cost import is_recorded
 from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
+from model.device import cuda_graph
+from model.device.meters import Peaks, Stopwatch, device_name, gpu_utilisation, resident
+from model.device.prefetch import Prefetcher, ahead_on, on_host
 from model.evaluate import Evaluator
-from model.meters import Peaks, Stopwatch, device_name, gpu_utilisation, resident
 from model.metrics import Metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
-from model.prefetch import Prefetcher, ahead_on, on_host
 from model.schedule import learning_rate, report_due, reports_by
 from model.transformer import Transformer, initialise
 

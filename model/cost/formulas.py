@@ -14,9 +14,9 @@ from model.config.work_sizes import LOGITS_BYTES, UPDATE_BYTES
 GIB = 2**30
 
 RECORDED_FLOPS, RECORDED_SUMS = 1.5e12, 2**28
-"""Largest micro-batch that a GPU replays as one graph (model/cuda_graph.py), in FLOPs, and the largest sums of an
-update of the bank that may follow it, in bytes. A GPU is busy with a larger one for so long that launches cost little;
-and a recording keeps its memory, so that an update takes other memory (docs/gpu.md has the times)."""
+"""Largest micro-batch that a GPU replays as one graph (model/device/cuda_graph.py), in FLOPs, and the largest sums of
+an update of the bank that may follow it, in bytes. A GPU is busy with a larger one for so long that launches cost
+little; and a recording keeps its memory, so that an update takes other memory (docs/gpu.md has the times)."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def test_without_a_gpu_nothing_is_measured(command, capsys: pytest.CaptureFixtur
     assert "nothing was measured" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # test_benchmarks.py times steps and counts phases
 def test_a_step_is_measured_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_step.main(["--quick", "--json", "--seconds", "0.1"]) == 0
     none, token = json.loads(capsys.readouterr().out)["steps"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import cuda_graph
 from model.api import Report, Verdict, resolve
+from model.device import cuda_graph
 from model.trainer import Trainer
 
 pytestmark = pytest.mark.gpu

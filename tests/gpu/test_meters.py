@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from model.meters import device_name, gpu_utilisation, memory_metrics, nvml_memory, reset_peaks
+from model.device.meters import device_name, gpu_utilisation, memory_metrics, nvml_memory, reset_peaks
 from tests.gpu import DEVICE
 
 MIB = 2**20

@@ -27,8 +27,8 @@ from tests.model.test_training import Listener, comparable, small
         (1, 4, [4, 8, 12]),
         pytest.param(2, 4, [4, 8, 12], marks=pytest.mark.slow),
         (2, 3, [4, 6, 10, 12]),
-        (3, 4, [6, 9, 12]),
-        (6, 4, [6, 12]),
+        pytest.param(3, 4, [6, 9, 12], marks=pytest.mark.slow),
+        pytest.param(6, 4, [6, 12], marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(
@@ -193,7 +193,14 @@ def test_a_checkpoint_of_an_earlier_version_is_checked_without_checksums(
     assert found.passed_over[0].startswith("checkpoint step-8 is damaged (")
 
 
-@pytest.mark.parametrize("damage", ["a weight lost", "another step", "a byte of the weights"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "a weight lost",
+        pytest.param("another step", marks=pytest.mark.slow),
+        pytest.param("a byte of the weights", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_with_a_damaged_checkpoint_ends_as_an_uninterrupted_one(damage: str, tmp_path: Path) -> None:
     whole, again = Listener(), Listener()
     result = train(small(), whole, checkpoint_dir=tmp_path / "whole")

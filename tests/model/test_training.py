@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from model import meters
 from model.api import METRICS, Config, NonFiniteLoss, Report, Verdict, failure_kind, resolve, train
+from model.device import meters
 from model.evaluate import Evaluator
 from model.schedule import learning_rate
 from model.transformer import Transformer, initialise

@@ -189,7 +189,7 @@ def test_text_adds_no_csv_formula_and_no_odd_file_name(name: str, reports: Mappi
 csv.field_size_limit(10_000_000)
 
 
-@pytest.mark.parametrize("name", ["everything", "long"])
+@pytest.mark.parametrize("name", ["everything", pytest.param("long", marks=pytest.mark.slow)])
 def test_commands_print_no_control_characters(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     text = STUDIES[name]
     ledger = hostile_study(tmp_path / "s", text)

@@ -277,7 +277,7 @@ def test_a_retry_raises_the_size_of_later_trials_of_its_class():
 def test_the_allocators_limit_leaves_room_for_the_cuda_context(monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    from model import meters
+    from model.device import meters
 
     asked: list[float] = []
     meters.hold_to_share(0.5, context_gib=CONTEXT_GIB)
@@ -296,7 +296,7 @@ def test_nvml_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch):
     import pynvml
     import torch
 
-    from model import meters
+    from model.device import meters
 
     mine = SimpleNamespace(pid=os.getpid(), usedGpuMemory=3 * 2**30)
 

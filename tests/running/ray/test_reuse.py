@@ -23,7 +23,7 @@ from ablate.scheduling.packing import fit
 from ablate.spec.models import Resources
 from ablate.trials.trial import Trial, trial_id
 from model.api import METRICS
-from model.meters import reset_peaks
+from model.device.meters import reset_peaks
 from tests import study_files
 from tests.fakes import ListSource
 from tests.model.test_training import SMALL

@@ -120,6 +120,7 @@ def test_a_trial_that_tune_stops_leaves_no_group(stage: Stage, monkeypatch: pyte
     assert groups() == []
 
 
+@pytest.mark.slow  # tests/running/test_inline.py has the row of such a trial
 def test_a_process_whose_trial_ran_out_of_memory_trains_no_other(stage: Stage) -> None:
     """Such a trial writes no row itself: the driver decides whether it gets a larger share."""
     source = stage.run({0: "oom", 1: "complete"}, resources=Resources(cpu=8, gpu=1, workers=0))

@@ -81,14 +81,14 @@ def groups() -> list[tuple[str, dict]]:
     return [(row["state"], row["bundles"][0]) for row in standing]
 
 
-HOW = pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
-"""Trains in Tune's process (0), or in a worker (1, the default)."""
+HOW = pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+"""Trains in Tune's process (0, which starts sooner), or in a worker (1, the default)."""
 
 
 def test_a_trial_completes_is_pruned_and_survives_a_kill(stage: Stage) -> None:
     """The ends of a study in which nothing is wrong but one death; the slow test below has all of them."""
     acts: dict[int, Act] = {0: "complete", 1: "until_stopped", 2: "killed_once"}
-    source = stage.run(acts, resources=Resources(cpu=2, gpu=0), stop_at={1: 3 * TOKENS_A_STEP})
+    source = stage.run(acts, resources=Resources(cpu=2, gpu=0, workers=0), stop_at={1: 3 * TOKENS_A_STEP})
     rows = {row.seed: row for row in source.rows}
     assert {seed: row.status for seed, row in rows.items()} == {0: "completed", 1: "pruned", 2: "completed"}
     assert rows[2].attempt == 2, "a killed worker's trial resumes as a second attempt"
@@ -239,7 +239,7 @@ def test_a_trial_whose_driver_died_is_retried_and_leaves_no_group(deaths: int, s
     assert groups() == []
 
 
-@pytest.mark.slow  # test_a_process_whose_trial_ran_out_of_memory_trains_no_other has its core
+@pytest.mark.slow  # the tests above start a process for each trial
 def test_a_process_trains_trial_after_trial_until_one_fails(stage: Stage) -> None:
     acts: dict[int, Act] = {
         0: "complete",

@@ -10,7 +10,7 @@ import torch
 
 from model import trainer
 from model.api import NonFiniteLoss, Report, Verdict, resolve
-from model.prefetch import THREAD, Prefetcher, ahead_on, on_host
+from model.device.prefetch import THREAD, Prefetcher, ahead_on, on_host
 from model.trainer import Trainer
 
 SMALL = {

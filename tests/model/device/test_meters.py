@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from model import meters
 from model.api import Report, Verdict, train
+from model.device import meters
 from tests import ROOT
 from tests.model.test_training import small
 
@@ -55,7 +55,7 @@ def test_a_run_after_a_larger_one_reports_its_own_peak(tmp_path: Path) -> None:
 
 PROGRAM = """
 import torch
-from model import meters
+from model.device import meters
 meters.reset_peaks()
 print(meters.memory_metrics(torch.device("cpu"))["peak_rss_gib"])
 """
