@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
     # To verify a pruned trial, stop where the search stopped it. Without --verify, train to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
     with lock.hold(Ledger(before.place / "reruns")):
-        ledger = Ledger(before.place / "reruns" / trial.trial_id, before.metrics)
+        # The trainer may measure more today than when the study began.
+        ledger = Ledger(before.place / "reruns" / trial.trial_id, trial.config.trainer.description.metrics)
         if trial.trial_id in ledger.final_ids():
             ledger.store.remove("")  # it would resume from its last checkpoint and train nothing
         again = _train(trial, spec, ledger=ledger, stop_at=stop_at, train=train)

@@ -6,8 +6,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from ablate.running.trial import StudyContext, run_trial
 from ablate.trainers import Config, Report, Result, Verdict
 from tests import ROOT, synthetic
 from tests.fakes import FakeTrain, fake_trial
+from tests.study_files import METRICS
 
 STUDY = synthetic.study_json(name="fake", tracking={"swanlab": "disabled"})
 
@@ -29,6 +30,7 @@ class Altered:
 
     fake: FakeTrain
     changed: int = 0
+    more: Mapping[str, float] = field(default_factory=dict)
     seen: Callable[[Config], None] = lambda _: None
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
@@ -38,9 +40,8 @@ class Altered:
             return report(replace(now, losses=[1.25]) if now.step == self.changed else now)
 
         result = self.fake(config, change, checkpoint_dir=checkpoint_dir)
-        return replace(
-            result, data_hash=config.trainer.check_data(config), metrics={"val_loss": float(config["train.seed"])}
-        )
+        metrics = {"val_loss": float(config["train.seed"]), **self.more}
+        return replace(result, data_hash=config.trainer.check_data(config), metrics=metrics)
 
 
 @pytest.fixture
@@ -66,6 +67,15 @@ def test_verify_of_the_best_trial_is_identical(study: Ledger, train: Altered, ca
     assert capsys.readouterr().out == "identical: 5 steps\n"
     best = fake_trial(1).trial_id
     assert Ledger(study.path("reruns", best)).final_ids() == {best}
+
+
+def test_a_trainer_may_measure_more_than_when_the_study_began(study: Ledger, train: Altered):
+    measured_since = {"epoch_tokens": 11_328.0}
+    study.write_study({key: value for key, value in STUDY.items() if key != "trainer"})  # as older versions wrote it
+    assert measured_since.keys().isdisjoint(metric.name for metric in Ledger(study.place).metrics)
+    assert run(study, "--verify", train=replace(train, more=measured_since)) == cli.DONE
+    (row,) = Ledger(study.path("reruns", fake_trial(1).trial_id), METRICS).rows()
+    assert row.metrics["epoch_tokens"] == 11_328.0
 
 
 def test_a_finished_rerun_starts_from_the_beginning(study: Ledger, train: Altered):
