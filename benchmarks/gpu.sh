@@ -36,7 +36,9 @@ for wanted in "${@:-versions tests step read check sweep}"; do
     for name in $wanted; do
         case $name in
             versions) part versions 60 bash -c "$(declare -f versions); python=$python; versions" ;;
-            tests) part tests 180 "$python" -m pytest -m gpu -q -p no:cacheprovider --durations=15 tests/gpu ;;
+            # Files side by side: most of their time goes into starting processes. -v, so that a run cut off says how far.
+            tests) part tests 180 "$python" -m pytest -m gpu -v -W default -p no:cacheprovider --durations=15 \
+                -n 4 tests/gpu ;;
             step) part step 150 "$python" -m benchmarks.gpu_step --json $quick ;;
             read) part read 60 "$python" -m benchmarks.gpu_read --json ;;
             check) part check 120 "$python" -m benchmarks.gpu_check --json ;;

@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 Overrides = Mapping[str, Any]
 
-MICRO_BATCHES, REPORT_EVERY = 60, 10
+MICRO_BATCHES, REPORT_EVERY = 24, 6
 ROOFLINE_CARD = "RTX 4090"
 """docs/roofline.md has this card's limits and no other's."""
 MPS = "nvidia-cuda-mps-control"
