@@ -1,6 +1,6 @@
-"""`python -m benchmarks.gpu_read [--json] [--tune]`: the two ways to read the bank on a GPU, beside each other.
+"""`python -m benchmarks.gpu_read [--json] [--tune]`: three ways to read the bank on a GPU, beside each other.
 
-`bags` is model.bank.bank_read's embedding bags, `triton` is model.bank.triton_read. Times are medians of CUDA events
+`bags` is model.bank.bank_read's embedding bags, `products` benchmarks._product_read, `triton` model.bank.triton_read. Times are medians of CUDA events
 after a warm-up, which compiles. Errors are against fp64 on a sample: |x - exact| / |exact|. A row of a table counts as
 moved each time that it is read, from memory or a cache; a share of the copy's rate above 1 came from a cache.
 
@@ -24,6 +24,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from benchmarks import _product_read
 from benchmarks.gpu_check import find_card
 from model.bank import bank_read
 
@@ -157,6 +158,27 @@ def bags(made: Scene, shape: Shape) -> tuple[Callable[[], Any], ...]:
     )
 
 
+def products(made: Scene, shape: Shape) -> tuple[Callable[[], Any], ...]:
+    """The same by products in bf16; what takes the place of a sort is adding up the shares."""
+    chunk_bytes = bank_read.CHUNK_BYTES
+    inputs = made.slope_PD, made.token_PM, made.table_VD
+    weights = made.slope_PD, made.weight_PK, made.token_PM
+
+    def read() -> Tensor:
+        return _product_read.read(made.weight_PK, made.table_VD, made.token_PM, chunk_bytes=chunk_bytes)
+
+    def weight() -> Tensor:
+        return _product_read.weight_slope(*inputs, K=shape.K, chunk_bytes=chunk_bytes)
+
+    def table() -> Tensor:
+        return _product_read.table_slope(*weights, V=shape.V, chunk_bytes=chunk_bytes)
+
+    def add() -> Tensor:
+        return _product_read.shares(made.weight_PK[:4_096], made.token_PM[:4_096], V=shape.V)
+
+    return read, weight, table, add, lambda: (read(), weight(), table())[1:]
+
+
 def kernels(made: Scene, shape: Shape) -> tuple[Callable[[], Any], ...]:
     """The same in Triton."""
     from model.bank import triton_read
@@ -178,7 +200,7 @@ def kernels(made: Scene, shape: Shape) -> tuple[Callable[[], Any], ...]:
     )
 
 
-PATHS = {"bags": bags, "triton": kernels}
+PATHS = {"bags": bags, "products": products, "triton": kernels}
 
 
 def parts(path: str, made: Scene, shape: Shape, correct: Exact) -> Mapping[str, Part]:
@@ -191,7 +213,7 @@ def parts(path: str, made: Scene, shape: Shape, correct: Exact) -> Mapping[str, 
         "forward": Part(read, moved[0], lambda read_PD: read_PD[s], correct.read_sD),
         "weights' slope": Part(weight, moved[1], lambda slope_PK: slope_PK[s], correct.slope_sK),
         "table's slope": Part(table, moved[2], lambda slope_VD: slope_VD[:, c], correct.slope_Vc),
-        "of that, its sort": Part(sort, 4 * 4 * S),
+        "of that, its sort or sum": Part(sort, 4 * 4 * S),
         "all, by autograd": Part(both, sum(moved), lambda slopes: slopes[1][:, c], correct.slope_Vc),
     }
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu_read
+from benchmarks import _product_read, gpu_read
 from benchmarks.gpu_read import Part, measure, render
 
 
@@ -42,3 +42,31 @@ def test_a_variant_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.Monke
     text = render({"card": "a card", "torch": "2", "copy_gb_s": 4.0, "rows": rows})
     assert "an illegal memory access" in text
     assert "1.0e-01" in text
+
+
+def test_a_read_by_products_is_the_read() -> None:
+    """Within what bf16 rounds; tokens repeat within a position, and chunks are smaller than the whole."""
+    P, K, L, D, V, chunk_bytes = 37, 4, 3, 16, 11, 4 * 11 * 8
+    generator = torch.Generator().manual_seed(0)
+    token_PM = torch.randint(0, V, (P, K * L), generator=generator, dtype=torch.int32)
+    weight_PK = torch.randn(P, K, generator=generator).softmax(dim=-1).requires_grad_()
+    table_VD = torch.randn(V, D, generator=generator).requires_grad_()
+    slope_PD = torch.randn(P, D, generator=generator)
+    rows_PKD = table_VD[token_PM.long()].unflatten(1, (K, L)).mean(dim=2)
+    exact = torch.einsum("pk,pkd->pd", weight_PK, rows_PKD)
+    exact.backward(slope_PD)
+    weight, table = weight_PK.detach(), table_VD.detach()
+    found = {
+        "read": (_product_read.read(weight, table, token_PM, chunk_bytes=chunk_bytes), exact),
+        "weights": (
+            _product_read.weight_slope(slope_PD, token_PM, table, K=K, chunk_bytes=chunk_bytes),
+            weight_PK.grad,
+        ),
+        "table": (
+            _product_read.table_slope(slope_PD, weight, token_PM, V=V, chunk_bytes=chunk_bytes),
+            table_VD.grad,
+        ),
+    }
+    for name, (ours, whole) in found.items():
+        assert whole is not None
+        assert (ours - whole).norm() / whole.norm() < 1e-2, name
