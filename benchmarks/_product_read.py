@@ -1,10 +1,11 @@
-"""A read of the bank as products with a dense matrix of shares: a candidate, which nothing but benchmarks.gpu_read uses.
+"""A read of the bank as products with a dense matrix of shares: a candidate, for benchmarks.gpu_read alone.
 
     A[p, v] = sum over the slots (k, l) of p that hold v of w_pk / L
     m = A E      dE = A^T G      dw_pk = 1/L * sum_l (G E^T)[p, token]
 
-For a small vocabulary three products on tensor cores may take less time than gathering rows: [P, V] of 24,576 x 6,400 is
-0.3 GB in bf16, and a product of it 161 GFLOP. Shares are added up as whole numbers, so that their order is no matter.
+For a small vocabulary three products on tensor cores may take less time than gathering rows: [P, V] of 24,576 x 6,400
+is 0.3 GB in bf16, and a product of it 161 GFLOP. Shares are added up as whole numbers, so that their order is no
+matter.
 
 Letters: P positions, c positions of a chunk, K entries selected, L tokens an entry, M = K*L, D dim, V vocabulary.
 """

@@ -1,8 +1,9 @@
 """`python -m benchmarks.gpu_read [--json] [--tune]`: three ways to read the bank on a GPU, beside each other.
 
-`bags` is model.bank.bank_read's embedding bags, `products` benchmarks._product_read, `triton` model.bank.triton_read. Times are medians of CUDA events
-after a warm-up, which compiles. Errors are against fp64 on a sample: |x - exact| / |exact|. A row of a table counts as
-moved each time that it is read, from memory or a cache; a share of the copy's rate above 1 came from a cache.
+`bags` is model.bank.bank_read's embedding bags, `products` benchmarks._product_read, `triton` model.bank.triton_read.
+Times are medians of CUDA events after a warm-up, which compiles. Errors are against fp64 on a sample: |x - exact| /
+|exact|. A row of a table counts as moved each time that it is read, from memory or a cache; a share of the copy's rate
+above 1 came from a cache.
 
 `--tune` times the kernels under other tiles too. Without a GPU it says so and measures nothing.
 
