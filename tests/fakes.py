@@ -173,12 +173,13 @@ class Scripted:
 
     def __init__(self, acts: list[Act], *, folder: Path) -> None:
         self._acts, self._folder = acts, folder
+        self.asks = signal.SIGINT  # the signal that asks the study to stop
         self.configs: list[Config] = []
 
     def __call__(self, config: Config, report: Callable[[Report], Verdict], *, checkpoint_dir: Path) -> Result:
         self.configs.append(config)
         act = self._acts.pop(0) if self._acts else "complete"
         if act == "until_stopped":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.asks)
         fake = FakeTrain({config["train.seed"]: act}, folder=self._folder)
         return fake(config, report, checkpoint_dir=checkpoint_dir)

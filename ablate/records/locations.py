@@ -23,6 +23,7 @@ HELP = "a folder, or s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; default: results"
 """Help of `--results`."""
 
 _HINT = "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+_HAS_KEY = "contains a key, which would be written to logs"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]")
 
 
@@ -73,8 +74,7 @@ def parse(text: str) -> Place:
         return Path(text)
     split = urlsplit(text)
     if "@" in split.netloc:
-        rule = "contains a key, which would be written to logs"
-        raise BadInput(f"{split.scheme}://...@{split.hostname}", "", "", rule, "put keys into the environment")
+        raise BadInput(f"{split.scheme}://...@{split.hostname}", "", "", _HAS_KEY, "put keys into the environment")
     shown = text.partition("?")[0]
     if split.scheme not in OPTIONS:
         raise BadInput(shown, "", "", f"results cannot be kept under {split.scheme}://", _HINT)
@@ -126,6 +126,9 @@ def _endpoint(given: dict[str, str], *, scheme: Scheme, shown: str) -> str:
     protocol, separator, host = endpoint.rpartition("://")
     protocol = given.get("scheme", protocol if separator else "https")
     host = host.strip("/")
+    if "@" in host:
+        hint = "put keys into their own variables, such as AWS_SECRET_ACCESS_KEY"
+        raise BadInput(shown, "endpoint", f"...@{host.rpartition('@')[2].partition('?')[0]}", _HAS_KEY, hint)
     if protocol not in ("http", "https") or not re.fullmatch(r"[\w.:\[\]-]+", host):
         raise BadInput(shown, "endpoint", host, "not HOST:PORT with http or https", "write it like http://HOST:PORT")
     return f"{protocol}://{host}"

@@ -93,8 +93,11 @@ GRACE_S = 8.0
 """Seconds that an interrupted trial has to write a checkpoint and return."""
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that ask a study to stop."""
+ASKING = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # a batch system's warning before it kills a job
+)
+"""Signals that ask a study to stop. Each would otherwise end the process without a word, and leave Ray's behind."""
 
 _FAULT = "ABLATE_FAULT"
 """The variable by which a process tells the one that takes its place why."""
@@ -104,7 +107,7 @@ class Halt:
     """Whether the study should stop: after Ctrl-C or SIGTERM, after its hours, or because results cannot be written.
 
     Use it as a context. Inside, the first signal asks the trials to write a checkpoint and return; the second raises
-    KeyboardInterrupt at once. SIGHUP, the end of a terminal, counts as well, unless it is ignored (`nohup`).
+    KeyboardInterrupt at once. Those other than Ctrl-C and SIGTERM count unless they are ignored (SIGHUP by `nohup`).
     """
 
     def __init__(self, *, max_hours: float | None = None) -> None:
@@ -153,8 +156,8 @@ class Halt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python handles signals only there
-            for number in _SIGNALS:
-                if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            for number in ASKING:
+                if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -177,7 +180,7 @@ def undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ASKING}
     try:
         yield
     finally:

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from ablate.running.limits import OutOfTime, Overdue, Watch
-from ablate.running.runner import GRACE_S, Halt
+from ablate.running.runner import ASKING, GRACE_S, Halt
 
 _CHECK_EVERY_S = 0.2
-_WAKE = signal.SIGUSR1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WAKE = signal.SIGURG
+"""Nobody sends it to a process by hand, and one that comes when no trial is watched is ignored."""
 
 
 class Unresponsive(KeyboardInterrupt):
@@ -102,7 +102,7 @@ class Watchdog:
 
 
 def _signals(receiver: socket.socket) -> bool:
-    """Whether Ctrl-C or SIGTERM has arrived; waits until the socket's timeout."""
+    """Whether a signal that asks to stop has arrived; waits until the socket's timeout."""
     with contextlib.suppress(TimeoutError):
-        return any(number in _SIGNALS for number in receiver.recv(64))
+        return any(number in ASKING for number in receiver.recv(64))
     return False

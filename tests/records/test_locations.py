@@ -62,6 +62,8 @@ WRONG = {
     "s3://bucket/x?regoin=eu": "regoin: not a parameter of s3:// URLs; one of endpoint_override, scheme, region",
     "s3://bucket/x?secret_key=hunter2": "keys come from the environment",
     "s3://me:hunter2@bucket/x": "contains a key",
+    "s3://bucket/x?endpoint_override=http://me:hunter2@a:1": "endpoint: ...@a:1: contains a key, which would be",
+    "s3://bucket/x?endpoint_override=http://me:hunter2@a:1?k=hunter2": "endpoint: ...@a:1: contains a key",
     "s3://bucket/x?endpoint_override=http://a/b": "not HOST:PORT",
     "s3://bucket/x?endpoint_override=h:1&scheme=ftp": "not HOST:PORT with http or https",
 }

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from ablate import cli, sweep
-from ablate.running.runner import Halt, undisturbed
+from ablate.running.runner import ASKING, Halt, undisturbed
 from tests import ROOT
 from tests.fakes import Scripted
-
-ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.mark.parametrize("number", ASKING)
@@ -30,14 +28,29 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_that_nohup_ignores_is_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", set(ASKING) - {signal.SIGINT, signal.SIGTERM})
+def test_a_signal_that_nohup_ignores_is_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with Halt() as halt:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), number)
             assert halt.reason is None
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGQUIT, signal.SIGXCPU])
+def test_a_batch_systems_warning_ends_a_sweep_that_trains(
+    number: signal.Signals,
+    space: Path,
+    play: Callable[..., Scripted],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Slurm's `--signal=USR1@60`, a quit of the terminal, a soft limit of CPU seconds; the watchdog watches."""
+    play("until_stopped").asks = number
+    argv = [str(space), "--results", str(space.parent / "results"), "--inline"]
+    assert cli.guarded(lambda: sweep.main(argv)) == cli.INTERRUPTED
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted: 0 of 3 trials have ended; resume")
 
 
 @pytest.mark.parametrize("number", ASKING)

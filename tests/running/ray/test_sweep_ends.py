@@ -50,6 +50,7 @@ STARTS, TRAINS = "Ray starts", "trials train"
         ([signal.SIGTERM] * 2, TRAINS),
         ([signal.SIGINT] * 5, TRAINS),
         ([signal.SIGHUP], STARTS),
+        ([signal.SIGUSR1], TRAINS),
     ],
     ids=lambda given: given if isinstance(given, str) else "+".join(number.name for number in given),
 )
