@@ -37,6 +37,8 @@ BAD_JSON = {
     "a whole number that no double holds": "1" + "0" * 400,
     "200,000 levels": DEEP,
     "65 levels": "[" * 65 + "]" * 65,
+    "half a surrogate pair": '{"study": "\\ud800"}',
+    "half a surrogate pair in a key": '[{"\\udfff": 1}]',
 }
 
 
@@ -116,6 +118,7 @@ BAD_ROWS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off": (lambda path: os.truncate(path, path.stat().st_size // 2), "cut off"),
     "empty": (lambda path: path.write_bytes(b""), "cut off"),
     "a version that is no number": (lambda path: with_metadata(path, "abc"), "schema version is 'abc'"),
+    "a version of 5,000 digits": (lambda path: with_metadata(path, "9" * 5_000), "schema version is '999"),
     "a time of another age": (
         lambda path: rewritten(path, finished_at=pa.array([2**62], pa.timestamp("us", tz="UTC"))),
         "finished_at is no time",
@@ -188,6 +191,8 @@ BAD_REPORTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: rewritten(path, time=pa.array([2**62] * 10, pa.timestamp("us", tz="UTC"))),
         "time is no time",
     ),
+    "a version of 5,000 digits": (lambda path: with_metadata(path, "9" * 5_000), "schema version is '999"),
+    "a version below zero": (lambda path: with_metadata(path, "-1"), "schema version is '-1'"),
     "no step": (lambda path: rewritten(path, step=pa.nulls(10, pa.int64())), "empty step"),
     "another trial's": (lambda path: rewritten(path, trial_id=pa.array(["b" * 12] * 10)), "another trial"),
     "text for tokens": (lambda path: rewritten(path, tokens_seen=pa.array(["many"] * 10)), "do not fit"),
