@@ -33,6 +33,8 @@ def parse(text: str | bytes) -> Any:
     level, levels = [found], 0
     while level:
         levels += 1
+        if not all(_encodable(value) for value in level):
+            raise ValueError("has half a surrogate pair, which no file can be written with")
         if levels > MOST_LEVELS:
             raise ValueError(_DEEP)
         level = [inner for value in level for inner in _inside(value)]
@@ -43,7 +45,12 @@ _DEEP = f"nested deeper than {MOST_LEVELS} levels"
 
 
 def _inside(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _encodable(value: Any) -> bool:
+    """Whether UTF-8 can encode a value where it is text. JSON can spell half a surrogate pair."""
+    return not isinstance(value, str) or value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _finite(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,8 +48,8 @@ def read(
         reason = f"not readable as parquet, was it cut off? ({said(error)})"
         raise Unreadable(reason, damaged=not isinstance(error, PermissionError)) from error
     written = (part.schema.metadata or {}).get(b"schema_version", b"1").decode(errors="replace")
-    if not written.isdecimal():
-        raise Unreadable(f"its schema version is {written[:20]!r}, which is no number")
+    if not re.fullmatch("[0-9]{1,9}", written):
+        raise Unreadable(f"its schema version is {written[:20]!r}, which is no version")
     if int(written) > version:
         reason = f"written with schema version {written}, newer than {version}: update this package"
         raise Unreadable(reason, damaged=False)

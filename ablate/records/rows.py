@@ -77,6 +77,9 @@ _FILLED = tuple(
 )
 """The columns that every row fills."""
 
+LEAST = {"attempt": 1, "tokens_seen": 0, "budget_tokens": 0, "wall_s": 0}
+"""The least value of the columns that rows and reports count in. None of them is NaN or infinite."""
+
 
 def problem(cells: Mapping[str, Any]) -> str:
     """Why these cells are not a trial's row, although they have its types; "" where they are."""
@@ -85,8 +88,9 @@ def problem(cells: Mapping[str, Any]) -> str:
         return f"has no {', '.join(empty)}"
     if cells["status"] not in ENDS:
         return f"its status {cells['status'][:20]!r} is none of {', '.join(ENDS)}"
-    if not math.isfinite(cells["wall_s"]):
-        return f"its wall_s is {cells['wall_s']}"
+    impossible = [name for name, least in LEAST.items() if not least <= cells[name] < math.inf]
+    if impossible:
+        return f"its {impossible[0]} is {cells[impossible[0]]}"
     try:
         config = recorded.flatten(json_files.parse(cells["config_json"]))
     except (ValueError, AttributeError) as error:

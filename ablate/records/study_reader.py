@@ -40,6 +40,9 @@ _HISTORY_NEEDS = ("trial_id", "step", "losses")
 _REPORTED = frozenset(column.name for column in HISTORY_COLUMNS)
 """Columns that no report leaves empty."""
 
+_LEAST = {**rows.LEAST, "step": 0}
+"""The least value of the columns that a report counts in."""
+
 _HISTORY_NAME = re.compile(r"(?P<trial_id>.+)-(?P<attempt>\d+)\.parquet")
 
 
@@ -275,4 +278,12 @@ def _problem_of_reports(part: pa.Table, path: Path) -> str:
     if named and ids not in ([], [named["trial_id"]]):
         return "its reports are of another trial than its name says"
     empty = [name for name in part.column_names if name in _REPORTED and part.column(name).null_count]
-    return f"has an empty {', '.join(empty)}" if empty else ""
+    if empty:
+        return f"has an empty {', '.join(empty)}"
+    for name, least in _LEAST.items():
+        if name in part.column_names:
+            column = part.column(name)
+            possible = pc.and_(pc.greater_equal(column, least), pc.is_finite(column))
+            if not pc.all(possible, min_count=0).as_py():
+                return f"its {name} is {column.filter(pc.invert(possible))[0]}"
+    return ""

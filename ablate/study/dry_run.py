@@ -154,7 +154,8 @@ def render(run: DryRun) -> str:
         for p, t in ((planned, planned.trial) for planned in run.trials)
     ]
     headers = ["trial", "kind", "arm", "seed", "parameters", "peak GiB", "GPU"]
-    table = tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0])
+    # tabulate fails on the column numbers of a table without rows: that of a study with nothing left to train.
+    table = [tabulate(rows, headers=headers, floatfmt=".2f", disable_numparse=[0]), ""] if rows else []
     tokens = "a budget in epochs (the corpus is not read here)" if run.tokens is None else f"{run.tokens:,} tokens"
     held = f" (the GPUs' memory would hold {run.by_memory})" if run.by_memory > run.concurrent else ""
     left = run.total - run.ended
@@ -162,8 +163,7 @@ def render(run: DryRun) -> str:
     lines = [
         f"study {run.study}: {trials}, {run.concurrent} at once{held}; {tokens}",
         "",
-        table,
-        "",
+        *table,
     ]
     if any(planned.kind == "sampled" for planned in run.trials):
         how = "the search's first draws, later ones depend on results; corner: the costliest point that it may reach"

@@ -280,6 +280,8 @@ def test_a_dry_run_plans_what_is_left(
     assert run(space, "--resume") == cli.DONE
     capsys.readouterr()
     assert (plan()["ended"], plan()["trials"], plan()["tokens"], plan()["hours"]) == (7, [], 0, 0)
+    assert run(space, "--dry-run") == cli.DONE  # a table without rows
+    assert "7 of 7 trials have ended, 0 are left" in capsys.readouterr().out
     grown = plan("--trials", "4", "--set", "ablation.seeds=3")
     assert (grown["total"], grown["ended"], grown["tokens"]) == (4 + 6, 7, 3 * budget)
     arms = [(trial["arm"], trial["seed"]) for trial in grown["trials"] if trial["kind"] == "arm"]

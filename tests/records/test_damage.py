@@ -37,6 +37,8 @@ BAD_JSON = {
     "a whole number that no double holds": "1" + "0" * 400,
     "200,000 levels": DEEP,
     "65 levels": "[" * 65 + "]" * 65,
+    "half a surrogate pair": '{"study": "\\ud800"}',
+    "half a surrogate pair in a key": '[{"\\udfff": 1}]',
 }
 
 
@@ -116,6 +118,7 @@ BAD_ROWS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off": (lambda path: os.truncate(path, path.stat().st_size // 2), "cut off"),
     "empty": (lambda path: path.write_bytes(b""), "cut off"),
     "a version that is no number": (lambda path: with_metadata(path, "abc"), "schema version is 'abc'"),
+    "a version of 5,000 digits": (lambda path: with_metadata(path, "9" * 5_000), "schema version is '999"),
     "a time of another age": (
         lambda path: rewritten(path, finished_at=pa.array([2**62], pa.timestamp("us", tz="UTC"))),
         "finished_at is no time",
@@ -131,6 +134,10 @@ BAD_ROWS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list for a metric": (lambda path: rewritten(path, val_loss=pa.array([[1.0]])), "do not fit"),
     "no time spent": (lambda path: rewritten(path, wall_s=pa.nulls(1, pa.float64())), "has no wall_s"),
     "endless time": (lambda path: rewritten(path, wall_s=pa.array([float("inf")])), "wall_s is inf"),
+    "time before it began": (lambda path: rewritten(path, wall_s=pa.array([-1.0])), "wall_s is -1.0"),
+    "time that is no number": (lambda path: rewritten(path, wall_s=pa.array([float("nan")])), "wall_s is nan"),
+    "tokens below zero": (lambda path: rewritten(path, tokens_seen=pa.array([-1])), "tokens_seen is -1"),
+    "no attempt": (lambda path: rewritten(path, attempt=pa.array([0])), "attempt is 0"),
     "an end that is none": (lambda path: rewritten(path, status=pa.array(["great"])), "status 'great'"),
     "a configuration that is none": (lambda path: rewritten(path, config_json=pa.array([DEEP])), "config_json"),
     "another trial's": (lambda path: rewritten(path, trial_id=pa.array(["b" * 12])), "another trial"),
@@ -188,6 +195,12 @@ BAD_REPORTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: rewritten(path, time=pa.array([2**62] * 10, pa.timestamp("us", tz="UTC"))),
         "time is no time",
     ),
+    "a version of 5,000 digits": (lambda path: with_metadata(path, "9" * 5_000), "schema version is '999"),
+    "a version below zero": (lambda path: with_metadata(path, "-1"), "schema version is '-1'"),
+    "a step below zero": (lambda path: rewritten(path, step=pa.array([*range(1, 10), -1])), "step is -1"),
+    "tokens below zero": (lambda path: rewritten(path, tokens_seen=pa.array([-5] * 10)), "tokens_seen is -5"),
+    "endless time": (lambda path: rewritten(path, wall_s=pa.array([float("inf")] * 10)), "wall_s is inf"),
+    "time that is no number": (lambda path: rewritten(path, wall_s=pa.array([float("nan")] * 10)), "wall_s is nan"),
     "no step": (lambda path: rewritten(path, step=pa.nulls(10, pa.int64())), "empty step"),
     "another trial's": (lambda path: rewritten(path, trial_id=pa.array(["b" * 12] * 10)), "another trial"),
     "text for tokens": (lambda path: rewritten(path, tokens_seen=pa.array(["many"] * 10)), "do not fit"),
