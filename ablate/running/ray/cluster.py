@@ -48,7 +48,6 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables would go to stdout
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our handler tells the trials first
     "TUNE_FORCE_TRIAL_CLEANUP_S": "3",
     "TUNE_MAX_PENDING_TRIALS_PG": "16",  # with a searcher the default is 1; the gate limits the number
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # wait for an actor whose last trial's thread ends slowly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray.tune.tune
 from ray import tune
 from ray.air.execution import PlacementGroupResourceManager
 from ray.air.execution._internal import RayActorManager
@@ -88,7 +90,7 @@ class RayRunner:
                     verbose=0,
                 ),
             )
-            with as_actor_deaths(searcher.killed_for_memory):
+            with as_actor_deaths(searcher.killed_for_memory), signals_are_ours():
                 tuner.fit()
         except _GraceOver:
             pass  # what still runs ends with Ray and can be resumed
@@ -176,6 +178,21 @@ def as_actor_deaths(tell: Callable[[OutOfMemoryError], None]) -> Iterator[None]:
         yield
     finally:
         RayActorManager._actor_task_failed = original
+
+
+@contextmanager
+def signals_are_ours() -> Iterator[None]:
+    """While the context lasts, Tune takes no signal: `Halt` has them, and tells the trials first.
+
+    Tune's handlers end its loop at once. That of SIGUSR1 cannot be turned off (`_setup_signal_catching` in
+    ray/tune/tune.py, Ray 2.60).
+    """
+    original = ray.tune.tune._setup_signal_catching
+    ray.tune.tune._setup_signal_catching = threading.Event
+    try:
+        yield
+    finally:
+        ray.tune.tune._setup_signal_catching = original
 
 
 def _ray_is_gone(halt: Halt, death: str) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.tune.tune
 
 from ablate.running.ray.cluster import Cluster
 from ablate.running.ray.coordinator import Coordinator
 from ablate.running.ray.run_context import RETRIES, RunContext
-from ablate.running.ray.tuner import RayRunner, as_actor_deaths
+from ablate.running.ray.tuner import RayRunner, as_actor_deaths, signals_are_ours
 from ablate.running.runner import Event, Halt
 from ablate.running.trial import StudyContext
 from ablate.scheduling.admission import Admission, Sizes
@@ -310,3 +311,11 @@ def test_a_kill_by_rays_memory_monitor_is_reported_and_ends_one_actor() -> None:
     assert [type(error) for error in task.errors] == [ActorDiedError] * 2, "the death of the actor, and of its task"
     with pytest.raises(RuntimeError, match="unexpected exception"):
         fail(task, killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_tune_takes_no_signal_from_the_study(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with signals_are_ours():
+        assert not ray.tune.tune._setup_signal_catching().is_set()
+        assert signal.getsignal(number) is before
