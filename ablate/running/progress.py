@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -109,5 +110,6 @@ def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow
 
 
 def measured(rows: Iterable[TrialRow], metric: str) -> list[tuple[TrialRow, float]]:
-    """The completed trials that have a value of `metric`, with it."""
-    return [(row, float(row.metrics[metric])) for row in rows if row.status == "completed" and metric in row.metrics]
+    """The completed trials that have a finite value of `metric`, with it. Neither NaN nor infinity is a best value."""
+    found = [(row, float(row.metrics[metric])) for row in rows if row.status == "completed" and metric in row.metrics]
+    return [(row, value) for row, value in found if math.isfinite(value)]

@@ -103,7 +103,8 @@ class _Replay:
             self._repeats[number] = draw.trial_id
             return
         self._first[draw.trial_id] = number
-        self._budgets[draw.trial_id] = draw.params.get(self._spec.trainer.description.budget, self._spec.base.budget)
+        budget = self._spec.trainer.description.budget  # only of a searched one is it known that it fits the space
+        self._budgets[draw.trial_id] = draw.params[budget] if budget in self._spec.search else self._spec.base.budget
         stopping = self._spec.early_stopping
         fraction, seed = stopping.audit_fraction if stopping else 0.0, self._spec.optimizer.seed
         if row.audited if row else samplers.audited(number, fraction=fraction, seed=seed):

@@ -85,6 +85,15 @@ def test_a_finished_rerun_starts_from_the_beginning(study: Ledger, train: Altere
     assert Ledger(study.path("reruns", best)).history().num_rows == 5
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1"])
+def test_a_rerun_whose_row_is_damaged_starts_from_the_beginning(study: Ledger, train: Altered, content: bytes):
+    assert rerun.main([str(study.root)], train=train) == cli.DONE
+    (best,) = [path.name for path in study.path("reruns").iterdir() if path.is_dir()]
+    study.path("reruns", best, "trials", f"{best}.parquet").write_bytes(content)
+    assert rerun.main([str(study.root), "--verify"], train=train) == cli.DONE
+    assert Ledger(study.path("reruns", best)).final_ids() == {best}
+
+
 def test_verify_names_the_first_step_that_differs(study: Ledger, train: Altered, capsys: pytest.CaptureFixture[str]):
     assert run(study, "--verify", train=replace(train, changed=4)) == cli.DIFFERENT
     assert capsys.readouterr().out == "different: step 4: loss was 0.75, is 1.25\n"

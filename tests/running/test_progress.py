@@ -135,3 +135,13 @@ def test_parameters_are_short() -> None:
     assert formatting.parameters(
         {"model.ema_decay": 0.912345, "model.memory": "token", "model.knowledge_length": 8.0}
     ) == ("ema_decay=0.9123 memory=token knowledge_length=8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_value_that_is_not_finite_is_never_the_best(value: float, mode: str, trials: list[Trial]) -> None:
+    objective = Objective.model_validate({"metric": "val_loss", "mode": mode})
+    odd, good = row(trials[0], val_loss=value), row(trials[1], val_loss=2.0)
+    for rows in ([odd, good], [good, odd]):
+        assert best_of(rows, objective=objective) == (good, 2.0)
+    assert best_of([odd], objective=objective) is None

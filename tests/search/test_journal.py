@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -219,3 +220,17 @@ def test_an_unreadable_draw_keeps_the_numbers_of_later_draws(tmp_path: Path) -> 
     assert (first, last) == (trials[0], trials[2]), "the same trials, with the same audits"
     assert trials[2] is not None
     assert trials[2].audited is samplers.audited(2, fraction=0.5, seed=0)
+
+
+@pytest.mark.parametrize("extra", [{"train.tokens": "many"}, {"train.tokens": None}, {"model.gone": [1]}])
+def test_a_draw_with_a_value_that_is_not_searched_keeps_its_end(extra: dict[str, Any], tmp_path: Path) -> None:
+    study, ledger = study_files.load(tmp_path), Ledger(tmp_path / "tides")
+    asked = Search(study, ledger).ask()
+    assert asked is not None
+    ledger.append_report(asked.trial_id, attempt=ledger.claim(asked.trial_id), report=report(20, val_loss=2.0))
+    path = ledger.path("draws", "000000.json")
+    draw = json.loads(path.read_text())
+    path.write_text(json.dumps({**draw, "params": {**draw["params"], **extra}}))
+    ledger.finish(study_files.row(asked))
+    Search(study, ledger)
+    assert [state for _, state, *_ in known(ledger)] == [TrialState.COMPLETE]
