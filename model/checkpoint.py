@@ -144,9 +144,17 @@ def newest(directory: Path) -> Path | None:
     return next(iter(all_in(directory)), None)
 
 
+def check_kinds(path: Path) -> None:
+    """Raise Damaged where something else than a file has the name of a checkpoint's file."""
+    for name in (MODEL, OPTIMIZER, STATE, CHECKSUMS):
+        if (path / name).exists() and not (path / name).is_file():  # to open a named pipe would wait for ever
+            raise Damaged(f"{name} is no file")
+
+
 def check_files(path: Path) -> None:
     """Raise Damaged where a file of a checkpoint differs from its checksum. A checkpoint of an earlier version has no
     checksums, and passes."""
+    check_kinds(path)
     try:
         written = (path / CHECKSUMS).read_text(encoding="ascii").splitlines()
         found = _checksums(path)

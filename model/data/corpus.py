@@ -54,9 +54,26 @@ def text_samples(config: Config) -> Iterator[tuple[str, list[str]]]:
     if data.corpus == "pydoc":
         yield data.corpus, _spread(_pydoc_documents())
     for path in filter(None, (data.train, data.val)):
-        yield path, _spread(read_documents(path))
+        texts = read_documents(path)
+        yield path, _spread(_two_at_least(texts, source=path) if data.val is None else texts)
     if data.knowledge is not None:
         yield data.knowledge, _spread(fact.sentence for fact in read_knowledge(data.knowledge))
+
+
+def _two_at_least(texts: Iterable[str], *, source: str) -> Iterator[str]:
+    """The texts. Raises DataError after the last where all are one, as the trial would that holds out some of them."""
+    first, several = None, False
+    for text in texts:
+        first = text if first is None else first
+        several = several or text != first
+        yield text
+    if not several:
+        raise _one_text(source)
+
+
+def _one_text(source: str) -> DataError:
+    rule = "needs two different documents at least, to train on one and to hold one out"
+    return DataError(source, 1, rule, "give more documents, or a data.val of its own")
 
 
 def _spread(texts: Iterable[str]) -> list[str]:
@@ -137,8 +154,7 @@ def _hold_out(documents: Sequence[str], *, fraction: float, source: str) -> tupl
     """
     by_hash = sorted(set(documents), key=lambda text: hashlib.blake2b(text.encode(), digest_size=16).digest())
     if len(by_hash) < 2:
-        rule = "needs two different documents at least, to train on one and to hold one out"
-        raise DataError(source, 1, rule, "give more documents, or a data.val of its own")
+        raise _one_text(source)
     val = by_hash[: min(max(1, round(fraction * len(by_hash))), len(by_hash) - 1)]
     held_out = set(val)
     return tuple(text for text in documents if text not in held_out), tuple(val)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from model.bank import initial_bank
-from model.checkpoint import MODEL, STATE, Damaged, all_in, check_files, damage, read_state
+from model.checkpoint import MODEL, STATE, Damaged, all_in, check_files, check_kinds, damage, read_state
 from model.config import Config, ConfigError, ModelConfig, explain, missing_files
 from model.data import load_documents
 from model.data.tokenizer import Tokenizer, load_or_train
@@ -95,7 +95,7 @@ def read_bank(path: Path) -> Bank:
 
 def _checkpoints(path: Path) -> list[Path]:
     try:
-        return [path] if (path / STATE).is_file() else all_in(path)
+        return [path] if (path / STATE).exists() else all_in(path)
     except OSError as error:
         hint = "give a step-N folder, or the folder that holds it"
         raise ConfigError("CHECKPOINT", path, f"cannot be read ({error.strerror})", hint) from error
@@ -103,6 +103,7 @@ def _checkpoints(path: Path) -> list[Path]:
 
 def _read(folder: Path) -> Bank:
     """The bank of one checkpoint. Raises Damaged, and what `read_bank` raises."""
+    check_kinds(folder)
     state = read_state(folder)
     try:
         config = Config.model_validate(state.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -122,6 +123,13 @@ UNSEEN: dict[str, Callable[[Path], object]] = {
     "the checksums": lambda at: (at / "SHA256SUMS").write_text("no checksums\n"),
     "moments lost": lambda at: (at / "optimizer.safetensors").unlink(),
     "state lost": lambda at: (at / "state.json").unlink(),
+    "a named pipe for the state": lambda at: piped(at / "state.json"),
+    "a named pipe for the weights": lambda at: piped(at / "model.safetensors"),
+    "a named pipe for the checksums": lambda at: piped(at / "SHA256SUMS"),
+    "a folder for the moments": lambda at: (
+        (at / "optimizer.safetensors").unlink(),
+        (at / "optimizer.safetensors").mkdir(),
+    ),
 }
 """Damage that only a checksum shows, or that would look like another run's checkpoint."""
 
@@ -142,6 +150,11 @@ SEEN: dict[str, Callable[[Path], object]] = {
     "cut": lambda at: (at / "model.safetensors").write_bytes((at / "model.safetensors").read_bytes()[:100]),
 }
 """Damage that shows without checksums too."""
+
+
+def piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def flip(path: Path) -> None:

@@ -58,10 +58,15 @@ def test_the_held_out_share_is_independent_of_the_seed_and_keeps_copies_together
     assert len(load_documents(resolve("tiny", jsonl(path, val_fraction=0.001))).val) == 1
 
 
-def test_one_document_cannot_be_split(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", ["same", "same"])
-    with pytest.raises(DataError, match=r"needs two different documents at least, .*; give more documents"):
-        load_documents(resolve("tiny", jsonl(path)))
+@pytest.mark.parametrize("texts", [["alone"], ["same", "same"]])
+def test_one_document_cannot_be_split(texts: list[str], tmp_path: Path) -> None:
+    """A dry run and a study's start read with `content_hash`, a trial with `load_documents`."""
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    for read in (content_hash, load_documents):
+        with pytest.raises(DataError, match=r"needs two different documents at least, .*; give more documents"):
+            read(resolve("tiny", jsonl(path)))
+    with_val = resolve("tiny", {**jsonl(path), "data.val": path})
+    assert content_hash(with_val) == load_documents(with_val).data_hash
 
 
 BROKEN_LINES = {
