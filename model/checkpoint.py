@@ -145,7 +145,7 @@ def newest(directory: Path) -> Path | None:
 
 
 def check_kinds(path: Path) -> None:
-    """Raise Damaged where something else stands for a file of a checkpoint."""
+    """Raise Damaged where something else than a file has the name of a checkpoint's file."""
     for name in (MODEL, OPTIMIZER, STATE, CHECKSUMS):
         if (path / name).exists() and not (path / name).is_file():  # to open a named pipe would wait for ever
             raise Damaged(f"{name} is no file")

@@ -9,6 +9,7 @@ that it was made from (name, size, time and inode of each) and of the columns; w
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -282,8 +283,8 @@ def _problem_of_reports(part: pa.Table, path: Path) -> str:
         return f"has an empty {', '.join(empty)}"
     for name, least in _LEAST.items():
         if name in part.column_names:
-            column = part.column(name)
-            possible = pc.and_(pc.greater_equal(column, least), pc.is_finite(column))
-            if not pc.all(possible, min_count=0).as_py():
-                return f"its {name} is {column.filter(pc.invert(possible))[0]}"
+            values = part.column(name).to_numpy()
+            impossible = values[~((values >= least) & (values < math.inf))]
+            if len(impossible):
+                return f"its {name} is {impossible[0]}"
     return ""
