@@ -62,9 +62,8 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
         # The trainer may measure more today than when the study began.
         ledger = Ledger(before.place / "reruns" / trial.trial_id, trial.config.trainer.description.metrics)
         if trial.trial_id in ledger.final_ids() or ledger.unreadable_rows():
-            ledger.store.remove(
-                ""
-            )  # it would resume from its last checkpoint, or be refused its end, and train nothing
+            # It would resume from its last checkpoint, or be refused its end, and train nothing.
+            ledger.store.remove("")
         again = _train(trial, spec, ledger=ledger, stop_at=stop_at, train=train)
     if again is None:
         print(f"interrupted; the same command resumes from {ledger.place}", file=sys.stderr)

@@ -33,10 +33,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _victims
-from benchmarks._nodes import cluster, standing
 from benchmarks._same_tables import differences
-from benchmarks._victims import MARK, Kind
+from benchmarks.instruments import victims
+from benchmarks.instruments.nodes import cluster, standing
+from benchmarks.instruments.victims import MARK, Kind
 
 ROOT = Path(__file__).parents[1]
 OTHERS: tuple[Kind, ...] = ("trial", "worker", "raylet")
@@ -125,7 +125,7 @@ class Run:
                 break
             self.note()
             # A node of the cluster goes with all that runs on it; a private Ray's agents are the next start's to end.
-            if _victims.kill(victim, with_children=kind == "raylet" and not self.private):
+            if victims.kill(victim, with_children=kind == "raylet" and not self.private):
                 self.kills[kind] += 1
                 _say(f"life {self.lives}: killed a {kind} ({victim.pid})")
             if kind == "raylet" and not self.private:
@@ -160,7 +160,7 @@ class Run:
         end = time.monotonic() + BOUND_S
         while driver.poll() is None and time.monotonic() < end:
             # In a life on the cluster the private Ray of the life before may still be dying: not worth a kill.
-            found = _victims.find(kind, root=self.root / "ray" if not self.private else self.root, spare=self.head)
+            found = victims.find(kind, root=self.root / "ray" if not self.private else self.root, spare=self.head)
             found = [one for one in found if not self.private or str(self.root / "ray") not in _session(one)]
             if found:
                 return self.dice.choice(sorted(found, key=lambda process: process.pid))
@@ -273,11 +273,11 @@ def measure(root: Path, *, kills: int, quick: bool, seed: int) -> dict[str, Any]
             if run.driver is not None:
                 run.driver.kill()
     end = time.monotonic() + 30.0
-    while (remain := _victims.left(root)) and time.monotonic() < end:
+    while (remain := victims.left(root)) and time.monotonic() < end:
         time.sleep(0.2)
     found["processes_left"] = [f"{one.pid} {' '.join(words)[:80]}" for one, words in remain]
     for process, _ in remain:
-        _victims.kill(process)
+        victims.kill(process)
     found["tables_differ"] = differences(run.folder, undisturbed(run))
     found["held"] = (
         found["exit"] == 0

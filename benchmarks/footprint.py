@@ -2,7 +2,7 @@
 
 On the CPU the truth is a whole trial (steps, updates, evaluations, the last one too), by the allocator's own account.
 There is no card here: what it adds is held against a simulation of CUDA's allocator that serves the same blocks
-(benchmarks/_allocator.py), which tests the rounding and nothing else.
+(benchmarks/instruments/allocator.py), which tests the rounding and nothing else.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from benchmarks import _allocator
-from benchmarks._measure import peak_bytes
+from benchmarks.instruments import allocator
+from benchmarks.instruments.measure import peak_bytes
 from model.api import Config, Verdict, footprint, resolve, train
 from model.cost.fake_step import trace_step
 from model.cost.peak_memory import BLOCK, LARGE_SEGMENT, SMALL_SEGMENT
@@ -135,7 +135,7 @@ def on_a_card(count: int, *, expandable: bool, preset: str) -> list[Row]:
         config = resolve(preset, keys | ({"data.train": "text.jsonl"} if preset != "tiny" else {}))
         found = trace_step(config, device="cuda", bf16=True, batch=config.train.batch_size)
         said = max(found.step, found.update) + found.blocks * BLOCK // 2 + SMALL_SEGMENT + LARGE_SEGMENT
-        truth = _allocator.reserved(found.events, expandable=expandable)
+        truth = allocator.reserved(found.events, expandable=expandable)
         rows.append(
             Row(keys, said / MIB, truth / MIB, said / truth, {"allocated": max(found.step, found.update) / MIB})
         )

@@ -2,7 +2,7 @@
 # Everything that only a GPU can show, in under 8 minutes: benchmarks/gpu.sh [PART ...]
 #
 # Parts: versions tests check step read sweep (default: all). Results go to $OUT (default: gpu_results) as JSON and logs;
-# `python -m benchmarks.gpu_page $OUT > docs/gpu.md` makes the page. PYTHON names the interpreter (default: python3).
+# `python -m benchmarks.gpu.page $OUT > docs/gpu.md` makes the page. PYTHON names the interpreter (default: python3).
 # A part that fails or takes too long does not stop the others; the exit status is the number of parts that failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,10 +39,10 @@ for wanted in "${@:-versions tests step read check sweep}"; do
             # Files side by side: most of their time goes into starting processes. -v, so that a run cut off says how far.
             tests) part tests 180 "$python" -m pytest -m gpu -v -W default -p no:cacheprovider --durations=15 \
                 -n 4 tests/gpu ;;
-            step) part step 150 "$python" -m benchmarks.gpu_step --json $quick ;;
-            read) part read 60 "$python" -m benchmarks.gpu_read --json ;;
+            step) part step 150 "$python" -m benchmarks.gpu.step --json $quick ;;
+            read) part read 60 "$python" -m benchmarks.gpu.read --json ;;
             check) part check 120 "$python" -m benchmarks.gpu_check --json ;;
-            sweep) part sweep 200 "$python" -m benchmarks.gpu_sweep --json $quick ;;
+            sweep) part sweep 200 "$python" -m benchmarks.gpu.sweep --json $quick ;;
             *) echo "$name is no part: versions tests step read check sweep" >&2; exit 2 ;;
         esac
     done

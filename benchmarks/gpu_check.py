@@ -190,7 +190,7 @@ def mps_server() -> Iterator[Server]:
 
 def launch(runs: Sequence[Overrides], environment: Mapping[str, str]) -> list[Outcome]:
     """Each in a process of its own, all at the same time."""
-    command = [sys.executable, "-m", "benchmarks._one_run"]
+    command = [sys.executable, "-m", "benchmarks.instruments.one_run"]
     whole = {**os.environ, **environment}
     started = [
         subprocess.Popen(
@@ -227,7 +227,7 @@ def predict(run: Overrides) -> float:
 
 def roofline() -> Mapping[str, float]:
     """Tokens/s at most, by what is counted."""
-    from benchmarks._limits import count
+    from benchmarks.instruments.limits import count
     from benchmarks.roofline import allowed
 
     return allowed(count())

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import _literal, _subject
+from benchmarks import _literal
 from benchmarks._bounds import render
-from benchmarks._measure import Comparison, Effort, compare, peak_bytes, peak_resident_bytes, seconds
-from benchmarks._subject import QUICK_SHAPES, SHAPES, Run, Shape
+from benchmarks.instruments import subject
+from benchmarks.instruments.measure import Comparison, Effort, compare, peak_bytes, peak_resident_bytes, seconds
+from benchmarks.instruments.subject import QUICK_SHAPES, SHAPES, Run, Shape
 
 MIB = 2**20
 TIE = 1e-4
@@ -89,12 +90,12 @@ def say(text: str) -> None:
 
 def steps(shape: Shape, plan: Plan) -> list[Row]:
     """The training step of every variant over the control's; `token` at every L and K."""
-    control = Run(_subject.configure(shape, {"model.memory": "none"}))
+    control = Run(subject.configure(shape, {"model.memory": "none"}))
     rows = []
-    for name, keys in _subject.variants().items():
+    for name, keys in subject.variants().items():
         for L, K in plan.grid(shape) if name == "token" else [(shape.tokens, shape.selected)]:
             sized = keys | {"model.knowledge_length": L, "model.num_selected": K}
-            run = Run(_subject.configure(shape, sized))
+            run = Run(subject.configure(shape, sized))
             found = compare(run.step, control.step, effort=plan.effort, warm_up=2)
             reads = name != "blind"
             row = Row(shape.number, name, L if reads else None, K if reads else None, shape.entries, None, found.ratio)
@@ -107,10 +108,10 @@ def steps(shape: Shape, plan: Plan) -> list[Row]:
 def growth(shape: Shape, plan: Plan) -> list[Row]:
     """The step of `token` at every size of the bank over that at the smallest."""
     first, *others = plan.growth
-    smallest = Run(_subject.configure(shape, {"model.knowledge_num": first}))
+    smallest = Run(subject.configure(shape, {"model.knowledge_num": first}))
     rows = [Row(shape.number, "token", shape.tokens, shape.selected, first, None, 1.0)]
     for N in others:
-        run = Run(_subject.configure(shape, {"model.knowledge_num": N}))
+        run = Run(subject.configure(shape, {"model.knowledge_num": N}))
         found = compare(run.step, smallest.step, effort=plan.growth_effort, warm_up=2)
         row = Row(shape.number, "token", shape.tokens, shape.selected, N, None, found.ratio)
         rows.append(_told(f"step / step at N {first:,}", row, found))
@@ -128,24 +129,24 @@ def updates(shape: Shape, plan: Plan) -> list[Row]:
     for entries in plan.updated:
         for L, K in plan.grid(shape):
             if entries * L <= MOST_ROWS:
-                made = _subject.scene(shape, L=L, K=K, positions=-(-4 * entries // K), entries=entries)
+                made = subject.scene(shape, L=L, K=K, positions=-(-4 * entries // K), entries=entries)
                 found = _compare_updates(made, plan.update_effort)
                 row = Row(shape.number, "token", L, K, shape.entries, entries, found.ratio)
                 rows.append(_told("literal update / ours", row, found))
     return rows
 
 
-def _compare_updates(made: _subject.Scene, effort: Effort) -> Comparison:
+def _compare_updates(made: subject.Scene, effort: Effort) -> Comparison:
     start_NL, results = made.bank_NL.clone(), {}
 
     def literal() -> None:
-        means = _subject.means(made)
+        means = subject.means(made)
         old_SL = start_NL[means.entry_S].long()
-        results["literal"] = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
+        results["literal"] = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=subject.DECAY)
 
     def ours() -> None:
         made.bank_NL.copy_(start_NL)
-        results["ours"] = _subject.update(made)
+        results["ours"] = subject.update(made)
 
     found = compare(literal, ours, effort=effort, warm_up=0)
     check_tokens(made, literal_SL=results["literal"], ours_NL=results["ours"], start_NL=start_NL)
@@ -153,10 +154,10 @@ def _compare_updates(made: _subject.Scene, effort: Effort) -> Comparison:
 
 
 def check_tokens(
-    made: _subject.Scene, *, literal_SL: torch.Tensor, ours_NL: torch.Tensor, start_NL: torch.Tensor
+    made: subject.Scene, *, literal_SL: torch.Tensor, ours_NL: torch.Tensor, start_NL: torch.Tensor
 ) -> None:
     """Raise AssertionError where the update's tokens are not the literal algorithm's, ties aside."""
-    means = _subject.means(made)
+    means = subject.means(made)
     ours_SL, old_SL = ours_NL[means.entry_S].long(), start_NL[means.entry_S].long()
     worst = _literal.worst_difference(ours_SL, literal_SL, old_SL, mean_SD=means.mean_SD, table_VD=made.table_VD)
     assert worst <= TIE, f"tokens differ by more than a tie: {worst:.1e} of their logit"
@@ -167,17 +168,17 @@ def activations(shape: Shape, plan: Plan, *, table_gradient: bool) -> list[Row]:
     gradient and what it takes to form it, in both."""
     rows = []
     for L, K in plan.grid(shape):
-        made = _subject.scene(shape, L=L, K=K, positions=shape.positions, entries=min(shape.entries, shape.positions))
+        made = subject.scene(shape, L=L, K=K, positions=shape.positions, entries=min(shape.entries, shape.positions))
         table_VD = made.table_VD.requires_grad_(table_gradient)
         weight_PK = made.selection.weight_BTK.requires_grad_()
         wanted = [weight_PK, table_VD] if table_gradient else [weight_PK]
-        ours_read = _subject.read(made)
+        ours_read = subject.read(made)
 
-        def literal(made: _subject.Scene = made, wanted: list[torch.Tensor] = wanted) -> object:
+        def literal(made: subject.Scene = made, wanted: list[torch.Tensor] = wanted) -> object:
             read_PD = _literal.read(wanted[0], made.selection.index_BTK, made.bank_NL, made.table_VD)
             return read_PD, torch.autograd.grad(read_PD, wanted, made.features_PD)
 
-        def ours(made: _subject.Scene = made, wanted: list[torch.Tensor] = wanted, read: Any = ours_read) -> object:
+        def ours(made: subject.Scene = made, wanted: list[torch.Tensor] = wanted, read: Any = ours_read) -> object:
             read_PD = read(wanted[0], made.table_VD)
             return read_PD, torch.autograd.grad(read_PD, wanted, made.features_PD)
 
@@ -191,7 +192,7 @@ def activations(shape: Shape, plan: Plan, *, table_gradient: bool) -> list[Row]:
 def shares(shape: Shape, plan: Plan) -> Row:
     """What the updates add to training: their time over that of the steps, one update every fifth micro-batch, with the
     entries that these steps (the first of a run on real text) really select."""
-    run = Run(_subject.configure(shape, {"model.ema": "on", "model.ema_update_freq": 5}))
+    run = Run(subject.configure(shape, {"model.ema": "on", "model.ema_update_freq": 5}))
     for _ in range(5):
         run.step()
     run.metrics()  # the first update warmed it up
@@ -207,11 +208,11 @@ def shares(shape: Shape, plan: Plan) -> Row:
 def all_entries(shape: Shape) -> dict[str, Any]:
     """One update that touches every entry: its time, and its peak of resident bytes beyond the sums ([N, D] and [N],
     fp32)."""
-    made = _subject.scene(
+    made = subject.scene(
         shape, L=shape.tokens, K=shape.selected, positions=shape.entries // shape.selected, entries=shape.entries
     )
     took_s: list[float] = []
-    peak = peak_resident_bytes(lambda: took_s.append(seconds(lambda: _subject.update(made))))
+    peak = peak_resident_bytes(lambda: took_s.append(seconds(lambda: subject.update(made))))
     beyond = peak - 4 * shape.entries * (shape.dim + 1)
     say(f"  update of all entries: {took_s[0]:.1f} s, {beyond / MIB:,.0f} MiB beyond its sums")
     return {"shape": shape.number, "entries": shape.entries, "seconds": took_s[0], "peak_bytes_beyond_sums": beyond}

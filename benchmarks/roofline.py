@@ -15,8 +15,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks._count import Cost
-from benchmarks._limits import (
+from benchmarks.instruments.count import Cost
+from benchmarks.instruments.limits import (
     COVERAGE,
     LAUNCH_S,
     RTX_4090,

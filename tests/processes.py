@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import _victims
+from benchmarks.instruments import victims
 from tests import ROOT
 
 
 def command(flags: list[str], *, cwd: Path, mark: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """Start the command at the head of its own process group, as a terminal and `timeout` do. `mark`: the folder by
-    which `_victims.left` finds all that it starts, the current one by default."""
+    which `victims.left` finds all that it starts, the current one by default."""
     return subprocess.Popen(
         [sys.executable, "-m", "ablate.sweep", *flags],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), _victims.MARK: str(mark or cwd), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), victims.MARK: str(mark or cwd), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -27,9 +27,6 @@ from model.bank.segment_sum import cache_bytes, grouped_sum
 CHUNK_BYTES = 2**28
 """Bound on what a read holds at once besides its result, and what its backward holds besides E's gradient."""
 
-FUSED = False
-"""Whether a CUDA GPU reads a table in fp32 through `model.bank.triton_read` (benchmarks.gpu_read compares)."""
-
 
 def read_tokens(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
     """The pooled read, [.., D], for a selection of shape [.., K]; differentiable in the weights and the table.
@@ -40,18 +37,8 @@ def read_tokens(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chun
     *batch, K = selection.index_BTK.shape
     index_PK = selection.index_BTK.reshape(-1, K)
     weight_PK = selection.weight_BTK.reshape(-1, K).to(table_VD.dtype)
-    if _fused(table_VD):
-        from model.bank import triton_read  # Triton comes with torch's CUDA builds alone
-
-        read_PD = triton_read.read(weight_PK, table_VD, index_PK, bank_NL, chunk_bytes=chunk_bytes)
-    else:
-        read_PD = _Read.apply(weight_PK, table_VD, index_PK, bank_NL, chunk_bytes)
+    read_PD = _Read.apply(weight_PK, table_VD, index_PK, bank_NL, chunk_bytes)
     return read_PD.reshape(*batch, table_VD.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _fused(table_VD: Tensor) -> bool:
-    """Whether the kernels in Triton read this table."""
-    return FUSED and table_VD.is_cuda and table_VD.dtype == torch.float32
 
 
 def pool(selection: Selection, rows_NF: Tensor) -> Tensor:

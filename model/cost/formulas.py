@@ -15,8 +15,9 @@ GIB = 2**30
 
 RECORDED_FLOPS, RECORDED_SUMS = 1.5e12, 2**28
 """Largest micro-batch that a GPU replays as one graph (model/device/cuda_graph.py), in FLOPs, and the largest sums of
-an update of the bank that may follow it, in bytes. A GPU is busy with a larger one for so long that launches cost
-little; and a recording keeps its memory, so that an update takes other memory (docs/gpu.md has the times)."""
+an update of the bank that may follow it, in bytes. A recording keeps its memory, so that an update or an evaluation
+takes other memory. The limits are chosen for a 4090, by arithmetic: it computes so long on a larger one that launches
+should cost little. On an H200 larger ones would still gain (docs/gpu.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def estimate(config: Config) -> Estimate:
 def is_recorded(config: Config, *, cuda: bool, ranks: int) -> bool:
     """Whether micro-batches are replayed as a CUDA graph. Several ranks exchange sums in the middle of theirs."""
     model, tokens = config.model, config.train.batch_size * config.model.max_seq_len
-    sums = 4 * _touched(model, tokens) * model.dim if model.has_bank and model.ema == "on" else 0
-    small = estimate(config).flops_per_token * tokens <= RECORDED_FLOPS and sums <= RECORDED_SUMS
-    return cuda and ranks == 1 and config.train.engine == "ddp" and small
+    small = estimate(config).flops_per_token * tokens <= RECORDED_FLOPS
+    little = 4 * _touched(model, tokens) * _feature_width(model) <= RECORDED_SUMS
+    return cuda and ranks == 1 and config.train.engine == "ddp" and small and little
 
 
 def attention_parameters(model: ModelConfig) -> int:
@@ -133,17 +134,22 @@ def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
 
 def _update_bytes(model: ModelConfig, tokens: int) -> float:
     """The sums of the entries that a micro-batch can select, and at most eight chunks of temporaries (docs/log.md)."""
-    if not model.has_bank or model.ema == "off":
-        return 0.0
     entries = _touched(model, tokens)
-    if model.memory == "vector":
-        width = model.knowledge_dim
-        return 4.0 * entries * width + min(UPDATE_BYTES, 12 * entries * width)
+    sums = 4.0 * entries * _feature_width(model)
+    if not model.stores_tokens:
+        return sums + min(UPDATE_BYTES, 3 * sums)
     slots = entries * model.knowledge_length
     logits = 4 * model.vocab_size * (min(model.vocab_size, slots) + 3 * slots)
-    return 4.0 * entries * model.dim + min(8 * UPDATE_BYTES, logits)
+    return sums + min(8 * UPDATE_BYTES, logits)
 
 
 def _touched(model: ModelConfig, tokens: int) -> int:
-    """The most entries that a micro-batch can select."""
+    """The most entries that an update after a micro-batch can touch."""
+    if not model.has_bank or model.ema == "off":
+        return 0
     return min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
+
+
+def _feature_width(model: ModelConfig) -> int:
+    """Numbers of what the EMA averages for an entry."""
+    return model.knowledge_dim if model.memory == "vector" else model.dim

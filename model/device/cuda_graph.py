@@ -64,9 +64,8 @@ class Recorded(Generic[T]):
             # Only this thread is held to what a recording allows: the prefetcher pins memory meanwhile.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._result = self._work(*self._given)
-        except (
-            RuntimeError
-        ) as error:  # no memory for a second set of activations, or an operator that cannot be recorded
+        except RuntimeError as error:
+            # No memory for a second set of activations, or an operator that cannot be recorded.
             self._result, self._given = None, ()
             self.failed = str(error).partition("\n")[0]
             torch.cuda.synchronize(self._device)

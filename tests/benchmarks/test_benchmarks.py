@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _limits, _literal, _measure, _subject, orchestration, roofline
+from benchmarks import _literal, orchestration, roofline
 from benchmarks._bounds import render
-from benchmarks._measure import Effort, compare, peak_bytes
+from benchmarks.instruments import limits, measure, subject
+from benchmarks.instruments.measure import Effort, compare, peak_bytes
 from benchmarks.model import QUICK, TIE, check_tokens
 from model.bank import segment_sum
 from model.bank.memory import MEMORIES
@@ -26,7 +27,7 @@ from tests.oracles import token_memory as oracle
 from tests.oracles.variants import TokenBank
 
 ROW = ["shape", "variant", "L", "K", "N", "entries", "value"]
-SHAPE = _subject.QUICK_SHAPES[0]
+SHAPE = subject.QUICK_SHAPES[0]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,8 @@ def test_tables_say_what_is_held_and_what_is_not(quick: dict[str, Any]) -> None:
     assert table.count("at most 1.3") == 2
 
 
-def small_scene() -> _subject.Scene:
-    return _subject.scene(SHAPE, L=3, K=4, positions=40, entries=150)
+def small_scene() -> subject.Scene:
+    return subject.scene(SHAPE, L=3, K=4, positions=40, entries=150)
 
 
 def test_the_literal_algorithms_are_the_formulas() -> None:
@@ -77,23 +78,23 @@ def test_the_literal_algorithms_are_the_formulas() -> None:
     weight_PK, index_PK = made.selection.weight_BTK, made.selection.index_BTK
     expected = oracle.decode(weight_PK, index_PK, made.bank_NL, made.table_VD)
     torch.testing.assert_close(_literal.read(weight_PK, index_PK, made.bank_NL, made.table_VD), expected)
-    torch.testing.assert_close(_subject.read(made)(weight_PK, made.table_VD), expected)
-    means = _subject.means(made)
+    torch.testing.assert_close(subject.read(made)(weight_PK, made.table_VD), expected)
+    means = subject.means(made)
     old_SL = made.bank_NL[means.entry_S].long()
     layers = [(made.features_PD, weight_PK, index_PK)]
-    literal = TokenBank(made.bank_NL.clone(), made.table_VD, decay=_subject.DECAY)
+    literal = TokenBank(made.bank_NL.clone(), made.table_VD, decay=subject.DECAY)
     literal.update(layers)
     new_NL = literal.tokens_NL
-    encoded = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
+    encoded = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=subject.DECAY)
     assert torch.equal(encoded, new_NL[means.entry_S].long())
 
 
 def test_tokens_that_differ_are_found() -> None:
     made = small_scene()
-    start_NL, means = made.bank_NL.clone(), _subject.means(made)
+    start_NL, means = made.bank_NL.clone(), subject.means(made)
     old_SL = start_NL[means.entry_S].long()
-    literal_SL = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=_subject.DECAY)
-    ours_NL = _subject.update(made)
+    literal_SL = _literal.encode(old_SL, means.mean_SD, table_VD=made.table_VD, decay=subject.DECAY)
+    ours_NL = subject.update(made)
     check_tokens(made, literal_SL=literal_SL, ours_NL=ours_NL, start_NL=start_NL)
     ours_NL[means.entry_S[7], 1] = (ours_NL[means.entry_S[7], 1] + 1) % SHAPE.vocabulary
     with pytest.raises(AssertionError, match="more than a tie"):
@@ -108,7 +109,7 @@ def test_a_comparison_is_the_median_of_ratios_and_keeps_to_its_time(monkeypatch:
         order.append(name)
         now_s[0] += cost_s * (10 if len(order) in (3, 4) else 1)  # the machine is slow for one round
 
-    monkeypatch.setattr(_measure, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
     effort = Effort(rounds=9, least=3, budget_s=35.0)
     found = compare(lambda: work("a", 2.0), lambda: work("b", 1.0), effort=effort, warm_up=0)
     assert (found.ratio, found.first_s, found.second_s, found.rounds) == (2.0, 2.0, 1.0, 3)
@@ -133,7 +134,7 @@ def test_counted_flops_are_the_estimates() -> None:
     gradients; a card adds up parts of the sub-keys' first)."""
     config = resolve("tiny", {})
     model = config.model
-    costs = _limits.count_step(config)
+    costs = limits.count_step(config)
     assert set(costs) == {"attention", "retrieval", "read", "fuse", "norms", "head and loss", "optimiser"}
     assert all(cost.kernels > 0 and cost.bytes > 0 for cost in costs.values())
     tokens = config.train.batch_size * model.max_seq_len
@@ -154,7 +155,7 @@ def test_an_update_costs_by_entries_and_selections() -> None:
     """Of an entry: 2 D V for its mean through the head, and the sum of two rows of V logits for nearly each of its L
     slots (random tokens seldom agree); the rest is bytes."""
     config = resolve("tiny", {"model.vocab_size": 260})
-    cost = _limits.count_update(config, entries=256, selections=2_048)
+    cost = limits.count_update(config, entries=256, selections=2_048)
     model = config.model
     assert cost.entry.vector_flops == pytest.approx(
         model.vocab_size * (2 * model.dim + 4 * model.knowledge_length), rel=0.02

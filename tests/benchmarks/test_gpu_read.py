@@ -1,4 +1,4 @@
-"""benchmarks.gpu_read without a GPU, and what it makes of a variant that fails."""
+"""benchmarks.gpu.read without a GPU, and what it makes of a variant that fails."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from benchmarks import _product_read, gpu_read
-from benchmarks.gpu_read import Part, measure, render
+from benchmarks.gpu import product_read
+from benchmarks.gpu import read as gpu_read
+from benchmarks.gpu.read import Part, measure, render
 
 
 def test_without_a_gpu_it_says_so_and_measures_nothing(
@@ -57,13 +58,13 @@ def test_a_read_by_products_is_the_read() -> None:
     exact.backward(slope_PD)
     weight, table = weight_PK.detach(), table_VD.detach()
     found = {
-        "read": (_product_read.read(weight, table, token_PM, chunk_bytes=chunk_bytes), exact),
+        "read": (product_read.read(weight, table, token_PM, chunk_bytes=chunk_bytes), exact),
         "weights": (
-            _product_read.weight_slope(slope_PD, token_PM, table, K=K, chunk_bytes=chunk_bytes),
+            product_read.weight_slope(slope_PD, token_PM, table, K=K, chunk_bytes=chunk_bytes),
             weight_PK.grad,
         ),
         "table": (
-            _product_read.table_slope(slope_PD, weight, token_PM, V=V, chunk_bytes=chunk_bytes),
+            product_read.table_slope(slope_PD, weight, token_PM, V=V, chunk_bytes=chunk_bytes),
             table_VD.grad,
         ),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_page, gpu_step, gpu_sweep
+from benchmarks.gpu import page, step, sweep
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/gpu.sh"
@@ -38,10 +38,10 @@ def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
 def test_every_part_of_the_script_is_a_command_that_exists() -> None:
     subprocess.run(["bash", "-n", SCRIPT], check=True)
     for name in {word.removeprefix("benchmarks.") for word in SCRIPT.read_text().split() if "benchmarks." in word}:
-        assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
+        assert (ROOT / "benchmarks" / name.replace(".", "/")).with_suffix(".py").exists(), name
 
 
-@pytest.mark.parametrize("command", [gpu_step, gpu_sweep])
+@pytest.mark.parametrize("command", [step, sweep])
 def test_without_a_gpu_nothing_is_measured(command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
     assert "nothing was measured" in capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_without_a_gpu_nothing_is_measured(command, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow  # test_benchmarks.py times steps and counts phases
 def test_a_step_is_measured_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_step.main(["--quick", "--json", "--seconds", "0.1"]) == 0
+    assert step.main(["--quick", "--json", "--seconds", "0.1"]) == 0
     none, token = json.loads(capsys.readouterr().out)["steps"]
     assert not none["failed"]
     assert not token["failed"]
@@ -64,7 +64,7 @@ def test_a_step_is_measured_by_phase(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.slow
 def test_a_study_on_shares_of_one_card_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_sweep.main(["--quick", "--json"]) == 0
+    assert sweep.main(["--quick", "--json"]) == 0
     alone, two = json.loads(capsys.readouterr().out)["sweeps"]
     assert (alone["failed"], two["failed"]) == (None, None)
     assert alone["gain"] == 1.0
@@ -74,4 +74,4 @@ def test_a_study_on_shares_of_one_card_is_compared(capsys: pytest.CaptureFixture
 def test_the_page_is_what_was_measured() -> None:
     written = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     folders = sorted((ROOT / "benchmarks" / "data" / "gpu").iterdir())
-    assert written == gpu_page.page(folders), "run: python -m benchmarks.gpu_page benchmarks/data/gpu/* > docs/gpu.md"
+    assert written == page.page(folders), "run: python -m benchmarks.gpu.page benchmarks/data/gpu/* > docs/gpu.md"

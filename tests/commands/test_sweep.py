@@ -18,7 +18,7 @@ from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.study import lifecycle
 from ablate.trainers.token_memory import TokenMemory
-from benchmarks import _victims
+from benchmarks.instruments import victims
 from tests import study_files
 from tests.fakes import Scripted
 from tests.processes import command, wait_for
@@ -379,7 +379,7 @@ def test_ctrl_c_on_ray_ends_quickly_leaves_no_process_and_resumes(space: Path) -
     assert out.splitlines()[-1].startswith("report: ")
     assert "dashboard: http://127.0.0.1" in err
     assert "Traceback" not in err
-    wait_for(lambda: not _victims.left(space.parent), seconds=10)
+    wait_for(lambda: not victims.left(space.parent), seconds=10)
 
     again = command([*flags, "--resume"], cwd=space.parent)
     out, err = again.communicate(timeout=400)

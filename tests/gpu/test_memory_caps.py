@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ablate.records.ledger import Ledger
-from benchmarks import _victims
+from benchmarks.instruments import victims
 from model.api import CONTEXT_GIB, Report, Verdict, train
 from tests import ROOT
 from tests.gpu.runs import environment, tiny
@@ -95,7 +95,7 @@ class Sweep:
 
 
 def _run(words: tuple[str, ...], *, root: Path, temporary: Path) -> subprocess.CompletedProcess[str]:
-    own = {"TMPDIR": str(temporary), _victims.MARK: str(temporary)}
+    own = {"TMPDIR": str(temporary), victims.MARK: str(temporary)}
     command = [sys.executable, "-m", *words]
     return subprocess.run(command, cwd=root, env=environment(**own), capture_output=True, text=True, timeout=240)
 
@@ -109,8 +109,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
         done = _run(("ablate.sweep", "caps.yaml"), root=root, temporary=temporary)
         yield Sweep(root, temporary, done.returncode, done.stdout + done.stderr)
     finally:
-        for process, _ in _victims.left(temporary):
-            _victims.kill(process)
+        for process, _ in victims.left(temporary):
+            victims.kill(process)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -60,7 +60,7 @@ IN_ITS_SHARE = """
 import json, sys
 from model.api import hold_to_share
 hold_to_share(float(sys.argv[1]))
-from benchmarks._one_run import main
+from benchmarks.instruments.one_run import main
 sys.exit(main([sys.argv[2]]))
 """
 
@@ -75,7 +75,7 @@ def config_of(name: str) -> Config:
 
 
 def run(command: list[str], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """What `_one_run` prints, or under `failed` its last words."""
+    """What `one_run` prints, or under `failed` its last words."""
     whole = [sys.executable, *command, json.dumps({"preset": "seed-1.4.6", **keys})]
     done = subprocess.run(whole, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
     if done.returncode:
@@ -130,7 +130,7 @@ def found(request: pytest.FixtureRequest) -> Found:
     """All runs at once. The table is printed and written whatever it holds."""
     epoch_tokens(config_of("none, batch 32"))  # trains the tokenizer, which all of them then find
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        free = {name: pool.submit(run, ["-m", "benchmarks._one_run"], keys_of(name)) for name in GRID}
+        free = {name: pool.submit(run, ["-m", "benchmarks.instruments.one_run"], keys_of(name)) for name in GRID}
         predicted = {name: footprint(config_of(name), device="cuda") for name in GRID}  # while they run
         held = {}
         for name in HELD:

@@ -57,7 +57,7 @@ def scene(P: int, K: int, L: int, D: int, *, V: int = 37, N: int = 25, frequent:
 
 def triton_read(made: Scene, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[Tensor, ...]:
     """m, dw, dE."""
-    from model.bank import triton_read
+    from benchmarks.gpu import triton_read
 
     weight_PK, table_VD = made.weight_PK.clone().requires_grad_(), made.table_VD.clone().requires_grad_()
     read_PD = triton_read.read(weight_PK, table_VD, made.index_PK, made.bank_NL, chunk_bytes=chunk_bytes)
@@ -101,7 +101,7 @@ def test_the_last_token_of_a_large_vocabulary(V: int) -> None:
 
 @pytest.mark.parametrize("longest", [1, 3, 64, 1_000])
 def test_the_slots_of_a_frequent_token_are_cut(longest: int) -> None:
-    from model.bank import triton_read
+    from benchmarks.gpu import triton_read
 
     made = scene(11, 4, 6, 32, frequent=0.5)
     token_PM = triton_read.tokens(made.index_PK, made.bank_NL)
@@ -119,7 +119,7 @@ def test_chunks_of_positions_add_up() -> None:
 
 def test_the_backward_knows_the_tokens_that_were_read() -> None:
     """Though the bank has changed since."""
-    from model.bank import triton_read
+    from benchmarks.gpu import triton_read
 
     made = scene(5, 3, 4, 16)
     expected = literal_read(made)
@@ -148,19 +148,6 @@ def test_a_full_size(D: int) -> None:
     read_PD = read_tokens(Selection(weight_PK, made.index_PK), made.bank_NL, table_VD)
     expected = read_PD.detach(), *torch.autograd.grad(read_PD, (weight_PK, table_VD), made.slope_PD.double())
     assert_agree(triton_read(made), expected)
-
-
-@on_a_card
-def test_the_models_read_takes_it_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    from model.bank import bank_read
-    from model.bank.product_key import Selection
-
-    made = scene(6, 3, 4, 32)
-    selection = Selection(made.weight_PK.view(2, 3, 3), made.index_PK.view(2, 3, 3))
-    monkeypatch.setattr(bank_read, "FUSED", True)
-    read_BTD = bank_read.read_tokens(selection, made.bank_NL, made.table_VD)
-    assert torch.equal(read_BTD.view(6, 32), triton_read(made)[0])
-    assert bank_read.read_tokens(selection, made.bank_NL, made.table_VD.double()).dtype == torch.float64
 
 
 @on_a_card

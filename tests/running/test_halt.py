@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,17 @@ from ablate import cli, sweep
 from ablate.running.runner import ASKING, Halt, undisturbed
 from tests import ROOT
 from tests.fakes import Scripted
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Nothing is ignored that pytest was told to ignore (nohup, a job in the background)."""
+    ignored = [number for number in ASKING if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.mark.parametrize("number", ASKING)
@@ -28,7 +39,7 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("number", set(ASKING) - {signal.SIGINT, signal.SIGTERM})
+@pytest.mark.parametrize("number", sorted(set(ASKING) - {signal.SIGINT, signal.SIGTERM}))
 def test_a_signal_that_nohup_ignores_is_ignored(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_IGN)
     try:

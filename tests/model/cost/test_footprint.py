@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor
 
-from benchmarks import _allocator
+from benchmarks.instruments import allocator
 from model.api import Config, ConfigError, estimate, footprint, resolve
 from model.bank import product_key
 from model.cost.fake_step import trace_step
@@ -170,8 +170,8 @@ MIB = 2**20
     ],
 )
 def test_the_simulated_allocator(events: list[tuple[int, int]], segments: int, expandable: int) -> None:
-    assert _allocator.reserved(events, expandable=False) == segments
-    assert _allocator.reserved(events, expandable=True) == expandable
+    assert allocator.reserved(events, expandable=False) == segments
+    assert allocator.reserved(events, expandable=True) == expandable
 
 
 ON_THE_PAGE = {

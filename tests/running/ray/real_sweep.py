@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ablate import cli
 from ablate.records.ledger import Ledger
-from benchmarks import _victims
-from benchmarks._victims import Kind
+from benchmarks.instruments import victims
+from benchmarks.instruments.victims import Kind
 from tests import study_files
 from tests.processes import command, wait_for
 
@@ -62,18 +62,18 @@ class Sweeps:
             sweeping.kill()
             return True
         while sweeping.poll() is None:
-            if kind in ("raylet", "gcs_server") and not _victims.is_joined(self.temporary):
+            if kind in ("raylet", "gcs_server") and not victims.is_joined(self.temporary):
                 time.sleep(0.05)
                 continue
-            for process in _victims.find(kind, root=self.temporary, spare=None):
-                if _victims.kill(process):
+            for process in victims.find(kind, root=self.temporary, spare=None):
+                if victims.kill(process):
                     return True
             time.sleep(0.05)
         return False
 
     def left(self) -> list[str]:
         """The processes that still run, and the folders that still stand."""
-        running = [f"{process.pid} {' '.join(words)[:120]}" for process, words in _victims.left(self.temporary)]
+        running = [f"{process.pid} {' '.join(words)[:120]}" for process, words in victims.left(self.temporary)]
         # torch keeps a cache there, for later processes too.
         return running + [str(path) for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
 
@@ -93,8 +93,8 @@ def sweeps(root: Path) -> Iterator[Sweeps]:
             if sweeping.poll() is None:
                 sweeping.kill()
                 sweeping.communicate()
-        for process, _ in _victims.left(temporary):
-            _victims.kill(process)
+        for process, _ in victims.left(temporary):
+            victims.kill(process)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

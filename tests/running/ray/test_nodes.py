@@ -38,8 +38,8 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 tempfile.tempdir = None
 
 from ablate.records.ledger import Ledger
-from benchmarks import _victims
-from benchmarks._nodes import cluster, standing
+from benchmarks.instruments import victims
+from benchmarks.instruments.nodes import cluster, standing
 """
 
 PROGRAM = f"""{START}
@@ -52,10 +52,10 @@ with cluster(root) as (address, _, head):
         return sum(count >= 2 for count in reports.values())
     while saved() < 2 and sweep.poll() is None:
         time.sleep(0.1)
-    busy = {{worker.ppid() for worker in _victims.find("worker", root=root, spare=head)}}
-    node = next(node for node in _victims.find("raylet", root=root, spare=head) if node.pid in busy)
+    busy = {{worker.ppid() for worker in victims.find("worker", root=root, spare=head)}}
+    node = next(node for node in victims.find("raylet", root=root, spare=head) if node.pid in busy)
     final = sorted(ledger.final_ids())
-    _victims.kill(node, with_children=True)
+    victims.kill(node, with_children=True)
     code = sweep.wait()
     print(json.dumps({{"exit": code, "final": final, "groups": standing(address)}}))
 """

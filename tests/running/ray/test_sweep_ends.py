@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ablate import cli
-from benchmarks._victims import Kind
+from benchmarks.instruments.victims import Kind
 from tests.processes import wait_for
 from tests.running.ray.real_sweep import Sweeps, check_end, signal_group, sweeps
 

@@ -29,7 +29,7 @@ from ablate.scheduling.admission import LARGER
 from ablate.scheduling.packing import fit
 from ablate.scheduling.placement import Node
 from ablate.spec.models import Resources
-from benchmarks import _victims
+from benchmarks.instruments import victims
 from tests.fakes import TOKENS_A_STEP, FakeTrain, fake_trial
 from tests.processes import command, wait_for
 from tests.running.ray.test_tuner import Stage, groups
@@ -261,4 +261,4 @@ def test_a_sweep_whose_trial_does_not_answer_ends_in_time(signals: tuple[int, ..
     assert took_s < 20
     assert out.splitlines()[-1].startswith("report: ")
     assert ledger.path("report", "report.md").is_file()
-    wait_for(lambda: not _victims.left(tmp_path), seconds=10)
+    wait_for(lambda: not victims.left(tmp_path), seconds=10)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import _subject
-from benchmarks._count import PHASES, Cost, Counter
+from benchmarks.instruments import subject
+from benchmarks.instruments.count import PHASES, Cost, Counter
 from model.bank import segment_sum
 from model.bank.product_key import cached_pairs  # pyright: ignore[reportPrivateUsage]
 from model.config import Config, resolve
@@ -125,12 +125,12 @@ def count_step(config: Config) -> dict[str, Cost]:
     cached_pairs.cache_clear()
     with FakeTensorMode(), _as_on_a_card():
         model = Transformer(config.model)
-        optimizer = _subject.optimizer_of(model)
+        optimizer = subject.optimizer_of(model)
         x_BT = torch.zeros(shape, dtype=torch.int64)
-        _subject.train_once(model, optimizer, x_BT, x_BT.clone(), counter=Counter())
+        subject.train_once(model, optimizer, x_BT, x_BT.clone(), counter=Counter())
         model.zero_grad()
         counter = Counter()
-        _subject.train_once(model, optimizer, x_BT, x_BT.clone(), counter=counter)
+        subject.train_once(model, optimizer, x_BT, x_BT.clone(), counter=counter)
     cached_pairs.cache_clear()
     return {phase: counter.costs[phase] for phase in PHASES if phase in counter.costs}
 
@@ -149,7 +149,7 @@ def count_update(config: Config, *, entries: int = 4_096, selections: int = 32_7
 
 def _count_update(config: Config, *, entries: int, selections: int) -> Cost:
     model = config.model
-    shape = _subject.Shape(
+    shape = subject.Shape(
         0,
         1,
         model.max_seq_len,
@@ -161,7 +161,7 @@ def _count_update(config: Config, *, entries: int, selections: int) -> Cost:
         query=model.knowledge_dim,
     )
     K = model.num_selected
-    made = _subject.scene(shape, L=model.knowledge_length, K=K, positions=selections // K, entries=entries)
+    made = subject.scene(shape, L=model.knowledge_length, K=K, positions=selections // K, entries=entries)
     with Counter(phase=UPDATE) as counter, torch.no_grad(), _as_on_a_card():
-        _subject.update(made)
+        subject.update(made)
     return counter.costs[UPDATE]

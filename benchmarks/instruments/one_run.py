@@ -1,4 +1,5 @@
-"""`python -m benchmarks._one_run OVERRIDES`: trains one configuration in a process of its own and prints what it took.
+"""`python -m benchmarks.instruments.one_run OVERRIDES`: trains one configuration in a process of its own, and prints
+what it took.
 
 OVERRIDES is a JSON object of dotted keys; `preset` is one of them. The last line of stdout is a JSON object.
 """

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks._count import Counter
+from benchmarks.instruments.count import Counter
 from model.bank import ema
 from model.bank.bank_read import read_tokens
 from model.bank.memory import MEMORIES, Read
@@ -111,22 +111,10 @@ class Run:
         self._window = _Window(self._trainer.device)
         self._done = 0
 
-    def step(self, updating: Callable[[bool], None] | None = None) -> None:
+    def step(self) -> None:
         """One micro-batch as the trainer trains it: batch, forward, backward, clipping, optimiser (and the bank's
-        update where one is due). `updating` is told when an update begins (True) and ends."""
-        updater = self._trainer.bank_updater
-        update = updater.update
-
-        def told(step: int, reads: list[Read]) -> list[ema.UpdateStats]:
-            assert updating is not None
-            updating(True)
-            made = update(step, reads)
-            updating(False)
-            return made
-
-        updater.update = update if updating is None else told
+        update where one is due)."""
         self._trainer._step(self._done, self._window)
-        updater.update = update
         self._done += 1
 
     @property

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.gpu_read [--json] [--tune]`: three ways to read the bank on a GPU, beside each other.
+"""`python -m benchmarks.gpu.read [--json] [--tune]`: three ways to read the bank on a GPU, beside each other.
 
-`bags` is model.bank.bank_read's embedding bags, `products` benchmarks._product_read, `triton` model.bank.triton_read.
-Times are medians of CUDA events after a warm-up, which compiles. Errors are against fp64 on a sample: |x - exact| /
-|exact|. A row of a table counts as moved each time that it is read, from memory or a cache; a share of the copy's rate
-above 1 came from a cache.
+`bags` is model.bank.bank_read's embedding bags; `products` and `triton` are the candidates of this folder. Times are
+medians of CUDA events after a warm-up, which compiles. Errors are against fp64 on a sample: |x - exact| / |exact|. A
+row of a table counts as moved each time that it is read, from memory or a cache; a share of the copy's rate above 1
+came from a cache.
 
 `--tune` times the kernels under other tiles too. Without a GPU it says so and measures nothing.
 
@@ -25,7 +25,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from benchmarks import _product_read
+from benchmarks.gpu import product_read
 from benchmarks.gpu_check import find_card
 from model.bank import bank_read
 
@@ -166,23 +166,23 @@ def products(made: Scene, shape: Shape) -> tuple[Callable[[], Any], ...]:
     weights = made.slope_PD, made.weight_PK, made.token_PM
 
     def read() -> Tensor:
-        return _product_read.read(made.weight_PK, made.table_VD, made.token_PM, chunk_bytes=chunk_bytes)
+        return product_read.read(made.weight_PK, made.table_VD, made.token_PM, chunk_bytes=chunk_bytes)
 
     def weight() -> Tensor:
-        return _product_read.weight_slope(*inputs, K=shape.K, chunk_bytes=chunk_bytes)
+        return product_read.weight_slope(*inputs, K=shape.K, chunk_bytes=chunk_bytes)
 
     def table() -> Tensor:
-        return _product_read.table_slope(*weights, V=shape.V, chunk_bytes=chunk_bytes)
+        return product_read.table_slope(*weights, V=shape.V, chunk_bytes=chunk_bytes)
 
     def add() -> Tensor:
-        return _product_read.shares(made.weight_PK[:4_096], made.token_PM[:4_096], V=shape.V)
+        return product_read.shares(made.weight_PK[:4_096], made.token_PM[:4_096], V=shape.V)
 
     return read, weight, table, add, lambda: (read(), weight(), table())[1:]
 
 
 def kernels(made: Scene, shape: Shape) -> tuple[Callable[[], Any], ...]:
     """The same in Triton."""
-    from model.bank import triton_read
+    from benchmarks.gpu import triton_read
 
     chunk_bytes = bank_read.CHUNK_BYTES
     weight_PK, table_VD = made.weight_PK.clone().requires_grad_(), made.table_VD.clone().requires_grad_()
@@ -275,7 +275,7 @@ def check(card: str) -> dict[str, Any]:
 
 def tune(shape: Shape) -> list[dict[str, Any]]:
     """The kernels under other tiles, and the table's slope with bags of other lengths."""
-    from model.bank import triton_read
+    from benchmarks.gpu import triton_read
 
     made = scene(shape)
     read, weight, table, *_ = kernels(made, shape)
@@ -352,9 +352,9 @@ def _scientific(value: float | None) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu_read",
+        prog="python -m benchmarks.gpu.read",
         description=f"On the GPU that is here: {WOULD}. Takes seconds; nothing is measured without a GPU.",
-        epilog="example: python -m benchmarks.gpu_read --json > read.json",
+        epilog="example: python -m benchmarks.gpu.read --json > read.json",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--tune", action="store_true", help="time the kernels under other tiles too: a minute more")

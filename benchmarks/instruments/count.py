@@ -27,7 +27,6 @@ _RULES = (
     ("product_key.py", "", "retrieval"),
     ("memory.py", "TokenMemory.factors", "retrieval"),
     ("bank_read.py", "", "read"),
-    ("segment_sum.py", "", "read"),
     ("layers.py", "SwiGLU", "fuse"),
     ("memory.py", "", "fuse"),
     ("layers.py", "", "attention"),
@@ -35,9 +34,10 @@ _RULES = (
     ("transformer.py", "", "head and loss"),
     ("loss.py", "", "head and loss"),
     ("trainer.py", "Trainer._train_on", "head and loss"),
+    ("bank_updater.py", "", "update of the bank"),
     ("trainer.py", "Trainer._step", "optimiser"),
 )
-_MODEL = Path(__file__).parent.parent / "model"
+_MODEL = Path(__file__).parents[2] / "model"
 
 _MOVE_NOTHING = {"detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "device", "_local_scalar_dense"}
 _GATHERS = {"embedding", "index", "gather", "index_select"}

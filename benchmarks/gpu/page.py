@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_page FOLDER [FOLDER ...] > docs/gpu.md`: the page of what benchmarks/gpu.sh measured.
+"""`python -m benchmarks.gpu.page FOLDER [FOLDER ...] > docs/gpu.md`: the page of what benchmarks/gpu.sh measured.
 
 A folder for each card: benchmarks/data/gpu/* are those of the page here. A part that is missing is left out; what
 somebody has to say of the numbers stands in a folder's notes.md.
@@ -6,6 +6,7 @@ somebody has to say of the numbers stands in a folder's notes.md.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import _limits
+from benchmarks.instruments import limits
 from model.cost.formulas import RECORDED_FLOPS
 
 HEAD = """\
 # Measured on GPUs
 
-Written by `python -m benchmarks.gpu_page` from what `benchmarks/gpu.sh` measured; see [benchmarks.md](benchmarks.md).
+Written by `python -m benchmarks.gpu.page` from what `benchmarks/gpu.sh` measured; see [benchmarks.md](benchmarks.md).
 Nobody has run it on an RTX 4090 yet. Where you have one, run it and send the folder.
 """
 STEP = """\
@@ -60,7 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _step(found: Mapping[str, Any]) -> str:
-    card = _limits.card_of(found["card"])
+    card = limits.card_of(found["card"])
     ceilings = found["ceilings"]
     lines = ["### A training step\n"]
     lines.append(
@@ -125,18 +126,24 @@ def _sweep(found: Mapping[str, Any]) -> str:
     rows = [[row.get(key) for key in keys] for row in found["sweeps"]]
     heads = ["at a time", "MPS", "seconds", "tokens an hour", "over one", "tokens/s of each", "peak GiB", "failed"]
     table = _table(rows, heads, ("", "", ".1f", ",.0f", ".2f", ",.0f", ".2f", ""))
-    return f"### A study on shares of the card\n\n`benchmarks.gpu_sweep`: four trials through Ray.\n\n{table}\n"
+    return f"### A study on shares of the card\n\n`benchmarks.gpu.sweep`: four trials through Ray.\n\n{table}\n"
 
 
 def _table(rows: list[list[Any]], heads: list[str], formats: tuple[str, ...]) -> str:
     return tabulate(rows, headers=heads, floatfmt=formats, tablefmt="pipe", missingval="")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """The command."""
-    sys.stdout.write(page([Path(folder) for folder in argv]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.page", description="Writes docs/gpu.md to stdout.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what benchmarks/gpu.sh wrote")
+    folders: list[Path] = parser.parse_args(argv).folders
+    for folder in folders:
+        if not (folder / "versions.txt").is_file():
+            parser.error(f"{folder}: no versions.txt is there; give a folder that benchmarks/gpu.sh wrote")
+    sys.stdout.write(page(folders))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

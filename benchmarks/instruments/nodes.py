@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _victims
+from benchmarks.instruments import victims
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def cluster(root: Path) -> Iterator[tuple[str, Any, int]]:
     head |= {"dashboard_host": "127.0.0.1", "dashboard_port": _free_port()}  # another Ray may have the usual one
     nodes = Cluster(initialize_head=True, head_node_args=head)
     try:
-        (raylet,) = _victims.raylets(root)
+        (raylet,) = victims.raylets(root)
 
         def add() -> None:
             nodes.add_node(num_cpus=2, wait=False)

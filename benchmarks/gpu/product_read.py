@@ -1,4 +1,4 @@
-"""A read of the bank as products with a dense matrix of shares: a candidate, for benchmarks.gpu_read alone.
+"""A read of the bank as products with a dense matrix of shares: a candidate, for benchmarks.gpu.read alone.
 
     A[p, v] = sum over the slots (k, l) of p that hold v of w_pk / L
     m = A E      dE = A^T G      dw_pk = 1/L * sum_l (G E^T)[p, token]

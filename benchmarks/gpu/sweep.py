@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_sweep [--json] [--quick]`: one study on shares of one GPU, 1, 2 and 4 trials at a time,
+"""`python -m benchmarks.gpu.sweep [--json] [--quick]`: one study on shares of one GPU, 1, 2 and 4 trials at a time,
 with and without MPS: tokens an hour, over those of one trial at a time.
 
 The sweep is the user's own command on a private Ray. Without a GPU it says so; `--quick` then takes a logical one.
@@ -45,7 +45,7 @@ def study(name: str, base: Mapping[str, Any], *, at_once: int, mps: bool) -> dic
         "optimizer": {"sampler": "random", "trials": TRIALS, "seed": 0},
         "resources": {
             "cpu": 1,
-            "gpu": 1 if at_once == 1 else 1 / at_once,
+            "gpu": 1 / at_once,
             "workers": 0,
             "mps": "auto" if mps else "off",
         },
@@ -110,9 +110,9 @@ def render(found: Mapping[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu_sweep",
+        prog="python -m benchmarks.gpu.sweep",
         description="Runs a small study on shares of the GPU that is here, and compares tokens an hour.",
-        epilog="example: python -m benchmarks.gpu_sweep --json > sweep.json",
+        epilog="example: python -m benchmarks.gpu.sweep --json > sweep.json",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="a tiny study, two at a time, on the CPU too")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_step [--json] [--quick]`: what a training step takes on the GPU that is here, and where.
+"""`python -m benchmarks.gpu.step [--json] [--quick]`: what a training step takes on the GPU that is here, and where.
 
 Three sizes: `tiny`, some 30 million parameters on sequences of 512, and `seed-1.4.6`. Each with its micro-batches
 launched kernel by kernel and replayed as a CUDA graph; by phase, from torch's profiler, as a share of what the card's
@@ -20,10 +20,9 @@ from tabulate import tabulate
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks import _limits
-from benchmarks._count import Counter
-from benchmarks._limits import UPDATE
-from benchmarks._subject import Run
+from benchmarks.instruments import limits
+from benchmarks.instruments.count import Counter
+from benchmarks.instruments.subject import Run
 from model.config import Config, resolve
 from model.cost import estimate
 
@@ -73,7 +72,7 @@ class _Phases(Counter):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator under the name of its phase."""
         del types
-        self._last = self.phase or self.found()
+        self._last = self.found()
         with record_function(PHASE + self._last):
             return func(*args, **(kwargs or {}))
 
@@ -82,9 +81,9 @@ def by_phase(run: Run) -> dict[str, Any]:
     """Milliseconds a step: of kernels (on a CPU, of operators) by phase, and of the longest kernels by name."""
     cuda = torch.cuda.is_available()
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=kinds) as found, _Phases() as phases:
+    with profile(activities=kinds) as found, _Phases():
         for _ in range(PROFILED):
-            run.step(updating=lambda begins: setattr(phases, "phase", UPDATE if begins else None))
+            run.step()
         if cuda:
             torch.cuda.synchronize()
     total: dict[str, float] = defaultdict(float)
@@ -102,15 +101,15 @@ def by_phase(run: Run) -> dict[str, Any]:
     }
 
 
-def allowed(config: Config, card: _limits.Card) -> dict[str, float]:
+def allowed(config: Config, card: limits.Card) -> dict[str, float]:
     """Milliseconds a step by phase, if each takes the longer of its arithmetic and its memory traffic; without the
     bank's update, whose cost depends on what is touched."""
-    costs = _limits.count_step(config)
-    bound = {phase: 1e3 * _limits.bound_s({phase: cost}, card) for phase, cost in costs.items()}
+    costs = limits.count_step(config)
+    bound = {phase: 1e3 * limits.bound_s({phase: cost}, card) for phase, cost in costs.items()}
     return bound | {"optimiser": bound["optimiser"] / config.train.accumulation_steps}
 
 
-def row(name: str, size: Mapping[str, Any], memory: str, card: _limits.Card | None, *, most_s: float) -> dict[str, Any]:
+def row(name: str, size: Mapping[str, Any], memory: str, card: limits.Card | None, *, most_s: float) -> dict[str, Any]:
     """All of one size and memory; `failed` where something did not work."""
     config = configured(size, memory)
     tokens = config.train.batch_size * config.model.max_seq_len
@@ -191,9 +190,9 @@ def render(found: Mapping[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu_step",
+        prog="python -m benchmarks.gpu.step",
         description="Measures training steps on the GPU that is here, by phase, and holds them against its data sheet.",
-        epilog="example: python -m benchmarks.gpu_step --json > step.json",
+        epilog="example: python -m benchmarks.gpu.step --json > step.json",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="small shapes, on the CPU too")
@@ -210,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     for size, keys in (QUICK if arguments.quick else SIZES).items():
         for memory in MEMORIES if size == "seed-1.4.6" else MEMORIES[:2]:
             print(f"  {size} {memory}", file=sys.stderr, flush=True)
-            found["steps"].append(row(size, keys, memory, _limits.card_of(name), most_s=arguments.seconds))
+            found["steps"].append(row(size, keys, memory, limits.card_of(name), most_s=arguments.seconds))
     print(json.dumps(found, indent=1) if arguments.json else render(found))
     return 0
 

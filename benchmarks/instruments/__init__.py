@@ -1,0 +1,1 @@
+"""What benchmarks measure with: the model's inside, counters of operators and bytes, clocks, processes to kill."""
