@@ -95,9 +95,9 @@ def test_a_study_cannot_change_under_its_name(other: str, key: str, tmp_path: Pa
 def test_a_study_refuses_changed_data_files(tmp_path: Path, results: Path):
     data = tmp_path / "data.jsonl"
     sets = ("base.data.corpus=jsonl", f"base.data.train={data}")
-    data.write_text('{"text": "one"}\n')
+    data.write_text('{"text": "one"}\n{"text": "two"}\n')
     open_study(study_files.load(tmp_path, *sets), results, resume=False)
-    data.write_text('{"text": "two"}\n')
+    data.write_text('{"text": "one"}\n{"text": "three"}\n')
     with pytest.raises(BadInput, match="data files"):
         open_study(study_files.load(tmp_path, *sets), results, resume=True)
 
