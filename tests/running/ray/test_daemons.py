@@ -40,7 +40,7 @@ Running = tuple[Daemons, dict[str, subprocess.Popen[bytes]]]
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL) -> None:
-    """End a process without collecting it: that is what the watcher does."""
+    """End a process that nobody watches, without collecting it: a watcher would do that."""
     process.send_signal(how)
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         pass
@@ -111,7 +111,7 @@ def test_a_main_thread_that_waits_in_c_is_not_waited_for(
     heard, started = running
     with heard:
         heard.watch()
-        end(started["gcs_server"])
+        started["gcs_server"].kill()  # the watcher collects it, maybe before anybody could look
         assert heard._watcher is not None
         heard._watcher.join(timeout=30)
     assert told == ["gcs_server, a process of Ray, has died (SIGKILL)"] * 2
