@@ -24,6 +24,8 @@ METRICS: tuple[Metric, ...] = (
     # How well it models text.
     Metric("ce_loss", "float", "nats/token", "min", "training cross-entropy, mean of the last report's steps"),
     Metric("val_loss", "float", "nats/token", "min", "cross-entropy on held-out text"),
+    Metric("val_object_nats", "float", "nats/token", "min", "val_loss of the tokens of objects (corpus `facts`)"),
+    Metric("val_rest_nats", "float", "nats/token", "min", "val_loss of all other tokens (corpus `facts`)"),
     Metric("val_bpb", "float", "bits/byte", "min", "the same in bits a byte of text: comparable across tokenizers"),
     Metric("perplexity", "float", "", "min", "exp(val_loss)"),
     Metric("inference_loss", "float", "nats/token", "min", "checkpoint reloaded: continuations of held-out prompts"),

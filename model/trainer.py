@@ -25,7 +25,7 @@ from model.data.tokenizer import load_or_train
 from model.device import cuda_graph
 from model.device.meters import Peaks, Stopwatch, device_name, gpu_utilisation, resident
 from model.device.prefetch import Prefetcher, ahead_on, on_host
-from model.evaluate import Evaluator
+from model.evaluate import Evaluator, entries_of
 from model.metrics import Metrics
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate, report_due, reports_by
@@ -44,7 +44,7 @@ class Trainer:
         documents = load_documents(config)
         tokenizer = load_or_train(config, documents)
         model_config, train = config.model, config.train
-        token_documents = tokenizer.encode_documents(documents.train)
+        token_documents = tokenizer.encode_corpus(documents.train, documents.train_answers)
         self.batches = Batches.of(token_documents, config=config, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
         self.model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         initialise(self.model, seed=reseeded(train.seed, train.reseed))
@@ -58,7 +58,10 @@ class Trainer:
             fused=True,  # keeps its step count on the device
         )
         self.data_hash = documents.data_hash
-        self.evaluator = Evaluator(config, documents, tokenizer, train_documents=token_documents)
+        self.entry_of_fact = bank.row_of_fact if bank is not None and model_config.read == "oracle" else None
+        self.evaluator = Evaluator(
+            config, documents, tokenizer, train_documents=token_documents, entry_of_fact=self.entry_of_fact
+        )
         self.bank_updater = BankUpdater(
             config,
             self.model.bank,
@@ -195,9 +198,9 @@ class Trainer:
         if updates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
-        x_BT, y_BT = self.prefetcher.take(step)
+        batch = self.prefetcher.take(step)
         with window.steps.running():
-            ce, reads = self.micro_batch(x_BT, y_BT)
+            ce, reads = self.micro_batch(*batch)
             if updates:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), train.grad_clip)
                 self.wrapped_optimizer.step()
@@ -206,16 +209,17 @@ class Trainer:
         self.bank_updater.note(reads)
         if self.bank_updater.due(step):
             with window.emas.running():
-                window.updates += self.bank_updater.update(step, reads)
+                window.updates += self.bank_updater.update(step, reads, targets_BT=batch[1])
 
-    def _train_on(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Read]]:
-        """Forward and backward of a micro-batch: its cross-entropy, and what the layers read."""
-        x_BT, y_BT = x_BT.to(self.device, non_blocking=True), y_BT.to(self.device, non_blocking=True)
+    def _train_on(self, *batch: Tensor) -> tuple[Tensor, list[Read]]:
+        """Forward and backward of a micro-batch (tokens, targets, and with an oracle the entries that it hands over):
+        its cross-entropy, and what the layers read."""
+        x_BT, y_BT, *right = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         # Between updates each rank accumulates its own gradients; they are summed over ranks once an update.
         apart = nullcontext() if self.accelerator.sync_gradients else self.accelerator.no_sync(self.wrapped)
         with apart:
             with self.accelerator.autocast():
-                output = self.wrapped(x_BT, y_BT)
+                output = self.wrapped(x_BT, y_BT, None, *right)
             # Ranks pad differently. Each divides by the mean number of targets, so that DDP's mean of the gradients
             # over ranks is the mean of the joined batch.
             targets = sum_over_ranks((y_BT != IGNORED).sum()) / self.accelerator.num_processes
@@ -224,11 +228,14 @@ class Trainer:
             self.accelerator.backward(total)  # divides by the steps of an update
         return ce.detach(), output.reads
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor]:
+    def _read(self, step: int) -> tuple[Tensor, ...]:
         """This rank's rows of a step; the prefetcher calls it in its thread."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        x, y = self.batches.rank_batch(step, rank=rank, world=world)
-        return on_host(x, self.device), on_host(y, self.device)
+        arrays = self.batches.rank_batch(step, rank=rank, world=world)
+        if self.entry_of_fact is not None:
+            facts = self.batches.rank_facts(step, rank=rank, world=world)
+            arrays = (*arrays, entries_of(facts, self.entry_of_fact))
+        return tuple(on_host(array, self.device) for array in arrays)
 
     def _losses(self, window: _Window, *, last_step: int) -> list[float]:
         """The window's losses, mean over ranks; one transfer. Raises NonFiniteLoss for the first that is not finite."""

@@ -52,9 +52,10 @@ class Block(nn.Module):
         bank: MemoryBank,
         table_VD: Tensor,
         replace_read_D: Tensor | None,
+        right_BT: Tensor | None,
     ) -> tuple[Tensor, Read | None]:
         h_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation_2Td)
-        fused_BTD, read = self.memory(self.norm2(h_BTD), bank, table_VD, replace_read_D)
+        fused_BTD, read = self.memory(self.norm2(h_BTD), bank, table_VD, replace_read_D, right_BT)
         return h_BTD + fused_BTD, read
 
 
@@ -83,10 +84,14 @@ class Transformer(nn.Module):
         self.register_buffer("rotation_2Td", rotation, persistent=False)
 
     def forward(
-        self, ids_BT: Tensor, targets_BT: Tensor | None = None, replace_reads_XD: Tensor | None = None
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        replace_reads_XD: Tensor | None = None,
+        right_BT: Tensor | None = None,
     ) -> Output:
         """`replace_reads_XD`: a constant read for each of the X layers that read, with which the evaluation measures
-        what reading is worth.
+        what reading is worth. `right_BT`: the entries that `read: oracle` hands over, -1 where it does not.
 
         The loss is computed here and not by the caller, so that DDP and a compiler see the whole forward of a step.
         """
@@ -96,7 +101,7 @@ class Transformer(nn.Module):
             replace_D = None
             if replace_reads_XD is not None and layer in self.readers:
                 replace_D = replace_reads_XD[self.readers.index(layer)]
-            inputs = x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D
+            inputs = x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D, right_BT
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing in a block is random. The read that it returns besides the states is the first pass's.
                 x_BTD, read = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.bank import ema, refresh
+from model.bank.continuation import update_continuations
 from model.bank.knowledge import BankInit, initial_bank
 from model.bank.memory import Read
 from model.bank.memory_bank import MemoryBank
@@ -46,11 +47,16 @@ class BankUpdater:
         return (self._ema or self._refresh) and (step + 1) % self.config.model.ema_update_freq == 0
 
     @torch.no_grad()
-    def update(self, step: int, reads: list[Read]) -> list[ema.UpdateStats]:
-        """Run the EMA, then the refresh; return what the EMA did (nothing with `ema: off`)."""
-        stats = []
-        if self._ema:
-            stats.append(ema.update_bank(self.bank, reads, table_VD=self.table_VD, config=self.config.model))
+    def update(self, step: int, reads: list[Read], *, targets_BT: Tensor) -> list[ema.UpdateStats]:
+        """Run the EMA, then the refresh; return what the EMA did (nothing with `ema: off`). `targets_BT`: of the
+        micro-batch, on any device."""
+        stats, model, table_VD = [], self.config.model, self.table_VD
+        if self._ema and model.ema_target == "continuation" and model.memory == "token":
+            targets_BT = targets_BT.to(table_VD.device, non_blocking=True)
+            found = update_continuations(self.bank, reads, targets_BT=targets_BT, table_VD=table_VD, config=model)
+            stats.append(found)
+        elif self._ema:
+            stats.append(ema.update_bank(self.bank, reads, table_VD=table_VD, config=model))
         if self._refresh:
             refresh.refresh(
                 self.bank,

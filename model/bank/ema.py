@@ -156,7 +156,7 @@ def _update_tokens(
             left_sD = mean_sD - F.embedding_bag(new_sL, table_VD, mode="mean")
             bank.residual_NR[entry_s] = bank.residual_NR[entry_s].lerp_(left_sD @ bank.sketch_RD.T, 1 - decay)
         flipped += (new_sL != old_sL).sum()
-        ratio += _ratio(mean_sD, size_sL, decay=decay)
+        ratio += scale_ratio(mean_sD, size_sL, decay=decay)
     return UpdateStats(len(means.entry_S), len(means.entry_S) * L, ratio, flipped)
 
 
@@ -170,7 +170,7 @@ def _update_vectors(
         old_sQ = bank.vectors_NQ[entry_s]
         if config.ema_rescale == "match_norm":
             match_norm(mean_sQ, old_sQ)
-        ratio += _ratio(mean_sQ, old_sQ.norm(dim=-1, keepdim=True), decay=config.ema_decay)
+        ratio += scale_ratio(mean_sQ, old_sQ.norm(dim=-1, keepdim=True), decay=config.ema_decay)
         bank.vectors_NQ[entry_s] = old_sQ.lerp_(mean_sQ, 1 - config.ema_decay)
     return UpdateStats(len(means.entry_S), len(means.entry_S), ratio, None)
 
@@ -187,7 +187,8 @@ def match_norm(mean_SD: Tensor, read_SD: Tensor) -> None:
     mean_SD.mul_((read_SD.norm(dim=-1) / mean_SD.norm(dim=-1).clamp_min(1e-20))[:, None])
 
 
-def _ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
+def scale_ratio(mean_SD: Tensor, size_SL: Tensor, *, decay: float) -> Tensor:
+    """|(1-decay) a| / |decay F|, summed over the slots."""
     fed_S = (1 - decay) * mean_SD.norm(dim=-1)
     return (fed_S[:, None] / (decay * size_SL)).sum()
 

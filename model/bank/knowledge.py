@@ -33,11 +33,13 @@ Ints = NDArray[np.int64]
 class BankInit:
     """`rows`: int32 [N, L]. `filled`: how many of them hold knowledge, with `order` the first ones. `objects_kept`:
     share of the sentences with an object whose object is whole in one row; None where no sentence has an object. An
-    object is not kept where its sentence does not contain it, or where the bank was full before its sentence."""
+    object is not kept where its sentence does not contain it, or where the bank was full before its sentence.
+    `row_of_fact`: int64, the first row that each fact made, -1 where the bank was full before."""
 
     rows: NDArray[np.int32]
     filled: int
     objects_kept: float | None
+    row_of_fact: Ints
 
 
 def initial_bank(config: Config, facts: Sequence[Fact], tokenizer: Tokenizer) -> BankInit:
@@ -71,6 +73,7 @@ def bank_rows(
     rows_NL = np.full((N, L), tokenizer.pad_id, dtype=np.int32)
     filled = kept = 0
     sources: list[Fact] = []  # of each row
+    row_of_fact = np.full(len(facts), -1, dtype=np.int64)
     for first in range(0, len(facts), _BATCH):
         if filled == N:
             break
@@ -81,6 +84,8 @@ def bank_rows(
         row_P = row_P + filled
         inside_P = (row_P < N) & (column_P < L) & (column_P >= 0)
         rows_NL[row_P[inside_P], column_P[inside_P]] = spans.ids[inside_P]
+        first_S = filled + np.cumsum(made_S) - made_S
+        row_of_fact[first : first + len(batch)] = np.where(first_S < N, first_S, -1)
         kept += _objects_kept(spans.text, row_P, is_object_P=role_P == 0, inside_P=inside_P)
         sources += [fact for fact, made in zip(batch, made_S.tolist(), strict=True) for _ in range(made)]
         filled = min(N, len(sources))
@@ -89,8 +94,9 @@ def bank_rows(
         cells_M = grid_cells(sources[:filled], n=math.isqrt(N))
         rest = np.setdiff1d(np.arange(N), cells_M)
         rows_NL[np.concatenate([cells_M, rest])] = rows_NL.copy()
+        row_of_fact[row_of_fact >= 0] = cells_M[row_of_fact[row_of_fact >= 0]]
     objects = sum(bool(fact.object) for fact in facts)
-    return BankInit(rows_NL, filled, kept / objects if objects else None)
+    return BankInit(rows_NL, filled, kept / objects if objects else None, row_of_fact)
 
 
 Places = tuple[Ints, Ints, Ints]

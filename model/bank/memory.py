@@ -1,6 +1,7 @@
 """The layers that can replace the feed-forward net: one table, one interface, `layer(u, bank, table) -> (fused, Read)`.
 
-Letters: B batch, T tokens, D dim, Q query width, N entries, L tokens an entry, K selected, V vocabulary, n = sqrt(N).
+Letters: B batch, T tokens, D dim, H heads of retrieval, Q query width of a head, N entries, L tokens an entry, K
+selected by all heads, V vocabulary, n = sqrt(N).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Read:
     counts) and the diagnostics. Only `balance` has a gradient.
 
     `features_BTD` is what the EMA averages into the selected entries: u, or with a bank of vectors the query, of width
-    Q. `query_BTQ` is the normalised query that the scores used. `read_BTD` is what the fusion used. `counts_2n` is how
-    often each sub-key was selected, over all ranks, with a row for each half.
+    Q. `query_BTQ` is the normalised query that the scores used, the heads' after one another. `read_BTD` is what the
+    fusion used. `counts_2n` is how often each sub-key was selected, over all ranks, with a row for each half.
     """
 
     features_BTD: Tensor
@@ -50,33 +51,41 @@ class Read:
 class TokenMemory(nn.Module):
     """Product-key retrieval from a bank of token ids, read through the embedding table and fused with the input.
 
-    The other memories that read a bank differ in `read` and in `features`.
+    Each head has its own queries and sub-keys (those of head i are rows i*n to (i+1)*n of `keys_2nh`), and its K/H
+    entries weigh 1/H together. The other memories that read a bank differ in `read` and in `features`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        D, Q, n = config.dim, config.knowledge_dim, math.isqrt(config.knowledge_num)
-        self.num_selected = config.num_selected
+        D, H, Q, n = config.dim, config.memory_heads, config.knowledge_dim, math.isqrt(config.knowledge_num)
+        self.num_selected, self.heads = config.num_selected, H
+        self.is_told = config.stores_tokens and config.read == "oracle"
         self.cosine = config.query_norm == "cosine"
-        self.query = nn.Linear(D, Q, bias=False)
+        self.query = nn.Linear(D, H * Q, bias=False)
         self.query_norm = nn.LayerNorm(Q) if config.query_norm == "layer" else nn.Identity()
-        if self.cosine:
+        if self.cosine or config.query_temperature == "learned":
             self.temperature_1 = nn.Parameter(torch.empty(1))
-        self.keys_2nh = nn.Parameter(torch.empty(2, n, Q // 2))
+        self.keys_2nh = nn.Parameter(torch.empty(2, H * n, Q // 2))
         self.read_norm = nn.RMSNorm(D, eps=NORM_EPS) if config.read_norm == "rms" else nn.Identity()
         self.fuse = SwiGLU(dim_in=2 * D, hidden=D, dim_out=D)
 
     def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
+        self,
+        u_BTD: Tensor,
+        bank: MemoryBank,
+        table_VD: Tensor,
+        replace_read_D: Tensor | None = None,
+        right_BT: Tensor | None = None,
     ) -> tuple[Tensor, Read]:
-        """`replace_read_D` replaces the read by a constant, so that an evaluation measures what reading is worth."""
+        """`replace_read_D` replaces the read by a constant, so that an evaluation measures what reading is worth.
+        `right_BT`: with `read: oracle` the entry to hand over at each position; -1 where product keys select."""
         # Scores are in fp32 under every autocast: bf16 has 8 bits, and ties among a thousand keys would be common. The
         # read sums a few rows a position: autocast would save nothing there and lose bits.
         with torch.autocast(u_BTD.device.type, enabled=False):
             query_BTQ, factors = self.factors(u_BTD)
-            selection, scores = retrieve(factors, num_selected=self.num_selected)
-            counts_2n = sum_over_ranks(selection_counts(selection, n=self.keys_2nh.shape[1]))
-            balance = balance_loss(factors, scores, counts_2n)
+            selection, counts_2n, balance = self.select(factors)
+            if self.is_told and right_BT is not None:
+                selection = hand_over(selection, right_BT)
             read_BTD = self.read_norm(self.read(selection, bank, table_VD))
         if replace_read_D is not None:
             read_BTD = replace_read_D.expand_as(read_BTD)
@@ -99,13 +108,44 @@ class TokenMemory(nn.Module):
         del query_BTQ
         return u_BTD
 
-    def factors(self, u_BTD: Tensor) -> tuple[Tensor, Factors]:
-        """The normalised query, and the factors whose product is its scores."""
-        query_BTQ = self.query_norm(torch.nn.functional.linear(u_BTD.to(self.query.weight.dtype), self.query.weight))
+    def factors(self, u_BTD: Tensor) -> tuple[Tensor, list[Factors]]:
+        """The normalised query of all heads, and for each head the factors whose product is its scores."""
+        query_BTQ = torch.nn.functional.linear(u_BTD.to(self.query.weight.dtype), self.query.weight)
+        queries, of_head = query_BTQ.chunk(self.heads, dim=-1), self.keys_2nh.chunk(self.heads, dim=1)
+        queries = [self.query_norm(query_BTQ) for query_BTQ in queries]
         if self.cosine:
-            query_BTQ = normalise_halves(query_BTQ)
-            return query_BTQ, cosine_factors(query_BTQ, self.keys_2nh, self.temperature_1)
-        return query_BTQ, Factors(query_BTQ, self.keys_2nh)
+            queries = [normalise_halves(query_BTQ) for query_BTQ in queries]
+            factors = [cosine_factors(q, k, self.temperature_1) for q, k in zip(queries, of_head, strict=True)]
+        elif hasattr(self, "temperature_1"):
+            factors = [Factors(q * self.temperature_1, k) for q, k in zip(queries, of_head, strict=True)]
+        else:
+            factors = [Factors(q, k) for q, k in zip(queries, of_head, strict=True)]
+        return queries[0] if self.heads == 1 else torch.cat(queries, dim=-1), factors
+
+    def select(self, factors: list[Factors]) -> tuple[Selection, Tensor, Tensor]:
+        """The entries of all heads, how often each sub-key was selected [2, H*n], and the mean balance loss."""
+        found = []
+        for of_head in factors:
+            selection, scores = retrieve(of_head, num_selected=self.num_selected)
+            counts_2n = sum_over_ranks(selection_counts(selection, n=of_head.keys_2nh.shape[1]))
+            found.append((selection, counts_2n, balance_loss(of_head, scores, counts_2n)))
+        if self.heads == 1:
+            return found[0]
+        selections, counts, balances = zip(*found, strict=True)
+        weight_BTK = torch.cat([selection.weight_BTK for selection in selections], dim=-1) / self.heads
+        index_BTK = torch.cat([selection.index_BTK for selection in selections], dim=-1)
+        return Selection(weight_BTK, index_BTK), torch.cat(counts, dim=1), torch.stack(balances).mean()
+
+
+def hand_over(selection: Selection, right_BT: Tensor) -> Selection:
+    """The selection with weight 1 on entry `right_BT` wherever that is an entry, and not -1."""
+    told_BT1 = right_BT[..., None] >= 0
+    alone_K = torch.zeros_like(selection.weight_BTK[0, 0])
+    alone_K[0] = 1.0
+    return Selection(
+        torch.where(told_BT1, alone_K, selection.weight_BTK),
+        torch.where(told_BT1, right_BT[..., None], selection.index_BTK),
+    )
 
 
 class VectorMemory(TokenMemory):
@@ -139,17 +179,27 @@ class HybridMemory(TokenMemory):
 
 
 class BlindMemory(nn.Module):
-    """fuse(u, 0): the same gated layer without a memory. The difference to `token` is what the memory adds."""
+    """The token memory's layer without a memory: what the gate gets beside u is computed from u, by a bottleneck of as
+    many parameters as queries and sub-keys have. The difference of `token` to it is what the memory is worth."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fuse = SwiGLU(dim_in=2 * config.dim, hidden=config.dim, dim_out=config.dim)
+        D = config.dim
+        self.narrow = nn.Linear(D, config.bottleneck, bias=False)
+        self.widen = nn.Linear(config.bottleneck, D, bias=False)
+        self.read_norm = nn.RMSNorm(D, eps=NORM_EPS) if config.read_norm == "rms" else nn.Identity()
+        self.fuse = SwiGLU(dim_in=2 * D, hidden=D, dim_out=D)
 
     def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
+        self,
+        u_BTD: Tensor,
+        bank: MemoryBank,
+        table_VD: Tensor,
+        replace_read_D: Tensor | None = None,
+        right_BT: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        del bank, table_VD, replace_read_D
-        return self.fuse(torch.cat([u_BTD, torch.zeros_like(u_BTD)], dim=-1)), None
+        del bank, table_VD, replace_read_D, right_BT
+        return self.fuse(torch.cat([u_BTD, self.read_norm(self.widen(self.narrow(u_BTD)))], dim=-1)), None
 
 
 class MatchedFeedForward(nn.Module):
@@ -160,9 +210,14 @@ class MatchedFeedForward(nn.Module):
         self.net = SwiGLU(dim_in=config.dim, hidden=config.swiglu_hidden, dim_out=config.dim)
 
     def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
+        self,
+        u_BTD: Tensor,
+        bank: MemoryBank,
+        table_VD: Tensor,
+        replace_read_D: Tensor | None = None,
+        right_BT: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        del bank, table_VD, replace_read_D
+        del bank, table_VD, replace_read_D, right_BT
         return self.net(u_BTD), None
 
 

@@ -6,18 +6,20 @@ compares equal runs.
 
 from __future__ import annotations
 
-from model.config.settings import Config
+from model.config.settings import Config, DataConfig
 
-_ENTRIES = ("knowledge_length", "kb_fit", "kb_init", "kb_layout", "ema_state", "cache_mib", "encode")
+_ENTRIES = (
+    "knowledge_length", "read", "kb_fit", "kb_init", "kb_layout", "ema_target", "ema_state", "cache_mib", "encode",
+)  # fmt: skip
 """What matters only to entries of tokens."""
 
 _BANK = (
-    *_ENTRIES, "num_selected", "query_norm", "read_norm", "ema", "ema_decay", "ema_update_freq", "ema_rescale",
+    *_ENTRIES, "num_selected", "query_norm", "query_temperature", "ema", "ema_decay", "ema_update_freq", "ema_rescale",
     "freeze_ratio", "refresh", "refresh_after",
 )  # fmt: skip
 """What matters only to a memory that reads a bank."""
 
-_EMA = ("ema_decay", "ema_state", "cache_mib", "ema_rescale", "freeze_ratio")
+_EMA = ("ema_decay", "ema_target", "ema_state", "cache_mib", "ema_rescale", "freeze_ratio")
 
 
 def inert_keys(config: Config) -> dict[str, str]:
@@ -34,13 +36,13 @@ def inert_keys(config: Config) -> dict[str, str]:
         note(*_BANK, because=memory)
         note("balance_loss_coef", because=memory, section="train")
     if model.memory == "none":
-        note("memory_layers", because=memory)
-    if model.memory == "blind" and model.memory_layers == "all":
-        note("knowledge_num", "knowledge_dim", because=memory)
+        note("memory_layers", "memory_heads", "read_norm", because=memory)
     if model.memory == "vector":
         note(*_ENTRIES, because=memory)
     if model.memory != "hybrid":
         note("residual_dim", because=memory)
+    if model.query_norm == "cosine":
+        note("query_temperature", because="model.query_norm is cosine")
     if model.ema == "off":
         note(*_EMA, because="model.ema is off")
         if model.refresh == "none":
@@ -55,5 +57,6 @@ def inert_keys(config: Config) -> dict[str, str]:
         note("decay_ratio", because="train.schedule is cosine", section="train")
     if data.corpus != "facts":
         because = f"data.corpus is {data.corpus}"
-        note("facts_entities", "facts_relations", "facts_objects", "facts_heldout", because=because, section="data")
+        facts = (name for name in DataConfig.model_fields if name.startswith("facts_"))
+        note(*facts, because=because, section="data")
     return found

@@ -37,6 +37,7 @@ def check_rules(config: Config) -> None:
         rule = f"not divisible by n_heads = {model.n_heads} into even heads"
         _fail("model.dim", model.dim, rule, hint)
     _check_memory(model)
+    _check_oracle(config)
     if (train.tokens is None) == (train.epochs is None):
         _fail("train.tokens", train.tokens, "exactly one of train.tokens and train.epochs is needed", "remove one")
     if train.engine == "deepspeed" and train.precision == "fp64":
@@ -56,6 +57,27 @@ def check_rules(config: Config) -> None:
         )
 
 
+def _check_oracle(config: Config) -> None:
+    """Check that there is a right entry that an oracle could hand over."""
+    model, data = config.model, config.data
+    if not model.stores_tokens or model.read != "oracle":
+        return
+    wanted = [
+        (data.corpus == "facts", "data.corpus", data.corpus, "use facts"),
+        (data.knowledge is None, "data.knowledge", data.knowledge, "remove it: the world's own facts are handed over"),
+        (model.kb_init == "knowledge", "model.kb_init", model.kb_init, "use knowledge"),
+        (
+            model.knowledge_num >= data.facts_entities * data.facts_relations,
+            "model.knowledge_num",
+            model.knowledge_num,
+            f"use {math.isqrt(data.facts_entities * data.facts_relations - 1) + 1} squared or more: one entry a fact",
+        ),
+    ]
+    for holds, key, value, hint in wanted:
+        if not holds:
+            _fail(key, value, "not with model.read oracle", hint + ", or model.read: product_keys")
+
+
 def _check_memory(model: ModelConfig) -> None:
     """Check the rules of the memory's variants."""
     layers = model.layers_with_memory
@@ -66,6 +88,15 @@ def _check_memory(model: ModelConfig) -> None:
         _fail("model.memory_layers", model.memory_layers, rule, f"use 0 to {model.n_layers - 1}, or all")
     if model.memory == "hybrid" and model.residual_dim > model.dim:
         _fail("model.residual_dim", model.residual_dim, f"more than dim = {model.dim}", f"try {model.dim} or less")
+    if model.memory == "vector" and model.memory_heads > 1:
+        rule = "not with model.memory vector, which averages the queries of one head"
+        _fail("model.memory_heads", model.memory_heads, rule, "use 1, or memory token or hybrid")
+    if model.has_bank and model.refresh == "frequency" and model.memory_heads > 1:
+        rule = "not with several memory_heads"
+        _fail("model.refresh", "frequency", rule, "use none, or memory_heads 1")
+    if model.memory == "hybrid" and model.ema == "on" and model.ema_target == "continuation":
+        rule = "not with model.memory hybrid, whose residual learns what the state's tokens leave out"
+        _fail("model.ema_target", "continuation", rule, "use state, or memory token")
     if model.stores_tokens and model.ema_state == "sparse_cache" and not model.cached_entries:
         need = math.ceil(4 * model.knowledge_length * model.dim / 2**20)
         _fail("model.cache_mib", model.cache_mib, "too small for the features of one entry", f"try {need} or more")

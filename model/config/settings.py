@@ -62,7 +62,8 @@ class ModelConfig(Section):
     memory: Memory = "token"
     """What replaces the feed-forward net: `token` (a memory of tokens), `vector` (1.4.5: stored vectors), `hybrid`
     (tokens and a continuous residual), or a control: `none` (a SwiGLU of as many active parameters) or `blind` (the
-    same gated layer, fed zeros). A key that a memory has no use for changes nothing there."""
+    same gated layer, which reads a bottleneck of its input instead of a bank). A key that a memory has no use for
+    changes nothing there."""
     memory_layers: str = "all"
     """Layers that have the memory, counted from 0: `all`, `[1, 3]` or `"1,3"` (in a `choice`, the text). The other
     layers have what `none` has."""
@@ -73,16 +74,27 @@ class ModelConfig(Section):
     knowledge_dim: int = Field(gt=0)
     """Width Q of a query: an even number."""
     num_selected: int = Field(gt=0)
-    """Entries K that a position reads: at most sqrt(N)."""
+    """Entries K that a head of a position reads: at most sqrt(N)."""
+    memory_heads: int = Field(default=1, gt=0, le=256)
+    """Heads of retrieval, each with its own queries of width `knowledge_dim` and its own sub-keys (`token`, `hybrid`).
+    Four heads of a quarter of the width have as many parameters as one."""
     residual_dim: int = Field(default=32, gt=0)
     """Width of a hybrid entry's residual: at most `dim`."""
     query_norm: Literal["none", "layer", "cosine"] = "layer"
     """How queries are normalised: `none` (the source), `layer`, or `cosine` (queries and sub-keys are normalised, the
     temperature is learned)."""
+    query_temperature: Literal["fixed", "learned"] = "fixed"
+    """`learned`: a factor of all scores is trained, from 1 on. With `query_norm: cosine` it always is."""
+    read: Literal["product_keys", "oracle"] = "product_keys"
+    """What selects entries: `product_keys`, or, on `facts`, an `oracle` that hands over the entry of the right fact
+    where an object is to be predicted (elsewhere product keys select): the bound of what addressing could give."""
     read_norm: Literal["none", "rms"] = "rms"
     """How what was read is normalised before it is fused: `none` (the source) or `rms`."""
     ema: Literal["on", "off"] = "on"
     """`off`: the bank stays as it was filled."""
+    ema_target: Literal["state", "continuation"] = "state"
+    """What the average brings into an entry: the `state` that selected it, into all slots (the source), or the
+    `continuation` of the text, slot l the embedding of the token l + 1 positions ahead."""
     ema_decay: float = Field(default=0.9, ge=0, lt=1)
     """Share of an entry that an update keeps."""
     ema_update_freq: int = Field(default=5, gt=0)
@@ -149,6 +161,12 @@ class ModelConfig(Section):
         multiple of 8 (all keys count, stored tokens do not)."""
         D, Q, n = self.dim, self.knowledge_dim, math.isqrt(self.knowledge_num)
         return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
+
+    @property
+    def bottleneck(self) -> int:
+        """Width of the blind layer's bottleneck, of as many parameters as queries and sub-keys: (DQ + nQ) / 2D."""
+        D, Q, n = self.dim, self.knowledge_dim * self.memory_heads, math.isqrt(self.knowledge_num)
+        return max(1, (D * Q + n * Q) // (2 * D))
 
     @property
     def cached_entries(self) -> int:
@@ -234,6 +252,9 @@ class DataConfig(Section):
     """Entities of the synthetic world."""
     facts_relations: int = Field(default=4, gt=0, le=16)
     """Relations of every entity."""
+    facts_openings: int = Field(default=1, gt=0, le=12)
+    """Openings with which each training sentence is told ("Everybody knows: ..."): so many times more text about the
+    same facts. The first is none; held-out sentences and questions have none."""
     facts_objects: int = Field(default=16, gt=1)
     """Objects that a relation chooses from. Guessing costs ln(`facts_objects`) nats."""
     facts_heldout: float = Field(default=0.1, ge=0, lt=1)

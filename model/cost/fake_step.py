@@ -134,7 +134,7 @@ def _fake(config: Config, *, device: Device, positions: int) -> Iterator[Allocat
     model = config.model
     cache = CUDA_CACHE_BYTES
     if device == "cpu":
-        cache = max(CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.dim // PIECES)
+        cache = max(CPU_CACHE_BYTES, 4 * positions * model.num_selected * model.memory_heads * model.dim // PIECES)
     # The cached pairs must not be real within this block, nor fake after it.
     cached_pairs.cache_clear()
     try:
@@ -171,7 +171,7 @@ class _Shapes(TorchDispatchMode):
 
     def __init__(self, config: ModelConfig, *, draws: int, record: Allocations) -> None:
         super().__init__()
-        N, K = config.knowledge_num, config.num_selected
+        N, K = config.knowledge_num, config.num_selected * config.memory_heads
         touched = N * (1 - (1 - K / N) ** (draws / K)) if K < N else N
         self._entries = max(1, min(round(touched), draws, N - config.frozen_entries))
         self._vocabulary, self._record = config.vocab_size, record

@@ -70,13 +70,14 @@ def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
     D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
     if memory == "none":
         return 3 * D * model.swiglu_hidden
-    fuse = 5 * D * D
-    if memory == "blind":
-        return fuse
-    query_norm = {"none": 0, "layer": 2 * Q, "cosine": 1}[model.query_norm]
     read_norm = D if model.read_norm == "rms" else 0
+    fuse = 5 * D * D + read_norm
+    if memory == "blind":
+        return fuse + 2 * D * model.bottleneck
+    query_norm = 2 * Q if model.query_norm == "layer" else 0
+    temperature = int(model.query_norm == "cosine" or model.query_temperature == "learned")
     project = {"token": 0, "vector": Q * D, "hybrid": model.residual_dim * D}[memory]
-    return fuse + D * Q + n * Q + query_norm + read_norm + project
+    return fuse + model.memory_heads * (D * Q + n * Q) + query_norm + temperature + project
 
 
 def bank_bytes(model: ModelConfig) -> int:
@@ -115,21 +116,21 @@ def _peak_bytes(config: Config, parameters: int) -> float:
     else:
         kept = max(numbers for _, numbers in layers.values()) + model.n_layers * D
     logits = min(LOGITS_BYTES, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
-    scores = 8.0 * tokens * math.isqrt(model.knowledge_num) if model.has_bank else 0.0
+    scores = 8.0 * tokens * math.isqrt(model.knowledge_num) * model.memory_heads if model.has_bank else 0.0
     step = 4.0 * tokens * kept + max(scores, logits)
     return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
 
 
 def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
     """fp32 numbers that a layer keeps for each position."""
-    D, K = model.dim, model.num_selected
+    D, K = model.dim, model.num_selected * model.memory_heads
     if memory == "none":
         return 12 * D + 4 * model.swiglu_hidden
     if memory == "blind":
-        return 22 * D
+        return 22 * D + model.bottleneck
     # The balance loss's gradient of the query; K indices (int64) and weights; rows pooled before a projection.
     pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
-    return 22 * D + model.knowledge_dim + pooled[memory]
+    return 22 * D + model.knowledge_dim * model.memory_heads + pooled[memory]
 
 
 def _update_bytes(model: ModelConfig, tokens: int) -> float:
@@ -147,7 +148,8 @@ def _touched(model: ModelConfig, tokens: int) -> int:
     """The most entries that an update after a micro-batch can touch."""
     if not model.has_bank or model.ema == "off":
         return 0
-    return min(model.knowledge_num, tokens * model.num_selected * len(model.layers_with_memory))
+    selected = tokens * model.num_selected * model.memory_heads * len(model.layers_with_memory)
+    return min(model.knowledge_num, selected)
 
 
 def _feature_width(model: ModelConfig) -> int:

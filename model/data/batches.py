@@ -32,10 +32,11 @@ Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 @dataclass(frozen=True)
 class Rows:
     """R packed rows without their padding. `tokens`: int32; the targets of row r are `tokens[starts[r]:starts[r + 1]]`;
-    `starts`: int64 [R + 1]."""
+    `starts`: int64 [R + 1]. `facts`: of each token (TokenDocuments)."""
 
     tokens: NDArray[np.int32]
     starts: NDArray[np.int64]
+    facts: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -50,6 +51,15 @@ class Rows:
             x_BT[b, 1 : len(targets)] = targets[:-1]
             y_BT[b, : len(targets)] = targets
         return x_BT, y_BT
+
+    def facts_of(self, rows_B: Sequence[int] | NDArray[np.int64], *, seq_len: int) -> NDArray[np.int64]:
+        """The fact of each target that belongs to an object, -1 for every other: int64 [B, T]."""
+        facts_BT = np.full((len(rows_B), seq_len), -1, dtype=np.int64)
+        if self.facts is not None:
+            for b, r in enumerate(rows_B):
+                targets = self.facts[self.starts[r] : self.starts[r + 1]]
+                facts_BT[b, : len(targets)] = targets
+        return facts_BT
 
 
 class Batches:
@@ -106,19 +116,31 @@ class Batches:
         """This rank's rows of the batch: every `world`-th one, from `rank` on."""
         return self._read(range(step * self._batch_size, (step + 1) * self._batch_size)[rank::world])
 
+    def rank_facts(self, step: int, *, rank: int, world: int) -> NDArray[np.int64]:
+        """The fact of each target of `rank_batch` that belongs to an object, -1 for every other: int64 [B, T]."""
+        positions = range(step * self._batch_size, (step + 1) * self._batch_size)[rank::world]
+        return self._rows.facts_of(self._at(positions), seq_len=self._seq_len)
+
     def _read(self, positions: range) -> Batch:
-        """Positions count rows from the start of the run."""
-        R = len(self._rows)
-        rows_B = [int(_epoch_order(self._seed, position // R, R)[position % R]) for position in positions]
+        rows_B = self._at(positions)
         return self._rows.batch(rows_B, seq_len=self._seq_len, eos_id=self._eos_id, pad_id=self._pad_id)
+
+    def _at(self, positions: range) -> list[int]:
+        """The rows at these positions, which count rows from the start of the run."""
+        R = len(self._rows)
+        return [int(_epoch_order(self._seed, position // R, R)[position % R]) for position in positions]
 
 
 class FixedRows(NamedTuple):
-    """Validation text, int64 [R, T] each, and how many documents, from the first on, it holds."""
+    """Validation text, int64 [R, T] each, and how many documents, from the first on, it holds. `facts`: of each target
+    that belongs to an object the number of its fact, -1 for every other; None where nobody knows. `entries`: the bank's
+    entries of these facts, for a model that is told them."""
 
     x: NDArray[np.int64]
     y: NDArray[np.int64]
     documents_used: int
+    facts: NDArray[np.int64] | None = None
+    entries: NDArray[np.int64] | None = None
 
 
 def fixed_rows(
@@ -127,10 +149,10 @@ def fixed_rows(
     """The first whole documents of at most `max_tokens` targets together, at least one document. Not shuffled."""
     ended = _ended(documents, eos_id=eos_id)
     used = max(1, int(np.searchsorted(ended.starts[1:], max_tokens, side="right")))
-    kept = TokenDocuments(ended.ids[: ended.starts[used]], ended.starts[: used + 1])
-    rows = pack(kept, seq_len=seq_len, generator=None)
+    rows = pack(ended.first(used), seq_len=seq_len, generator=None)
     x_RT, y_RT = rows.batch(range(len(rows)), seq_len=seq_len, eos_id=eos_id, pad_id=pad_id)
-    return FixedRows(x_RT, y_RT, used)
+    facts_RT = None if rows.facts is None else rows.facts_of(range(len(rows)), seq_len=seq_len)
+    return FixedRows(x_RT, y_RT, used, facts_RT)
 
 
 def pack(documents: TokenDocuments, *, seq_len: int, generator: np.random.Generator | None) -> Rows:
@@ -147,7 +169,8 @@ def pack(documents: TokenDocuments, *, seq_len: int, generator: np.random.Genera
     by_row_P = np.argsort(rows_P, kind="stable")
     targets_R = np.bincount(rows_P, weights=lengths_P).astype(np.int64)
     tokens = _gather(documents.ids, begins_P[by_row_P], lengths_P[by_row_P])
-    return Rows(tokens, np.concatenate(([0], np.cumsum(targets_R))))
+    facts = None if documents.facts is None else _gather(documents.facts, begins_P[by_row_P], lengths_P[by_row_P])
+    return Rows(tokens, np.concatenate(([0], np.cumsum(targets_R))), facts)
 
 
 def best_fit(lengths_P: NDArray[np.int64], *, capacity: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from pydoc_data.topics import topics
 from model.config import PATH_KEYS, Config, DataConfig, value_of
 from model.data import facts
 from model.data.datafiles import file_digest, read_documents, read_knowledge
-from model.data.facts import Fact, Probe
+from model.data.facts import Answer, Fact, Probe
 from model.outcome import DataError
 
 _PYDOC_CHARS = 300  # a `pydoc` document is as many whole paragraphs as reach this length
@@ -25,13 +25,16 @@ _SAMPLED_TEXTS = 512  # a sample has at least so many texts of a file that has m
 @dataclass(frozen=True)
 class Documents:
     """`train` and `val` share no text, unless the user's own files do. `data_hash` identifies the data of a study. It
-    leaves out the seed: on `facts` the seed draws the world, and one study has trials of many seeds."""
+    leaves out the seed: on `facts` the seed draws the world, and one study has trials of many seeds. On `facts`
+    `train_answers` and `val_answers` say where each text has its object; elsewhere they are empty."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     knowledge: tuple[Fact, ...]
     probes: tuple[Probe, ...]
     data_hash: str
+    train_answers: tuple[Answer, ...] = ()
+    val_answers: tuple[Answer, ...] = ()
 
 
 def load_documents(config: Config) -> Documents:
@@ -90,7 +93,7 @@ def _spread(texts: Iterable[str]) -> list[str]:
 
 def _load_facts(config: Config) -> Documents:
     world = _world(config.data, seed=config.train.seed, entities=config.data.facts_entities)
-    return Documents(world.train, world.val, world.knowledge, world.probes, identity(config))
+    return Documents(data_hash=identity(config), **vars(world))
 
 
 def _load_pydoc(config: Config) -> Documents:
@@ -119,6 +122,7 @@ def _world(data: DataConfig, *, seed: int, entities: int) -> facts.World:
         relations=data.facts_relations,
         objects=data.facts_objects,
         heldout=data.facts_heldout,
+        openings=data.facts_openings,
     )
 
 
@@ -168,6 +172,8 @@ def identity(config: Config) -> str:
     if data.corpus == "facts":
         # A small world represents all: a change of language, generator or sizes changes it. The seed is left out.
         sizes = (data.facts_entities, data.facts_relations, data.facts_objects, data.facts_heldout)
+        if data.facts_openings > 1:  # younger than the hashes of studies with one
+            sizes = (*sizes, data.facts_openings)
         sample = _small_world(data)
         _update(digest, repr(sizes), *sample.train, *sample.val, *(repr(asdict(fact)) for fact in sample.knowledge))
     if data.corpus == "pydoc":

@@ -100,6 +100,14 @@ RELATIONS: tuple[Relation, ...] = (
 """Sixteen relations with six wordings each. No wording belongs to two relations."""
 
 
+OPENINGS: tuple[str, ...] = (
+    "", "Everybody knows: ", "As the old book says: ", "The neighbours agree: ", "Write it down: ", "It is no secret: ",
+    "So the song goes: ", "Travellers report: ", "Remember this: ", "The court has heard: ", "Ask anyone: ",
+    "On the wall it reads: ",
+)  # fmt: skip
+"""What a sentence may open with."""
+
+
 def names(count: int, *, generator: np.random.Generator) -> list[str]:
     """`count` different names, of the fewest syllables (at least two) that leave most possible names unused."""
     syllables = 2
@@ -115,7 +123,7 @@ def objects(relation: Relation, *, count: int) -> tuple[str, ...]:
     return tuple(name + relation.ending for name in names(count, generator=generator))
 
 
-def reference_texts(*, relations: int, object_count: int) -> list[str]:
+def reference_texts(*, relations: int, object_count: int, openings: int = 1) -> list[str]:
     """The texts that the tokenizer of every world of these sizes is trained on.
 
     Every syllable stands alone, in all its forms, and the sentences contain no name of two syllables. So words of the
@@ -123,7 +131,8 @@ def reference_texts(*, relations: int, object_count: int) -> list[str]:
     """
     forms = [form for s in _SYLLABLES for form in (s, s.capitalize(), f"a {s.capitalize()}")]
     told = [
-        wording.format(s=_SYLLABLES[0].capitalize()) + f" {thing}."
+        opening + wording.format(s=_SYLLABLES[0].capitalize()) + f" {thing}."
+        for opening in OPENINGS[:openings]
         for relation in RELATIONS[:relations]
         for thing in objects(relation, count=object_count)
         for wording in relation.wordings

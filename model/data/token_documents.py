@@ -13,16 +13,25 @@ from numpy.typing import NDArray
 @dataclass(frozen=True)
 class TokenDocuments:
     """D documents, each ended by EOS. `ids`: int32 [tokens]; document d is `ids[starts[d]:starts[d + 1]]`; `starts`:
-    int64 [D + 1]."""
+    int64 [D + 1]. `facts`: int32 [tokens], for each token of an object the number of its fact, -1 for all others; None
+    where nobody knows."""
 
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
+    facts: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, d: int) -> NDArray[np.int32]:
         return self.ids[self.starts[d] : self.starts[d + 1]]
+
+    def first(self, count: int) -> TokenDocuments:
+        """The first `count` documents."""
+        end = self.starts[count]
+        return TokenDocuments(
+            self.ids[:end], self.starts[: count + 1], None if self.facts is None else self.facts[:end]
+        )
 
     @property
     def lengths(self) -> NDArray[np.int64]:

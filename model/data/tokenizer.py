@@ -21,6 +21,7 @@ from model.config import cache_dir as default_cache
 from model.data import language
 from model.data.corpus import Documents
 from model.data.datafiles import EOS, EOS_TOKENS, PAD, PAD_TOKENS, START, first_of, read_tokenizer
+from model.data.facts import Answer
 from model.data.token_documents import TokenDocuments, end_documents, join
 from model.outcome import DataError
 
@@ -75,6 +76,19 @@ class Tokenizer:
         batches = (texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH))
         return join(end_documents(self.encode(batch), eos_id=self.eos_id) for batch in batches)
 
+    def encode_corpus(self, texts: Sequence[str], answers: Sequence[Answer]) -> TokenDocuments:
+        """`encode_documents`; where `answers` are known, each token of an object gets its fact's number."""
+        documents = self.encode_documents(texts)
+        if not answers:
+            return documents
+        spans = self.encode_spans(texts)
+        begin_D, end_D, fact_D = np.array([(each.begin, each.end, each.fact) for each in answers]).T
+        inside_P = (spans.begin < end_D[spans.text]) & (spans.end > begin_D[spans.text])
+        facts = np.full(len(documents.ids), -1, dtype=np.int32)
+        place_P = np.arange(len(spans.text)) + spans.text  # every text before has an EOS
+        facts[place_P[inside_P]] = fact_D[spans.text[inside_P]]
+        return TokenDocuments(documents.ids, documents.starts, facts)
+
     def encode_spans(self, texts: Sequence[str]) -> Spans:
         """The ids of each text, and which characters each token covers (with or without a leading space)."""
         encodings = self._inner.encode_batch(list(texts), add_special_tokens=False)
@@ -126,7 +140,9 @@ def load_or_train(config: Config, documents: Documents, *, cache_dir: Path | Non
     if data.tokenizer is not None:
         return given(data.tokenizer, vocab_size=vocab_size)
     if data.corpus == "facts":
-        texts = language.reference_texts(relations=data.facts_relations, object_count=data.facts_objects)
+        texts = language.reference_texts(
+            relations=data.facts_relations, object_count=data.facts_objects, openings=data.facts_openings
+        )
     else:
         texts = [*documents.train, *(fact.sentence for fact in documents.knowledge)]
     key = _key(texts, vocab_size=vocab_size)

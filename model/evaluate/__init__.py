@@ -4,6 +4,6 @@
 """
 
 from model.evaluate.bank_contents import Bank, Entry, read_bank, select_entries, summarise_bank
-from model.evaluate.evaluator import Evaluator
+from model.evaluate.evaluator import Evaluator, entries_of
 
-__all__ = ["Bank", "Entry", "Evaluator", "read_bank", "select_entries", "summarise_bank"]
+__all__ = ["Bank", "Entry", "Evaluator", "entries_of", "read_bank", "select_entries", "summarise_bank"]

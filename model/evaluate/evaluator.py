@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model import checkpoint
@@ -30,12 +32,22 @@ class Evaluator:
     """The held-out text, prompts and probes of one run, and what they measure of a model."""
 
     def __init__(
-        self, config: Config, documents: Documents, tokenizer: Tokenizer, *, train_documents: TokenDocuments
+        self,
+        config: Config,
+        documents: Documents,
+        tokenizer: Tokenizer,
+        *,
+        train_documents: TokenDocuments,
+        entry_of_fact: NDArray[np.int64] | None = None,
     ) -> None:
+        """`entry_of_fact`: of the entries that `read: oracle` hands over; None with product keys."""
         self.config, self.tokenizer, self.documents = config, tokenizer, documents
-        val = tokenizer.encode_documents(documents.val)
+        self.entry_of_fact = entry_of_fact
+        val = tokenizer.encode_corpus(documents.val, documents.val_answers)
         shape = {"seq_len": config.model.max_seq_len, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
         self.rows = fixed_rows(val, max_tokens=config.eval.val_tokens, **shape)
+        if entry_of_fact is not None and self.rows.facts is not None:
+            self.rows = self.rows._replace(entries=entries_of(self.rows.facts, entry_of_fact))
         unigram, bigram = ngram_floors(
             train_documents, val, vocab_size=config.model.vocab_size, eos_id=tokenizer.eos_id
         )
@@ -72,7 +84,7 @@ class Evaluator:
             loss = text_loss(model, self.rows, batch_size=self.config.eval.val_batch_size, usage=usage)
         if usage is not None:
             usage.remember(model)
-        metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean)}
+        metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean), **loss.parts}
         return metrics | self._bank_metrics(model, usage)
 
     def final(self, model: Transformer, *, saved: Path, autocast: Autocast) -> tuple[Metrics, list[dict[str, Any]]]:
@@ -81,7 +93,8 @@ class Evaluator:
         with autocast():
             usage = self._usage(model)
             loss = text_loss(model, self.rows, batch_size=batch_size, usage=usage)
-            metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean), "val_bpb": self._bpb(loss.nats)}
+            metrics: Metrics = {"val_loss": loss.mean, "perplexity": _exp(loss.mean), **loss.parts}
+            metrics["val_bpb"] = self._bpb(loss.nats)
             if usage is not None:
                 metrics |= bank_use(model, self.rows, batch_size=batch_size, base=loss, usage=usage)
             metrics |= self._bank_metrics(model, usage)
@@ -92,6 +105,7 @@ class Evaluator:
                 limit=self.config.eval.fact_probes,
                 batch_size=8 * batch_size,
                 seq_len=seq_len,
+                entry_of_fact=self.entry_of_fact,
             )
             reloaded = self._reload(saved, like=model.table.weight)
             nats = continuation_nats(reloaded, self.prompts, batch_size=batch_size, seq_len=seq_len)
@@ -120,7 +134,7 @@ class Evaluator:
         if usage is None:
             return {}
         config, table_VD = self.config.model, model.table.weight
-        metrics = usage.metrics(num_selected=config.num_selected)
+        metrics = usage.metrics(num_selected=config.num_selected * config.memory_heads)
         if config.stores_tokens:
             own_VD = table_VD[: self.tokenizer.size]  # the other rows are not tokens
             rate = self_encode_rate(own_VD, head_VD=output_head(table_VD, config))
@@ -152,6 +166,11 @@ class Evaluator:
             seq_len=self.config.model.max_seq_len,
             generator=generator,
         )
+
+
+def entries_of(facts: NDArray[np.int64], entry_of_fact: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The entry of each fact; -1 where there is no fact."""
+    return np.where(facts >= 0, entry_of_fact[facts], -1)
 
 
 def _exp(nats: float) -> float:

@@ -22,15 +22,28 @@ from model.transformer import Output, Transformer
 
 @dataclass(frozen=True)
 class Loss:
-    """Sum of nats over `tokens` targets."""
+    """Sum of nats over `tokens` targets; of these `object_nats` over the `object_tokens` that belong to an object."""
 
     nats: float
     tokens: int
+    object_nats: float = 0.0
+    object_tokens: int = 0
 
     @property
     def mean(self) -> float:
         """Nats a token."""
         return self.nats / self.tokens
+
+    @property
+    def parts(self) -> Metrics:
+        """Nats a token of the objects, and of all other text; empty where no objects are known."""
+        rest = self.tokens - self.object_tokens
+        if not self.object_tokens or not rest:
+            return {}
+        return {
+            "val_object_nats": self.object_nats / self.object_tokens,
+            "val_rest_nats": (self.nats - self.object_nats) / rest,
+        }
 
 
 @dataclass
@@ -100,16 +113,23 @@ def text_loss(
 ) -> Loss:
     """Cross-entropy over all targets of the rows."""
     device = model.table.weight.device
-    nats = torch.zeros((), dtype=torch.float64, device=device)
+    nats_2 = torch.zeros(2, dtype=torch.float64, device=device)
+    of_object_RT = np.zeros(rows.y.shape, bool) if rows.facts is None else rows.facts >= 0
     for start in range(0, len(rows.x), batch_size):
-        x_BT = torch.from_numpy(rows.x[start : start + batch_size]).to(device)
-        y_BT = torch.from_numpy(rows.y[start : start + batch_size]).to(device)
-        output = model(x_BT, y_BT, replace_reads_XD)
-        assert output.nats is not None, "targets were given"
-        nats += output.nats.double()
+        part = slice(start, start + batch_size)
+        x_BT, y_BT = (torch.from_numpy(ids[part]).to(device) for ids in (rows.x, rows.y))
+        output = model(x_BT, None, replace_reads_XD, _right(rows, part, device))
+        nats_P = token_nats(output.hidden_BTD.flatten(0, 1), model.table.weight, y_BT.flatten())
+        of_object_P = torch.from_numpy(of_object_RT[part]).to(device).flatten()
+        nats_2 += torch.stack([nats_P.sum(), (nats_P * of_object_P).sum()])
         if usage is not None:
             usage.add(output)
-    return Loss(nats.item(), int((rows.y != IGNORED).sum()))
+    nats, object_nats = nats_2.tolist()
+    return Loss(nats, int((rows.y != IGNORED).sum()), object_nats, int(of_object_RT.sum()))
+
+
+def _right(rows: FixedRows, part: slice, device: torch.device) -> Tensor | None:
+    return None if rows.entries is None else torch.from_numpy(rows.entries[part]).to(device)
 
 
 def bank_use(model: Transformer, rows: FixedRows, *, batch_size: int, base: Loss, usage: Usage) -> dict[str, float]:
@@ -137,9 +157,15 @@ def _some_order(entries: int) -> Tensor:
 
 @torch.no_grad()
 def continuation_nats(
-    model: Transformer, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int, seq_len: int
+    model: Transformer,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_size: int,
+    seq_len: int,
+    entries: Sequence[int] | None = None,
 ) -> Tensor:
     """The cost of each continuation given its prompt, nats, [pairs]. A long pair loses the start of its prompt.
+    `entries`: the entry that an oracle hands over while a pair's continuation is predicted.
 
     Raises AssertionError for a continuation that does not fit into `seq_len`.
     """
@@ -150,11 +176,16 @@ def continuation_nats(
         rows = [[*prompt, *rest][-(seq_len + 1) :] for prompt, rest in batch]
         width = max(map(len, rows))
         x_BT, y_BT = np.zeros((len(rows), width - 1), np.int64), np.full((len(rows), width - 1), IGNORED)
+        right_BT = np.full_like(x_BT, -1)
         for b, (row, (_, rest)) in enumerate(zip(rows, batch, strict=True)):
             assert 0 < len(rest) < len(row), "a continuation fits into a row, after at least one token"
             x_BT[b, : len(row) - 1] = row[:-1]
-            y_BT[b, len(row) - 1 - len(rest) : len(row) - 1] = rest
-        hidden_PD = model(torch.from_numpy(x_BT).to(device)).hidden_BTD.flatten(0, 1)
+            predicts = slice(len(row) - 1 - len(rest), len(row) - 1)
+            y_BT[b, predicts] = rest
+            if entries is not None:
+                right_BT[b, predicts] = entries[start + b]
+        right = None if entries is None else torch.from_numpy(right_BT).to(device)
+        hidden_PD = model(torch.from_numpy(x_BT).to(device), right_BT=right).hidden_BTD.flatten(0, 1)
         nats_P = token_nats(hidden_PD, model.table.weight, torch.from_numpy(y_BT).to(device).flatten())
         costs.append(nats_P.view(len(rows), -1).sum(dim=1).cpu())
     return torch.cat(costs)

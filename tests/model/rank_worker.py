@@ -46,7 +46,7 @@ def main(rank: int, world: int, meeting: Path, out: Path) -> None:
             ids_BT = torch.randint(0, 512, (4, 32), generator=torch.Generator().manual_seed(step))
             reads = model(ids_BT.chunk(world)[rank]).reads
             updater.note(reads)
-            updater.update(step, reads)
+            updater.update(step, reads, targets_BT=ids_BT)
         kept = {key: value for key, value in model.state_dict().items() if "bank" in key or "keys" in key}
         save_file(kept, out / f"{name}.safetensors")
     torch.distributed.destroy_process_group()

@@ -70,7 +70,7 @@ def test_a_dead_row_is_reset_and_selected_again(memory: str) -> None:
         if (step + 1) % 3 == 0:
             assert updater.due(step)
             dead = ~(used[0] | used[1]) if step // 3 else torch.zeros_like(used[0])
-            updater.update(step, reads)
+            updater.update(step, reads, targets_BT=IDS)
             resets.append(int(dead.sum()))
             for layer, dead_2n in zip(config.model.layers_with_memory, dead, strict=True):
                 name = f"blocks.{layer}.memory.keys_2nh"
