@@ -199,7 +199,8 @@ class BlindMemory(nn.Module):
         right_BT: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         del bank, table_VD, replace_read_D, right_BT
-        return self.fuse(torch.cat([u_BTD, self.read_norm(self.widen(self.narrow(u_BTD)))], dim=-1)), None
+        made_BTD = self.widen(self.narrow(u_BTD)).to(u_BTD.dtype)
+        return self.fuse(torch.cat([u_BTD, self.read_norm(made_BTD)], dim=-1)), None
 
 
 class MatchedFeedForward(nn.Module):

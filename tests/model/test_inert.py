@@ -20,9 +20,11 @@ OTHER: dict[str, Any] = {
     "model.ema_state": "sparse_cache", "model.cache_mib": 1, "model.encode": "cosine", "model.num_selected": 2,
     "model.query_norm": "none", "model.read_norm": "none", "model.ema": "off", "model.ema_decay": 0.5,
     "model.ema_update_freq": 3, "model.ema_rescale": "match_norm", "model.freeze_ratio": 0.5,
+    "model.memory_heads": 2, "model.query_temperature": "learned", "model.ema_target": "continuation",
     "model.refresh": "frequency", "model.refresh_after": 2, "model.residual_dim": 8, "model.memory_layers": "0",
     "model.knowledge_num": 256, "model.knowledge_dim": 32, "train.balance_loss_coef": 1.0, "train.decay_ratio": 0.5,
     "data.facts_entities": 99, "data.facts_relations": 3, "data.facts_objects": 5, "data.facts_heldout": 0.3,
+    "data.facts_openings": 2, "model.read": "oracle",
 }  # fmt: skip
 """Another value of every key that may be inert."""
 
@@ -31,6 +33,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "blind": {"model.memory": "blind"},
     "vector": {"model.memory": "vector"},
     "token": {"model.memory": "token"},
+    "cosine": {"model.memory": "token", "model.query_norm": "cosine"},
     "a still bank": {"model.memory": "token", "model.ema": "off", "model.kb_init": "random"},
     "a still vector bank": {"model.memory": "vector", "model.ema": "off"},
     "another corpus": {"model.memory": "none", "data.corpus": "pydoc"},

@@ -100,7 +100,7 @@ def test_a_budget_in_epochs_is_a_number_of_steps(epochs: float, steps: int) -> N
 @settings(deadline=None)
 def test_fixed_rows_hold_the_first_whole_documents(lengths: list[int], max_tokens: int) -> None:
     documents = distinct_tokens(lengths)
-    x, y, used = fixed_rows(documents, seq_len=8, eos_id=EOS, pad_id=PAD, max_tokens=max_tokens)
+    x, y, used, *_ = fixed_rows(documents, seq_len=8, eos_id=EOS, pad_id=PAD, max_tokens=max_tokens)
     targets = Counter(y[y != IGNORED].tolist())
     assert targets == Counter(token for document in documents[:used] for token in [*document, EOS])
     assert used == 1 or targets.total() <= max_tokens

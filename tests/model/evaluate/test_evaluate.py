@@ -47,8 +47,11 @@ def test_bank_use_leaves_the_model_unchanged() -> None:
     assert usage.counts_XN.sum().item() == rows.x.size * 4 * 2
 
 
-def test_a_zero_read_equals_the_blind_layer() -> None:
+def test_a_zero_read_equals_a_blind_layer_whose_bottleneck_is_shut() -> None:
     token, blind = tiny_model(), tiny_model("blind")
+    for name, parameter in blind.named_parameters():
+        if "widen" in name:
+            parameter.data.zero_()
     ids = torch.arange(20)[None]
     zeroed = token(ids, None, torch.zeros(2, 32)).hidden_BTD
     torch.testing.assert_close(zeroed, blind(ids).hidden_BTD)
@@ -126,7 +129,7 @@ def test_read_entropy_is_the_mean_over_positions_and_layers() -> None:
 ])  # fmt: skip
 def test_tied_objects_share_the_accuracy(costs: list[float], accuracy: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two questions with three objects each, the first of which is right."""
-    questions = [Probe("Who?", " a", (" a", " b", " c"), "seen") for _ in range(2)]
+    questions = [Probe("Who?", " a", (" a", " b", " c"), "seen", 0) for _ in range(2)]
     tokenizer = cast(Tokenizer, SimpleNamespace(eos_id=2, encode_one=lambda _: [5], encode=lambda _: [[6]] * 3))
     monkeypatch.setattr(probes, "continuation_nats", lambda *_, **__: torch.tensor(costs))
     found = probes.fact_metrics(tiny_model(), questions, tokenizer=tokenizer, limit=9, batch_size=4, seq_len=32)
@@ -139,7 +142,7 @@ def test_a_uniform_model_has_chance_accuracy() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.table.weight.zero_()
-    questions = [Probe("Who?", " a", (" a", " b", " c", " d"), "heldout")]
+    questions = [Probe("Who?", " a", (" a", " b", " c", " d"), "heldout", 0)]
     tokenizer = cast(
         Tokenizer, SimpleNamespace(eos_id=2, encode_one=lambda _: [5], encode=lambda _: [[6], [7], [8], [9]])
     )
