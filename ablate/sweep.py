@@ -305,16 +305,17 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     rows = ledger.rows()
     found = best_of_study(rows, objective=study.objectives[0])
     folder = answer = None
+    cautions: tuple[str, ...] = ()
     try:
         findings = writer.findings_of(ledger.place, allow_mixed=options.allow_mixed)
-        answer = summary.answer(findings) if study.ablation else None
+        answer, cautions = summary.answer(findings) if study.ablation else None, findings.cautions
         writer.write_findings(findings)
         folder = ledger.place / "report"
     except BadInput as error:  # such as trials of two data sets: the study is done nevertheless
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
-    ended = Ended(study, rows, best=found, answer=answer, report=folder)
+    ended = Ended(study, rows, best=found, answer=answer, cautions=cautions, report=folder)
     print(json.dumps(_as_json(ended), indent=1) if options.json else escape.printable("\n".join(_as_lines(ended))))
     return cli.DONE if found else cli.NO_SUCCESS
 
@@ -327,12 +328,14 @@ def _limits(resources: Resources) -> Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """What the last lines say. `answer`: of the ablation; None without one, or without a report."""
+    """What the last lines say. `answer`: of the ablation; None without one, or without a report. `cautions`: why the
+    results may say less than they seem to."""
 
     study: StudySpec
     rows: Sequence[TrialRow]
     best: tuple[TrialRow, float] | None
     answer: Answer | None
+    cautions: tuple[str, ...]
     report: Place | None
 
 
@@ -354,6 +357,7 @@ def _as_lines(ended: Ended) -> list[str]:
         tied = sum(other == value for _, other in measured((each for each in rows if each.arm == SEARCH), metric))
         reached += f" ({tied} trials tie)" if tied > 1 else ""
         lines.append(f"best: trial {row.trial_id} {reached} {formatting.parameters(row.params)}")
+    lines += [f"caution: {caution}" for caution in ended.cautions]
     lines.append(f"report: {ended.report / 'report.md' if ended.report else 'none, see above'}")
     return lines
 
@@ -370,6 +374,7 @@ def _as_json(ended: Ended) -> dict[str, object]:
         ],
         "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
         **({"answer": asdict(ended.answer) if ended.answer else None} if ended.study.ablation else {}),
+        "cautions": list(ended.cautions),
         "report": str(ended.report / "report.md") if ended.report else None,
     }
 

@@ -31,10 +31,16 @@ METRICS: tuple[Metric, ...] = (
     Metric("inference_loss", "float", "nats/token", "min", "checkpoint reloaded: continuations of held-out prompts"),
     Metric("unigram_floor", "float", "nats/token", "", "what token frequencies alone reach on the held-out text"),
     Metric("bigram_floor", "float", "nats/token", "", "what an interpolated bigram model reaches there"),
-    # Whether the bank is read.
-    Metric("bank_use_nats", "float", "nats/token", "max", "val_loss with the bank's rows permuted, minus val_loss"),
-    Metric("bank_zero_nats", "float", "nats/token", "max", "val_loss with the read set to zero, minus val_loss"),
-    Metric("bank_mean_nats", "float", "nats/token", "max", "val_loss with the read set to its mean, minus val_loss"),
+    # Reliance: what the trained model loses when its bank is disturbed.
+    Metric(
+        "bank_use_nats",
+        "float",
+        "nats/token",
+        "max",
+        "reliance: val_loss with permuted rows minus val_loss",
+    ),
+    Metric("bank_zero_nats", "float", "nats/token", "max", "reliance: val_loss with reads of 0 minus val_loss"),
+    Metric("bank_mean_nats", "float", "nats/token", "max", "reliance: val_loss with mean reads minus val_loss"),
     # What it knows (corpus `facts`).
     Metric("fact_nll", "float", "nats", "min", "cost of the right object, seen and held-out paraphrases together"),
     Metric("fact_accuracy", "float", "share", "max", "right object first among its relation's, both paraphrase sets"),

@@ -40,7 +40,8 @@ class Description:
     arms; None where there is none. `data_keys`: keys, or prefixes of keys, that change the data that a trial reads.
     `size_keys`: the same for the budget that it ends with. `curve`: the metric whose learning curves a
     report draws; "" for the objective. `headlines`: the metrics that a trial's record shows first.
-    `sections`: prefix of a key -> title, for pages that list a configuration.
+    `sections`: prefix of a key -> title, for pages that list a configuration. `most_epochs`: passes over the training
+    data beyond which a study is warned.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Description:
     curve: str = ""
     headlines: tuple[str, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
+    most_epochs: float = 4.0
 
     @cached_property
     def by_name(self) -> dict[str, Metric]:

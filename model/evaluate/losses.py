@@ -35,7 +35,7 @@ class Loss:
         return self.nats / self.tokens
 
     @property
-    def parts(self) -> Metrics:
+    def parts(self) -> dict[str, float]:
         """Nats a token of the objects, and of all other text; empty where no objects are known."""
         rest = self.tokens - self.object_tokens
         if not self.object_tokens or not rest:

@@ -88,7 +88,7 @@ def test_an_ablation_ends_with_its_answer_and_not_with_a_best_trial(
     assert answer["answer"]["verdict"] == "no effect is shown"
     arms = answer["answer"]["arms"]
     assert [(arm["arm"], arm["n"], arm["shown"]) for arm in arms] == [("blind", 2, False), ("none", 2, False)]
-    assert set(answer) == {"study", "trials", "failed", "best", "answer", "report"}
+    assert set(answer) == {"study", "trials", "failed", "best", "answer", "cautions", "report"}
 
 
 def test_an_ablation_without_a_pair_has_no_answer_yet(

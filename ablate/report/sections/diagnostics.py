@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ablate import formatting
 from ablate.analyze.basis.frames import completed, texts
+from ablate.analyze.basis.stats import Interval
 from ablate.analyze.cost import COLUMNS
 from ablate.errors import BadInput
 from ablate.escape import one_line
@@ -96,7 +98,10 @@ def diagnostic_sections(findings: Findings) -> list[Section]:
     """The sections that every study has, each once it has content."""
     sections = []
     if findings.progress.completed and findings.data.measures_memory:
-        sections += [Section("Is the memory read?", tuple(_memory(findings))), _floors(findings)]
+        sections += [
+            Section("Does the model rely on its memory, and what is it worth?", tuple(_memory(findings))),
+            _floors(findings),
+        ]
     if findings.progress.final:
         sections += [failures_section(findings), _cost(findings)]
     return [*sections, *_samples(findings), Section("Provenance", (provenance_table(findings),))]
@@ -104,11 +109,21 @@ def diagnostic_sections(findings: Findings) -> list[Section]:
 
 def _memory(findings: Findings) -> list[Block]:
     rule = (
-        "bank_use_nats is val_loss with the bank's rows permuted, minus val_loss: what the bank's content is worth. "
-        "A gain is credited to the memory only where its 95% interval lies above 0."
+        "Reliance is what a trained model loses when its bank is disturbed: its rows permuted (bank_use_nats), its "
+        "read set to zero, or its read replaced by the mean read, each as val_loss minus the undisturbed val_loss. A "
+        "model can rely on what is worth nothing: it may lose more with wrong content than with none. A gain is "
+        "credited to the memory only where the 95% interval of bank_use_nats lies above 0. "
     )
     if not findings.bank_use:
-        return [words(rule + " No completed trial has a bank to permute.")]
+        return [words(rule + "No completed trial has a bank to permute.")]
+    objective = findings.primary.objective
+    has_worth = any(entry.worth is not None for entry in findings.bank_use)
+    rule += (
+        f"Worth is the paired difference in {objective.metric} to `blind`, the same layer with a bottleneck in place "
+        "of the memory."
+        if has_worth
+        else "What it is worth was not measured: no completed run has `memory: blind`, the same layer without a memory."
+    )
     rows = []
     for entry in findings.bank_use:
         places = formatting.decimals_for(entry.use.sd if entry.use.n > 1 else abs(entry.use.mean))
@@ -122,12 +137,19 @@ def _memory(findings: Findings) -> list[Block]:
                 Cell(formatting.fixed(entry.zeroed, places, sign=True), entry.zeroed),
                 Cell(formatting.fixed(entry.averaged, places, sign=True), entry.averaged),
                 cell(verdict),
+                *(_worth(entry.worth) if has_worth else ()),
             )
         )
+    worth = (
+        Column("worth", f"worth: {objective.metric} − blind"),
+        Column("worth_interval", "95% interval", interval=True),
+    )
     table = Table(
         label="bank_use",
-        caption="What the memory's content is worth, nats a token: val_loss with the bank's rows permuted "
-        "(bank_use_nats), with the read set to zero, and with the read replaced by its mean, each minus val_loss.",
+        caption="Reliance on the memory, nats a token: val_loss with the bank's rows permuted (bank_use_nats), with "
+        "the read set to zero, and with the read replaced by its mean, each minus val_loss."
+        + f" Worth: {objective.metric} minus that of `blind`, paired by seed."
+        * has_worth,
         columns=(
             GROUP,
             Column("n", "n"),
@@ -136,10 +158,19 @@ def _memory(findings: Findings) -> list[Block]:
             Column("bank_zero_nats", "read zeroed"),
             Column("bank_mean_nats", "read averaged"),
             Column("read", "is it read?", number=False),
+            *(worth if has_worth else ()),
         ),
         rows=tuple(rows),
     )
     return [words(rule), table]
+
+
+def _worth(worth: Interval | None) -> tuple[Cell, Cell]:
+    if worth is None or not worth.n:
+        return Cell(formatting.DASH, None), interval_cell(math.nan, math.nan, 3)
+    places = formatting.decimals_for(worth.sd if worth.n > 1 else abs(worth.mean))
+    mean = Cell(formatting.fixed(worth.mean, places, sign=True), worth.mean)
+    return mean, interval_cell(worth.low, worth.high, places, sign=True)
 
 
 def _floors(findings: Findings) -> Section:

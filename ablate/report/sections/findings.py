@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ablate.analyze import cautions
 from ablate.analyze.arms.contrasts import Factorial, factorial
 from ablate.analyze.arms.cost_effectiveness import CostEffectiveness, cost_effectiveness
 from ablate.analyze.arms.curves import Band, Curve, bands, curves
@@ -87,7 +88,7 @@ class Findings:
     `subject`: what the trainer said of the study.
 
     `exploratory`: arm -> why its p values are exploratory; arms whose test was fixed before results were seen are not
-    in it.
+    in it. `cautions`: sentences that say why results may say less than they seem to.
     """
 
     data: StudyData
@@ -108,6 +109,7 @@ class Findings:
     judged: tuple[Judged, ...]
     rungs: tuple[Rung, ...]
     exploratory: Mapping[str, str]
+    cautions: tuple[str, ...]
 
     @property
     def primary(self) -> PerObjective:
@@ -154,6 +156,8 @@ def analyse(data: StudyData) -> Findings:
     per_objective = tuple(_per_objective(data, search, objective) for objective in data.objectives)
     effects_shown = per_objective[0].effects
     subject = _subject(data)
+    found_trained = tuple(trained(trials, declared=arms, costs=subject.costs, epoch=subject.epoch))
+    found_floors = tuple(floors(trials, objective=primary, declared=arms))
     return Findings(
         data=data,
         subject=subject,
@@ -164,13 +168,18 @@ def analyse(data: StudyData) -> Findings:
         per_objective=per_objective,
         pareto=pareto_ids(search, objectives=data.objectives) if len(data.objectives) > 1 else (),
         bank_use=tuple(bank_use(trials, objective=primary, declared=arms)),
-        floors=tuple(floors(trials, objective=primary, declared=arms)),
+        floors=found_floors,
         failures=tuple(failures(data.every_trial)),
-        trained=tuple(trained(trials, declared=arms, costs=subject.costs, epoch=subject.epoch)),
+        trained=found_trained,
         costs=tuple(costs(trials, declared=arms)),
         curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective), metric=data.curve_metric)),
         bands=tuple(bands(history, trials, metric=data.curve_metric, declared=arms)),
         mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys], trainer=data.trainer)),
+        cautions=(
+            *cautions.repeated_in(found_trained, most=data.trainer.most_epochs),
+            *cautions.risen(trials, history, objective=primary),
+            *cautions.above_floor(found_floors),
+        ),
         cost_effectiveness=tuple(
             cost_effectiveness(
                 trials,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ablate import formatting
 from ablate.analyze.search.space import show
 from ablate.analyze.trained import Span, Trained
-from ablate.report.render.document import Block, Cell, Code, Column, Section, Table, cell, words
+from ablate.report.render.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
 from ablate.report.sections.findings import Findings
 from ablate.spec.designs import BASELINE, SEARCH
 
 
 def trained_sections(findings: Findings) -> list[Section]:
     """The base, and what its trials trained; the base alone before a trial has ended."""
-    blocks: list[Block] = _base(findings)
+    blocks: list[Block] = [notice(caution) for caution in findings.cautions] + _base(findings)
     if findings.trained:
         blocks += [words(_passes(findings)), _table(findings)]
     return [Section("What was trained", tuple(blocks))]
