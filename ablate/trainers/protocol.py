@@ -162,19 +162,28 @@ class Config:
         return {key: self.values[key] for key in keys}
 
     def tree(self) -> dict[str, Any]:
-        """Nested, as in JSON: `model.dim` is `{"model": {"dim": ...}}`. A trial's id is a hash of it."""
-        tree: dict[str, Any] = {}
-        for key, value in self.values.items():
-            *sections, name = key.split(".")
-            inner = tree
-            for section in sections:
-                inner = inner.setdefault(section, {})
-            inner[name] = value
-        return tree
+        """Nested, as in JSON: `model.dim` is `{"model": {"dim": ...}}`."""
+        return _nested(self.values)
+
+    def identity(self) -> dict[str, Any]:
+        """`tree` without the later keys that change nothing: a trial's id and a study's identity are hashes of it."""
+        later = self.trainer.later_keys
+        return _nested({key: value for key, value in self.values.items() if key not in later or value != later[key]})
 
     def to_json(self) -> str:
         """`tree` as JSON text: the `config_json` of a trial's row."""
         return json.dumps(self.tree(), ensure_ascii=False, separators=(",", ":"))
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return tree
 
 
 class Train(Protocol):
@@ -199,6 +208,12 @@ class Trainer(Protocol):
     @property
     def keys(self) -> tuple[str, ...]:
         """All parameters, as dotted keys."""
+        ...
+
+    @property
+    def later_keys(self) -> Mapping[str, Any]:
+        """Keys that came after the first release, each with the value under which runs are what they were without it.
+        At that value a key is no part of ids, so earlier studies keep theirs."""
         ...
 
     @property

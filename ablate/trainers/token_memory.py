@@ -57,6 +57,11 @@ class TokenMemory:
         return api.KEYS
 
     @property
+    def later_keys(self) -> Mapping[str, Any]:
+        """See `model.api.LATER_KEYS`."""
+        return api.LATER_KEYS
+
+    @property
     def path_keys(self) -> tuple[str, ...]:
         """The keys of the data files and of the tokenizer."""
         return api.PATH_KEYS

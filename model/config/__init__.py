@@ -16,6 +16,7 @@ from model.config.launch import (
 )
 from model.config.overrides import (
     KEYS,
+    LATER_KEYS,
     PATH_KEYS,
     check_key,
     explain,
@@ -32,8 +33,8 @@ from model.config.seeding import reseeded, stream_seed
 from model.config.settings import Config, ConfigError, DataConfig, Memory, ModelConfig, TrainConfig
 
 __all__ = [
-    "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig",
-    "Memory", "ModelConfig", "TrainConfig", "cache_dir", "check_key", "check_packages", "check_processes",
+    "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "LATER_KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError",
+    "DataConfig", "Memory", "ModelConfig", "TrainConfig", "cache_dir", "check_key", "check_packages", "check_processes",
     "check_ranks", "code_hash", "deepspeed_config", "explain", "from_json", "inert_keys", "missing_files", "nearest",
     "override", "read_overrides", "reseeded", "resolve", "stream_seed", "value_of",
 ]  # fmt: skip

@@ -32,6 +32,16 @@ _SECTIONS: dict[str, type[Section]] = {
 KEYS: tuple[str, ...] = tuple(f"{section}.{name}" for section, kind in _SECTIONS.items() for name in kind.model_fields)
 """Every dotted key that an override may name."""
 
+LATER_KEYS: dict[str, Any] = {
+    f"{section}.{name}": _SECTIONS[section].model_fields[name].default
+    for section, names in {
+        "model": ("memory_heads", "query_temperature", "read", "ema_target"),
+        "data": ("facts_openings",),
+    }.items()
+    for name in names
+}
+"""The keys that came after the first release, each with its default, under which a run is what it was without it."""
+
 PATH_KEYS = ("data.train", "data.val", "data.knowledge", "data.tokenizer")
 """The keys whose values are paths."""
 

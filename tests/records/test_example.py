@@ -24,3 +24,13 @@ def test_ids_are_recomputed_from_the_study_file() -> None:
     study = study_file.load(ROOT / "search_spaces" / "memory.yaml")
     planned = {trial.trial_id for trial in plan.arm_trials(study, study.base)}
     assert planned == {row.trial_id for row in LEDGER.rows()}
+
+
+def test_a_later_key_is_part_of_an_id_only_where_it_changes_something() -> None:
+    row = LEDGER.rows()[0]
+    config = TRAINER.read(row.config_json)
+    for key, value in TRAINER.later_keys.items():
+        assert config[key] == value
+        assert trial_id(row.arm, config.override({key: value}), row.seed) == row.trial_id
+    changed = config.override({"model.memory_heads": 2})
+    assert trial_id(row.arm, changed, row.seed) != row.trial_id
