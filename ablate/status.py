@@ -62,7 +62,8 @@ class Status:
 
     `states`: number of trials by status, and of trials that are `running` (`unfinished` where no sweep runs the study)
     and `waiting`. `failed`: the latest failures. `driver`: the process that runs the study. `hint`: what to do about
-    trials that have not ended; "" while a sweep runs. `left_s`: None where no trial has ended yet, or no sweep runs.
+    trials that have not ended; "" while a sweep runs. `control`: the positive control; None without one.
+    `left_s`: None where no trial has ended yet, or no sweep runs.
     """
 
     study: str
@@ -76,6 +77,7 @@ class Status:
     failed: tuple[Failed, ...] = ()
     driver: str = ""
     hint: str = ""
+    control: str | None = None
 
 
 def collect(ledger: Ledger) -> Status:
@@ -106,6 +108,7 @@ def collect(ledger: Ledger) -> Status:
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
         driver=lock.holder(ledger) if running else "",
         hint="" if running else _hint(study, rows, done),
+        control=study.spec.ablation.control if study.spec.ablation else None,
     )
 
 
@@ -135,6 +138,7 @@ def render(status: Status) -> str:
     running = f"a sweep is running it ({status.driver})" if status.running else "no sweep is running it here"
     lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {running}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
+    lines += ["", f"positive control: {status.control}"] if status.control else []
     if status.best and status.best.arm == SEARCH:  # the lowest value over arms and seeds is no answer
         params = formatting.parameters(status.best.params)
         lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]

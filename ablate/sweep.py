@@ -30,7 +30,7 @@ from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.designs import SEARCH
 from ablate.spec.models import Resources, StudySpec
-from ablate.study import completion, lifecycle, lock, phases, preflight
+from ablate.study import completion, lifecycle, lock, lookup, phases, preflight
 from ablate.trials import plan
 
 if TYPE_CHECKING:
@@ -42,12 +42,17 @@ _EPILOG = """examples:
   python -m ablate.sweep search_spaces/ema.yaml
   python -m ablate.sweep search_spaces/ema.yaml --dry-run --gpu 4090
   python -m ablate.sweep search_spaces/ema.yaml --set base.data.corpus=pydoc --set study=ema_pydoc --trials 24
+  python -m ablate.sweep search_spaces/memory.yaml --dry-run --pilot memory
   python -m ablate.sweep search_spaces/ema.yaml --resume
 
 exit codes: 0 done, 2 bad input, 3 no trial succeeded, 130 interrupted and resumable"""
 
 _SET = "set a value of the study file, e.g. base.model.dim=256 or study=wider; repeatable"
 _DRY_RUN = "print the plan, the predicted peaks of memory and a rough cost; write nothing"
+_PILOT = (
+    "with --dry-run: an earlier study with the same metrics, by name or path, whose spread over seeds gives the chances"
+    " of the hypotheses' verdicts"
+)
 _GPU = (
     "plan a dry run for this GPU, e.g. 4090; the CPUs are taken to suffice. A GPU that is not known by its name needs"
     " resources.gpu_memory_gib"
@@ -74,6 +79,7 @@ class Options:
     inline: bool
     max_hours: float | None
     allow_mixed: bool = False
+    pilot: str | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,6 +95,8 @@ def parse(argv: Sequence[str] | None) -> Options:
     _refuse(given.inline and given.address, "--address", given.address, "--inline runs without Ray")
     _refuse(given.inline and given.gpus is not None, "--gpus", given.gpus, "--inline runs without Ray")
     _refuse(given.address and given.gpus is not None, "--gpus", given.gpus, "a running cluster counts its own cards")
+    if given.pilot is not None and not given.dry_run:
+        raise BadInput("--pilot", "", given.pilot, "it is for planning alone", "add --dry-run, or leave it out")
     if given.address and "://" in given.address:
         raise BadInput("--address", "", given.address, "Train does not run over Ray Client", "give HOST:PORT or `auto`")
     return Options(
@@ -105,6 +113,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         inline=given.inline,
         max_hours=given.max_hours,
         allow_mixed=given.allow_mixed,
+        pilot=given.pilot,
     )
 
 
@@ -129,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     add("--trials", metavar="N", type=_at_least(1), help="trials of the search; short for --set optimizer.trials=N")
     add("--resume", action="store_true", help="resume a study that is not finished")
     add("--dry-run", action="store_true", help=_DRY_RUN)
+    add("--pilot", metavar="STUDY", help=_PILOT)
     add("--json", action="store_true", help="print the answer as JSON")
     add("--gpu", metavar="NAME", help=_GPU)
     add("--gpus", metavar="N", type=_at_least(0), help="logical GPUs of this machine; default: those that are found")
@@ -196,9 +206,12 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
     folder = options.results / study.study
     lifecycle.check_whole_folder(Ledger(folder))
     earlier = folder if Ledger(folder).exists() else None
+    pilot = None if options.pilot is None else lookup.find(options.pilot, results=options.results)
+    if pilot is not None and study.ablation is None:
+        raise BadInput("--pilot", "", options.pilot, "the study has no arms to plan for", "leave it out")
     cpus = math.inf if here.elsewhere else here.cpus
     slots = preflight.slots(study.resources, here)
-    return dry_run.describe(study, slots, card=here.card, earlier=earlier, gpus=here.gpus, cpus=cpus)
+    return dry_run.describe(study, slots, card=here.card, earlier=earlier, pilot=pilot, gpus=here.gpus, cpus=cpus)
 
 
 def _within_budget(study: StudySpec, options: Options) -> Options:

@@ -37,12 +37,14 @@ def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Se
     _check_tuning(tree, ablation, arms, base=base, search=search)
     if not arms:
         raise tree.bad("ablation.factorial", "one cell", "every cell is the baseline", "give a factor another level")
-    _check_power(tree, ablation, designs.family(arms))
+    _check_control(tree, ablation, arms)
+    _check_power(tree, ablation, designs.family(arms, control=ablation.control))
     return ablation
 
 
 def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hypothesis, ...]:
-    """Read the list `hypotheses`. Each claim must name an arm of the study and a metric that has a better direction."""
+    """Read the list `hypotheses`. Each claim must name an arm of the study, a metric that has a better direction, and
+    either `min_effect` or a `target` that the study's seeds can show."""
     written = tree.value("hypotheses")
     if written is None:
         return ()
@@ -58,10 +60,13 @@ def hypotheses(tree: Tree, ablation: Ablation | None, base: Config) -> tuple[Hyp
         if "metric" in entry and not _better(tree, f"{key}.metric", entry["metric"]):
             rule = "neither a higher nor a lower value is better, so no improvement can be claimed"
             raise tree.bad(f"{key}.metric", entry["metric"], rule, "name another metric, such as val_loss")
+        _check_kind(tree, key, entry)
         hypothesis = tree.model(key, Hypothesis, entry)
-        if hypothesis.arm not in arms:
-            raise tree.bad(f"{key}.arm", hypothesis.arm, "not an arm of this study", nearest(hypothesis.arm, arms))
+        known = arms if hypothesis.target is None else (designs.BASELINE, *arms)
+        if hypothesis.arm not in known:
+            raise tree.bad(f"{key}.arm", hypothesis.arm, "not an arm of this study", nearest(hypothesis.arm, known))
         found.append(hypothesis)
+    _check_targets(tree, ablation, found)
     return tuple(found)
 
 
@@ -260,6 +265,51 @@ def _check_tuning(
             rule = f"not valid for arm {arm.name}: {error.rule} ({error.hint})"
             hint = f"give the range of {error.key} in `search`"
             raise ParameterError(error.key, error.value, rule, hint).at(tree.document.place(key)) from None
+
+
+def _check_control(tree: Tree, ablation: Ablation, arms: Sequence[Arm]) -> None:
+    """Check that the positive control is an arm, and not one in which no effect can be."""
+    if ablation.control is None:
+        return
+    design = {arm.name: arm.design for arm in arms}
+    claims = tuple(name for name, kind in design.items() if kind != "reseed")
+    if ablation.control in claims:
+        return
+    if ablation.control in design:
+        rule = "an A/A arm has no effect, so it cannot be the positive control"
+        raise tree.bad("ablation.control", ablation.control, rule, "name an arm whose gain is known")
+    hint = nearest(ablation.control, claims) if claims else "add the arm"
+    raise tree.bad("ablation.control", ablation.control, "not an arm of this study", hint)
+
+
+def _check_kind(tree: Tree, key: str, written: Mapping[str, Any]) -> None:
+    """Check that a hypothesis is about `min_effect` or about a `target`."""
+    one, hint = {"min_effect", "target"} & written.keys(), "give min_effect (a gain over the baseline) or target"
+    if not one:
+        raise tree.bad(f"{key}.min_effect", "missing", "a hypothesis needs min_effect or target", hint)
+    if len(one) == 2:
+        rule = "a hypothesis has min_effect or target, not both"
+        raise tree.bad(f"{key}.target", written["target"], rule, "make it two hypotheses")
+    for name in one:
+        if written[name] is None:
+            raise tree.bad(f"{key}.{name}", "null", "not a number", "write it like 0.1 or 1e-4")
+    if "alpha" in written and "target" not in written:
+        rule = f"only a hypothesis about a target has a level of its own; others are judged at {declared_test.ALPHA}"
+        raise tree.bad(f"{key}.alpha", written["alpha"], rule, "remove it")
+
+
+def _check_targets(tree: Tree, ablation: Ablation, found: Sequence[Hypothesis]) -> None:
+    """Refuse targets that the one-sample test cannot show with the study's seeds, unless the study is exploratory."""
+    claims = [(index, claim) for index, claim in enumerate(found) if claim.target is not None]
+    smallest = min(1.0, len(claims) * declared_test.smallest_p_one_sided(ablation.seeds))
+    for index, claim in claims:
+        if smallest >= claim.alpha and not ablation.exploratory:
+            about = "1 target" if len(claims) == 1 else f"{len(claims)} targets"
+            rule = f"the one-sample test cannot reject at {claim.alpha:g}: its smallest p by Holm over {about} is"
+            rule += f" {smallest:.3g}"
+            needed = declared_test.seeds_needed_one_sided(claim.alpha / len(claims))
+            hint = f"give {needed} seeds, or set `exploratory: true`"
+            raise tree.bad(f"hypotheses.{index}.target", claim.target, rule, hint)
 
 
 def _check_power(tree: Tree, ablation: Ablation, arms: int) -> None:

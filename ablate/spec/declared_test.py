@@ -20,6 +20,16 @@ def smallest_p(seeds: int) -> float:
     return 1 / (1 + DRAWS) if seeds > MAX_EXACT else 2.0 ** (1 - seeds)
 
 
+def smallest_p_one_sided(seeds: int) -> float:
+    """The smallest p of the one-sided sign-flip test of one sample: 2^-n, or 1 / (1 + DRAWS)."""
+    return 1 / (1 + DRAWS) if seeds > MAX_EXACT else 2.0**-seeds
+
+
+def seeds_needed_one_sided(alpha: float) -> int:
+    """The fewest seeds with which the one-sided test's p can be below `alpha`."""
+    return 1 + math.floor(-math.log2(alpha))
+
+
 def smallest_p_holm(*, seeds: int, arms: int) -> float:
     """The smallest p that an arm can have after Holm's correction: `smallest_p` times the arms, at most 1."""
     return min(1.0, arms * smallest_p(seeds))

@@ -72,9 +72,10 @@ def is_preparation(arm: str) -> bool:
     return arm.startswith((TUNE, CALIBRATE))
 
 
-def family(arms: Sequence[Arm]) -> int:
-    """How many arms Holm corrects for: all but the A/A arm, which is only a check; at least 1."""
-    return max(1, sum(arm.design != "reseed" for arm in arms))
+def family(arms: Sequence[Arm], *, control: str | None) -> int:
+    """How many arms Holm corrects for: all but the A/A arms and the positive control, which are only checks; at
+    least 1."""
+    return max(1, sum(arm.design != "reseed" and arm.name != control for arm in arms))
 
 
 def _named(name: str, written: Mapping[str, Any], base: Config) -> Arm:

@@ -138,21 +138,34 @@ class Ablation(Section):
     """Give every arm and the baseline the same tuning before their seeds run (docs/studies.md)."""
     match: Match = "tokens"
     """What all arms have the same amount of (docs/studies.md)."""
+    control: str | None = None
+    """The positive control: an arm whose gain in the first objective is known to exist. The report says first whether
+    the study saw it; where it did not, no verdict of equality is given (docs/studies.md)."""
     exploratory: bool = False
     """Allow a design in which the declared test cannot reject."""
 
 
+TARGET_ALPHA = 0.01
+"""The level of a hypothesis about a fixed target, if the study file gives none."""
+
+
 class Hypothesis(Section):
-    """A claim made before anything is trained: that an arm changes a metric for the better by `min_effect` at least."""
+    """A claim made before anything is trained: that an arm changes a metric for the better by `min_effect` at least, or
+    that its mean reaches the fixed value `target`. A hypothesis has one of the two."""
 
     claim: str
     """The claim, in words."""
     arm: str
-    """The arm that the claim is about."""
+    """The arm that the claim is about. A claim about a `target` may name `baseline` too."""
     metric: str
-    """The metric in which the arm is better than the baseline."""
-    min_effect: float = Field(gt=0)
-    """The smallest gain that confirms the claim, in the metric's unit."""
+    """The metric in which the arm is better than the baseline, or reaches the target."""
+    min_effect: float | None = Field(default=None, gt=0)
+    """The smallest gain over the baseline that confirms the claim, in the metric's unit."""
+    target: float | None = None
+    """The value that the arm's mean reaches: it is at most this (at least this, where more is better), by a one-sided
+    one-sample test."""
+    alpha: float = Field(default=TARGET_ALPHA, gt=0, le=0.1)
+    """With `target`: the level at which its test rejects."""
 
 
 class Resources(Section):

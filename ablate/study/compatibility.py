@@ -55,6 +55,7 @@ def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *,
         _check_objective(before, is_now, rows=rows, refuse=refuse)
     if was["ablation"] and is_now["ablation"]:
         _check_same_ablation(spec, before, now, refuse=refuse)
+        _check_control(was["ablation"], is_now["ablation"], rows=rows, refuse=refuse)
     for hypothesis in was["hypotheses"]:
         if _undated(hypothesis) not in is_now["hypotheses"]:
             raise refuse("hypotheses", f"hypothesis, {hypothesis['claim']!r}: a declared one cannot change")
@@ -116,7 +117,8 @@ def updated(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
     """study.json of a finished study that trains nothing more, with the changes that only its report shows."""
     spec = {**before["spec"], **{key: now["spec"][key] for key in _ONLY_REPORTED}}
     if spec["ablation"] and now["spec"]["ablation"]:
-        spec["ablation"] = {**spec["ablation"], "exploratory": now["spec"]["ablation"]["exploratory"]}
+        changes = {key: now["spec"]["ablation"][key] for key in ("exploratory", "control")}
+        spec["ablation"] = {**spec["ablation"], **changes}
     return {**before, "spec": spec, "space": now["space"]}
 
 
@@ -166,6 +168,20 @@ def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mappin
     for arm in designs.expand(spec.ablation, spec.base):
         if arm.name in old and old[arm.name] != dict(arm.overrides):
             raise refuse(designs.prefix(arm).removesuffix("."), "arm of this name")
+
+
+def _check_control(
+    was: Mapping[str, Any], is_now: Mapping[str, Any], *, rows: Sequence[TrialRow], refuse: Refuse
+) -> None:
+    """Refuse another positive control once the old or the new one has results: chosen by its results, a control is
+    always seen, and Holm's family loses the arm."""
+    old = was["control"] if "control" in was else None  # noqa: SIM401 - earlier studies have none
+    if old == is_now["control"] or is_now["exploratory"]:
+        return
+    if any(row.arm in (old, is_now["control"]) for row in rows):
+        raise refuse(
+            "ablation.control", "positive control, and you may have seen results (exploratory: true allows it)"
+        )
 
 
 def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

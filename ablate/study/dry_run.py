@@ -83,14 +83,17 @@ def describe(
     *,
     card: str | None,
     earlier: Place | None = None,
+    pilot: Place | None = None,
     gpus: int = 1,
     cpus: float = math.inf,
 ) -> DryRun:
     """Plan `spec` on `slots` of a machine with `cpus` and `gpus`. `card`: the name of the GPU, or a part of it (`RTX
     4090`); None for CPUs. `earlier`: the folder of this study where it exists already; its results give the spread over
-    seeds, the speed of trials, and the trials that are left. A trial that was begun counts as a whole one.
+    seeds, the speed of trials, and the trials that are left. A trial that was begun counts as a whole one. `pilot`: the
+    folder of another study, whose spread over seeds is used where this one has none yet.
 
-    Raises BadInput where the GPU is unknown, or the trials that are left exceed `resources.max_gpu_hours`.
+    Raises BadInput where the GPU is unknown, the pilot has no spread, or the trials that are left exceed
+    `resources.max_gpu_hours`.
     """
     used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
     shares = Shares(spec.resources, used, trainer=spec.trainer)
@@ -143,7 +146,7 @@ def describe(
         gpu_hours=gpu_hours,
         left_gpu_hours=left,
         cost_model=cost_model,
-        ablation=power.describe(spec, earlier=earlier),
+        ablation=power.describe(spec, earlier=earlier, pilot=pilot),
         warnings=(
             *_warnings(spec, planned, shares),
             *(_other_code(spec, ledger) if ledger and costs else ()),

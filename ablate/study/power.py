@@ -11,12 +11,12 @@ import pandas as pd
 from tabulate import tabulate
 
 from ablate import formatting
-from ablate.analyze.basis.frames import completed, floats, of_arm
 from ablate.analyze.basis.stats import detectable_effect, flip_detectable_effect
 from ablate.records.locations import Place
 from ablate.spec import declared_test, designs, distributions, tuning
 from ablate.spec.models import StudySpec
-from ablate.study import dataset
+from ablate.study import dataset, foresight
+from ablate.study.foresight import Foresight
 from ablate.trials import plan
 
 
@@ -42,8 +42,10 @@ class Power:
     """An ablation before it runs. `smallest_p`: the smallest p of the sign-flip test with `seeds` pairs.
     `smallest_p_holm`: this times `family`, the number of arms that Holm corrects for (without A/A arms). `mde_sd`:
     minimum detectable effect in standard deviations of the paired differences (paired t test, power 0.8 at 0.05 /
-    family); None with one seed. `mde_sd_exact`: the same for the declared test at Holm's first step; None where it
-    cannot reject, or with more seeds than are simulated. `tuning`: key -> range, for every key that is tuned."""
+    family); None with one seed. `control`: the positive control, which is not in `family` either. `hypotheses`:
+    those whose spread is known, with the chances of their verdicts; `declared_hypotheses` counts all.
+    `mde_sd_exact`: the same for the declared test at Holm's first step; None where it cannot reject, or with more
+    seeds than are simulated. `tuning`: key -> range, for every key that is tuned."""
 
     baseline: str
     match: str
@@ -59,6 +61,9 @@ class Power:
     tuning: Mapping[str, Any]
     tuning_trials: int
     arms: tuple[ArmPlan, ...]
+    control: str | None
+    hypotheses: tuple[Foresight, ...]
+    declared_hypotheses: int
 
     @property
     def can_reject(self) -> bool:
@@ -71,19 +76,24 @@ def as_json(power: Power) -> dict[str, Any]:
     return {key: value for key, value in asdict(power).items() if key != "unit"}
 
 
-def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
-    """The study's ablation; None without one. `earlier`: the study's folder, where it exists already."""
+def describe(spec: StudySpec, *, earlier: Place | None, pilot: Place | None = None) -> Power | None:
+    """The study's ablation; None without one. `earlier`: the study's folder, where it exists already. `pilot`: the
+    folder of another study, whose spread is used where this one has none yet. Raises BadInput where it has none."""
     ablation = spec.ablation
     if ablation is None:
         return None
     arms = designs.expand(ablation, spec.base)
-    family, metric = designs.family(arms), spec.objectives[0].metric
+    family, metric = designs.family(arms, control=ablation.control), spec.objectives[0].metric
     trials = None if earlier is None else dataset.read(earlier).trials
     budget, budgets = spec.trainer.description.budget, plan.budgets(spec, spec.base, tokens_per_s={})
 
     def arm_plan(arm: designs.Arm) -> ArmPlan:
         spread, pairs = (None, 0) if trials is None else _spread(trials, arm.name, metric)
-        mde = None if spread is None else detectable_effect(spread, n=ablation.seeds, alpha=_alpha(arm, family))
+        mde = (
+            None
+            if spread is None
+            else detectable_effect(spread, n=ablation.seeds, alpha=_alpha(arm, family, ablation.control))
+        )
         tokens = None if ablation.match == "wall" else spec.base.budget
         if arm.name in budgets and budget in budgets[arm.name]:
             tokens = budgets[arm.name][budget]
@@ -106,6 +116,9 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
         tuning={key: distributions.as_written(found) for key, found in space.items()},
         tuning_trials=tune.trials if tune else 0,
         arms=tuple(arm_plan(arm) for arm in arms),
+        control=ablation.control,
+        hypotheses=foresight.describe(spec, own=trials, pilot=pilot),
+        declared_hypotheses=len(spec.hypotheses),
     )
 
 
@@ -139,6 +152,9 @@ def lines(power: Power) -> list[str]:
         f"smallest p of the declared test ({_test(len(power.seeds))}): {power.smallest_p:.3g},"
         f" {power.smallest_p_holm:.3g} by Holm over {formatting.count(power.family, 'arm')}"
         f"{'' if power.can_reject else ': it cannot reject; exploratory'}",
+        f"positive control: {power.control}, outside of Holm's family"
+        if power.control
+        else "positive control: none, so a missing difference will say nothing (ablation.control names one)",
     ]
     if power.mde_sd is not None:
         found.append(
@@ -150,7 +166,8 @@ def lines(power: Power) -> list[str]:
         (kind, bounds), *_ = distribution.items()
         shown = f"[{', '.join(map(distributions.bound, bounds))}]"
         found.append(f"tuned first, {power.tuning_trials} trials for each arm and the baseline: {key} {kind} {shown}")
-    return found
+    chances = foresight.lines(power.hypotheses, seeds=len(power.seeds), hypotheses=power.declared_hypotheses)
+    return [*found, *([""] * bool(chances)), *chances]
 
 
 def _test(seeds: int) -> str:
@@ -161,15 +178,12 @@ def _test(seeds: int) -> str:
 
 def _spread(trials: pd.DataFrame, arm: str, metric: str) -> tuple[float | None, int]:
     """Standard deviation of (arm - baseline) over the seeds on which both completed, and the number of these seeds."""
-    sides = [completed(of_arm(trials, side)) for side in (designs.BASELINE, arm)]
-    by_seed = [pd.Series(floats(side, metric), index=floats(side, "seed")).dropna() for side in sides]
-    by_seed = [side.groupby(level=0).last() for side in by_seed]  # two versions of the code may have run a seed
-    differences = np.asarray((by_seed[1] - by_seed[0]).dropna(), dtype=float)
+    differences = foresight.differences(trials, arm, metric)
     return (float(differences.std(ddof=1)) if len(differences) > 1 else None), len(differences)
 
 
-def _alpha(arm: designs.Arm, family: int) -> float:
-    return declared_test.ALPHA if arm.design == "reseed" else declared_test.ALPHA / family
+def _alpha(arm: designs.Arm, family: int, control: str | None) -> float:
+    return declared_test.ALPHA / (1 if arm.design == "reseed" or arm.name == control else family)
 
 
 def _number(value: float | None) -> float | None:

@@ -23,7 +23,7 @@ from ablate.records.schema import SCHEMA_VERSION
 from ablate.spec import designs, distributions, tuning
 from ablate.spec.designs import Arm, Design
 from ablate.spec.distributions import Choice
-from ablate.spec.models import Objective, StudySpec
+from ablate.spec.models import TARGET_ALPHA, Objective, StudySpec
 from ablate.trainers import recorded
 from ablate.trials import plan
 
@@ -58,7 +58,8 @@ def _spec(spec: StudySpec) -> dict[str, Any]:
         "optimizer": spec.optimizer.model_dump(),
         "early_stopping": spec.early_stopping.model_dump() if spec.early_stopping else None,
         "ablation": _ablation(spec),
-        "hypotheses": [hypothesis.model_dump() for hypothesis in spec.hypotheses],
+        # Without what is not given: a hypothesis of a study of before there were targets stays as it was declared.
+        "hypotheses": [hypothesis.model_dump(exclude_defaults=True) for hypothesis in spec.hypotheses],
         "targets": dict(spec.targets),
         "resources": spec.resources.model_dump(),
         "tracking": spec.tracking.model_dump(),
@@ -117,6 +118,7 @@ class AblationFile(_Part):
     factorial: dict[str, list[Any]] = {}
     tune_each_arm: TuningFile | None = None
     match: str = "tokens"
+    control: str | None = None
     exploratory: bool = False
 
 
@@ -124,7 +126,9 @@ class HypothesisFile(_Part):
     claim: str
     arm: str
     metric: str
-    min_effect: float
+    min_effect: float | None = None
+    target: float | None = None
+    alpha: float = TARGET_ALPHA
     declared_at: str | None = None
     """None: with the study."""
 

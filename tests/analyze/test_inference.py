@@ -114,7 +114,9 @@ def test_contrasts_need_an_arm_for_every_cell(cell_losses: dict[str, list[float 
 def test_verdicts_equal_their_oracle(gains: list[float], min_effect: float, p_holm: float):
     p = equivalence_p(np.array(gains), margin=min_effect)
     found = judge(t_interval(gains), p_holm=p_holm, p_equivalence=p, min_effect=min_effect)
-    assert found == oracle.verdict(gains, p_holm=p_holm, min_effect=min_effect)
+    p_equal = oracle.equivalence_p(gains, margin=min_effect)
+    assert p == pytest.approx(p_equal)
+    assert found == oracle.verdict(gains, p_holm=p_holm, p_equivalence=p_equal, min_effect=min_effect)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,18 @@ def test_verdicts_equal_their_oracle(gains: list[float], min_effect: float, p_ho
 def test_rules_of_verdicts(low: float, high: float, p_holm: float, p_equivalence: float, expected: str):
     gain = Interval(n=1 if math.isnan(low) else 9, mean=(low + high) / 2, sd=0.01, low=low, high=high)
     assert judge(gain, p_holm=p_holm, p_equivalence=p_equivalence, min_effect=0.05) == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), st.integers(3, 9), st.integers(0, 2**32 - 1))
+def test_verdicts_of_all_hypotheses_together_equal_their_oracle(claims: int, seeds: int, seed: int):
+    rng = np.random.default_rng(seed)
+    samples = rng.normal(rng.choice([0.0, 0.1, 0.3], claims)[:, None], 0.05, (claims, seeds))
+    names, margins = [f"a{index}" for index in range(claims)], [0.1] * claims
+    losses = {"baseline": [0.0] * seeds, **dict(zip(names, (-samples).tolist(), strict=True))}
+    asked = [Claim("c", name, "val_loss", margin) for name, margin in zip(names, margins, strict=True)]
+    found = judge_all(table(losses), claims=asked, maximised=())
+    assert [entry.verdict for entry in found] == oracle.verdicts(samples.tolist(), margins)
 
 
 def test_claims_follow_the_metrics_direction_and_holm_over_claims():

@@ -55,6 +55,13 @@ def test_status_counts_trials_by_state(study: StudySpec, results: Path):
     assert "--resume" in status.render(killed)
 
 
+def test_status_names_the_positive_control(tmp_path: Path, results: Path):
+    study = study_files.load(tmp_path, "ablation.control=no_memory", text=ARMS)
+    now = status.collect(open_study(study, results, resume=False)[0])
+    assert now.control == "no_memory"
+    assert "positive control: no_memory" in status.render(now)
+
+
 def test_status_hints_what_to_do_about_waiting_trials(tmp_path: Path, results: Path):
     """After a search whose two trials failed, the ablation has no baseline, and the same command again is no help."""
     study = study_files.load(tmp_path, "ablation.baseline=best", "optimizer.trials=2", text=ARMS)

@@ -49,15 +49,33 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(gains: Sequence[float], *, p_holm: float, min_effect: float) -> str:
+def equivalence_p(gains: Sequence[float], *, margin: float) -> float:
+    """The larger p of scipy's two one-sided tests."""
+    below = cast(Any, stats.ttest_1samp(gains, margin, alternative="less")).pvalue
+    above = cast(Any, stats.ttest_1samp(gains, -margin, alternative="greater")).pvalue
+    return float(max(below, above))
+
+
+def verdicts(samples: Sequence[Sequence[float]], min_effects: Sequence[float]) -> list[str]:
+    """Every hypothesis of a study, with Holm over both kinds of p and Bonferroni's intervals."""
+    p_holm = holm([sign_flip_p(gains) for gains in samples])
+    p_equal = holm([equivalence_p(gains, margin=m) for gains, m in zip(samples, min_effects, strict=True)])
+    level = 1 - 0.05 / len(samples)
+    return [
+        verdict(gains, p_holm=p, p_equivalence=equal, min_effect=margin, level=level)
+        for gains, p, equal, margin in zip(samples, p_holm, p_equal, min_effects, strict=True)
+    ]
+
+
+def verdict(
+    gains: Sequence[float], *, p_holm: float, p_equivalence: float, min_effect: float, level: float = 0.95
+) -> str:
     """The rules of a hypothesis on a sample of gains, by scipy's tests alone."""
     if len(gains) < 2:
         return "inconclusive"
-    below = cast(Any, stats.ttest_1samp(gains, min_effect, alternative="less")).pvalue
-    above = cast(Any, stats.ttest_1samp(gains, -min_effect, alternative="greater")).pvalue
-    if max(below, above) <= 0.05:
+    if p_equivalence <= 0.05:
         return "equivalent"
-    low, high = cast(Any, stats.ttest_1samp(gains, 0.0)).confidence_interval(0.95)
+    low, high = cast(Any, stats.ttest_1samp(gains, 0.0)).confidence_interval(level)
     if low >= min_effect and p_holm <= 0.05:
         return "supported"
     return "refuted" if high < min_effect else "inconclusive"
@@ -79,3 +97,17 @@ def audit_rung(early: Mapping[str, float], final: Mapping[str, float], *, reduct
     rho = cast(Any, stats.spearmanr([early[i] for i in ids], [final[i] for i in ids])).statistic
     best_kept = min((final[i] for i in ids if i in kept), default=math.nan)
     return float(rho), sum(i not in kept for i in ids), best_kept - min(final[i] for i in ids)
+
+
+def sign_flip_p_above(values: Sequence[float]) -> float:
+    """One-sided: every sign pattern whose sum is as large as the observed one."""
+    reach = sum(values) - 1e-9 * sum(map(abs, values))
+    patterns = list(itertools.product((1, -1), repeat=len(values)))
+    return sum(sum(s * v for s, v in zip(p, values, strict=True)) >= reach for p in patterns) / len(patterns)
+
+
+def sees_control(differences: Sequence[float], *, less_is_better: bool) -> bool:
+    """The gain of a positive control is shown: by the interval, by the test, and on the good side."""
+    gains = [-d if less_is_better else d for d in differences]
+    low = cast(Any, stats.ttest_1samp(gains, 0.0)).confidence_interval(0.95).low
+    return bool(low > 0) and sign_flip_p(gains) <= 0.05

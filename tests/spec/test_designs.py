@@ -65,7 +65,8 @@ def test_designs_expand_to_arms_in_the_order_of_the_file(study: StudySpec):
     assert arms[3].overrides == {"model.query_norm": "none", "model.read_norm": "none"}
     assert arms[6].levels == {"model.knowledge_length": 4, "model.ema_decay": 0.99}
     assert all(not arm.levels for arm in arms[:5])
-    assert designs.family(arms) == 7, "Holm does not correct for the A/A arm"
+    assert designs.family(arms, control=None) == 7, "Holm does not correct for the A/A arm"
+    assert designs.family(arms, control=arms[0].name) == 6, "nor for the positive control"
 
 
 def test_the_cell_that_equals_the_baseline_is_no_arm(study: StudySpec):

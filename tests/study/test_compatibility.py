@@ -148,3 +148,35 @@ def test_a_hypothesis_keeps_the_time_of_its_declaration(tmp_path: Path, results:
     assert at < str(declared()[2])
     with pytest.raises(BadInput, match="a declared one cannot change"):
         open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=True)
+
+
+def test_a_control_is_named_before_its_results(tmp_path: Path, results: Path):
+    """Chosen after them it would always be seen."""
+    open_study(study_files.load(tmp_path, text=ARMS), results, resume=False)
+    named = "ablation.control=none"
+    ledger, _ = open_study(study_files.load(tmp_path, named, text=ARMS), results, resume=True)
+    assert ledger.read_study()["spec"]["ablation"]["control"] == "none"
+    go(study_files.load(tmp_path, named, text=ARMS), results, Formula())
+    with pytest.raises(BadInput, match=r"ablation\.control: changed: .* another positive control"):
+        open_study(study_files.load(tmp_path, text=ARMS), results, resume=True)
+    loose = study_files.load(tmp_path, "ablation.exploratory=true", text=ARMS)
+    ledger, _ = open_study(loose, results, resume=True)
+    assert ledger.read_study()["spec"]["ablation"]["control"] is None
+
+
+def test_a_new_arm_may_become_the_control(tmp_path: Path, results: Path):
+    go(study_files.load(tmp_path, text=ARMS), results, Formula())
+    grown = study_files.load(tmp_path, "ablation.arms.blind={model.memory: blind}", "ablation.control=blind", text=ARMS)
+    ledger, state = open_study(grown, results, resume=False)
+    assert (state, ledger.read_study()["spec"]["ablation"]["control"]) == ("extended", "blind")
+
+
+def test_a_study_of_before_there_were_controls_and_targets_goes_on(tmp_path: Path, results: Path):
+    done = go(study_files.load(tmp_path, CLAIM, text=ARMS), results, Formula())
+    old = done.ledger.read_study()
+    assert old["spec"]["hypotheses"] == [
+        {"claim": "it helps", "arm": "none", "metric": "val_loss", "min_effect": 0.01}
+    ], "as earlier versions wrote it"
+    del old["spec"]["ablation"]["control"]
+    done.ledger.write_study(old)
+    assert open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=False)[1] == "finished"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,8 +35,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with its verdict. `gain`: of the arm over the baseline, positive where the arm is better; `p_exact`: of
-    the sign-flip test; `p_holm`: adjusted over the study's hypotheses; `p_equivalence`: of two one-sided t tests."""
+    """A claim with its verdict. `gain`: of the arm over the baseline, positive where the arm is better, with the
+    interval that holds at 95% over all the study's hypotheses together (Bonferroni); `p_exact`: of the sign-flip test;
+    `p_holm`: the same adjusted over the hypotheses; `p_equivalence`: of two one-sided t tests, adjusted likewise.
+    `withheld`: the verdict that the numbers alone give, where the study may not give it; else ""."""
 
     claim: Claim
     gain: Interval
@@ -44,18 +46,41 @@ class Judged:
     p_holm: float
     p_equivalence: float
     verdict: Verdict
+    withheld: str = ""
 
 
 def judge_all(trials: pd.DataFrame, *, claims: Sequence[Claim], maximised: Collection[str]) -> list[Judged]:
-    """Judge every claim. `maximised`: the metrics of which more is better; of all others less is better."""
+    """Judge every claim. `maximised`: the metrics of which more is better; of all others less is better.
+
+    Everything that a verdict rests on holds over all the claims together: both p values are adjusted by Holm, and the
+    intervals are Bonferroni's, since Holm's procedure has none."""
     gains = [_gains(trials, claim, sign=1.0 if claim.metric in maximised else -1.0) for claim in claims]
     exact = [sign_flip_p(values) for values in gains]
+    equal = holm([equivalence_p(values, margin=claim.min_effect) for values, claim in zip(gains, claims, strict=True)])
     judged = []
-    for claim, values, p_exact, p_holm in zip(claims, gains, exact, holm(exact), strict=True):
-        gain, p_equivalence = t_interval(values), equivalence_p(values, margin=claim.min_effect)
-        verdict = judge(gain, p_holm=p_holm, p_equivalence=p_equivalence, min_effect=claim.min_effect)
-        judged.append(Judged(claim, gain, p_exact, p_holm, p_equivalence, verdict))
+    for claim, values, p_exact, p_holm, p_equal in zip(claims, gains, exact, holm(exact), equal, strict=True):
+        gain = t_interval(values, level=level(len(claims)))
+        verdict = judge(gain, p_holm=p_holm, p_equivalence=p_equal, min_effect=claim.min_effect)
+        judged.append(Judged(claim, gain, p_exact, p_holm, p_equal, verdict))
     return judged
+
+
+def level(claims: int) -> float:
+    """The level of each interval at which all of them hold at 95%."""
+    return 1 - ALPHA / claims
+
+
+def without_equality(judged: Sequence[Judged]) -> list[Judged]:
+    """The verdicts of a study that did not see its positive control: those that rest on a difference which is missing
+    become `inconclusive`. These are `equivalent`, and `refuted` where no loss is shown."""
+    return [
+        replace(entry, verdict="inconclusive", withheld=entry.verdict) if _rests_on_nothing(entry) else entry
+        for entry in judged
+    ]
+
+
+def _rests_on_nothing(entry: Judged) -> bool:
+    return entry.verdict == "equivalent" or (entry.verdict == "refuted" and not entry.gain.excludes_zero)
 
 
 def judge(gain: Interval, *, p_holm: float, p_equivalence: float, min_effect: float) -> Verdict:
@@ -64,9 +89,9 @@ def judge(gain: Interval, *, p_holm: float, p_equivalence: float, min_effect: fl
     1. `inconclusive` below two pairs: there is no interval.
     2. `equivalent` where both one-sided tests reject at 0.05: the gain, even a significant one, is smaller than
        min_effect in either direction (Schuirmann 1987).
-    3. `supported` where the whole 95 % interval lies at min_effect or above, and the declared test, adjusted over the
+    3. `supported` where the whole interval lies at min_effect or above, and the declared test, adjusted over the
        study's hypotheses, rejects at 0.05.
-    4. `refuted` where the whole 95 % interval lies below min_effect: the gain is too small, or is a loss.
+    4. `refuted` where the whole interval lies below min_effect: the gain is too small, or is a loss.
     5. `inconclusive` otherwise: the interval holds min_effect, or lies above it and the declared test does not reject.
        The interval may still exclude 0.
     """

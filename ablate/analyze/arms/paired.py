@@ -2,8 +2,8 @@
 
 The declared test is the exact sign-flip test, adjusted by Holm over the study's arms; the t interval and the t test's p
 are given in addition. A pair is dropped and counted where both runs have ended and one has no value; it is pending
-where only one has ended. An A/A arm (the baseline on other random streams) is a check, not a claim: it is measured like
-an arm but is not in Holm's family.
+where only one has ended. An A/A arm (the baseline on other random streams) and the positive control (an arm whose
+effect is known) are checks, not claims: they are measured like an arm but are not in Holm's family.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Effect:
     baseline. `mde`: the true difference that a t test at 0.05 / arms finds with power 0.8; `mde_exact`: the same for
     the declared test, NaN where it cannot reject or was not simulated. `dropped`: seeds on which both runs have ended
     and one has no value; `pending`: seeds on which only one has ended. `smallest_p_holm`: the smallest adjusted p that
-    an arm can reach at this n. `check`: an A/A arm; its `p_holm` and `smallest_p_holm` are NaN, its `mde` is at 0.05.
+    an arm can reach at this n. `check`: an A/A arm; `control`: the positive control. Of both `p_holm` and
+    `smallest_p_holm` are NaN, and the `mde` is at 0.05.
     """
 
     arm: str
@@ -54,6 +55,7 @@ class Effect:
     pending: int
     smallest_p_holm: float
     check: bool = False
+    control: bool = False
 
     @property
     def n(self) -> int:
@@ -68,23 +70,29 @@ def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str
 
 
 def effects(
-    trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), checks: Collection[str] = ()
+    trials: pd.DataFrame,
+    *,
+    objective: Objective,
+    declared: Sequence[str] = (),
+    checks: Collection[str] = (),
+    control: str | None = None,
 ) -> list[Effect]:
     """Every arm's effect on one objective. Holm's family is all arms, also those without a pair, but not `checks`, the
-    A/A arms."""
+    A/A arms, nor `control`, the positive control."""
     names = arm_names(trials, declared=declared)
-    family = sum(name not in checks for name in names)
-    control = by_seed(trials, BASELINE, objective)
+    outside = {*checks, control}
+    family = sum(name not in outside for name in names)
+    baseline = by_seed(trials, BASELINE, objective)
     raw = [
         _effect(
-            name, objective, align(control, by_seed(trials, name, objective)), family=1 if name in checks else family
+            name, objective, align(baseline, by_seed(trials, name, objective)), family=1 if name in outside else family
         )
         for name in names
     ]
-    claims = iter(holm([effect.p_exact for effect in raw if effect.arm not in checks]))
+    claims = iter(holm([effect.p_exact for effect in raw if effect.arm not in outside]))
     return [
-        replace(effect, check=True, smallest_p_holm=np.nan)
-        if effect.arm in checks
+        replace(effect, check=effect.arm in checks, control=effect.arm == control, smallest_p_holm=np.nan)
+        if effect.arm in outside
         else replace(effect, p_holm=next(claims))
         for effect in raw
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -97,14 +97,43 @@ def sign_flip_p(differences: np.ndarray) -> float:
     return min(1.0, 2 * at_least / 2**n)
 
 
+def sign_flip_p_above(values: np.ndarray) -> float:
+    """One-sided p of the sign-flip test that the mean of a sample is above 0: the share of the 2^n sign patterns whose
+    sum reaches the observed one. It counts or draws patterns as sign_flip_p does; the smallest p is 2^-n. NaN without
+    values."""
+    n = len(values)
+    if n == 0:
+        return math.nan
+    reach = float(values.sum()) - 1e-9 * float(np.abs(values).sum())
+    if n > MAX_EXACT:
+        return (1 + sum(int((sums >= reach).sum()) for sums in _drawn_sums(values))) / (1 + DRAWS)
+    left, right = (np.sort(_signed_sums(half)) for half in (values[: n // 2], values[n // 2 :]))
+    at_least = len(left) * len(right) - int(np.searchsorted(right, reach - left, side="left").sum())
+    return at_least / 2**n
+
+
+def t_p_above(values: np.ndarray) -> float:
+    """One-sided p of the one-sample t test that the mean is above 0. NaN below two values."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean, sd = float(values.mean()), float(values.std(ddof=1))
+    if sd == 0:  # t divides by it; the mean is certain
+        return 0.0 if mean > 0 else 1.0
+    return float(stats.t.sf(mean / (sd / math.sqrt(n)), n - 1))
+
+
 def _drawn_reaching(differences: np.ndarray, reach: float) -> int:
     """How many of DRAWS random sign patterns have a |sum| of at least `reach`."""
-    rng, n, hits = np.random.default_rng(SEED), len(differences), 0
+    return sum(int((np.abs(sums) >= reach).sum()) for sums in _drawn_sums(differences))
+
+
+def _drawn_sums(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The sums of the values with DRAWS random sign patterns, block by block."""
+    rng, n = np.random.default_rng(SEED), len(values)
     for start in range(0, DRAWS, _BLOCK // n):
         shape = (min(_BLOCK // n, DRAWS - start), n)
-        signs_Pn = 2.0 * rng.integers(2, size=shape, dtype=np.int8) - 1
-        hits += int((np.abs(signs_Pn @ differences) >= reach).sum())
-    return hits
+        yield (2.0 * rng.integers(2, size=shape, dtype=np.int8) - 1) @ values
 
 
 def _signed_sums(values: np.ndarray) -> np.ndarray:

@@ -173,7 +173,7 @@ def draw_importances(importances: Importances) -> Figure:
 
 def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
     """A forest plot: paired differences to the baseline with 95 % intervals. A marker is filled where the interval
-    excludes 0; an A/A arm is a grey square."""
+    excludes 0; an A/A arm is a grey square with its interval as a band, the positive control a diamond."""
     with style():
         names = [f"{in_lines(effect.arm)} (n = {effect.n})" for effect in reversed(effects)]
         row_height = max(0.34, 0.16 + 0.15 * max(name.count("\n") + 1 for name in names))
@@ -183,7 +183,10 @@ def draw_effects(effects: Sequence[Effect], *, unit: str) -> Figure:
             if math.isfinite(difference.low):
                 axes.plot([difference.low, difference.high], [row, row], color=color, linewidth=1.6)
             face = color if difference.excludes_zero else "white"
-            axes.plot(difference.mean, row, "s" if effect.check else "o", color=color, markerfacecolor=face)
+            marker = "s" if effect.check else "D" if effect.control else "o"
+            if effect.check and math.isfinite(difference.low):
+                axes.axvspan(difference.low, difference.high, color=GREY, alpha=0.18, linewidth=0, zorder=0)
+            axes.plot(difference.mean, row, marker, color=color, markerfacecolor=face)
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_yticks(range(len(effects)), names)
         axes.set_ylim(-0.6, len(effects) - 0.4)

@@ -24,7 +24,9 @@ from ablate.report.render.document import (
 )
 from ablate.report.sections.findings import Findings, PerObjective
 from ablate.report.sections.robustness import cost_blocks, robust_table
+from ablate.report.sections.sensitivity import control_notes, floor_notes, noise_floor
 from ablate.report.sections.summary import EXPLORATORY, credit, effect_decimals, noise_in_words
+from ablate.report.sections.variance import variance_sections
 from ablate.spec.declared_test import ALPHA, DRAWS, MAX_EXACT
 from ablate.spec.designs import BASELINE
 
@@ -70,7 +72,7 @@ def arm_sections(findings: Findings) -> list[Section]:
     sections = [Section("The ablation", tuple(blocks))]
     if robustness:
         sections.append(Section("Robustness and cost effectiveness", tuple(robustness), sub=True))
-    return sections
+    return [*sections, *variance_sections(findings)]
 
 
 def csv_rows(findings: Findings) -> list[list[object]]:
@@ -196,7 +198,11 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
             Column("memory", "memory credited", number=False),
         ),
         rows=(_baseline_row(per), *(_row(findings, per, effect, prefix=prefix) for effect in chosen)),
-        notes=_notes(findings, chosen),
+        notes=(
+            *_notes(findings, chosen),
+            *control_notes(chosen),
+            *(floor_notes(per) if design != "reseed" else []),
+        ),
     )
 
 
@@ -207,7 +213,10 @@ def _dropped_in_words(chosen: Sequence[Effect]) -> str:
 
 
 def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
-    notes = [*drawn_note(effect.n for effect in chosen), *power_note([effect for effect in chosen if not effect.check])]
+    notes = [
+        *drawn_note(effect.n for effect in chosen),
+        *power_note([effect for effect in chosen if effect.p_holm >= 0]),
+    ]
     arms_by_reason: dict[str, list[str]] = {}
     for effect in chosen:
         if effect.arm in findings.exploratory:
@@ -262,7 +271,7 @@ def _row(findings: Findings, per: PerObjective, effect: Effect, *, prefix: str) 
     mark = MIXED if effect.arm in _odd_arms(findings) else ""
     peek = EXPLORATORY if effect.arm in findings.exploratory else ""
     return (
-        Cell(effect.arm.removeprefix(prefix) + mark, effect.arm),
+        Cell(effect.arm.removeprefix(prefix) + " (control)" * effect.control + mark, effect.arm),
         Cell(str(effect.n), effect.n),
         Cell(formatting.plus_minus(effect.arm_values.mean, effect.arm_values.sd), effect.arm_values.mean),
         Cell(formatting.fixed(difference.mean, places, sign=True), difference.mean),
@@ -301,6 +310,8 @@ def _forest(findings: Findings, per: PerObjective) -> list[Figure]:
     shown.sort(key=lambda effect: order.index(design_of(findings, effect)))
     said = [f"{effect.arm} {formatting.significant(effect.difference.mean, digits=3)}" for effect in shown]
     aa = "; the grey squares are A/A arms, the noise" if per.checks else ""
+    aa += ", and the grey band is their 95% interval, the noise floor" if noise_floor(per) else ""
+    aa += "; the diamond is the positive control" if any(effect.control for effect in shown) else ""
     return [
         Figure(
             label=findings.label(per, "effects"),

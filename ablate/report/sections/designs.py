@@ -7,11 +7,13 @@ from functools import partial
 
 from ablate import formatting
 from ablate.analyze.arms.contrasts import Contrast, Factorial, Levels
-from ablate.analyze.arms.hypotheses import Claim, Judged
+from ablate.analyze.arms.fixed_target import Reached, TargetClaim
+from ablate.analyze.arms.hypotheses import Claim, Judged, level
 from ablate.report.render import figures
 from ablate.report.render.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
 from ablate.report.sections.arms import drawn_note, power_note
 from ablate.report.sections.findings import Findings, PerObjective
+from ablate.report.sections.sensitivity import verdict_in_words
 from ablate.report.sections.summary import EXPLORATORY
 from ablate.spec.declared_test import ALPHA
 
@@ -89,15 +91,28 @@ def _contrast(entry: Contrast) -> tuple[Cell, ...]:
 
 def hypothesis_sections(findings: Findings) -> list[Section]:
     """The study's claims with their verdicts; empty for a study without hypotheses."""
-    return [Section("Hypotheses", (RULES, hypothesis_table(findings)))] if findings.judged else []
+    blocks = hypothesis_blocks(findings)
+    return [Section("Hypotheses", tuple(blocks))] if blocks else []
+
+
+def hypothesis_blocks(findings: Findings) -> list[Block]:
+    """The rules and the table of the claims about a gain, then those of the claims about a fixed target."""
+    blocks: list[Block] = [RULES, hypothesis_table(findings)] if findings.judged else []
+    return blocks + ([TARGET_RULES, target_table(findings)] if findings.reached else [])
 
 
 RULES = words(
     "A hypothesis claims that an arm is better than the baseline in a metric, by min_effect at least. Equivalent: two "
     f"one-sided t tests at {ALPHA} show that the gain is smaller than min_effect either way. Supported: the whole 95% "
-    "interval of the gain lies at min_effect or above, and the exact test, adjusted by Holm over the hypotheses, "
-    f"rejects at {ALPHA}. Refuted: the whole interval lies below min_effect. Inconclusive: the interval holds "
-    "min_effect, or lies above it and the exact test does not reject, or there is none."
+    "interval of the gain lies at min_effect or above, and the exact test rejects at "
+    f"{ALPHA}. Refuted: the whole interval lies below min_effect. Inconclusive: the interval holds "
+    "min_effect, or lies above it and the exact test does not reject, or there is none. Intervals and p values hold "
+    "over all the hypotheses together."
+)
+TARGET_RULES = words(
+    "A hypothesis about a target claims that an arm's mean is at the target or better. Supported: the one-sided exact "
+    "sign-flip test of the arm's runs against the target, adjusted by Holm over the targets, has p below alpha. "
+    "Inconclusive: it does not. The test takes the runs to spread evenly about their mean."
 )
 
 
@@ -106,9 +121,9 @@ def hypothesis_table(findings: Findings) -> Table:
     reasons = [_reasons(findings, entry.claim) for entry in findings.judged]
     return Table(
         label="hypotheses",
-        caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its 95% t "
-        "interval, p of the exact sign-flip test, the same adjusted by Holm over the hypotheses, and p of equivalence "
-        "within min_effect.",
+        caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its "
+        f"{_interval_in_words(len(findings.judged))}, p of the exact sign-flip test, the same adjusted by Holm over "
+        "the hypotheses, and p of equivalence within min_effect, adjusted likewise.",
         columns=(
             Column("claim", "claim", number=False),
             Column("arm", "arm", number=False),
@@ -129,11 +144,71 @@ def hypothesis_table(findings: Findings) -> Table:
         notes=(
             *drawn_note(entry.gain.n for entry in findings.judged),
             *(f"{EXPLORATORY} Exploratory{reason}." for reason in dict.fromkeys(itertools.chain(*reasons))),
+            *(
+                f"\u201c{entry.claim.claim}\u201d is {verdict_in_words(entry)}."
+                for entry in findings.judged
+                if entry.withheld
+            ),
         ),
     )
 
 
-def _reasons(findings: Findings, claim: Claim) -> list[str]:
+def _interval_in_words(claims: int) -> str:
+    if claims == 1:
+        return "95% t interval"
+    return f"95% t interval over {claims} hypotheses together ({level(claims):.1%} each, Bonferroni)"
+
+
+def target_table(findings: Findings) -> Table:
+    """A table with one row for each claim about a fixed target."""
+    reasons = [_reasons(findings, entry.claim) for entry in findings.reached]
+    return Table(
+        label="fixed_targets",
+        caption="Arms against fixed targets: mean over the arm's completed runs with its 95% t interval, one-sided p "
+        "of the t test and of the exact sign-flip test, and the latter adjusted by Holm over the targets.",
+        columns=(
+            Column("claim", "claim", number=False),
+            Column("arm", "arm", number=False),
+            Column("metric", "metric", number=False),
+            Column("target", "target"),
+            Column("n", "n"),
+            Column("mean", "mean"),
+            Column("interval", "95% interval", interval=True),
+            Column("p", "p (t)"),
+            Column("p_exact", "p exact"),
+            Column("p_holm", "p Holm"),
+            Column("alpha", "alpha"),
+            Column("verdict", "verdict", number=False),
+        ),
+        rows=tuple(
+            _reached(entry, mark=EXPLORATORY if why else "", unit=findings.data.trainer.unit(entry.claim.metric))
+            for entry, why in zip(findings.reached, reasons, strict=True)
+        ),
+        notes=(
+            *drawn_note(entry.values.n for entry in findings.reached),
+            *(f"{EXPLORATORY} Exploratory{reason}." for reason in dict.fromkeys(itertools.chain(*reasons))),
+        ),
+    )
+
+
+def _reached(entry: Reached, *, mark: str, unit: str) -> tuple[Cell, ...]:
+    claim, values = entry.claim, entry.values
+    places = formatting.decimals_for(values.sd)
+    return (
+        cell(claim.claim),
+        cell(claim.arm),
+        Cell(f"{claim.metric} ({unit})" if unit else claim.metric, claim.metric),
+        Cell(f"{claim.target:g}", claim.target),
+        Cell(str(values.n), values.n),
+        Cell(formatting.fixed(values.mean, places), values.mean),
+        interval_cell(values.low, values.high, places),
+        *(Cell(formatting.p_value(p), p) for p in (entry.p, entry.p_exact, entry.p_holm)),
+        Cell(f"{claim.alpha:g}", claim.alpha),
+        Cell(entry.verdict + mark, entry.verdict),
+    )
+
+
+def _reasons(findings: Findings, claim: Claim | TargetClaim) -> list[str]:
     """Why a claim is exploratory: it, or the number of its arm's seeds, was declared after results were seen."""
     late = [f", \u201c{claim.claim}\u201d: {claim.hindsight}"] if claim.hindsight else []
     return late + ([f": {findings.exploratory[claim.arm]}"] if claim.arm in findings.exploratory else [])

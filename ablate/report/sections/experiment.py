@@ -31,7 +31,7 @@ from ablate.report.render.document import (
     notice,
     words,
 )
-from ablate.report.sections.designs import RULES, hypothesis_table
+from ablate.report.sections.designs import hypothesis_blocks
 from ablate.report.sections.diagnostics import provenance_table
 from ablate.report.sections.findings import Findings
 from ablate.report.sections.run import (
@@ -87,8 +87,8 @@ def record_document(findings: Findings, trial_id: str) -> Document:
         Section("The bank", (*bank_use(row, findings.data.trainer), bank_content(findings.data.path, trial_id))),
         Section("Against a baseline trial", tuple(_comparison(findings, row, other))),
     ]
-    if findings.judged:
-        sections.append(Section("Hypotheses of the study", (RULES, hypothesis_table(findings))))
+    if hypotheses := hypothesis_blocks(findings):
+        sections.append(Section("Hypotheses of the study", tuple(hypotheses)))
     sections.append(Section("Files", (_files(findings, trial_id),)))
     return Document(
         title=f"Experiment record: study {facts.study}, trial {trial_id}",
@@ -143,6 +143,10 @@ def _goal(findings: Findings, row: dict[str, Any]) -> list[Block]:
         amount = f"{claim.min_effect:g} {findings.data.trainer.unit(claim.metric)}".strip()
         when = f"Exploratory, {claim.hindsight}" if claim.hindsight else "Claimed before it was trained"
         blocks.append(words(f"{when}: {claim.claim} ({claim.metric}, by {amount} at least)."))
+    for claim in [entry.claim for entry in findings.reached if entry.claim.arm == row["arm"]]:
+        amount = f"{claim.target:g} {findings.data.trainer.unit(claim.metric)}".strip()
+        when = f"Exploratory, {claim.hindsight}" if claim.hindsight else "Claimed before it was trained"
+        blocks.append(words(f"{when}: {claim.claim} ({claim.metric} of {amount} or better)."))
     return blocks
 
 

@@ -13,9 +13,12 @@ from ablate.analyze import cautions
 from ablate.analyze.arms.contrasts import Factorial, factorial
 from ablate.analyze.arms.cost_effectiveness import CostEffectiveness, cost_effectiveness
 from ablate.analyze.arms.curves import Band, Curve, bands, curves
-from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all
+from ablate.analyze.arms.fixed_target import Reached, TargetClaim, judge_targets
+from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all, without_equality
 from ablate.analyze.arms.paired import Effect, effects, pairs_of
 from ablate.analyze.arms.robust import Robust, robust
+from ablate.analyze.arms.sensitivity import Sensitivity, sensitivity
+from ablate.analyze.arms.variance import Components, components
 from ablate.analyze.basis.frames import completed, floats, of_arm, texts
 from ablate.analyze.basis.stats import Interval, t_interval
 from ablate.analyze.comparability import Mixed, mixed
@@ -59,12 +62,13 @@ class PerObjective:
     robust: tuple[Robust, ...]
     factorial: Factorial | None
     common: AtBudget | None
+    variance: Components | None
     metric_unit: str
 
     @property
     def claims(self) -> tuple[Effect, ...]:
-        """The effects in Holm's family: those of all arms but the A/A arms."""
-        return tuple(effect for effect in self.effects if not effect.check)
+        """The effects in Holm's family: those of all arms but the A/A arms and the positive control."""
+        return tuple(effect for effect in self.effects if not (effect.check or effect.control))
 
     @property
     def checks(self) -> tuple[Effect, ...]:
@@ -87,6 +91,9 @@ class Findings:
     """Everything a report shows. `search`: the ended trials of the search. `pareto`: empty for a single objective.
     `subject`: what the trainer said of the study.
 
+    `sensitivity`: whether the study saw its positive control; None without one. `judged`, `reached`: the hypotheses
+    about a gain over the baseline, and those about a fixed target.
+
     `exploratory`: arm -> why its p values are exploratory; arms whose test was fixed before results were seen are not
     in it. `cautions`: sentences that say why results may say less than they seem to.
     """
@@ -107,6 +114,8 @@ class Findings:
     mixed: tuple[Mixed, ...]
     cost_effectiveness: tuple[CostEffectiveness, ...]
     judged: tuple[Judged, ...]
+    reached: tuple[Reached, ...]
+    sensitivity: Sensitivity | None
     rungs: tuple[Rung, ...]
     exploratory: Mapping[str, str]
     cautions: tuple[str, ...]
@@ -158,6 +167,8 @@ def analyse(data: StudyData) -> Findings:
     subject = _subject(data)
     found_trained = tuple(trained(trials, declared=arms, costs=subject.costs, epoch=subject.epoch))
     found_floors = tuple(floors(trials, objective=primary, declared=arms))
+    seen = sensitivity(effects_shown, objective=primary)
+    judged = judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)
     return Findings(
         data=data,
         subject=subject,
@@ -187,7 +198,9 @@ def analyse(data: StudyData) -> Findings:
                 flops_per_token={config: cost.flops_per_token for config, cost in subject.costs.items()},
             )
         ),
-        judged=tuple(judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)),
+        judged=tuple(judged if seen is None or seen.seen else without_equality(judged)),
+        reached=tuple(judge_targets(trials, claims=_target_claims(data), maximised=data.trainer.maximised)),
+        sensitivity=seen,
         rungs=tuple(
             audit(
                 search,
@@ -236,6 +249,15 @@ def _claims(data: StudyData) -> list[Claim]:
     return [
         Claim(entry.claim, entry.arm, entry.metric, entry.min_effect, _hindsight(data, entry))
         for entry in data.facts.spec.hypotheses
+        if entry.min_effect is not None
+    ]
+
+
+def _target_claims(data: StudyData) -> list[TargetClaim]:
+    return [
+        TargetClaim(entry.claim, entry.arm, entry.metric, entry.target, entry.alpha, _hindsight(data, entry))
+        for entry in data.facts.spec.hypotheses
+        if entry.target is not None
     ]
 
 
@@ -274,6 +296,7 @@ def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) 
     common = at_common_budget(search, data.history, objective=objective) if data.space else None
     early = common.values if common else {}
     checks = [arm.name for arm in data.arms.values() if arm.design == "reseed"]
+    control = data.facts.spec.ablation.control if data.facts.spec.ablation else None
     return PerObjective(
         objective=objective,
         best=best(search, objective=objective, space=data.space),
@@ -281,11 +304,12 @@ def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) 
             slice_of(search, dimension=dimension, objective=objective, early=early) for dimension in data.space
         ),
         importances=importances(search, space=data.space, objective=objective),
-        effects=tuple(effects(trials, objective=objective, declared=arms, checks=checks)),
+        effects=tuple(effects(trials, objective=objective, declared=arms, checks=checks, control=control)),
         baseline=t_interval(floats(baseline, objective.metric)),
         robust=tuple(robust(trials, objective=objective, declared=arms)),
         factorial=factorial(trials, objective=objective, cells=_cells(data)),
         common=common,
+        variance=components(trials, data.history, objective=objective, declared=arms) if arms else None,
         metric_unit=data.trainer.unit(objective.metric),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,14 @@ from ablate.analyze.search.best import Best
 from ablate.analyze.search.space import short
 from ablate.report.render.document import Code, Paragraph, Span
 from ablate.report.sections.findings import Findings, PerObjective
+from ablate.report.sections.sensitivity import (
+    NO_CONTROL,
+    difference_as_values,
+    noise_floor,
+    sensitivity_as_values,
+    sensitivity_in_words,
+    verdict_in_words,
+)
 from ablate.spec.declared_test import ALPHA, MAX_EXACT
 from ablate.spec.designs import BASELINE
 from ablate.spec.models import Objective
@@ -26,7 +35,8 @@ ANSWERED = 20  # the same, at the end of a sweep
 
 def summary(findings: Findings) -> Paragraph:
     """The report's first paragraph."""
-    parts = [_ended(findings)]
+    seen = sensitivity_in_words(findings)
+    parts = [*([seen] if seen else []), _ended(findings)]
     if findings.mixed:
         parts.append(("Trials of different code, budgets, data or versions are compared here (marked †).",))
     for per in findings.per_objective:
@@ -43,11 +53,16 @@ def summary(findings: Findings) -> Paragraph:
 @dataclass(frozen=True)
 class Answer:
     """What an ablation shows. `verdict`: of which arms the declared test shows an effect. `sentences`: the summary's,
-    one for each arm. `arms`: the same as values, None where a number is missing."""
+    one for each arm, after the one on the positive control. `arms`: the same as values, None where a number is missing.
+    `sensitivity`: whether the study saw its positive control; None without one. `noise_floor`: the differences of the
+    A/A arms. `hypotheses`: every claim with its verdict."""
 
     verdict: str
     sentences: tuple[str, ...]
     arms: tuple[dict[str, Any], ...]
+    sensitivity: dict[str, Any] | None
+    noise_floor: tuple[dict[str, Any], ...]
+    hypotheses: tuple[dict[str, Any], ...]
 
 
 def answer(findings: Findings) -> Answer:
@@ -58,9 +73,28 @@ def answer(findings: Findings) -> Answer:
     if not any(effect.n for effect in per.effects):
         verdict = "none yet"
     elif not per.claims:
-        verdict = "the noise: A/A arms claim nothing"
-    sentences = (Paragraph(part).plain for part in _arms(findings, per, most=ANSWERED))
-    return Answer(verdict, tuple(sentences), tuple(_as_values(effect) for effect in per.claims))
+        verdict = "the noise: A/A arms claim nothing" if per.checks else "the study has its positive control alone"
+    seen = sensitivity_in_words(findings)
+    parts = [*([seen] if seen else []), *_arms(findings, per, most=ANSWERED)]
+    return Answer(
+        verdict,
+        sentences=tuple(Paragraph(part).plain for part in parts),
+        arms=tuple(_as_values(effect) for effect in per.claims),
+        sensitivity=sensitivity_as_values(findings),
+        noise_floor=tuple({"arm": effect.arm, **difference_as_values(effect)} for effect in noise_floor(per)),
+        hypotheses=tuple(_verdicts(findings)),
+    )
+
+
+def _verdicts(findings: Findings) -> Iterator[dict[str, Any]]:
+    for judged in findings.judged:
+        claim = judged.claim
+        yield {"claim": claim.claim, "arm": claim.arm, "metric": claim.metric, "min_effect": claim.min_effect,
+               "verdict": judged.verdict, "withheld": judged.withheld or None}  # fmt: skip
+    for reached in findings.reached:
+        claim = reached.claim
+        yield {"claim": claim.claim, "arm": claim.arm, "metric": claim.metric, "target": claim.target,
+               "verdict": reached.verdict, "withheld": None}  # fmt: skip
 
 
 def effect_is_shown(effect: Effect) -> bool:
@@ -69,15 +103,9 @@ def effect_is_shown(effect: Effect) -> bool:
 
 
 def _as_values(effect: Effect) -> dict[str, Any]:
-    numbers = {
-        "difference": effect.difference.mean,
-        "low": effect.difference.low,
-        "high": effect.difference.high,
-        "p_exact": effect.p_exact,
-        "p_holm": effect.p_holm,
-    }
-    measured = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-    return {"arm": effect.arm, "metric": effect.metric, "n": effect.n, **measured, "shown": effect_is_shown(effect)}
+    p_holm = effect.p_holm if math.isfinite(effect.p_holm) else None
+    measured = {**difference_as_values(effect), "p_holm": p_holm}
+    return {"arm": effect.arm, "metric": effect.metric, **measured, "shown": effect_is_shown(effect)}
 
 
 def _joined(parts: list[tuple[Span, ...]]) -> list[Span]:
@@ -241,7 +269,12 @@ def _whole_ablation(findings: Findings) -> list[tuple[Span, ...]]:
         parts.append((f"{of} the declared test rejects {len(shown)}{': ' + names if shown else ''}.",))
     for judged in findings.judged:
         late = f" ({EXPLORATORY}, declared after results)" if judged.claim.hindsight else ""
-        parts.append((f"Hypothesis \u201c{judged.claim.claim}\u201d{late}: {judged.verdict}.",))
+        parts.append((f"Hypothesis \u201c{judged.claim.claim}\u201d{late}: {verdict_in_words(judged)}.",))
+    for reached in findings.reached:
+        late = f" ({EXPLORATORY}, declared after results)" if reached.claim.hindsight else ""
+        parts.append((f"Hypothesis \u201c{reached.claim.claim}\u201d{late}: {reached.verdict}.",))
+    if findings.sensitivity is None and findings.primary.claims:
+        parts.append((NO_CONTROL,))
     if findings.data.tuned:
         parts.append(("All of this is conditional on one tuning of each arm.",))
     peeked = [effect.arm for effect in findings.primary.claims if effect.arm in findings.exploratory]
