@@ -151,7 +151,7 @@ DESIGNS = {
         "budget in tokens",
     ),
     "arms of another size": (
-        ablated("arms: {a: {model.memory: blind}}", "match: params"),
+        ablated("arms: {a: {model.memory_heads: 4}}", "match: params"),
         12,
         "a: ",
         "active parameters: match is params, and this differs by more than 2% from the baseline's",
