@@ -39,9 +39,10 @@ class Description:
     that set how long a trial trains. `reseed`: the parameter that gives the same trial other random streams, for A/A
     arms; None where there is none. `data_keys`: keys, or prefixes of keys, that change the data that a trial reads.
     `size_keys`: the same for the budget that it ends with. `curve`: the metric whose learning curves a
-    report draws; "" for the objective. `headlines`: the metrics that a trial's record shows first.
-    `sections`: prefix of a key -> title, for pages that list a configuration. `most_epochs`: passes over the training
-    data beyond which a study is warned.
+    report draws; "" for the objective. `later_keys`: parameters that came after the trainer's first release -> the
+    value that trials had before; a value equal to it is left out of what identifies a trial or a study. `headlines`:
+    the metrics that a trial's record shows first. `sections`: prefix of a key -> title, for pages that list a
+    configuration. `most_epochs`: passes over the training data beyond which a study is warned.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Description:
     size_keys: tuple[str, ...] = ()
     curve: str = ""
     headlines: tuple[str, ...] = ()
+    later_keys: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, str] = field(default_factory=dict)
     most_epochs: float = 4.0
 
@@ -166,8 +168,9 @@ class Config:
         return _nested(self.values)
 
     def identity(self) -> dict[str, Any]:
-        """`tree` without the later keys that change nothing: a trial's id and a study's identity are hashes of it."""
-        later = self.trainer.later_keys
+        """`tree` without later keys that have the value of earlier trials: a trial's id is a hash of it. So a new
+        parameter gives no recorded trial another id."""
+        later = self.trainer.description.later_keys
         return _nested({key: value for key, value in self.values.items() if key not in later or value != later[key]})
 
     def to_json(self) -> str:
@@ -208,12 +211,6 @@ class Trainer(Protocol):
     @property
     def keys(self) -> tuple[str, ...]:
         """All parameters, as dotted keys."""
-        ...
-
-    @property
-    def later_keys(self) -> Mapping[str, Any]:
-        """Keys that came after the first release, each with the value under which runs are what they were without it.
-        At that value a key is no part of ids, so earlier studies keep theirs."""
         ...
 
     @property

@@ -34,6 +34,7 @@ DESCRIPTION = Description(
         "model.max_seq_len",
     ),
     curve="val_loss",
+    later_keys=api.LATER_KEYS,
     headlines=(
         "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
         "tokens_per_s", "peak_gib",
@@ -55,11 +56,6 @@ class TokenMemory:
     def keys(self) -> tuple[str, ...]:
         """All dotted keys of a configuration except `preset`, which cannot be overridden."""
         return api.KEYS
-
-    @property
-    def later_keys(self) -> Mapping[str, Any]:
-        """See `model.api.LATER_KEYS`."""
-        return api.LATER_KEYS
 
     @property
     def path_keys(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The layers that can replace the feed-forward net: one table, one interface, `layer(u, bank, table) -> (fused, Read)`.
+"""The layers that can replace the feed-forward net: one table, one interface, `layer(u, inputs) -> (fused, Read)`.
 
 Letters: B batch, T tokens, D dim, H heads of retrieval, Q query width of a head, N entries, L tokens an entry, K
 selected by all heads, V vocabulary, n = sqrt(N).
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from model.bank.bank_read import pool, read_tokens
+from model.bank.layer_inputs import LayerInputs
 from model.bank.memory_bank import MemoryBank
+from model.bank.ngram_memory import NgramMemory
 from model.bank.product_key import (
     Factors,
     Selection,
@@ -24,10 +26,9 @@ from model.bank.product_key import (
     selection_counts,
 )
 from model.bank.ranks import sum_over_ranks
+from model.bank.value_memory import ValueMemory
 from model.config import Memory, ModelConfig
-from model.layers import SwiGLU
-
-NORM_EPS = 1e-6
+from model.layers import NORM_EPS, SwiGLU
 
 
 @dataclass(frozen=True)
@@ -69,26 +70,18 @@ class TokenMemory(nn.Module):
         self.read_norm = nn.RMSNorm(D, eps=NORM_EPS) if config.read_norm == "rms" else nn.Identity()
         self.fuse = SwiGLU(dim_in=2 * D, hidden=D, dim_out=D)
 
-    def forward(
-        self,
-        u_BTD: Tensor,
-        bank: MemoryBank,
-        table_VD: Tensor,
-        replace_read_D: Tensor | None = None,
-        right_BT: Tensor | None = None,
-    ) -> tuple[Tensor, Read]:
-        """`replace_read_D` replaces the read by a constant, so that an evaluation measures what reading is worth.
-        `right_BT`: with `read: oracle` the entry to hand over at each position; -1 where product keys select."""
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, Read]:
+        """The fused read, and what it read."""
         # Scores are in fp32 under every autocast: bf16 has 8 bits, and ties among a thousand keys would be common. The
         # read sums a few rows a position: autocast would save nothing there and lose bits.
         with torch.autocast(u_BTD.device.type, enabled=False):
             query_BTQ, factors = self.factors(u_BTD)
             selection, counts_2n, balance = self.select(factors)
-            if self.is_told and right_BT is not None:
-                selection = hand_over(selection, right_BT)
-            read_BTD = self.read_norm(self.read(selection, bank, table_VD))
-        if replace_read_D is not None:
-            read_BTD = replace_read_D.expand_as(read_BTD)
+            if self.is_told and inputs.right_BT is not None:
+                selection = hand_over(selection, inputs.right_BT)
+            read_BTD = self.read_norm(self.read(selection, inputs.bank, inputs.table_VD))
+        if inputs.replace_read_D is not None:
+            read_BTD = inputs.replace_read_D.expand_as(read_BTD)
         fused_BTD = self.fuse(torch.cat([u_BTD, read_BTD.to(u_BTD.dtype)], dim=-1))
         return fused_BTD, Read(
             features_BTD=self.features(u_BTD, query_BTQ).detach(),
@@ -190,15 +183,8 @@ class BlindMemory(nn.Module):
         self.read_norm = nn.RMSNorm(D, eps=NORM_EPS) if config.read_norm == "rms" else nn.Identity()
         self.fuse = SwiGLU(dim_in=2 * D, hidden=D, dim_out=D)
 
-    def forward(
-        self,
-        u_BTD: Tensor,
-        bank: MemoryBank,
-        table_VD: Tensor,
-        replace_read_D: Tensor | None = None,
-        right_BT: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        del bank, table_VD, replace_read_D, right_BT
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, None]:
+        del inputs
         made_BTD = self.widen(self.narrow(u_BTD)).to(u_BTD.dtype)
         return self.fuse(torch.cat([u_BTD, self.read_norm(made_BTD)], dim=-1)), None
 
@@ -210,15 +196,8 @@ class MatchedFeedForward(nn.Module):
         super().__init__()
         self.net = SwiGLU(dim_in=config.dim, hidden=config.swiglu_hidden, dim_out=config.dim)
 
-    def forward(
-        self,
-        u_BTD: Tensor,
-        bank: MemoryBank,
-        table_VD: Tensor,
-        replace_read_D: Tensor | None = None,
-        right_BT: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        del bank, table_VD, replace_read_D, right_BT
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, None]:
+        del inputs
         return self.net(u_BTD), None
 
 
@@ -228,4 +207,6 @@ MEMORIES: dict[Memory, type[nn.Module]] = {
     "hybrid": HybridMemory,
     "none": MatchedFeedForward,
     "blind": BlindMemory,
+    "ngram": NgramMemory,
+    "values": ValueMemory,
 }

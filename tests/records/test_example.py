@@ -29,7 +29,7 @@ def test_ids_are_recomputed_from_the_study_file() -> None:
 def test_a_later_key_is_part_of_an_id_only_where_it_changes_something() -> None:
     row = LEDGER.rows()[0]
     config = TRAINER.read(row.config_json)
-    for key, value in TRAINER.later_keys.items():
+    for key, value in TRAINER.description.later_keys.items():
         assert config[key] == value
         assert trial_id(row.arm, config.override({key: value}), row.seed) == row.trial_id
     changed = config.override({"model.memory_heads": 2})

@@ -46,10 +46,6 @@ class Toy:
     code_hash = "downhill"
 
     @property
-    def later_keys(self) -> Mapping[str, Any]:
-        return {}
-
-    @property
     def worker_environment(self) -> Mapping[str, str]:
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.bank.layer_inputs import LayerInputs
 from model.bank.memory import TokenMemory, hand_over
 from model.bank.memory_bank import MemoryBank
 from model.config import ConfigError, ModelConfig, resolve
@@ -13,6 +14,7 @@ from model.transformer import Transformer, initialise
 from tests.oracles import token_memory as oracle
 
 D, Q, N, L, K, V = 16, 6, 25, 3, 2, 300
+IDS = torch.zeros(1, 4, dtype=torch.int64)
 
 
 def config(**overrides: object) -> ModelConfig:
@@ -38,7 +40,7 @@ def test_heads_equal_the_mean_of_literal_heads(heads: int, temperature: float | 
     if temperature is not None:
         made.temperature_1.data.fill_(temperature)
     u = torch.randn(1, 4, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    _, read = made(u, bank, table)
+    _, read = made(u, LayerInputs(IDS, bank, table))
     n, expected, balances = 5, torch.zeros(4, D, dtype=torch.float64), []
     for head in range(heads):
         keys = made.keys_2nh[:, head * n : (head + 1) * n]
@@ -57,7 +59,7 @@ def test_heads_equal_the_mean_of_literal_heads(heads: int, temperature: float | 
 
 def test_the_temperature_has_a_gradient() -> None:
     made, bank, table = layer(config(query_temperature="learned"))
-    fused, _ = made(torch.randn(1, 4, D, dtype=torch.float64), bank, table)
+    fused, _ = made(torch.randn(1, 4, D, dtype=torch.float64), LayerInputs(IDS, bank, table))
     fused.sum().backward()
     assert made.temperature_1.grad is not None
     assert made.temperature_1.grad.abs() > 0
@@ -94,8 +96,8 @@ def test_an_oracle_hands_over_entries_where_it_knows_them() -> None:
     made, bank, table = layer(config().model_copy(update={"read": "oracle"}))
     u = torch.randn(2, 4, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     right = torch.tensor([[-1, 7, -1, -1], [-1, -1, -1, 0]])
-    _, own = made(u, bank, table)
-    _, told = made(u, bank, table, None, right)
+    _, own = made(u, LayerInputs(IDS, bank, table))
+    _, told = made(u, LayerInputs(IDS, bank, table, right_BT=right))
     for b, t, entry in ((0, 1, 7), (1, 3, 0)):
         expected = table[bank.tokens_NL[entry].long()].mean(dim=0)
         torch.testing.assert_close(told.read_BTD[b, t], expected)
