@@ -132,6 +132,12 @@ class HypothesisFile(_Part):
     declared_at: str | None = None
     """None: with the study."""
 
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> HypothesisFile:
+        if (self.min_effect is None) == (self.target is None):
+            raise ValueError("a hypothesis has min_effect or target")
+        return self
+
 
 class AshaFile(_Part):
     min_tokens: int = Field(ge=1)

@@ -46,6 +46,16 @@ def test_simulated_verdicts_are_the_reports(claims: int, seeds: int, gain: float
         assert found[study] == tuple(entry.verdict for entry in judged)
 
 
+@pytest.mark.parametrize("claims", [1, 3, 6])
+def test_wrong_verdicts_of_all_hypotheses_together_keep_their_level(claims: int):
+    """Every true gain is min_effect, where neither `supported` nor `equivalent` is right."""
+    gains_HDN = np.random.default_rng(1).normal(0.02, 0.01, (claims, 2_000, 10))
+    found = power.verdicts(gains_HDN, min_effects=[0.02] * claims)
+    noise = 3 * math.sqrt(0.05 * 0.95 / 2_000)
+    for wrong in ("supported", "equivalent"):
+        assert sum(wrong in verdicts for verdicts in found) / 2_000 < 0.05 + noise
+
+
 def test_chances_are_shares_and_repeat():
     plans = [Plan(0.02, 0.06), Plan(0.05, 0.02)]
     found = power.chances(plans, seeds=9, gain=2.0)

@@ -8,6 +8,7 @@ import pytest
 
 from ablate.errors import BadInput
 from ablate.search.source import preview
+from ablate.study import study_json
 from ablate.study.lifecycle import open_study
 from tests import study_files
 from tests.study.test_phases import ARMS, SEARCH, Formula, go
@@ -180,3 +181,12 @@ def test_a_study_of_before_there_were_controls_and_targets_goes_on(tmp_path: Pat
     del old["spec"]["ablation"]["control"]
     done.ledger.write_study(old)
     assert open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=False)[1] == "finished"
+
+
+@pytest.mark.parametrize("change", [{"min_effect": None}, {"target": 2.0}], ids=["of no kind", "of two kinds"])
+def test_a_damaged_hypothesis_is_not_left_out_silently(change: dict[str, float | None], tmp_path: Path, results: Path):
+    ledger, _ = open_study(study_files.load(tmp_path, CLAIM, text=ARMS), results, resume=False)
+    study = ledger.read_study()
+    study["spec"]["hypotheses"][0] |= change
+    with pytest.raises(BadInput, match="a hypothesis has min_effect or target"):
+        study_json.parse(study, place=ledger.place)

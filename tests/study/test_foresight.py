@@ -11,6 +11,7 @@ import pytest
 
 from ablate import cli, sweep
 from ablate.analyze.arms.simulated_power import Plan, chances, seeds_for
+from ablate.analyze.basis.frames import floats, rows
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.spec.models import StudySpec
@@ -43,7 +44,7 @@ def planned(folder: Path, text: str = FILE) -> StudySpec:
 
 def sd_of(pilot: Path, arm: str) -> float:
     runs = read(pilot).trials.pivot(index="seed", columns="arm", values="val_loss")
-    return float((runs[arm] - runs["baseline"]).std(ddof=1))
+    return float(np.std(floats(runs, arm) - floats(runs, "baseline"), ddof=1))
 
 
 def test_chances_are_those_of_the_pilots_arm(tmp_path: Path, pilot: Path):
@@ -75,7 +76,7 @@ def test_a_study_prefers_its_own_pairs(tmp_path: Path, pilot: Path):
     trials = read(own.root).trials
     gain, _ = foresight.describe(planned(tmp_path), own=trials, pilot=pilot)
     assert gain.spread.source == "4 pairs of blind in this study"
-    few = trials[trials["seed"] < 3]
+    few = rows(trials, trials["seed"] < 3)
     gain, _ = foresight.describe(planned(tmp_path), own=few, pilot=pilot)
     assert gain.spread.source == "8 pairs of blind in study pilot", "two pairs are no spread"
     assert foresight.describe(planned(tmp_path), own=few, pilot=None) == ()

@@ -62,6 +62,12 @@ class Effect:
         """Number of pairs."""
         return self.difference.n
 
+    @property
+    def declared_p(self) -> float:
+        """The p by which the declared test judges the arm: adjusted, but for the positive control; NaN for an A/A arm,
+        which is not judged."""
+        return self.p_exact if self.control else self.p_holm
+
 
 def arm_names(trials: pd.DataFrame, *, declared: Sequence[str] = ()) -> list[str]:
     """All arms but the baseline: the declared ones in their order, then those that only the results have."""

@@ -291,7 +291,7 @@ def _marked(p: float, mark: str) -> str:
 def _credit_word(findings: Findings, per: PerObjective, effect: Effect) -> str:
     sentence = credit(findings, effect=effect, objective=per.objective)
     if "may be credited" in sentence:
-        return "yes" if effect.p_holm <= ALPHA else "if a gain"
+        return "yes" if effect.declared_p <= ALPHA else "if a gain"
     return "no" if "not credited" in sentence else formatting.DASH
 
 

@@ -350,7 +350,7 @@ def credit(findings: Findings, *, effect: Effect, objective: Objective) -> str:
         return ""
     if kinds[better] in NO_BANK:
         return f"The better side of that comparison, {better}, has no memory to read."
-    gain = f"The gain of {better}" if effect.p_holm <= ALPHA else f"The gain of {better}, if it is one,"
+    gain = f"The gain of {better}" if effect.declared_p <= ALPHA else f"The gain of {better}, if it is one,"
     bank = findings.bank_of(better)
     if bank is None:
         return f"{gain} is not credited to its memory: bank_use_nats was not measured."
