@@ -14,6 +14,7 @@ from model.config import (
     ALLOCATOR_VARIABLES,
     EXPANDABLE,
     KEYS,
+    LATER_KEYS,
     PATH_KEYS,
     PRESETS,
     Config,
@@ -41,11 +42,12 @@ if TYPE_CHECKING:
     from model.evaluate import Entry as BankEntry
 
 __all__ = [
-    "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "METRICS", "PATH_KEYS", "PRESETS",
-    "PROCESS_GIB", "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric", "NonFiniteLoss", "Report",
-    "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages", "check_ranks", "code_hash",
-    "epoch_tokens", "estimate", "explain", "failure_kind", "footprint", "from_json", "hold_to_share", "inert_keys",
-    "missing_files", "nearest", "override", "read_overrides", "resolve", "stream_seed", "train", "value_of",
+    "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "LATER_KEYS", "METRICS", "PATH_KEYS",
+    "PRESETS", "PROCESS_GIB", "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric",
+    "NonFiniteLoss", "Report", "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages",
+    "check_ranks", "code_hash", "epoch_tokens", "estimate", "explain", "failure_kind", "footprint", "from_json",
+    "hold_to_share", "inert_keys", "missing_files", "nearest", "override", "read_overrides", "resolve",
+    "stream_seed", "train", "value_of",
 ]  # fmt: skip
 
 

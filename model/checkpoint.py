@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.config import Config
+from model.config import Config, as_first_released
 from model.metrics import Metrics
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -116,7 +116,7 @@ def latest(directory: Path, *, config: Config, data_hash: str, model: nn.Module)
             if not (path / OPTIMIZER).exists():
                 continue
             state = read_state(path)
-            if state.config != config.model_dump():
+            if as_first_released(state.config) != as_first_released(config.model_dump()):
                 continue
             if path.name != f"step-{state.progress.step}":
                 raise Damaged(f"{STATE} is of step {state.progress.step}")
@@ -172,7 +172,7 @@ def read_state(path: Path) -> State:
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         _PROGRESS.validate_json(json.dumps(state["progress"]), strict=True)
-        return State(state["config"], str(state[DATA]) if DATA in state else None, Progress(**state["progress"]))
+        return State(dict(state["config"]), str(state[DATA]) if DATA in state else None, Progress(**state["progress"]))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("progress", *first["loc"])))
@@ -195,7 +195,7 @@ def load(path: Path, *, model: nn.Module, optimizer: torch.optim.AdamW) -> Progr
     """Load everything of a checkpoint; return how far the run was."""
     load_model(path, model)
     moments = load_file(path / OPTIMIZER)
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         # The step moves to the device too: a fused AdamW counts there.
         optimizer.state[parameter] = {
             key: moments[f"{name}/{key}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
@@ -215,10 +215,14 @@ def _write(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 def _moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
     """AdamW's state by parameter name: optimisers number parameters, and the numbers may change."""
     moments = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         for key, tensor in optimizer.state[parameter].items():
             moments[f"{name}/{key}"] = tensor.contiguous()
     return moments
@@ -227,7 +231,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.
 def _moments_like(model: nn.Module) -> dict[str, Tensor]:
     """Tensors with the names, shapes and types of AdamW's state."""
     moments: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model):
         moments |= {f"{name}/step": torch.zeros(()), f"{name}/exp_avg": parameter, f"{name}/exp_avg_sq": parameter}
     return moments
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NORM_EPS = 1e-6
+
 
 class Attention(nn.Module):
     """Causal self-attention (scaled dot product) with rotary positions; no bias."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model import checkpoint, engine
 from model.bank import BankUpdater, Read, UpdateStats, fill_bank, sum_over_ranks, update_metrics
-from model.config import Config, reseeded
+from model.config import Config, reseeded, untouched_numbers
 from model.cost import is_recorded
 from model.data import IGNORED, Batches, load_documents
 from model.data.tokenizer import load_or_train
@@ -27,6 +27,7 @@ from model.device.meters import Peaks, Stopwatch, device_name, gpu_utilisation, 
 from model.device.prefetch import Prefetcher, ahead_on, on_host
 from model.evaluate import Evaluator
 from model.metrics import Metrics
+from model.optimizer import adamw, set_rate
 from model.outcome import NonFiniteLoss, Report, Result, Verdict
 from model.schedule import learning_rate, report_due, reports_by
 from model.transformer import Transformer, initialise
@@ -50,13 +51,7 @@ class Trainer:
         initialise(self.model, seed=reseeded(train.seed, train.reseed))
         bank = fill_bank(self.model.bank, config, documents.knowledge, tokenizer)
         self.model.to(self.device, engine.weights_dtype(config))
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=train.lr,
-            betas=(train.beta1, train.beta2),
-            weight_decay=train.weight_decay,
-            fused=True,  # keeps its step count on the device
-        )
+        self.optimizer = adamw(self.model, config)
         self.data_hash = documents.data_hash
         self.evaluator = Evaluator(config, documents, tokenizer, train_documents=token_documents)
         self.bank_updater = BankUpdater(
@@ -67,10 +62,10 @@ class Trainer:
             optimizer=self.optimizer,
         )
         self.steps = self._total_steps()
-        parameters = sum(p.numel() for p in self.model.parameters())
+        stored = sum(p.numel() for p in self.model.parameters())
         self.constants: Metrics = {
-            "parameters": parameters,
-            "active_parameters": parameters - self.model.table.weight.numel(),
+            "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "active_parameters": stored - self.model.table.weight.numel() - untouched_numbers(model_config),
             "epoch_tokens": self.batches.tokens_per_epoch,
             **self.evaluator.floors,
         }
@@ -193,8 +188,7 @@ class Trainer:
         updates = (step + 1) % train.accumulation_steps == 0
         self.accelerator.sync_gradients = updates  # DeepSpeed's backward also steps its optimiser
         if updates:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(step)
+            set_rate(self.optimizer, self._rate(step))
         x_BT, y_BT = self.prefetcher.take(step)
         with window.steps.running():
             ce, reads = self.micro_batch(x_BT, y_BT)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.bank import MEMORIES, NORM_EPS, MemoryBank, Read
+from model.bank import MEMORIES, LayerInputs, MemoryBank, Read
 from model.config import Memory, ModelConfig, stream_seed
-from model.layers import Attention, rotary_table
+from model.layers import NORM_EPS, Attention, rotary_table
 from model.loss import summed_nats
 
 
@@ -45,16 +45,9 @@ class Block(nn.Module):
         self.norm2 = nn.RMSNorm(config.dim, eps=NORM_EPS)
         self.memory = MEMORIES[memory](config)
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rotation_2Td: Tensor,
-        bank: MemoryBank,
-        table_VD: Tensor,
-        replace_read_D: Tensor | None,
-    ) -> tuple[Tensor, Read | None]:
+    def forward(self, x_BTD: Tensor, rotation_2Td: Tensor, inputs: LayerInputs) -> tuple[Tensor, Read | None]:
         h_BTD = x_BTD + self.attention(self.norm1(x_BTD), rotation_2Td)
-        fused_BTD, read = self.memory(self.norm2(h_BTD), bank, table_VD, replace_read_D)
+        fused_BTD, read = self.memory(self.norm2(h_BTD), inputs)
         return h_BTD + fused_BTD, read
 
 
@@ -96,7 +89,7 @@ class Transformer(nn.Module):
             replace_D = None
             if replace_reads_XD is not None and layer in self.readers:
                 replace_D = replace_reads_XD[self.readers.index(layer)]
-            inputs = x_BTD, self.rotation_2Td, self.bank, table_VD, replace_D
+            inputs = x_BTD, self.rotation_2Td, LayerInputs(ids_BT, self.bank, table_VD, replace_D)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # Nothing in a block is random. The read that it returns besides the states is the first pass's.
                 x_BTD, read = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -120,8 +113,9 @@ class Transformer(nn.Module):
 
 @torch.no_grad()
 def initialise(model: Transformer, *, seed: int) -> None:
-    """E ~ N(0, 0.02); keys uniform in +-1/sqrt(Q/2); linear layers uniform in +-1/sqrt(fan in); gains and temperatures
-    1, biases 0. What the bank draws: MemoryBank.initialise.
+    """E and the tables of `ngram` ~ N(0, 0.02); the rows of `values` ~ N(0, 1 / sqrt(D)); keys uniform in
+    +-1/sqrt(Q/2); linear layers uniform in +-1/sqrt(fan in); gains and temperatures 1, biases 0. What the bank draws:
+    MemoryBank.initialise.
 
     Every parameter draws from the stream of its own name, on the CPU. So the values are the same on every device, and
     two arms that share a parameter share its values bit for bit.
@@ -129,8 +123,10 @@ def initialise(model: Transformer, *, seed: int) -> None:
     for name, parameter in model.named_parameters():
         generator = torch.Generator().manual_seed(stream_seed(seed, f"init/{name}"))
         drawn = torch.empty(parameter.shape)
-        if name == "table.weight":
+        if name == "table.weight" or name.endswith(".rows_RE"):
             drawn.normal_(0.0, 0.02, generator=generator)
+        elif name.endswith(".rows_ND"):
+            drawn.normal_(0.0, 1 / math.sqrt(parameter.shape[-1]), generator=generator)
         elif parameter.dim() == 1:
             drawn.fill_(0.0 if name.endswith("bias") else 1.0)
         else:

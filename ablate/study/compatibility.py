@@ -45,7 +45,8 @@ def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *,
 
     was, is_now = before["spec"], now["spec"]
     if before["identity"] != now["identity"]:
-        for key in _different(was["base"], is_now["base"]):
+        later = spec.trainer.description.later_keys
+        for key in _different({**later, **was["base"]}, {**later, **is_now["base"]}):
             raise refuse(f"base.{key}", "base")
         raise refuse("base.data", "content of its data files")
     if was["search"]:  # a study of arms alone may get its search later

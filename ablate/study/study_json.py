@@ -77,7 +77,7 @@ def _ablation(spec: StudySpec) -> dict[str, Any] | None:
 
 def _identity(spec: StudySpec, *, data_hash: str) -> str:
     """Hash of the base (with its budget) and the data: what may not change under a study's name."""
-    text = json.dumps([spec.base.tree(), data_hash], sort_keys=True)
+    text = json.dumps([spec.base.identity(), data_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -40,6 +40,8 @@ class Description:
     arms; None where there is none. `data_keys`: keys, or prefixes of keys, that change the data that a trial reads.
     `size_keys`: the same for the budget that it ends with. `curve`: the metric whose learning curves a
     report draws; "" for the objective. `headlines`: the metrics that a trial's record shows first.
+    `later_keys`: parameters that came after the trainer's first release -> the value that trials had before; a value
+    equal to it is left out of what identifies a trial or a study.
     `sections`: prefix of a key -> title, for pages that list a configuration.
     """
 
@@ -54,6 +56,7 @@ class Description:
     size_keys: tuple[str, ...] = ()
     curve: str = ""
     headlines: tuple[str, ...] = ()
+    later_keys: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -160,19 +163,29 @@ class Config:
         return {key: self.values[key] for key in keys}
 
     def tree(self) -> dict[str, Any]:
-        """Nested, as in JSON: `model.dim` is `{"model": {"dim": ...}}`. A trial's id is a hash of it."""
-        tree: dict[str, Any] = {}
-        for key, value in self.values.items():
-            *sections, name = key.split(".")
-            inner = tree
-            for section in sections:
-                inner = inner.setdefault(section, {})
-            inner[name] = value
-        return tree
+        """Nested, as in JSON: `model.dim` is `{"model": {"dim": ...}}`."""
+        return _nested(self.values)
+
+    def identity(self) -> dict[str, Any]:
+        """`tree` without later keys that have the value of earlier trials: a trial's id is a hash of it. So a new
+        parameter gives no recorded trial another id."""
+        later = self.trainer.description.later_keys
+        return _nested({key: value for key, value in self.values.items() if key not in later or value != later[key]})
 
     def to_json(self) -> str:
         """`tree` as JSON text: the `config_json` of a trial's row."""
         return json.dumps(self.tree(), ensure_ascii=False, separators=(",", ":"))
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return tree
 
 
 class Train(Protocol):

@@ -34,6 +34,7 @@ DESCRIPTION = Description(
         "model.max_seq_len",
     ),
     curve="val_loss",
+    later_keys=api.LATER_KEYS,
     headlines=(
         "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
         "tokens_per_s", "peak_gib",

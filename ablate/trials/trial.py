@@ -30,8 +30,8 @@ class Trial:
 
 
 def trial_id(arm: str, config: Config, seed: int) -> str:
-    """12 hex digits of a hash of arm, whole configuration and seed; the same on every machine and in every run."""
-    text = json.dumps([arm, config.tree(), seed], sort_keys=True)
+    """12 hex digits of a hash of arm, configuration and seed; the same on every machine and in every run."""
+    text = json.dumps([arm, config.identity(), seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -7,13 +7,14 @@ from model.bank.bank_updater import BankUpdater, fill_bank
 from model.bank.ema import UpdateStats, update_bank, update_metrics
 from model.bank.encode import output_head, self_encode_rate
 from model.bank.knowledge import initial_bank
-from model.bank.memory import MEMORIES, NORM_EPS, Read
+from model.bank.layer_inputs import LayerInputs
+from model.bank.memory import MEMORIES, Read
 from model.bank.memory_bank import MemoryBank
 from model.bank.product_key import cached_pairs
 from model.bank.ranks import sum_over_ranks
 from model.bank.segment_sum import pretending
 
 __all__ = [
-    "MEMORIES", "NORM_EPS", "BankUpdater", "MemoryBank", "Read", "UpdateStats", "cached_pairs", "fill_bank",
+    "MEMORIES", "BankUpdater", "LayerInputs", "MemoryBank", "Read", "UpdateStats", "cached_pairs", "fill_bank",
     "initial_bank", "output_head", "pretending", "self_encode_rate", "sum_over_ranks", "update_bank", "update_metrics",
 ]  # fmt: skip

@@ -42,7 +42,8 @@ def read_tokens(selection: Selection, bank_NL: Tensor, table_VD: Tensor, *, chun
 
 
 def pool(selection: Selection, rows_NF: Tensor) -> Tensor:
-    """sum_k w_k * rows[I_k], [.., F], of stored rows without a gradient: one weighted `embedding_bag` of K rows."""
+    """sum_k w_k * rows[I_k], [.., F], of stored or trained rows: one weighted `embedding_bag` of K rows. torch's own
+    backward: with one row an entry it takes no longer than one written by hand."""
     *batch, K = selection.index_BTK.shape
     weight_PK = selection.weight_BTK.reshape(-1, K).to(rows_NF.dtype)
     pooled_PF = F.embedding_bag(selection.index_BTK.reshape(-1, K), rows_NF, per_sample_weights=weight_PK, mode="sum")

@@ -1,4 +1,4 @@
-"""The layers that can replace the feed-forward net: one table, one interface, `layer(u, bank, table) -> (fused, Read)`.
+"""The layers that can replace the feed-forward net: one table, one interface, `layer(u, inputs) -> (fused, Read)`.
 
 Letters: B batch, T tokens, D dim, Q query width, N entries, L tokens an entry, K selected, V vocabulary, n = sqrt(N).
 """
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from model.bank.bank_read import pool, read_tokens
+from model.bank.layer_inputs import LayerInputs
 from model.bank.memory_bank import MemoryBank
+from model.bank.ngram_memory import NgramMemory
 from model.bank.product_key import (
     Factors,
     Selection,
@@ -23,10 +25,9 @@ from model.bank.product_key import (
     selection_counts,
 )
 from model.bank.ranks import sum_over_ranks
+from model.bank.value_memory import ValueMemory
 from model.config import Memory, ModelConfig
-from model.layers import SwiGLU
-
-NORM_EPS = 1e-6
+from model.layers import NORM_EPS, SwiGLU
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,8 @@ class TokenMemory(nn.Module):
         self.read_norm = nn.RMSNorm(D, eps=NORM_EPS) if config.read_norm == "rms" else nn.Identity()
         self.fuse = SwiGLU(dim_in=2 * D, hidden=D, dim_out=D)
 
-    def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
-    ) -> tuple[Tensor, Read]:
-        """`replace_read_D` replaces the read by a constant, so that an evaluation measures what reading is worth."""
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, Read]:
+        """The fused read, and what it read."""
         # Scores are in fp32 under every autocast: bf16 has 8 bits, and ties among a thousand keys would be common. The
         # read sums a few rows a position: autocast would save nothing there and lose bits.
         with torch.autocast(u_BTD.device.type, enabled=False):
@@ -77,9 +76,9 @@ class TokenMemory(nn.Module):
             selection, scores = retrieve(factors, num_selected=self.num_selected)
             counts_2n = sum_over_ranks(selection_counts(selection, n=self.keys_2nh.shape[1]))
             balance = balance_loss(factors, scores, counts_2n)
-            read_BTD = self.read_norm(self.read(selection, bank, table_VD))
-        if replace_read_D is not None:
-            read_BTD = replace_read_D.expand_as(read_BTD)
+            read_BTD = self.read_norm(self.read(selection, inputs.bank, inputs.table_VD))
+        if inputs.replace_read_D is not None:
+            read_BTD = inputs.replace_read_D.expand_as(read_BTD)
         fused_BTD = self.fuse(torch.cat([u_BTD, read_BTD.to(u_BTD.dtype)], dim=-1))
         return fused_BTD, Read(
             features_BTD=self.features(u_BTD, query_BTQ).detach(),
@@ -145,10 +144,8 @@ class BlindMemory(nn.Module):
         super().__init__()
         self.fuse = SwiGLU(dim_in=2 * config.dim, hidden=config.dim, dim_out=config.dim)
 
-    def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
-    ) -> tuple[Tensor, None]:
-        del bank, table_VD, replace_read_D
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, None]:
+        del inputs
         return self.fuse(torch.cat([u_BTD, torch.zeros_like(u_BTD)], dim=-1)), None
 
 
@@ -159,10 +156,8 @@ class MatchedFeedForward(nn.Module):
         super().__init__()
         self.net = SwiGLU(dim_in=config.dim, hidden=config.swiglu_hidden, dim_out=config.dim)
 
-    def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
-    ) -> tuple[Tensor, None]:
-        del bank, table_VD, replace_read_D
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, None]:
+        del inputs
         return self.net(u_BTD), None
 
 
@@ -172,4 +167,6 @@ MEMORIES: dict[Memory, type[nn.Module]] = {
     "hybrid": HybridMemory,
     "none": MatchedFeedForward,
     "blind": BlindMemory,
+    "ngram": NgramMemory,
+    "values": ValueMemory,
 }

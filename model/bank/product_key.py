@@ -77,7 +77,7 @@ def retrieve(factors: Factors, *, num_selected: int, chunk_bytes: int | None = N
             best_2cK, column_2cK = _best(scores[-1], num_selected)
             best.append(best_2cK)
             columns.append(column_2cK)
-        kept_PK, rank_2PK = _best_pairs(torch.cat(best, dim=1))
+        kept_PK, rank_2PK = best_pairs(torch.cat(best, dim=1))
         subkey_2PK = torch.cat(columns, dim=1).gather(-1, rank_2PK)
     kept_BTK = cast(Tensor, _Kept.apply(*factors, kept_PK.unflatten(0, batch), subkey_2PK))
     index_BTK = (subkey_2PK[0] * n + subkey_2PK[1]).unflatten(0, batch)
@@ -177,7 +177,7 @@ class _Kept(torch.autograd.Function):
         return slope_Rh.view(query_BTQ.shape), slope_2nh.view(keys_2nh.shape), None, None
 
 
-def _best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
+def best_pairs(best_2PK: Tensor) -> tuple[Tensor, Tensor]:
     """The K largest sums of one best score of each half: (sums [P, K], ranks in each half [2, P, K]), best first.
 
     A pair (a-th best, b-th best) has at least (a+1)(b+1) sums at or above its own, so only the pairs with

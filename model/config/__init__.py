@@ -17,6 +17,7 @@ from model.config.launch import (
 from model.config.overrides import (
     KEYS,
     PATH_KEYS,
+    as_first_released,
     check_key,
     explain,
     from_json,
@@ -28,12 +29,22 @@ from model.config.overrides import (
     value_of,
 )
 from model.config.presets import PRESETS
+from model.config.row_memories import (
+    NGRAM_HEADS,
+    NGRAM_ORDERS,
+    frozen_numbers,
+    ngram_primes,
+    row_memory,
+    untouched_numbers,
+)
 from model.config.seeding import reseeded, stream_seed
-from model.config.settings import Config, ConfigError, DataConfig, Memory, ModelConfig, TrainConfig
+from model.config.settings import LATER_KEYS, Config, ConfigError, DataConfig, Memory, ModelConfig, TrainConfig
 
 __all__ = [
-    "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig",
-    "Memory", "ModelConfig", "TrainConfig", "cache_dir", "check_key", "check_packages", "check_processes",
-    "check_ranks", "code_hash", "deepspeed_config", "explain", "from_json", "inert_keys", "missing_files", "nearest",
-    "override", "read_overrides", "reseeded", "resolve", "stream_seed", "value_of",
+    "ALLOCATOR_VARIABLES", "EXPANDABLE", "KEYS", "LATER_KEYS", "NGRAM_HEADS", "NGRAM_ORDERS",
+    "PATH_KEYS", "PRESETS", "Config", "ConfigError", "DataConfig", "Memory", "ModelConfig", "TrainConfig",
+    "as_first_released", "cache_dir", "check_key", "check_packages", "check_processes", "check_ranks", "code_hash",
+    "deepspeed_config", "explain", "from_json", "frozen_numbers", "inert_keys", "missing_files", "nearest",
+    "ngram_primes", "override", "read_overrides", "reseeded", "resolve", "row_memory", "stream_seed",
+    "untouched_numbers", "value_of",
 ]  # fmt: skip

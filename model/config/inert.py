@@ -12,7 +12,7 @@ _ENTRIES = ("knowledge_length", "kb_fit", "kb_init", "kb_layout", "ema_state", "
 """What matters only to entries of tokens."""
 
 _BANK = (
-    *_ENTRIES, "num_selected", "query_norm", "read_norm", "ema", "ema_decay", "ema_update_freq", "ema_rescale",
+    *_ENTRIES, "num_selected", "read_norm", "ema", "ema_decay", "ema_update_freq", "ema_rescale",
     "freeze_ratio", "refresh", "refresh_after",
 )  # fmt: skip
 """What matters only to a memory that reads a bank."""
@@ -33,6 +33,19 @@ def inert_keys(config: Config) -> dict[str, str]:
     if not model.has_bank:
         note(*_BANK, because=memory)
         note("balance_loss_coef", because=memory, section="train")
+        if not model.has_rows:
+            note("query_norm", because=memory)
+            note("memory_lr_scale", because=memory, section="train")
+    if model.memory != "ngram":
+        note("ngram_rows", because=memory)
+    if model.memory != "values":
+        note("values_num", "values_heads", "values_selected", because=memory)
+    if model.memory == "ngram":
+        note("query_norm", because=memory)
+    if not model.has_rows:
+        note("memory_rows", because=memory)
+    elif model.memory_rows == "frozen":
+        note("memory_lr_scale", because="model.memory_rows is frozen", section="train")
     if model.memory == "none":
         note("memory_layers", because=memory)
     if model.memory == "blind" and model.memory_layers == "all":

@@ -13,6 +13,7 @@ from model.config.presets import PRESETS
 from model.config.rules import check_rules
 from model.config.settings import (
     LARGEST,
+    LATER_KEYS,
     Config,
     ConfigError,
     DataConfig,
@@ -100,6 +101,21 @@ def value_of(config: Config, key: str) -> Any:
 def read_overrides(config: Config) -> dict[str, Any]:
     """The configuration as dotted keys; `resolve(config.preset, read_overrides(config)) == config`."""
     return {key: value_of(config, key) for key in KEYS}
+
+
+def as_first_released(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped configuration without later keys that change nothing: equal to what an earlier version dumped."""
+
+    def is_later(section: str, name: str, value: Any) -> bool:
+        key = f"{section}.{name}"
+        return key in LATER_KEYS and value == LATER_KEYS[key]
+
+    return {
+        section: {name: value for name, value in part.items() if not is_later(section, name, value)}
+        if isinstance(part, Mapping)
+        else part
+        for section, part in tree.items()
+    }
 
 
 def _validate(tree: dict[str, Any]) -> Config:

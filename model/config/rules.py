@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NoReturn
 
+from model.config.row_memories import NGRAM_TABLES, ngram_primes
 from model.config.settings import Config, ConfigError, ModelConfig
 
 _AROUND = 512
@@ -18,10 +19,8 @@ def _fail(key: str, value: object, rule: str, hint: str) -> NoReturn:
 def check_rules(config: Config) -> None:
     """Raise ConfigError for the first rule that `config` breaks."""
     model, train, data = config.model, config.train, config.data
+    _check_square("model.knowledge_num", model.knowledge_num)
     root = math.isqrt(model.knowledge_num)
-    if root * root != model.knowledge_num:
-        hint = f"try {root**2} or {(root + 1) ** 2}"
-        _fail("model.knowledge_num", model.knowledge_num, "not a square", hint)
     if model.num_selected > root:
         rule = f"more than sqrt(knowledge_num) = {root}"
         _fail("model.num_selected", model.num_selected, rule, f"try {root} or less, or a larger knowledge_num")
@@ -56,6 +55,12 @@ def check_rules(config: Config) -> None:
         )
 
 
+def _check_square(key: str, entries: int) -> None:
+    root = math.isqrt(entries)
+    if root * root != entries:
+        _fail(key, entries, "not a square", f"try {root**2} or {(root + 1) ** 2}")
+
+
 def _check_memory(model: ModelConfig) -> None:
     """Check the rules of the memory's variants."""
     layers = model.layers_with_memory
@@ -64,6 +69,14 @@ def _check_memory(model: ModelConfig) -> None:
     if layers[-1] >= model.n_layers:
         rule = f"no layer {layers[-1]}: n_layers = {model.n_layers}, counted from 0"
         _fail("model.memory_layers", model.memory_layers, rule, f"use 0 to {model.n_layers - 1}, or all")
+    if len(ngram_primes(model.ngram_rows)) < NGRAM_TABLES:
+        rule = f"fewer than {NGRAM_TABLES} primes up to it, and each table has another"
+        _fail("model.ngram_rows", model.ngram_rows, rule, "try 19 or more")
+    _check_square("model.values_num", model.values_num)
+    root = math.isqrt(model.values_num)
+    if model.values_selected > root:
+        rule = f"more than sqrt(values_num) = {root}"
+        _fail("model.values_selected", model.values_selected, rule, f"try {root} or less, or a larger values_num")
     if model.memory == "hybrid" and model.residual_dim > model.dim:
         _fail("model.residual_dim", model.residual_dim, f"more than dim = {model.dim}", f"try {model.dim} or less")
     if model.stores_tokens and model.ema_state == "sparse_cache" and not model.cached_entries:

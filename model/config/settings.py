@@ -6,16 +6,28 @@ The rules that tie values together stand in rules.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-Memory = Literal["token", "vector", "hybrid", "none", "blind"]
+Memory = Literal["token", "vector", "hybrid", "none", "blind", "ngram", "values"]
 Corpus = Literal["facts", "pydoc", "jsonl"]
 
 LARGEST = 2**53
 """Whole numbers up to this one are exact as doubles."""
+
+LATER_KEYS: Mapping[str, Any] = {
+    "model.ngram_rows": 8_191,
+    "model.values_num": 4_096,
+    "model.values_heads": 4,
+    "model.values_selected": 8,
+    "model.memory_rows": "trained",
+    "train.memory_lr_scale": None,
+}
+"""Keys that came after the first release -> the value with which a run does what runs did before the key. What
+identifies a run leaves such a value out, so that a new key gives no old run another identity."""
 
 
 class ConfigError(ValueError):
@@ -62,10 +74,12 @@ class ModelConfig(Section):
     memory: Memory = "token"
     """What replaces the feed-forward net: `token` (a memory of tokens), `vector` (1.4.5: stored vectors), `hybrid`
     (tokens and a continuous residual), or a control: `none` (a SwiGLU of as many active parameters) or `blind` (the
-    same gated layer, fed zeros). A key that a memory has no use for changes nothing there."""
+    same gated layer, fed zeros). Positive controls, which are known to lower the loss and hold no entries: `ngram`
+    (tables that the last tokens' hashes address; Engram) and `values` (trained rows behind product keys; Memory
+    Layers). A key that a memory has no use for changes nothing there."""
     memory_layers: str = "all"
     """Layers that have the memory, counted from 0: `all`, `[1, 3]` or `"1,3"` (in a `choice`, the text). The other
-    layers have what `none` has."""
+    layers have what `none` has. `all` means the first layer alone for `ngram`, and the last one alone for `values`."""
     knowledge_num: int = Field(gt=0)
     """Entries N of the bank: a square number."""
     knowledge_length: int = Field(gt=0)
@@ -112,6 +126,17 @@ class ModelConfig(Section):
     filled again."""
     refresh_after: int = Field(default=20, gt=0)
     """EMA updates through which a sub-key must be unused before it is reset."""
+    ngram_rows: int = Field(default=8_191, gt=0, le=2**24)
+    """Rows of the largest table of `ngram`. Its eight tables have distinct primes of rows, the largest up to this."""
+    values_num: int = Field(default=4_096, gt=0)
+    """Rows of `values`: a square number."""
+    values_heads: int = Field(default=4, gt=0)
+    """Queries of width `knowledge_dim` with which a position reads `values`, each with its own sub-keys."""
+    values_selected: int = Field(default=8, gt=0)
+    """Rows that a query of `values` reads: at most sqrt(`values_num`)."""
+    memory_rows: Literal["trained", "frozen"] = "trained"
+    """`frozen`: the tables of `ngram`, or the rows of `values`, stay as they were drawn, and all else is trained. It is
+    the control for what the rows learn."""
 
     @field_validator("memory_layers", mode="before")
     @classmethod
@@ -130,7 +155,7 @@ class ModelConfig(Section):
     def layers_with_memory(self) -> tuple[int, ...]:
         """The layers that have `memory`, ascending, counted from 0."""
         if self.memory_layers == "all":
-            return tuple(range(self.n_layers))
+            return {"ngram": (0,), "values": (self.n_layers - 1,)}.get(self.memory, tuple(range(self.n_layers)))
         return tuple(map(int, self.memory_layers.split(",")))
 
     @property
@@ -149,6 +174,11 @@ class ModelConfig(Section):
         multiple of 8 (all keys count, stored tokens do not)."""
         D, Q, n = self.dim, self.knowledge_dim, math.isqrt(self.knowledge_num)
         return max(8, (5 * D * D + D * Q + n * Q) // (3 * D) // 8 * 8)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the memory has rows of its own that training can change."""
+        return self.memory in ("ngram", "values")
 
     @property
     def cached_entries(self) -> int:
@@ -183,13 +213,17 @@ class TrainConfig(Section):
     grad_clip: float = Field(default=1.0, gt=0)
     """Norm at which gradients are clipped."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay of AdamW. The tables of `ngram` and the rows of `values` have none."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """First beta of AdamW."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Second beta of AdamW."""
     balance_loss_coef: float = Field(default=0.1, ge=0)
     """Weight of the balance loss."""
+    memory_lr_scale: float | None = Field(default=None, gt=0)
+    """Factor of the learning rate of the memory's own parameters: the tables of `ngram`, the rows of `values`, or the
+    query, sub-keys and temperature of a memory that reads a bank. Without it 5 for tables, 10 for rows, 1 for others.
+    Tables and rows have no weight decay."""
     tokens: int | None = Field(default=None, gt=0)
     """Budget in tokens (positions trained on). Give this or `train.epochs`."""
     epochs: float | None = Field(default=None, gt=0)

@@ -25,6 +25,7 @@ from model.config.work_sizes import CPU_CACHE_BYTES, CUDA_CACHE_BYTES
 from model.cost.allocations import Allocations
 from model.cost.kernel_buffers import INNER
 from model.data import IGNORED
+from model.optimizer import adamw
 from model.transformer import Output, Transformer
 
 Device = Literal["cuda", "cpu"]
@@ -62,9 +63,10 @@ def trace_step(config: Config, *, device: Device, bf16: bool, batch: int, record
         model = Transformer(model_config, gradient_checkpointing=train.gradient_checkpointing == "on")
         if device == "cuda":
             _as_on_a_gpu(model)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=train.lr, fused=True)
+        optimizer = adamw(model, config)
         for parameter in model.parameters():
-            parameter.grad = torch.empty_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
         optimizer.step()  # creates its moments
         clears = train.accumulation_steps == 1 and not recorded
         if clears:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from model.config import Config, Memory, ModelConfig
+from model.config import Config, Memory, ModelConfig, frozen_numbers, row_memory, untouched_numbers
 from model.config.work_sizes import LOGITS_BYTES, UPDATE_BYTES
 
 GIB = 2**30
@@ -38,16 +38,17 @@ def estimate(config: Config) -> Estimate:
     """Parameters exactly; FLOPs as 6 a multiplied parameter (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
     model = config.model
     norms = (2 * model.n_layers + 1) * model.dim
-    active = model.n_layers * attention_parameters(model) + norms
-    active += sum(count * feed_forward_parameters(model, memory=kind) for kind, count in _layers(model).items())
-    table = model.vocab_size * model.dim
+    stored = model.n_layers * attention_parameters(model) + norms
+    stored += sum(count * feed_forward_parameters(model, memory=kind) for kind, count in _layers(model).items())
+    table, frozen = model.vocab_size * model.dim, frozen_numbers(model)
+    active, trained = stored - untouched_numbers(model), stored + table - frozen
     attention_scores = 12 * model.n_layers * model.dim * model.max_seq_len / 2  # causal: half the square
     flops = 6.0 * (active + table) + attention_scores  # the tied table multiplies once, as the head
     return Estimate(
-        parameters=active + table,
+        parameters=trained,
         active_parameters=active,
         flops_per_token=flops,
-        peak_gib=_peak_bytes(config, active + table) / GIB,
+        peak_gib=_peak_bytes(config, trained, frozen=frozen) / GIB,
         budget_tokens=config.train.tokens,
     )
 
@@ -66,13 +67,17 @@ def attention_parameters(model: ModelConfig) -> int:
 
 
 def feed_forward_parameters(model: ModelConfig, *, memory: Memory) -> int:
-    """Trained parameters of the layer that replaces the feed-forward net, including the norms of read and query."""
+    """Parameters of the layer that replaces the feed-forward net, including the norms of read and query, and rows that
+    are frozen."""
     D, Q, n = model.dim, model.knowledge_dim, math.isqrt(model.knowledge_num)
     if memory == "none":
         return 3 * D * model.swiglu_hidden
     fuse = 5 * D * D
     if memory == "blind":
         return fuse
+    if memory == "ngram" or memory == "values":
+        sizes = row_memory(model)
+        return 3 * D * sizes.hidden + sizes.beside + sizes.rows * sizes.width
     query_norm = {"none": 0, "layer": 2 * Q, "cosine": 1}[model.query_norm]
     read_norm = D if model.read_norm == "rms" else 0
     project = {"token": 0, "vector": Q * D, "hybrid": model.residual_dim * D}[memory]
@@ -100,8 +105,9 @@ def _layers(model: ModelConfig) -> dict[Memory, int]:
     return {model.memory: chosen, "none": model.n_layers - chosen}
 
 
-def _peak_bytes(config: Config, parameters: int) -> float:
-    """Weights, gradients and AdamW's two moments in fp32; the bank; and the larger of a step and an EMA update.
+def _peak_bytes(config: Config, trained: int, *, frozen: int) -> float:
+    """Weights, gradients and AdamW's two moments in fp32 (of frozen rows, weights alone); the bank; and the larger of a
+    step and an EMA update.
 
     A step keeps activations for its backward (with gradient checkpointing one block's, and every block's input); beside
     them either the softmax of one layer's scores, both halves, or a chunk of fp32 logits (`LOGITS_BYTES`)
@@ -117,7 +123,7 @@ def _peak_bytes(config: Config, parameters: int) -> float:
     logits = min(LOGITS_BYTES, 4.0 * tokens * model.vocab_size) + 4.0 * D * (tokens + model.vocab_size)
     scores = 8.0 * tokens * math.isqrt(model.knowledge_num) if model.has_bank else 0.0
     step = 4.0 * tokens * kept + max(scores, logits)
-    return 16.0 * parameters + bank_bytes(model) + max(step, _update_bytes(model, tokens))
+    return 16.0 * trained + 4.0 * frozen + bank_bytes(model) + max(step, _update_bytes(model, tokens))
 
 
 def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
@@ -127,6 +133,12 @@ def _kept_numbers(model: ModelConfig, memory: Memory) -> int:
         return 12 * D + 4 * model.swiglu_hidden
     if memory == "blind":
         return 22 * D
+    if memory == "ngram" or memory == "values":
+        sizes = row_memory(model)
+        # e, W_k e, W_v e, both norms and the product; or the gate, y and what W_2 gets, with indices and weights.
+        own = 2 * sizes.touched + sizes.touched * sizes.width + 6 * D
+        selected = 2 * sizes.touched + model.values_heads * 2 * model.knowledge_dim + 5 * D
+        return 12 * D + 4 * sizes.hidden + (own if memory == "ngram" else selected)
     # The balance loss's gradient of the query; K indices (int64) and weights; rows pooled before a projection.
     pooled = {"token": 3 * K, "vector": 3 * K + model.knowledge_dim, "hybrid": 3 * K + model.residual_dim}
     return 22 * D + model.knowledge_dim + pooled[memory]

@@ -22,7 +22,9 @@ OTHER: dict[str, Any] = {
     "model.ema_update_freq": 3, "model.ema_rescale": "match_norm", "model.freeze_ratio": 0.5,
     "model.refresh": "frequency", "model.refresh_after": 2, "model.residual_dim": 8, "model.memory_layers": "0",
     "model.knowledge_num": 256, "model.knowledge_dim": 32, "train.balance_loss_coef": 1.0, "train.decay_ratio": 0.5,
-    "data.facts_entities": 99, "data.facts_relations": 3, "data.facts_objects": 5, "data.facts_heldout": 0.3,
+    "model.ngram_rows": 97, "model.values_num": 64, "model.values_heads": 2, "model.values_selected": 4,
+    "model.memory_rows": "frozen", "train.memory_lr_scale": 3.0, "data.facts_entities": 99,
+    "data.facts_relations": 3, "data.facts_objects": 5, "data.facts_heldout": 0.3,
 }  # fmt: skip
 """Another value of every key that may be inert."""
 
@@ -34,6 +36,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "a still bank": {"model.memory": "token", "model.ema": "off", "model.kb_init": "random"},
     "a still vector bank": {"model.memory": "vector", "model.ema": "off"},
     "another corpus": {"model.memory": "none", "data.corpus": "pydoc"},
+    "ngram": {"model.memory": "ngram"},
+    "values": {"model.memory": "values"},
+    "frozen rows": {"model.memory": "values", "model.memory_rows": "frozen"},
 }
 CLOCK = ("_per_s", "_ms", "wall_s", "_gib", "_pct", "nvml", "mfu")
 
@@ -66,7 +71,12 @@ def test_inert_keys_change_nothing(case: str, tmp_path: Path) -> None:
 
 def test_a_key_whose_value_is_used_is_not_inert() -> None:
     whole = {"model.memory": "hybrid", "model.ema_state": "sparse_cache", "model.refresh": "frequency"}
-    assert inert_keys(resolve("tiny", {**whole, "train.schedule": "wsd", "data.corpus": "facts"})) == {}
+    values = {"model.values_num", "model.values_heads", "model.values_selected"}
+    inert = inert_keys(resolve("tiny", {**whole, "train.schedule": "wsd", "data.corpus": "facts"}))
+    assert inert.keys() == {"model.ngram_rows", "model.memory_rows", *values}, "of another memory"
+    rows = {"model.memory_rows", "train.memory_lr_scale"}
+    assert not (values | rows) & inert_keys(resolve("tiny", {"model.memory": "values"})).keys()
+    assert not ({"model.ngram_rows"} | rows) & inert_keys(resolve("tiny", {"model.memory": "ngram"})).keys()
     assert "model.knowledge_num" not in inert_keys(resolve("tiny", {"model.memory": "none"})), (
         "its width follows from it"
     )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ablate.trials import plan
 from model.api import METRICS, ConfigError, Verdict, estimate, resolve, train
+from model.bank import MEMORIES
 from model.transformer import Transformer, initialise
 from tests import ROOT, study_files
 from tests.model.test_training import Listener, comparable, small
@@ -103,7 +104,7 @@ def test_a_variant_trains_with_all_its_diagnostics_and_resumes_bit_for_bit(name:
         assert all(value != 0 for value in use)
 
 
-TYPES = {memory: {"model__memory": memory} for memory in ("token", "vector", "hybrid", "none", "blind")}
+TYPES = {memory: {"model__memory": memory} for memory in MEMORIES}
 TYPES |= {name: VARIANTS[name] for name in ("cosine queries", "sparse cache", "everything")}
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from model.api import Config, Report, Verdict, train
+from model.bank.layer_inputs import LayerInputs
 from model.bank.memory import MEMORIES, MatchedFeedForward
-from model.bank.memory_bank import MemoryBank
 from model.config import ModelConfig
 from model.trainer import Trainer
 from model.transformer import Transformer, initialise
@@ -32,10 +32,8 @@ class Deeper(MatchedFeedForward):
         inner = MatchedFeedForward(config)
         self.net = inner.net
 
-    def forward(
-        self, u_BTD: Tensor, bank: MemoryBank, table_VD: Tensor, replace_read_D: Tensor | None = None
-    ) -> tuple[Tensor, None]:
-        return super().forward(self.first(u_BTD), bank, table_VD, replace_read_D)
+    def forward(self, u_BTD: Tensor, inputs: LayerInputs) -> tuple[Tensor, None]:
+        return super().forward(self.first(u_BTD), inputs)
 
 
 def bank_of(model: nn.Module) -> Tensor:

@@ -29,6 +29,16 @@ ARMS = GOOD + (
     "    no_memory: {model.memory: none}\n    slow: {model.ema_decay: 0.99}\n"
 )
 
+OTHER_VALUES = {
+    "model.ngram_rows": 97,
+    "model.values_num": 256,
+    "model.values_heads": 2,
+    "model.values_selected": 4,
+    "model.memory_rows": "frozen",
+    "train.memory_lr_scale": 2.0,
+}
+"""Of the parameters that came after the first release."""
+
 
 @pytest.fixture
 def study(tmp_path: Path) -> StudySpec:
@@ -47,6 +57,18 @@ def test_a_trial_id_depends_on_arm_configuration_and_seed(study: StudySpec):
     assert len(others | {one}) == 4
     assert len(one) == 12
     assert int(one, 16) >= 0
+
+
+def test_a_later_parameter_is_in_the_id_only_where_it_changes_the_trial(study: StudySpec):
+    """An earlier version's configuration, which lacks it, has the same id."""
+    later = study.trainer.description.later_keys
+    assert later
+    earlier = replace(study.base, values={key: value for key, value in study.base.values.items() if key not in later})
+    assert trial_id("search", earlier, 0) == trial_id("search", study.base, 0)
+    assert set(study.base.chosen(later).items()) == set(later.items())
+    others = {trial_id("search", study.base.override({key: value}), 0) for key, value in OTHER_VALUES.items()}
+    assert OTHER_VALUES.keys() == later.keys()
+    assert len(others | {trial_id("search", study.base, 0)}) == len(later) + 1
 
 
 def test_parameters_are_recorded_as_the_configuration_holds_them(study: StudySpec):

@@ -51,6 +51,9 @@ def small(**overrides: Any) -> Config:
         {"model__memory": "hybrid", "model__query_norm": "cosine"},
         {"model__memory": "none"},
         {"model__memory": "blind"},
+        {"model__memory": "ngram"},
+        {"model__memory": "ngram", "model__memory_rows": "frozen"},
+        {"model__memory": "values", "model__values_num": 256},
     ],
     ids=str,
 )
@@ -106,7 +109,7 @@ def test_gradient_checkpointing_and_bf16_reduce_activations() -> None:
     batch=st.integers(1, 8),
     keys=st.fixed_dictionaries(
         {
-            "model__memory": st.sampled_from(["token", "vector", "hybrid", "none", "blind"]),
+            "model__memory": st.sampled_from(["token", "vector", "hybrid", "none", "blind", "ngram", "values"]),
             "model__query_norm": st.sampled_from(["none", "layer", "cosine"]),
             "model__ema_state": st.sampled_from(["requantized", "sparse_cache"]),
             "model__memory_layers": st.sampled_from(["all", "1"]),
