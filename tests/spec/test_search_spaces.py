@@ -19,7 +19,7 @@ FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 
 def test_search_spaces_holds_the_shipped_studies():
-    assert {"balance_1.4.7", "components", "ema", "ema_4090", "factorial", "memory", "smoke"} <= {
+    assert {"balance_1.4.7", "components", "control", "ema", "ema_4090", "factorial", "memory", "smoke"} <= {
         path.stem for path in FILES
     }
 
