@@ -8,7 +8,7 @@ SEED ?= 0
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: install sweep test test-slow chaos check reference bench
+.PHONY: install sweep control test test-slow chaos check reference bench
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -21,6 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 # --resume: the same command begins the study, resumes it after an interruption, and rewrites the report of a finished one.
 sweep: install
 	$(VENV)/bin/python -m ablate.sweep $(SPACE) --resume
+
+# Does this machine see an effect that is known to exist? A positive control and its frozen twin, some minutes.
+control: install
+	$(VENV)/bin/python -m ablate.sweep search_spaces/control.yaml --resume
 
 # One thread each: torch would start as many in every process as there are cores. tests/conftest.py deals the tests out.
 test: install

@@ -32,22 +32,24 @@ from model.config import (
     read_overrides,
     resolve,
     stream_seed,
+    unmeasured,
     value_of,
 )
 from model.cost import CONTEXT_GIB, PROCESS_GIB, Estimate, Footprint, estimate, footprint
-from model.metrics import BY_NAME, METRICS, Metric
+from model.metrics import BY_NAME, METRICS, MOST_EPOCHS, Metric
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 if TYPE_CHECKING:
     from model.evaluate import Entry as BankEntry
 
 __all__ = [
-    "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "LATER_KEYS", "METRICS", "PATH_KEYS",
+    "ALLOCATOR_VARIABLES", "BY_NAME", "CONTEXT_GIB", "EXPANDABLE", "KEYS", "LATER_KEYS", "METRICS", "MOST_EPOCHS",
+    "PATH_KEYS",
     "PRESETS", "PROCESS_GIB", "Config", "ConfigError", "DataError", "Estimate", "Footprint", "Metric",
     "NonFiniteLoss", "Report", "Result", "Verdict", "bank_excerpt", "check_data", "check_key", "check_packages",
     "check_ranks", "code_hash", "epoch_tokens", "estimate", "explain", "failure_kind", "footprint", "from_json",
     "hold_to_share", "inert_keys", "missing_files", "nearest", "override", "read_overrides", "resolve",
-    "stream_seed", "train", "value_of",
+    "stream_seed", "train", "unmeasured", "value_of",
 ]  # fmt: skip
 
 

@@ -9,6 +9,11 @@ Metrics = dict[str, float | int | list[float]]
 """Measured values by the name of their metric."""
 
 
+MOST_EPOCHS = 4.0
+"""Passes over the training data up to which repeated text is worth about as much as new text (Muennighoff et al. 2023,
+arXiv 2305.16264)."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A measured quantity. `kind` is its storage type, `better` the direction that is good ("" where neither is)."""

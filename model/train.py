@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from model.api import check_data, train
 from model.checkpoint import newest
 from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
+from model.metrics import MOST_EPOCHS
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
 
 _SET = "set a key of the configuration, e.g. preset=tiny or model.memory=blind; repeatable"
@@ -117,8 +118,11 @@ def _train(config: Config, out: Path, *, asked: Event) -> Result:
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not first) as bar:
         task = bar.add_task("starting", total=1.0)
 
+        validated: list[float] = []
+
         def show(report: Report) -> Verdict:
             val = report.metrics.get("val_loss")
+            validated.extend([val] if isinstance(val, float) else [])
             text = f"step {report.step}  ce {report.metrics['ce_loss']:.4f}"
             text += f"  val {val:.4f}" if isinstance(val, float) else ""
             text += f"  {report.metrics['tokens_per_s']:,.0f} tokens/s"
@@ -129,8 +133,22 @@ def _train(config: Config, out: Path, *, asked: Event) -> Result:
 
         result = train(config, show, checkpoint_dir=out)
     if first and result.verdict is Verdict.CONTINUE:
+        for caution in _cautions(result, validated):
+            console.print(caution, markup=False, highlight=False)
+    if first and result.verdict is Verdict.CONTINUE:
         (out / "samples.json").write_text(json.dumps(result.samples, indent=2, ensure_ascii=False), "utf-8")
     return result
+
+
+def _cautions(result: Result, validated: list[float]) -> list[str]:
+    """What makes the run's losses say less than they seem to. `validated`: val_loss at each report."""
+    found, epoch = [], result.metrics.get("epoch_tokens")
+    if isinstance(epoch, int) and result.tokens_seen > MOST_EPOCHS * epoch:
+        found.append(f"caution: the run saw its training data {result.tokens_seen / epoch:.3g} times: it memorises")
+    if validated and min(validated) < validated[-1]:
+        low = f"{min(validated):.4f}, before it ended at {validated[-1]:.4f}"
+        found.append(f"caution: val_loss was lowest, {low}: the run overfits, or its rate ends too high")
+    return found
 
 
 def _id(config: Config) -> str:

@@ -34,7 +34,7 @@ class Reader:
         name = self._name()
         base = self._base()
         search = self._search(base)
-        objectives = self._objectives()
+        objectives = self._objectives(base)
         early_stopping = self._early_stopping(objectives)
         ablation = None
         if self._tree.value("ablation") is not None:
@@ -107,7 +107,7 @@ class Reader:
             feasibility.check_search(base, search)
         return search
 
-    def _objectives(self) -> tuple[Objective, ...]:
+    def _objectives(self, base: Config) -> tuple[Objective, ...]:
         written = self._tree.value("objective")
         if written is None:
             return (Objective(metric="val_loss", mode="min"),)
@@ -117,6 +117,11 @@ class Reader:
         entries = list(written) if several else [written]
         keys = [f"objective.{index}" for index in range(len(entries))] if several else ["objective"]
         objectives = tuple(self._objective(key, entry) for key, entry in zip(keys, entries, strict=True))
+        unmeasured = self._trainer.unmeasured(base)
+        for key, objective in zip(keys, objectives, strict=True):
+            if objective.metric in unmeasured:
+                rule = f"no trial measures it: {unmeasured[objective.metric]}"
+                raise self._tree.bad(f"{key}.metric", objective.metric, rule, "choose another metric, such as val_loss")
         metrics = [objective.metric for objective in objectives]
         if len(set(metrics)) < len(metrics):
             raise self._tree.bad("objective", ", ".join(metrics), "a metric twice", "remove one of them")

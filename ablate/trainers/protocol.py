@@ -253,6 +253,10 @@ class Trainer(Protocol):
         them is to compare equal runs."""
         ...
 
+    def unmeasured(self, config: Config) -> Mapping[str, str]:
+        """The metrics that no run of this configuration measures -> why (`data.corpus is pydoc`)."""
+        ...
+
     def check_nuisance(self, key: str) -> None:
         """Raise ParameterError unless arms may be tuned by this parameter. The seed, the budget and the parameters of
         reporting may not be tuned."""

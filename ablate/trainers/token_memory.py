@@ -35,6 +35,7 @@ DESCRIPTION = Description(
     ),
     curve="val_loss",
     later_keys=api.LATER_KEYS,
+    most_epochs=api.MOST_EPOCHS,
     headlines=(
         "ce_loss", "val_loss", "val_bpb", "perplexity", "inference_loss", "fact_accuracy", "bank_use_nats", "eos_rate",
         "tokens_per_s", "peak_gib",
@@ -106,6 +107,10 @@ class TokenMemory:
     def inert_keys(self, config: Config) -> Mapping[str, str]:
         """See `model.api.inert_keys`."""
         return api.inert_keys(_native(config))
+
+    def unmeasured(self, config: Config) -> Mapping[str, str]:
+        """See `model.api.unmeasured`."""
+        return api.unmeasured(_native(config))
 
     def check_nuisance(self, key: str) -> None:
         """Allow keys of the section `train`, except those that set how long, how precisely and how often."""

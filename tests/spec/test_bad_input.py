@@ -122,6 +122,12 @@ BAD = {
         "did you mean val_loss?",
     ),
     "unknown mode": (GOOD + "objective: {metric: val_loss, mode: low}\n", 10, "objective.mode", "min"),
+    "a metric that no trial measures": (
+        GOOD.replace("corpus: facts", "corpus: pydoc") + "objective: {metric: val_object_nats}\n",
+        10,
+        "objective.metric",
+        "no trial measures it: data.corpus is pydoc; choose another metric",
+    ),
     "a metric twice": (GOOD + "objective: [{metric: val_loss}, {metric: val_loss}]\n", 10, "objective", "twice"),
     "unknown sampler": (change("sampler: tpe", "sampler: tpee"), 8, "optimizer.sampler", "tpe"),
     "unknown preset": (change("preset: tiny", "preset: seed-1.4.5"), 3, "preset", "did you mean seed-1.4.6?"),

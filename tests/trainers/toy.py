@@ -68,6 +68,9 @@ class Toy:
             raise ParameterError("start", values["start"], "not a start", "use near or far")
         return Config(self, {key: type(DEFAULTS[key])(value) for key, value in values.items()})
 
+    def unmeasured(self, config: Config) -> Mapping[str, str]:
+        return {}
+
     def inert_keys(self, config: Config) -> Mapping[str, str]:
         return {}
 
