@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import sys
 from collections import Counter
@@ -315,7 +314,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
     ended = Ended(study, rows, best=found, answer=answer, report=folder)
-    print(json.dumps(_as_json(ended), indent=1) if options.json else escape.printable("\n".join(_as_lines(ended))))
+    print(formatting.as_json(_as_json(ended)) if options.json else escape.printable("\n".join(_as_lines(ended))))
     return cli.DONE if found else cli.NO_SUCCESS
 
 
