@@ -195,6 +195,8 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
     folder = options.results / study.study
     lifecycle.check_whole_folder(Ledger(folder))
     earlier = folder if Ledger(folder).exists() else None
+    if earlier is not None:
+        lifecycle.check_comparable(study, Ledger(folder))
     cpus = math.inf if here.elsewhere else here.cpus
     slots = preflight.slots(study.resources, here)
     return dry_run.describe(study, slots, card=here.card, earlier=earlier, gpus=here.gpus, cpus=cpus)
