@@ -3,12 +3,18 @@ missing."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 DASH = "—"
 MINUS = "−"
+
+LARGEST = 1e100
+"""The largest measure that is compared, drawn or averaged: squares of larger ones overflow. A row keeps them."""
+
+_MANY_DIGITS = 1e15
 
 
 def decimals_for(spread: float, *, digits: int = 2) -> int:
@@ -19,9 +25,12 @@ def decimals_for(spread: float, *, digits: int = 2) -> int:
 
 
 def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
-    """`3.142`, with a comma between thousands. `sign` also writes a plus. A value that rounds to zero has no minus."""
+    """`3.142`, with a comma between thousands. `sign` also writes a plus. A value that rounds to zero has no minus; one
+    with more than 15 digits before the point, which a double does not hold, has an exponent."""
     if not math.isfinite(value):
         return DASH
+    if abs(value) >= _MANY_DIGITS:
+        return f"{value:{'+' if sign else ''}.3e}".replace("-", MINUS)
     text = f"{value:{'+' if sign else ''},.{decimals}f}"
     if not any(char in "123456789" for char in text):
         text = text.lstrip("-+")
@@ -34,7 +43,7 @@ def significant(value: float, *, digits: int = 4) -> str:
         return DASH
     if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(value)))
+    size = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.99 is 10 in two digits
     if -5 < size < 6:
         return fixed(value, max(0, digits - 1 - size))
     return f"{value:.{digits - 1}e}".replace("-", MINUS)
@@ -66,11 +75,11 @@ def p_value(p: float) -> str:
 
 def share(value: float) -> str:
     """A share in whole per cent."""
-    return f"{value:.0%}" if math.isfinite(value) else DASH
+    return f"{fixed(100 * value, 0)}%" if math.isfinite(value) else DASH
 
 
 def duration(seconds: float) -> str:
-    """`12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """`12 s`, `3 min 20 s`, `2 h 5 min`, `11,574 days 1 h`."""
     if not math.isfinite(seconds):
         return DASH
     whole = round(seconds)
@@ -78,7 +87,9 @@ def duration(seconds: float) -> str:
         return f"{significant(seconds, digits=2)} s" if seconds < 10 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 100 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{count(whole // 86_400, 'day')} {whole % 86_400 // 3600} h"
 
 
 def roughly(seconds: float) -> str:
@@ -117,9 +128,22 @@ def setting(value: object) -> str:
     """A parameter's value: whole numbers whole, other numbers to four digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return f"{value:.0f}" if float(value).is_integer() else significant(value)
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < _MANY_DIGITS else significant(value)
 
 
 def whole(value: Any) -> Any:
     """8 for 8.0, which is how parquet returns a whole number; any other value as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _MANY_DIGITS else value
+
+
+def as_json(value: Any) -> str:
+    """JSON for a program that reads an answer: null where a number is NaN or infinite, which JSON does not have."""
+    return json.dumps(_without_nan(value), indent=1, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

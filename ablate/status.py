@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -141,7 +140,8 @@ def render(status: Status) -> str:
     lines += ["", f"positive control: {status.control}"] if status.control else []
     if status.best and status.best.arm == SEARCH:  # the lowest value over arms and seeds is no answer
         params = formatting.parameters(status.best.params)
-        lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
+        reached = formatting.significant(status.best.value, digits=5)
+        lines += ["", f"best so far: {status.best.metric} {reached}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
     if status.left_s is not None:
         lines += ["", f"time left: {formatting.roughly(status.left_s)}"]
@@ -177,7 +177,7 @@ def main() -> int:
     """The command."""
     arguments = parser().parse_args()
     status = collect(Ledger(lookup.find(arguments.study, results=arguments.results)))
-    print(json.dumps(_as_json(status), indent=1) if arguments.json else escape.printable(render(status)))
+    print(formatting.as_json(_as_json(status)) if arguments.json else escape.printable(render(status)))
     return DONE
 
 

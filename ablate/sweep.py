@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import sys
 from collections import Counter
@@ -209,6 +208,8 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
     pilot = None if options.pilot is None else lookup.find(options.pilot, results=options.results)
     if pilot is not None and study.ablation is None:
         raise BadInput("--pilot", "", options.pilot, "the study has no arms to plan for", "leave it out")
+    if earlier is not None:
+        lifecycle.check_comparable(study, Ledger(folder))
     cpus = math.inf if here.elsewhere else here.cpus
     slots = preflight.slots(study.resources, here)
     return dry_run.describe(study, slots, card=here.card, earlier=earlier, pilot=pilot, gpus=here.gpus, cpus=cpus)
@@ -329,7 +330,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
     ended = Ended(study, rows, best=found, answer=answer, cautions=cautions, report=folder)
-    print(json.dumps(_as_json(ended), indent=1) if options.json else escape.printable("\n".join(_as_lines(ended))))
+    print(formatting.as_json(_as_json(ended)) if options.json else escape.printable("\n".join(_as_lines(ended))))
     return cli.DONE if found else cli.NO_SUCCESS
 
 

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.api import check_data, train
-from model.checkpoint import newest
 from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
 from model.metrics import MOST_EPOCHS
 from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
@@ -49,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     out: Path | None = arguments.out
     try:
+        _check_folder()
         check_processes(os.environ)
         config = _read(arguments.config, arguments.set)
         check_packages(config)
@@ -74,7 +74,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _check_folder() -> None:
+    """Raise ConfigError where the current folder was removed: torch's libraries end the process there, in no words that
+    name the cause."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("current folder", ".", "it does not exist any more", "change to one that exists") from None
+
+
 def _interrupted(out: Path | None) -> int:
+    from model.checkpoint import newest  # imports torch
+
     left = newest(out) if out is not None else None
     what = "no checkpoint was written" if left is None else f"the newest checkpoint is {left}"
     print(f"interrupted; {what}", file=sys.stderr)

@@ -8,6 +8,7 @@ import os
 import stat
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -54,7 +55,9 @@ def create(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def filled(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a `.tmp` file beside `path`, and sync it to disk. Removes the file where `write` raises."""
+    """Let `write` fill a `.tmp` file beside `path`, and sync it to disk. Where `write` raises, removes the file and the
+    folders that were made for it."""
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:  # not what `create` means by it: the folder's name is taken by something else
@@ -66,6 +69,9 @@ def filled(path: Path, write: Callable[[Path], object]) -> Path:
             os.fsync(file.fileno())
     except BaseException:
         tmp.unlink(missing_ok=True)
+        with suppress(OSError):  # another process writes there
+            for folder in made:
+                folder.rmdir()
         raise
     return tmp
 

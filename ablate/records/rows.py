@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -30,7 +30,7 @@ class TrialRow:
     status: Status
     error_kind: str | None
     error: str | None
-    config_json: str
+    config_json: str = field(repr=False)
     params: Mapping[str, Any]
     metrics: Mapping[str, Any]
     tokens_seen: int

@@ -17,7 +17,8 @@ from ablate.errors import BadInput
 _LAUNCHERS = re.compile(
     r"(LOCAL_|GROUP_|ROLE_|NODE_|CROSS_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|ROLE_NAME"  # torchrun
     r"|(TORCHELASTIC|ACCELERATE|FSDP)_.*"  # torchrun, accelerate launch
-    r"|(OMPI|PMI|MV2|MPI_LOCAL).*"  # Open MPI, MPICH and its kin, MVAPICH
+    r"|(OMPI|PRTE|PMI|MV2|MPI_LOCAL|PALS|JSM).*"  # Open MPI, MPICH and its kin, MVAPICH, Cray's and IBM's
+    r"|FLUX_(TASK|JOB_SIZE|JOB_NNODES|PMI).*"  # flux run, not the instance itself
     r"|SLURM_(PROCID|LOCALID|NODEID|NTASKS|NPROCS|STEP.*|TASK.*|SRUN.*|MPI.*|PMI.*)"  # srun, not the job itself
 )
 """Variables by which a launcher tells a process that it is one of several."""

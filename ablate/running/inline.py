@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ablate.errors import CannotWrite
-from ablate.running.limits import Overdue, Watch
+from ablate.running.limits import Clock, Overdue, Watch
 from ablate.running.runner import Event, Halt, Listener, Progress
 from ablate.running.trial import StudyContext, by_trainer, final_row, record, run_trial, timeout
 from ablate.running.watchdog import Unresponsive, Watchdog
@@ -43,12 +42,13 @@ class InlineRunner:
     def _run_one(self, trial: Trial, source: TrialSource) -> None:
         last: Progress | None = None
         started_at = datetime.now(UTC)
-        watch = Watch(self.context.limits, now_s=time.monotonic())
+        clock = Clock()
+        watch = Watch(self.context.limits, now_s=clock.now_s())
 
         def tell(progress: Progress) -> Verdict:
             nonlocal last
             last = progress
-            watch.note_report(wall_s=progress.wall_s, done=progress.done, now_s=time.monotonic())
+            watch.note_report(wall_s=progress.wall_s, done=progress.done, now_s=clock.now_s())
             self.on_event(Event(trial, "reported", progress=progress))
             verdict = source.report(trial.trial_id, tokens=progress.tokens_seen, value=progress.value)
             return Verdict.INTERRUPT if self.halt.reason else verdict
@@ -68,7 +68,7 @@ class InlineRunner:
                 file=sys.__stderr__,
             )
 
-        watchdog = Watchdog(watch, halt=self.halt, give_up=give_up, hard_s=self.hard_s)
+        watchdog = Watchdog(watch, clock=clock, halt=self.halt, give_up=give_up, hard_s=self.hard_s)
         self.on_event(Event(trial, "started"))
         row = None
         try:

@@ -1,11 +1,14 @@
 """How long a trial may train, and how long it may go without a report.
 
-Pure: callers pass the time of a monotonic clock. A trial checks its own limit at every report and stops by
+Pure: callers pass the time of a `Clock`. A trial checks its own limit at every report and stops by
 itself. The process that watches it from outside waits a little longer, then ends a trial that did not stop.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +17,27 @@ from ablate import formatting
 _GRACE_SHARE, _MAX_GRACE_S = 0.1, 60.0
 """Extra time beyond the limit (a share of it, at most these seconds) before a trial is ended from outside, since it may
 be about to report."""
+
+
+_LONGEST_GAP_S = 3.0
+"""More time than this between two looks at the clock means that this process did not run."""
+
+
+class Clock:
+    """Counts the seconds in which this process ran. It stands still while the process is stopped (SIGSTOP, a suspended
+    job, a frozen container): its trials are then not to blame for their silence. Read it at least once a second."""
+
+    def __init__(self, read: Callable[[], float] = time.monotonic) -> None:
+        self._read, self._lock = read, threading.Lock()
+        self._last_s, self._stopped_s = read(), 0.0
+
+    def now_s(self) -> float:
+        """The time, in seconds since some moment."""
+        with self._lock:
+            gap_s = self._read() - self._last_s
+            self._last_s += gap_s
+            self._stopped_s += max(0.0, gap_s - _LONGEST_GAP_S)
+            return self._last_s - self._stopped_s
 
 
 @dataclass(frozen=True)
@@ -54,7 +78,7 @@ class OutOfTime(Exception):
 
 
 class Watch:
-    """Measures one trial's time from the start of its process. `now_s` comes from a clock that never jumps."""
+    """Measures one trial's time from the start of its process. `now_s` comes from one `Clock`."""
 
     def __init__(self, limits: Limits, *, now_s: float) -> None:
         self._limits, self._last_report_s = limits, now_s

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ablate.formatting import LARGEST
 from ablate.running.runner import Event, Progress
 from ablate.spec.designs import SEARCH, is_preparation
 
@@ -110,6 +110,6 @@ def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow
 
 
 def measured(rows: Iterable[TrialRow], metric: str) -> list[tuple[TrialRow, float]]:
-    """The completed trials that have a finite value of `metric`, with it. Neither NaN nor infinity is a best value."""
+    """The completed trials that have a value of `metric`, with it. Neither NaN nor what is beyond LARGEST is one."""
     found = [(row, float(row.metrics[metric])) for row in rows if row.status == "completed" and metric in row.metrics]
-    return [(row, value) for row, value in found if math.isfinite(value)]
+    return [(row, value) for row, value in found if abs(value) <= LARGEST]

@@ -16,13 +16,12 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from ablate.running.limits import OutOfTime, Overdue, Watch
+from ablate.running.limits import Clock, OutOfTime, Overdue, Watch
 from ablate.running.runner import ASKING, GRACE_S, Halt
 
 _CHECK_EVERY_S = 0.2
@@ -40,6 +39,7 @@ class Watchdog:
     that a thread calls `give_up`, which records and prints why the trial ends (None: it was interrupted)."""
 
     watch: Watch
+    clock: Clock
     halt: Halt
     give_up: Callable[[Overdue | None], None]
     hard_s: float = 10.0
@@ -83,7 +83,7 @@ class Watchdog:
         assert main is not None
         while not self._over.is_set():
             signals = _signals(receiver)
-            now_s = time.monotonic()
+            now_s = self.clock.now_s()
             if halted_s is None and (signals or self.halt.reason is not None):
                 halted_s = now_s
             unresponsive = halted_s is not None and now_s - halted_s > GRACE_S

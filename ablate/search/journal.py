@@ -9,7 +9,6 @@ first made (as far as the machines' clocks agree).
 from __future__ import annotations
 
 import logging
-import math
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.errors import ParameterError
+from ablate.formatting import LARGEST
 from ablate.records import draws
 from ablate.records.draws import Draw
 from ablate.records.ledger import Ledger
@@ -187,7 +187,7 @@ def _reports(ledger: Ledger, *, metric: str) -> list[tuple[str, int, float]]:
     for row in ledger.history(columns=columns, repeats=True).to_pylist():
         key, value = (row["trial_id"], row["tokens_seen"]), row[metric]
         # A resumed trial repeats the reports since its last checkpoint; the pruner judged the first ones.
-        if value is not None and math.isfinite(value) and (key not in first or row["time"] < first[key][0]):
+        if value is not None and abs(value) <= LARGEST and (key not in first or row["time"] < first[key][0]):
             first[key] = (row["time"], float(value))
     ordered: list[tuple[datetime, str, int, float]] = []
     for (trial_id, tokens), (time, value) in sorted(first.items()):

@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from ablate.formatting import LARGEST
 from ablate.search.learners import Gp, tpe
 from ablate.spec.distributions import Choice, Distribution, Range
 from ablate.spec.models import Objective, StudySpec
@@ -124,7 +125,7 @@ def outcome(
     if status == "completed":
         names = [objective.metric for objective in objectives]
         values = [float(metrics[name]) for name in names if name in metrics and metrics[name] is not None]
-        if len(values) == len(names) and all(math.isfinite(value) for value in values):
+        if len(values) == len(names) and all(abs(value) <= LARGEST for value in values):
             return TrialState.COMPLETE, values
     return TrialState.FAIL, None
 

@@ -6,7 +6,6 @@ Every draw is written to the ledger before its trial trains. At a start Optuna's
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.errors import ParameterError
+from ablate.formatting import LARGEST
 from ablate.records import draws
 from ablate.records.draws import Draw
 from ablate.records.ledger import Ledger
@@ -95,7 +95,7 @@ class Search:
         trial at the end of its budget is never stopped.
         """
         ended = trial_id not in self._running  # and this report is late
-        if ended or value is None or not math.isfinite(value) or len(self._spec.objectives) > 1:
+        if ended or value is None or not abs(value) <= LARGEST or len(self._spec.objectives) > 1:
             return Verdict.CONTINUE
         running = self._running[trial_id]
         if tokens not in self._storage.get_trial(running.storage_id).intermediate_values:

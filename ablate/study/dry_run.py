@@ -5,7 +5,6 @@ It writes nothing and does not start Ray. For a GPU, torch predicts the memory o
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -213,7 +212,7 @@ def render_json(run: DryRun) -> str:
         "ablation": power.as_json(run.ablation) if run.ablation else None,
         "warnings": list(run.warnings),
     }
-    return json.dumps(answer, indent=1)
+    return formatting.as_json(answer)
 
 
 def _first_draws(spec: StudySpec) -> list[Trial]:

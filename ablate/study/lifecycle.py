@@ -12,7 +12,7 @@ from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
 from ablate.spec.models import StudySpec
-from ablate.spec.study_file import check_files
+from ablate.spec.study_file import check_files, missing_data
 from ablate.study import compatibility, completion, lock, study_json
 from ablate.study.completion import Completion
 from ablate.study.study_json import ProvenanceFile
@@ -78,6 +78,18 @@ def check_whole_folder(ledger: Ledger) -> None:
     if ledger.is_orphaned():
         rule, hint = "missing, though there are trials beside it", "restore the file, or move the folder away"
         raise BadInput(str(ledger.place / "study.json"), "", "", rule, hint)
+
+
+def check_comparable(spec: StudySpec, ledger: Ledger) -> None:
+    """Raise BadInput where results of `spec` could not be compared with the study's earlier ones, as `open_study` does.
+    Writes nothing. The content of data files that are not there is taken to be unchanged."""
+    before = ledger.read_study()
+    data_hash = "" if missing_data(spec) else check_files(spec)
+    with _another_shape_is_bad_input(ledger):
+        described = study_json.describe(spec, data_hash=data_hash)
+        if not data_hash and before["spec"]["base"] == described["spec"]["base"]:
+            described["identity"] = before["identity"]
+        compatibility.check(spec, before, described, rows=ledger.rows())
 
 
 def _why_unfinished(done: Completion, ledger: Ledger) -> str:

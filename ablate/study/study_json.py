@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ablate import escape
 from ablate.analyze.search.space import Value
 from ablate.errors import BadInput, ParameterError
 from ablate.records import provenance
@@ -233,6 +234,10 @@ class StudyFile(_Part):
     """How many trials the search has, where its space gave no more."""
     command: str
     provenance: ProvenanceFile
+
+    def __repr__(self) -> str:
+        """One line: a notebook shows it."""
+        return f"<study.json of {escape.one_line(self.study)}, started {self.started_at}>"
 
     @property
     def searched(self) -> int:

@@ -30,7 +30,7 @@ class Metric:
     about: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Description:
     """What a reader of results needs to know of the trainer that made them. study.json keeps it, so that a report can
     be written where the trainer is not installed.
@@ -59,6 +59,10 @@ class Description:
     later_keys: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, str] = field(default_factory=dict)
     most_epochs: float = 4.0
+
+    def __repr__(self) -> str:
+        """One line: a notebook shows it."""
+        return f"<trainer {self.name}: {len(self.metrics)} metrics, seed {self.seed}, budget {self.budget}>"
 
     @cached_property
     def by_name(self) -> dict[str, Metric]:

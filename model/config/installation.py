@@ -27,6 +27,22 @@ def code_hash(*, whole: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
+def keep_torch_tidy() -> None:
+    """Give torch a folder of the cache for compiled code, unless one is chosen: it makes one in the temporary folder as
+    soon as it is imported, also where nothing is compiled, and leaves it there."""
+    folder = cache_dir("torchinductor")
+    if folder is not None and _may_be_made(folder):  # else torch's own choice stays
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def _may_be_made(folder: Path) -> bool:
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError:
+        return False
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
 def cache_dir(name: str) -> Path | None:
     """$XDG_CACHE_HOME (~/.cache) / ablate / `name`, which need not exist; None for a user without a home."""
     chosen = os.environ.get("XDG_CACHE_HOME")

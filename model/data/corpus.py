@@ -56,9 +56,14 @@ def text_samples(config: Config) -> Iterator[tuple[str, list[str]]]:
         yield data.corpus, _spread(_small_world(data).train)
     if data.corpus == "pydoc":
         yield data.corpus, _spread(_pydoc_documents())
-    for path in filter(None, (data.train, data.val)):
-        texts = read_documents(path)
-        yield path, _spread(_two_at_least(texts, source=path) if data.val is None else texts)
+    if data.train is not None and data.val is None:
+        yield data.train, _spread(_two_at_least(read_documents(data.train), source=data.train))
+    if data.train is not None and data.val is not None:
+        unseen = {hash(text) for text in read_documents(data.val)}
+        yield data.train, _spread(_struck_off(read_documents(data.train), unseen))
+        if not unseen:
+            raise _all_trained_on(data.val, data.train)
+        yield data.val, _spread(read_documents(data.val))
     if data.knowledge is not None:
         yield data.knowledge, _spread(fact.sentence for fact in read_knowledge(data.knowledge))
 
@@ -72,6 +77,18 @@ def _two_at_least(texts: Iterable[str], *, source: str) -> Iterator[str]:
         yield text
     if not several:
         raise _one_text(source)
+
+
+def _struck_off(texts: Iterable[str], unseen: set[int]) -> Iterator[str]:
+    """The texts. Strikes the hash of each off the list of the `unseen`."""
+    for text in texts:
+        unseen.discard(hash(text))
+        yield text
+
+
+def _all_trained_on(val: str, train: str) -> DataError:
+    rule = f"each of its texts is in {train} too, so a loss on it would not be of held-out text"
+    return DataError(val, 1, rule, "give other texts, or leave data.val out: a share of data.train is held out then")
 
 
 def _one_text(source: str) -> DataError:

@@ -12,6 +12,7 @@ import json
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ PAD_TOKENS = (PAD, "<pad>", "<|pad|>", "[PAD]", "<|endoftext|>", "<|end_of_text|
 tokenizers, for one, end a text with `<|im_end|>` and pad with `<unk>` or, where they have none, `<|endoftext|>`."""
 
 _LINE_HINT = 'each line must be {"text": "..."}'
+_ONE_LIST = "it is one JSON list", "write one object a line, for example with jq -c '.[]'"
 _KNOWLEDGE_HINT = 'give a list of {"target": [{"sentence": ...}]} or of {"sentence": ...}'
 
 
@@ -121,7 +123,11 @@ def _text_of(line: bytes, *, path: str, number: int) -> str:
         if isinstance(error, json.JSONDecodeError) and error.doc[: error.pos].endswith("\r"):
             rule, hint = "its lines end in CR alone", "end them in LF, for example with tr '\\r' '\\n'"
             raise DataError(path, number, rule, hint) from error
+        if number == 1 and line.split() == [b"["]:
+            raise DataError(path, number, *_ONE_LIST) from error
         raise _not_json(path, number, line, error, hint=_LINE_HINT) from error
+    if number == 1 and isinstance(item, list) and any(isinstance(each, dict) for each in item):
+        raise DataError(path, number, *_ONE_LIST)
     if not isinstance(item, dict) or "text" not in item:
         raise DataError(path, number, 'no "text"', _LINE_HINT)
     text = item["text"]
@@ -187,34 +193,52 @@ def _open(path: str, *, packed: bool) -> BufferedReader | gzip.GzipFile:
     return gzip.open(path, "rb") if packed else Path(path).open("rb")
 
 
-_FORMATS = {
-    codecs.BOM_UTF32_LE: "UTF-32 text",
-    codecs.BOM_UTF32_BE: "UTF-32 text",
-    codecs.BOM_UTF16_LE: "UTF-16 text",
-    codecs.BOM_UTF16_BE: "UTF-16 text",
-    b"\x1f\x8b": "gzip data",
-    b"\x28\xb5\x2f\xfd": "zstd data",
-    b"BZh": "bzip2 data",
-    b"\xfd7zXZ\0": "xz data",
-    b"PK\3\4": "a zip archive",
-    b"PAR1": "a Parquet table",
-}
-"""What a file is that is neither UTF-8 nor JSON, by its first bytes."""
+@dataclass(frozen=True)
+class _Format:
+    """A kind of file that is no text in UTF-8: `begin` stands in it at byte `at`."""
+
+    what: str
+    begin: bytes
+    hint: str
+    at: int = 0
+
+
+_ENCODE, _UNPACK = "save the file as UTF-8", "unpack it"
+_TABLE = "write its texts as JSON lines, for example with pandas: to_json(NAME, orient='records', lines=True)"
+_EXPORT = "write its texts to a file of JSON in UTF-8"
+
+_FORMATS = (
+    _Format("UTF-32 text", codecs.BOM_UTF32_LE, _ENCODE),  # before UTF-16, whose mark its mark begins with
+    _Format("UTF-32 text", codecs.BOM_UTF32_BE, _ENCODE),
+    _Format("UTF-16 text", codecs.BOM_UTF16_LE, _ENCODE),
+    _Format("UTF-16 text", codecs.BOM_UTF16_BE, _ENCODE),
+    _Format("gzip data", b"\x1f\x8b", _UNPACK),
+    _Format("zstd data", b"\x28\xb5\x2f\xfd", _UNPACK),
+    _Format("lz4 data", b"\x04\x22\x4d\x18", _UNPACK),
+    _Format("bzip2 data", b"BZh", _UNPACK),
+    _Format("xz data", b"\xfd7zXZ\0", _UNPACK),
+    _Format("a zip archive", b"PK\3\4", _UNPACK),
+    _Format("a 7z archive", b"7z\xbc\xaf\x27\x1c", _UNPACK),
+    _Format("a tar archive", b"ustar", _UNPACK, at=257),
+    _Format("a Parquet table", b"PAR1", _TABLE),
+    _Format("an Arrow table", b"ARROW1", _TABLE),
+    _Format("an SQLite database", b"SQLite format 3\0", _EXPORT),
+    _Format("a NumPy array", b"\x93NUMPY", _EXPORT),
+    _Format("a PDF", b"%PDF-", _EXPORT),
+)
 
 
 def _not_json(path: str, line: int, content: bytes, error: Exception, *, hint: str) -> DataError:
     """The error of bytes that are not JSON in UTF-8, with its cause. `content`: those of the line, or of the file."""
-    found = next((what for begin, what in _FORMATS.items() if content.startswith(begin)), None) if line == 1 else None
-    if found is None and b"\0" in content:
-        found = "UTF-16 or UTF-32 text, or no text at all (it has zero bytes)"
-    if found is None and isinstance(error, UnicodeDecodeError):
-        return DataError(path, line, f"not UTF-8 ({error.reason})", "save the file as UTF-8")
-    if found is None:
-        return DataError(path, line, f"not JSON ({error})", hint)
-    if "text" in found:
-        return DataError(path, line, f"it is {found}", "save the file as UTF-8")
-    named = ", or let its name end in .gz" if found == "gzip data" and not path.endswith(".gz") else ""
-    return DataError(path, line, f"it is {found}", f"unpack it{named}")
+    found = next((each for each in _FORMATS if line == 1 and content.startswith(each.begin, each.at)), None)
+    if found is not None:
+        named = ", or let its name end in .gz" if found.what == "gzip data" and not path.endswith(".gz") else ""
+        return DataError(path, line, f"it is {found.what}", found.hint + named)
+    if b"\0" in content:
+        return DataError(path, line, "it is UTF-16 or UTF-32 text, or no text at all (it has zero bytes)", _ENCODE)
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(path, line, f"not UTF-8 ({error.reason})", _ENCODE)
+    return DataError(path, line, f"not JSON ({error})", hint)
 
 
 def _broken_gzip(path: str, line: int, error: Exception) -> DataError:

@@ -290,6 +290,22 @@ def test_a_dry_run_plans_what_is_left(
     assert "7 of 8 trials have ended, 1 are left" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["base.train.tokens=5_000", "search.train.lr={loguniform: [1.0e-3, 2.0e-3]}"])
+def test_a_dry_run_refuses_what_the_sweep_refuses(
+    flag: str, space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would plan the rest of a study that cannot go on."""
+    play()
+    assert run(space) == cli.DONE
+    capsys.readouterr()
+    refused = []
+    for more in (["--dry-run"], ["--resume"]):
+        assert run(space, "--set", flag, *more) == cli.BAD_INPUT
+        refused.append(capsys.readouterr().err)
+    assert "study small exists with another" in refused[0]
+    assert refused[0] == refused[1]
+
+
 def test_a_dry_run_warns_of_other_code(
     space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,24 @@ def test_the_hash_is_of_the_files_that_decide_what_a_run_computes(
         package.joinpath(name).write_bytes(kept)
     package.joinpath("loss.py").rename(package / "losses.py")
     assert hashed(package, monkeypatch)[0] != before[0], "a name counts too"
+
+
+@pytest.mark.parametrize("cache", ["home", "no home", "chosen"])
+def test_torch_leaves_no_folder_in_the_temporary_one(cache: str, tmp_path: Path) -> None:
+    """Unless the cache's folder cannot be made: torch would fail there."""
+    (tmp_path / "file").touch()
+    at = {"home": tmp_path / "cache", "no home": tmp_path / "file" / "cache", "chosen": tmp_path / "cache"}[cache]
+    (temporary := tmp_path / "tmp").mkdir()
+    chosen = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "mine")} if cache == "chosen" else {}
+    plain = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    more = {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "XDG_CACHE_HOME": str(at), **chosen}
+    program = "import model.config, os; print(os.environ.get('TORCHINDUCTOR_CACHE_DIR'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**plain, **more}, capture_output=True, text=True, timeout=60, check=True
+    )
+    expected = {"home": str(at / "ablate" / "torchinductor"), "no home": "None", "chosen": str(tmp_path / "mine")}
+    assert done.stdout.strip() == expected[cache]
+    assert not at.exists(), "torch makes it when it needs it"
 
 
 def test_a_user_without_a_home_has_no_caches_and_trains_all_the_same(

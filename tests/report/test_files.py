@@ -35,9 +35,11 @@ def test_record_as_csv_prints_its_folder_and_draws_nothing(tmp_path: Path, capsy
         ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, ""),
         ({"MPLBACKEND": "nonsense"}, ""),
         ({"MPLBACKEND": "tkagg"}, ""),
+        ({"MPLCONFIGDIR": "matplotlibrc/no_folder"}, ""),
+        ({"MPLCONFIGDIR": "", "HOME": "/dev/null/x", "XDG_CACHE_HOME": "/dev/null/x"}, ""),
         ({}, "text.usetex: true\nfont.size: 30\nfigure.autolayout: true\nbackend: gtk4agg\n"),
     ],
-    ids=["Jupyter's", "unknown", "a window's", "a matplotlibrc"],
+    ids=["Jupyter's", "unknown", "a window's", "no folder", "no home", "a matplotlibrc"],
 )
 def test_a_figure_is_the_same_whatever_the_user_set_up_for_matplotlib(
     variables: dict[str, str], matplotlibrc: str, tmp_path: Path
@@ -57,6 +59,7 @@ def test_a_figure_is_the_same_whatever_the_user_set_up_for_matplotlib(
     ]
     assert [done.returncode for done in drawn] == [0, 0], drawn[1].stderr
     assert drawn[0].stdout == drawn[1].stdout
+    assert drawn[1].stderr == ""
 
 
 @pytest.mark.figures

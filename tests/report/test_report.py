@@ -148,6 +148,41 @@ def test_html_page_fits_a_narrow_screen(written: Path):
     assert widths == [], "only the column's greatest width is given, and tables fill it"
 
 
+def _rules(style: str, *, media: str = "") -> dict[str, str]:
+    """Selector -> what the style sheet declares for it, outside of @media or inside of one."""
+    plain, *blocks = re.split(r"@media ", re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL))
+    text = plain if not media else next(block for block in blocks if block.startswith(media)).partition("{")[2]
+    found: dict[str, str] = {}
+    for selectors, declared in re.findall(r"([^{}]+)\{([^{}]*)\}", text):
+        for selector in selectors.split(","):
+            found[selector.strip()] = found.get(selector.strip(), "") + declared
+    return found
+
+
+def test_no_long_word_is_wider_than_a_small_screen(written: Path):
+    """Names of arms have up to 100 characters, and a screen of 320 pixels shows 40."""
+    rules = _rules((written / "report.html").read_text().partition("<style>")[2].partition("</style>")[0])
+    for selector in ("h1", "h2", "h3", "p", ".question", "figcaption", "code", "td.long", ".listing pre"):
+        assert "overflow-wrap" in rules[selector], selector
+    least = re.findall(r"min-width: ([\d.]+)rem", " ".join(rules.values()))
+    assert max(map(float, least)) * 16 < 320 - 2 * 16, "a cell's least width fits between the margins"
+
+
+def test_a_wide_table_is_not_cut_on_paper(written: Path):
+    """There it cannot scroll: a cell may be broken anywhere, so any number of columns fits."""
+    page = (written / "report.html").read_text()
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    screen, paper = _rules(style), _rules(style, media="print")
+    assert "width: 100%" in screen["table"]
+    for selector in ("th", "td", "td.number", "td.long"):  # as specific as what they replace
+        assert all(
+            part in paper[selector] for part in ("min-width: 0", "white-space: normal", "overflow-wrap: anywhere")
+        )
+    assert {
+        selector for selector, declared in screen.items() if "nowrap" in declared or "min-width" in declared
+    } <= set(paper)
+
+
 def test_a_table_without_rows_is_a_sentence(tmp_path: Path):
     ledger = synthetic.ablated(tmp_path / "whole", synthetic.TWO_ARMS, ran=2)
     out = writer.write(ledger.root)
@@ -164,6 +199,15 @@ def test_a_loaded_study_shows_itself_in_a_few_lines(written: Path):
     lines = repr(ablate.load(written.parent)).splitlines()
     assert lines[0] == "study ema: 36 of 36 trials have ended (30 completed, 4 pruned, 1 nan, 1 lost)"
     assert lines[1:] == ["How fast should the token memory forget?", ".trials: 36 rows, .history: 320 reports"]
+
+
+def test_the_parts_of_a_loaded_study_show_themselves_in_a_few_lines(written: Path):
+    study = ablate.load(written.parent)
+    parts = (study.facts, study.trainer, study.completion, study.space, study.objectives, Ledger(study.path))
+    assert all(len(repr(part)) < 600 for part in (*parts, writer.findings_of(study.path)))
+    row = repr(Ledger(study.path).rows()[0])
+    assert "config_json" not in row
+    assert len(row) < 1_500
 
 
 def test_a_study_that_has_not_begun_shows_itself_too(tmp_path: Path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablate import status
 from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.report.render import pages
@@ -47,6 +48,56 @@ def test_report_of_a_study_whose_trials_all_failed(tmp_path: Path):
     page = page_of(ledger.root)
     assert "1 of 1 planned trial has ended (1 oom). No trial succeeded" in page
     assert "OutOfMemoryError: CUDA out of memory" in page
+
+
+@pytest.mark.parametrize("trials", [1, 4])
+def test_report_of_a_search_whose_trials_were_all_pruned(trials: int, tmp_path: Path):
+    ledger = Ledger(tmp_path / "pruned")
+    ledger.write_study(study_json(name="pruned", space=SPACE, trials=trials))
+    rng = np.random.default_rng(0)
+    for order in range(trials):
+        measured = metrics(val_loss=3.0 + order)
+        add_trial(ledger, params=synthetic.draw(rng), status="pruned", measured=measured, share=0.3, order=order)
+    assert f"{trials} pruned" in summary_of(ledger.root)
+    assert "No trial of the search completed with a val_loss." in page_of(ledger.root)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 2e154, 5e-324], ids=str)
+@pytest.mark.parametrize("metric", ["val_loss", "bank_use_nats", "tokens_per_s", "unigram_floor"])
+def test_absurd_measure_is_kept_and_compared_with_nothing(metric: str, value: float, tmp_path: Path):
+    """Finite values whose squares or differences overflow. Warnings are errors in all tests."""
+    ledger = absurd(tmp_path / "absurd", {metric: value})
+    page = page_of(ledger.root)
+    assert not re.search(r"[\d,]{40}", page), "no number of 300 digits"
+    assert value in ledger.trials().column(metric).to_pylist()
+    shown = status.render(status.collect(ledger))
+    assert "best so far: val_loss" in shown
+    if metric == "val_loss" and abs(value) > 1:
+        assert "best so far: val_loss 3.0000" in shown
+        assert "The lowest val_loss of the search is 3.0" in summary_of(ledger.root)
+
+
+@pytest.mark.slow
+@pytest.mark.figures
+@pytest.mark.parametrize("value", [1e308, -1e308], ids=str)
+def test_figures_of_a_study_with_an_absurd_measure(value: float, tmp_path: Path):
+    assert list((writer.write(absurd(tmp_path / "absurd", {"val_loss": value}).root) / "figures").iterdir())
+
+
+def absurd(root: Path, measured: dict[str, float]) -> Ledger:
+    """A search and an ablation with one such trial in each."""
+    ledger = Ledger(root)
+    ledger.write_study(study_json(name=root.name, space=SPACE, arms=TWO_ARMS, seeds=6, base=synthetic.NO_MEMORY))
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        odd = measured if index == 1 else {}
+        add_trial(ledger, params=synthetic.draw(rng), measured=metrics(val_loss=3 + index / 100) | odd, order=index)
+    for seed in range(1, 4):
+        for arm, overrides in {"baseline": {}, **TWO_ARMS}.items():
+            odd = measured if (arm, seed) == ("blind", 2) else {}
+            found = metrics(val_loss=3 + seed / 100) | odd
+            add_trial(ledger, arm=arm, seed=seed, params=overrides, base=synthetic.NO_MEMORY, measured=found, order=9)
+    return ledger
 
 
 def test_summary_says_that_nothing_was_learned_and_no_effect_is_shown(tmp_path: Path):

@@ -23,13 +23,16 @@ TORCHRUN = {
     "MASTER_ADDR": "node7", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none",
 }  # fmt: skip
 MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0", "PMI_SIZE": "4", "PMI_RANK": "0", "PMIX_RANK": "0",
-       "MV2_COMM_WORLD_SIZE": "4", "MPI_LOCALRANKID": "0"}  # fmt: skip
+       "MV2_COMM_WORLD_SIZE": "4", "MPI_LOCALRANKID": "0", "PMIX_NAMESPACE": "x", "PRTE_MCA_plm": "x",
+       "PALS_RANKID": "1", "JSM_NAMESPACE_RANK": "1"}  # fmt: skip
+FLUX = {"FLUX_TASK_RANK": "1", "FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "4", "FLUX_JOB_NNODES": "2"}
 ACCELERATE = {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "bf16", "FSDP_VERSION": "2"}
 
 
 def test_what_launchers_left_is_forgotten_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "CUDA_VISIBLE_DEVICES": "0", "MASTER": "me", "RANKS": "2"}
-    monkeypatch.setattr(os, "environ", {**kept, **SLURM, **TORCHRUN, **MPI, **ACCELERATE})
+    kept |= {"FLUX_URI": "local:///run/flux", "FLUX_JOB_ID": "f7"}
+    monkeypatch.setattr(os, "environ", {**kept, **SLURM, **TORCHRUN, **MPI, **FLUX, **ACCELERATE})
     environment.forget_launchers()
     assert os.environ == kept
 

@@ -145,6 +145,23 @@ def test_a_hang_outside_python_is_recorded_and_ends_the_process(tmp_path: Path) 
     assert "in hang" in err, "the stack is printed"
 
 
+@pytest.mark.slow  # its quick twin: test_time_in_which_the_watching_process_was_stopped_does_not_count
+def test_a_sweep_that_was_stopped_and_continued_blames_no_trial(tmp_path: Path) -> None:
+    root, stall_s = tmp_path / "fake", 8.0
+    process = hanging(root, stall_s=stall_s)
+    wait_for(lambda: (root / "hangs").exists(), seconds=60)
+    process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    wait_for(lambda: time.monotonic() > stopped + stall_s + 1, seconds=60)
+    process.send_signal(signal.SIGCONT)
+    continued = time.monotonic()
+    wait_for(lambda: time.monotonic() > continued + 2, seconds=60)
+    assert process.poll() is None, "it trains on"
+    assert Ledger(root).final_ids() == set()
+    process.communicate(timeout=60)
+    assert Ledger(root).final_ids() == {fake_trial(0).trial_id}, "only its own silence counts"
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_hang_outside_python(tmp_path: Path) -> None:
     root = tmp_path / "fake"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ablate import cli
 from ablate.records import atomic_files
 from ablate.records.ledger import Ledger
+from tests import ROOT
 from tests.commands.test_sweep import run as sweeping
 from tests.fakes import Scripted
 from tests.processes import command, wait_for
@@ -76,6 +78,32 @@ def test_results_that_become_read_only_print_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "Read-only file system" in said
+
+
+@pytest.mark.parametrize("name", ["results/small/study.json", "results/small/deep/er/part.parquet"])
+def test_what_cannot_be_written_leaves_no_folder(name: str, tmp_path: Path) -> None:
+    def write(tmp: Path) -> None:
+        tmp.write_text("half")
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with pytest.raises(OSError, match="File too large"):
+        atomic_files.replace(tmp_path / name, write)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "results").mkdir()
+    with pytest.raises(OSError, match="File too large"):
+        atomic_files.replace(tmp_path / name, write)
+    assert [path.name for path in tmp_path.rglob("*")] == ["results"], "what was there stays"
+
+
+def test_a_limit_of_a_files_size_leaves_nothing_of_a_new_study(space: Path) -> None:
+    script = 'ulimit -f 2; exec "$@"'
+    argv = ["bash", "-c", script, "bash", sys.executable, "-m", "ablate.sweep", str(space), "--inline"]
+    done = subprocess.run(
+        argv, cwd=space.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+    assert done.returncode == cli.BAD_INPUT, done.stderr
+    assert "File too large" in done.stderr
+    assert [path.name for path in space.parent.iterdir()] == [space.name]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.running.limits import Limits, Watch
+from ablate.running.limits import Clock, Limits, Watch
 from ablate.running.output import BYTES, LINES, Spool, recorded
 
 
@@ -44,6 +44,18 @@ def test_the_time_limit_does_not_count_the_measurement() -> None:
     watch.note_report(wall_s=99, done=True, now_s=99)
     assert kind(watch, 500) is None
     assert kind(watch, 600) == "Stalled"
+
+
+def test_time_in_which_the_watching_process_was_stopped_does_not_count() -> None:
+    """The clock is read at each look: between two of them at most 3 s count."""
+    time_s = 1_000.0
+    clock = Clock(read=lambda: time_s)
+    watch = Watch(Limits(stall_s=10), now_s=clock.now_s())
+    for seconds, expected in [(1, 1), (2, 3), (3_600, 6), (1, 7), (3, 10), (0.5, 10.5)]:
+        time_s += seconds
+        now_s = clock.now_s()
+        assert now_s == pytest.approx(1_000 + expected)
+        assert (kind(watch, now_s) == "Stalled") == (expected > 10)
 
 
 def test_without_limits_a_trial_is_never_overdue() -> None:

@@ -8,6 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from ablate.formatting import LARGEST
+
 
 def rows(table: pd.DataFrame, mask: Any) -> pd.DataFrame:
     """The rows where the mask is true, a copy."""
@@ -25,12 +27,13 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def floats(table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column as doubles, NaN where nothing was measured and where the measure left the numbers; all NaN where the
+    """A column as doubles, NaN where nothing was measured and where the measure left the numbers or is beyond LARGEST;
+    all NaN where the
     trainer does not measure it at all."""
     if column not in table:
         return np.full(len(table), np.nan)
     values = np.asarray(cast(pd.Series, table[column]).to_numpy(dtype=float, na_value=np.nan))
-    return np.where(np.isfinite(values), values, np.nan)
+    return np.where(np.abs(values) <= LARGEST, values, np.nan)
 
 
 def texts(table: pd.DataFrame, column: str) -> list[str]:

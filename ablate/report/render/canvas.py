@@ -9,6 +9,7 @@ Matplotlib themselves, because importing it is slow.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import warnings
@@ -70,6 +71,8 @@ _STYLE: dict[Any, Any] = {
 def style() -> Iterator[None]:
     """Apply the report's style, then restore the settings: of Matplotlib's own, not of a user's matplotlibrc.
     Characters that no font has become boxes, silently."""
+    # Where its folders cannot be written, it takes a temporary one and says so twice. The figures are the same.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with _without_backend():
         from matplotlib import style
 

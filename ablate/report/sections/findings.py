@@ -86,7 +86,7 @@ class PerObjective:
         return f"{self.objective.metric} ({self.unit.strip()})" if self.unit else self.objective.metric
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Findings:
     """Everything a report shows. `search`: the ended trials of the search. `pareto`: empty for a single objective.
     `subject`: what the trainer said of the study.
@@ -119,6 +119,10 @@ class Findings:
     rungs: tuple[Rung, ...]
     exploratory: Mapping[str, str]
     cautions: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """What a notebook shows: the study in a few lines."""
+        return f"<findings of {self.data!r}>"
 
     @property
     def primary(self) -> PerObjective:

@@ -6,14 +6,13 @@ trial's verdict here; the trial reads it at its next report and returns by itsel
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ablate.running.limits import Limits, Overdue, Watch
+from ablate.running.limits import Clock, Limits, Overdue, Watch
 from ablate.running.ray.worker_place import Place
 from ablate.running.trial import Failure
 from ablate.trainers import Verdict
@@ -36,7 +35,7 @@ class _CoordinatorActor:
     """An actor without CPU. Its state ends with the run, so a resumed trial never reads an old verdict."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._limits, self._clock = limits, Clock()
         self._stopped: set[str] = set()
         self._given_up: set[str] = set()
         self._interrupted = False
@@ -46,16 +45,16 @@ class _CoordinatorActor:
 
     def enter(self, trial_id: str, place: Place) -> Verdict:
         self._places.setdefault(trial_id, []).append(place)
-        self._watches[trial_id] = Watch(self._limits, now_s=time.monotonic())
+        self._watches[trial_id] = Watch(self._limits, now_s=self._clock.now_s())
         return self.verdict(trial_id)
 
     def report(self, trial_id: str, wall_s: float, done: bool) -> Verdict:
         if trial_id in self._watches:  # a worker may outlive its ended trial for a second
-            self._watches[trial_id].note_report(wall_s=wall_s, done=done, now_s=time.monotonic())
+            self._watches[trial_id].note_report(wall_s=wall_s, done=done, now_s=self._clock.now_s())
         return self.verdict(trial_id)
 
     def overdue(self) -> dict[str, tuple[Overdue, Place]]:
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         found = {trial_id: watch.overdue(now_s=now_s) for trial_id, watch in self._watches.items()}
         return {name: (over, self._places[name][-1]) for name, over in found.items() if over}
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
+import tarfile
+import zipfile
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -25,6 +28,19 @@ def write_jsonl(path: Path, texts: list[str]) -> str:
 
 def jsonl(train: str, **more: object) -> dict[str, object]:
     return {"data.corpus": "jsonl", "data.train": train, **{f"data.{key}": value for key, value in more.items()}}
+
+
+def _archived(form: str) -> bytes:
+    """A tar or zip archive of one file, a.jsonl."""
+    packed, content = io.BytesIO(), b'{"text": "one"}\n'
+    if form == "zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("a.jsonl", content)
+        return packed.getvalue()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        (entry := tarfile.TarInfo("a.jsonl")).size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
 
 
 TEXTS = [f"text {i}" for i in range(40)]
@@ -65,8 +81,28 @@ def test_one_document_cannot_be_split(texts: list[str], tmp_path: Path) -> None:
     for read in (content_hash, load_documents):
         with pytest.raises(DataError, match=r"needs two different documents at least, .*; give more documents"):
             read(resolve("tiny", jsonl(path)))
-    with_val = resolve("tiny", {**jsonl(path), "data.val": path})
+    held_out = write_jsonl(tmp_path / "val.jsonl", ["another"])
+    with_val = resolve("tiny", {**jsonl(path), "data.val": held_out})
     assert content_hash(with_val) == load_documents(with_val).data_hash
+
+
+@pytest.mark.parametrize("copied", ["the file", "packed", "in another order", "some of it"])
+def test_a_val_file_whose_texts_are_all_trained_on_is_refused(copied: str, tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "a.jsonl", TEXTS)
+    (packed := tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(Path(train).read_bytes()))
+    val = {
+        "the file": train,
+        "packed": str(packed),
+        "in another order": write_jsonl(tmp_path / "b.jsonl", TEXTS[::-1]),
+        "some of it": write_jsonl(tmp_path / "c.jsonl", TEXTS[3:5]),
+    }[copied]
+    with pytest.raises(
+        DataError, match=r"each of its texts is in .*a\.jsonl too.*; give other texts, or leave"
+    ) as caught:
+        content_hash(resolve("tiny", jsonl(train, val=val)))
+    assert caught.value.path == val
+    other = write_jsonl(tmp_path / "d.jsonl", [*TEXTS, "held out"])
+    assert content_hash(resolve("tiny", jsonl(train, val=other)))
 
 
 BROKEN_LINES = {
@@ -119,7 +155,17 @@ def test_a_broken_line_is_named(tmp_path: Path, rule: str, line: bytes, *, packe
         ("a.jsonl", gzip.compress(b'{"text": "one"}\n', mtime=0), "it is gzip data"),
         ("a.jsonl.gz", gzip.compress(gzip.compress(b'{"text": "one"}\n', mtime=0), mtime=0), "it is gzip data"),
         ("a.jsonl", bz2.compress(b'{"text": "one"}\n'), "it is bzip2 data"),
-        ("a.jsonl", lzma.compress(b'{"text": "one"}\n'), "it is xz data"),
+        ("a.jsonl", lzma.compress(b'{"text": "one"}\n'), "it is xz data; unpack it"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd\x04\x58", "it is zstd data; unpack it"),
+        ("a.jsonl", _archived("tar"), "it is a tar archive; unpack it"),
+        ("a.jsonl.gz", gzip.compress(_archived("tar"), mtime=0), "it is a tar archive; unpack it"),
+        ("a.jsonl", _archived("zip"), "it is a zip archive; unpack it"),
+        ("a.jsonl", b"PAR1\x15\x04\x15\0", "it is a Parquet table; write its texts as JSON lines"),
+        ("a.jsonl", b"ARROW1\0\0\xff", "it is an Arrow table; write its texts as JSON lines"),
+        ("a.jsonl", b"SQLite format 3\0\x10", "it is an SQLite database; write its texts"),
+        ("a.jsonl", b"%PDF-1.7\n%\xe2\xe3\n", "it is a PDF; write its texts"),
+        ("a.jsonl", b'[{"text": "one"}, {"text": "two"}]\n', "it is one JSON list; write one object a line"),
+        ("a.jsonl", b'[\n  {"text": "one"}\n]\n', "it is one JSON list; write one object a line"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, rule: str) -> None:

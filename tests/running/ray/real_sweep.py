@@ -74,8 +74,7 @@ class Sweeps:
     def left(self) -> list[str]:
         """The processes that still run, and the folders that still stand."""
         running = [f"{process.pid} {' '.join(words)[:120]}" for process, words in victims.left(self.temporary)]
-        # torch keeps a cache there, for later processes too.
-        return running + [str(path) for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
+        return running + [str(path) for path in self.temporary.iterdir()]
 
     def wait_until_nothing_is_left(self) -> None:
         wait_for(lambda: not self.left(), seconds=30, what=self.left)
