@@ -97,7 +97,7 @@ def steps(shape: Shape, plan: Plan) -> list[Row]:
             sized = keys | {"model.knowledge_length": L, "model.num_selected": K}
             run = Run(subject.configure(shape, sized))
             found = compare(run.step, control.step, effort=plan.effort, warm_up=2)
-            reads = name != "blind"
+            reads = run.reads_bank
             row = Row(shape.number, name, L if reads else None, K if reads else None, shape.entries, None, found.ratio)
             rows.append(_told("step / none", row, found))
             del run

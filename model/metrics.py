@@ -79,7 +79,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("objects_kept", "float", "share", "max", "knowledge-base sentences whose object survived kb_fit"),
     # What it costs.
     Metric("parameters", "int", "", "", "trained parameters"),
-    Metric("active_parameters", "int", "", "", "trained parameters without the embedding table"),
+    Metric(
+        "active_parameters",
+        "int",
+        "",
+        "",
+        "parameters that a token uses: without the embedding table, and of a memory's rows those that it reads",
+    ),
     Metric("epoch_tokens", "int", "tokens", "", "positions of one pass over the training rows, padding included"),
     Metric("tokens_per_s", "float", "tokens/s", "max", "training throughput, evaluation excluded"),
     Metric("step_ms", "float", "ms", "min", "mean time of a step since the last report"),

@@ -223,17 +223,18 @@ def _check_match(
         unit = known.budget_unit
         rule = f"needs a budget in {unit}, and the {unit} of an epoch are unknown until the corpus is read"
         raise tree.bad(key, match, rule, f"give {known.budget} in base, or match tokens")
-    if match != "params":
+    if match not in ("params", "total_params"):
         return
+    which = "active" if match == "params" else "trained"
     for corner in feasibility.corners(search) if ablation.baseline == "best" else iter([{}]):
         baseline = base.override(corner)
         for arm in arms:
             config = baseline.override(arm.overrides)
-            if not matching.same_size(baseline, config):
-                own, control = config.cost.active_parameters, baseline.cost.active_parameters
-                rule = f"match is params, and this differs by more than 2% from the baseline's {control:,}"
+            if not matching.same_size(baseline, config, match):
+                own, control = matching.size(config, match), matching.size(baseline, match)
+                rule = f"match is {match}, and this differs by more than 2% from the baseline's {control:,}"
                 hint = "change the arm's size, or match tokens or flops"
-                wrong = ParameterError(arm.name, f"{own:,} active parameters", rule, hint)
+                wrong = ParameterError(arm.name, f"{own:,} {which} parameters", rule, hint)
                 raise wrong.at(tree.document.place(designs.prefix(arm).removesuffix(".")))
 
 

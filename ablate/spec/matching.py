@@ -6,10 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from ablate.errors import ParameterError
+from ablate.spec.models import Match
 from ablate.trainers import Config
 
 PARAMETER_TOLERANCE = 0.02
-"""Under `match: params` an arm's active parameters may differ from the baseline's by this share."""
+"""Under `match: params` or `total_params` an arm's parameters may differ from the baseline's by this share."""
 
 CALIBRATION_SHARE, CALIBRATION_REPORTS = 0.05, 6
 """A calibration trains for this share of the budget, but at least for so many reports."""
@@ -41,7 +43,16 @@ def speed(tokens_per_s: Sequence[float]) -> float:
     return statistics.median(tokens_per_s[1:] or tokens_per_s)
 
 
-def same_size(baseline: Config, arm: Config) -> bool:
-    """Whether the arm has as many active parameters as the baseline, within PARAMETER_TOLERANCE."""
-    control = baseline.cost.active_parameters
-    return abs(arm.cost.active_parameters - control) <= PARAMETER_TOLERANCE * control
+def size(config: Config, match: Match) -> int:
+    """The parameters that `match` is about. Raises ParameterError where the trainer does not say how many they are."""
+    found = config.cost.active_parameters if match == "params" else config.cost.parameters
+    if found is None:
+        rule = "the trainer does not say how many parameters it trains"
+        raise ParameterError("ablation.match", match, rule, "match params or tokens")
+    return found
+
+
+def same_size(baseline: Config, arm: Config, match: Match) -> bool:
+    """Whether the arm has as many parameters as the baseline, within PARAMETER_TOLERANCE."""
+    control = size(baseline, match)
+    return abs(size(arm, match) - control) <= PARAMETER_TOLERANCE * control

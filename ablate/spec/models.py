@@ -112,7 +112,7 @@ class TuneEachArm(Section):
         return tuple(written)
 
 
-Match = Literal["tokens", "flops", "wall", "params"]
+Match = Literal["tokens", "flops", "wall", "params", "total_params"]
 
 
 class Ablation(Section):

@@ -118,6 +118,11 @@ class Run:
         self._done += 1
 
     @property
+    def reads_bank(self) -> bool:
+        """Whether a layer of the model reads a bank."""
+        return self._trainer.config.model.has_bank
+
+    @property
     def failed(self) -> str | None:
         """Why micro-batches could not be recorded."""
         return getattr(self._trainer.micro_batch, "failed", None)

@@ -156,6 +156,12 @@ DESIGNS = {
         "a: ",
         "active parameters: match is params, and this differs by more than 2% from the baseline's",
     ),
+    "arms with other tables": (
+        ablated("arms: {a: {model.memory: ngram}}", "match: total_params"),
+        12,
+        "a: ",
+        "trained parameters: match is total_params, and this differs by more than 2% from the baseline's",
+    ),
     "tuning without trials": (ablated(ARM, "tune_each_arm: {}"), 13, "ablation.tune_each_arm.trials", "missing"),
     "tuning that is no mapping": (ablated(ARM, "tune_each_arm: 4"), 13, "ablation.tune_each_arm", "mapping"),
     "tuning nothing": (

@@ -45,6 +45,8 @@ MATCHES = {
     "wall": "Arms are compared at equal wall time of training.",
     "params": "Arms are compared at equal training tokens, and their active parameters (trained ones, the embedding "
     "table left out) are the baseline's within 2%.",
+    "total_params": "Arms are compared at equal training tokens, and all their trained parameters are the baseline's "
+    "within 2%.",
 }
 MIXED = "†"
 

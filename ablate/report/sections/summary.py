@@ -28,6 +28,7 @@ from ablate.spec.models import Objective
 
 EXPLORATORY = "‡"  # mark of exploratory p values and claims
 NO_BANK = ("none", "blind")
+POSITIVE_CONTROLS = ("ngram", "values")
 TIED = 6  # most trials of a tie that are named
 SENTENCES = 6  # up to so many arms have a sentence each
 ANSWERED = 20  # the same, at the end of a sweep
@@ -350,6 +351,8 @@ def credit(findings: Findings, *, effect: Effect, objective: Objective) -> str:
         return ""
     if kinds[better] in NO_BANK:
         return f"The better side of that comparison, {better}, has no memory to read."
+    if kinds[better] in POSITIVE_CONTROLS:
+        return f"The better side of that comparison, {better}, is a positive control: gradients train its memory."
     gain = f"The gain of {better}" if effect.declared_p <= ALPHA else f"The gain of {better}, if it is one,"
     bank = findings.bank_of(better)
     if bank is None:
