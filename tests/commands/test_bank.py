@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +29,7 @@ from model.evaluate import Bank, Evaluator, read_bank, select_entries, summarise
 from model.evaluate.bank_contents import containing
 from model.trainer import Trainer
 from model.transformer import Transformer
+from tests import ROOT
 from tests.model.test_resume import as_an_earlier_version
 from tests.model.test_training import Listener, small
 
@@ -181,6 +185,18 @@ def test_a_byte_that_changed_is_damage(trained: Path, tmp_path: Path, capsys: py
     moments[-1] ^= 1
     (folder / checkpoint.OPTIMIZER).write_bytes(moments)
     complains(capsys, [str(folder)], "checkpoint step-12 is damaged (optimizer.safetensors is not what was written)")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_an_answer_that_cannot_be_printed_is_one_line(trained: Path, buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "model.bank", str(trained), "--find", "no such text"],
+            cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": buffered}, stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=100, check=False,
+        )  # fmt: skip
+    assert done.stderr == "cannot be written (No space left on device); make room, or make it writable\n"
+    assert done.returncode == 130
 
 
 def test_lost_checksums_are_damage(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,23 @@ def test_a_study_over_two_commits_of_the_same_code_has_its_report(
     assert len({row.git_commit for row in Ledger(space.parent / "results" / "small").rows()}) == 2
 
 
+def test_a_finished_study_grows_only_under_its_code_and_writes_its_report_under_any(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = play()
+    assert run(space) == cli.DONE
+    monkeypatch.setattr(TokenMemory, "code_hash", "b" * 16)
+    before = len(train.configs)
+    assert run(space) == cli.DONE, "nothing is trained, so nothing is mixed"
+    capsys.readouterr()
+    for more in (["--trials", "4"], ["--set", ARMS]):
+        assert run(space, *more) == cli.BAD_INPUT
+        said = capsys.readouterr().err
+        assert "3 trials were trained by other code" in said
+        assert said.count("\n") == 1
+    assert len(train.configs) == before
+
+
 @pytest.mark.parametrize(
     ("place", "name", "values", "said"),
     [
