@@ -47,7 +47,7 @@ class Comparison:
 def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int:
     """Parse, train, compare. `train`: what trains; a test replaces it."""
     given = parser().parse_args(argv)
-    environment.prepare(least_files=environment.LEAST_FILES["inline"])
+    environment.prepare("inline")
     if given.verify and given.set:
         rule = "a changed configuration is another run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")

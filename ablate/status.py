@@ -17,7 +17,7 @@ from ablate.escape import last_lines, one_line
 from ablate.records import locations
 from ablate.records.ledger import Ledger
 from ablate.records.rows import ENDS, MEASURED, TrialRow
-from ablate.running.progress import best_of_study
+from ablate.running.progress import best_of_search
 from ablate.spec.designs import SEARCH
 from ablate.study import completion, lifecycle, lock, lookup, study_json
 from ablate.study.completion import Completion
@@ -33,7 +33,7 @@ EPILOG = """example:
 
 @dataclass(frozen=True)
 class Best:
-    """The best completed trial by the study's first objective."""
+    """The search's best completed trial by the study's first objective."""
 
     trial_id: str
     arm: str
@@ -84,7 +84,7 @@ def collect(ledger: Ledger) -> Status:
     study = study_json.parse(ledger.read_study(), place=ledger.place)
     objective = study.spec.objectives[0]
     rows = ledger.rows()
-    found = best_of_study(rows, objective=objective)
+    found = best_of_search(rows, objective=objective)
     running = lock.is_held(ledger)
     done = completion.of(study, rows)
     unfinished = set() if done.whole else ledger.started_ids() - {row.trial_id for row in rows}
@@ -138,7 +138,7 @@ def render(status: Status) -> str:
     lines = [f"study {status.study}: {done} of {status.planned} trials have ended; {running}", ""]
     lines.append(tabulate(status.states.items(), headers=["state", "trials"]))
     lines += ["", f"positive control: {status.control}"] if status.control else []
-    if status.best and status.best.arm == SEARCH:  # the lowest value over arms and seeds is no answer
+    if status.best:
         params = formatting.parameters(status.best.params)
         reached = formatting.significant(status.best.value, digits=5)
         lines += ["", f"best so far: {status.best.metric} {reached}, trial {status.best.trial_id}"]

@@ -22,7 +22,7 @@ from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import environment, tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
-from ablate.running.progress import StudyProgress, best_of_study, measured
+from ablate.running.progress import StudyProgress, best_of_search, best_of_study, measured
 from ablate.running.ray import session_folder
 from ablate.running.runner import Halt, Runner, undisturbed
 from ablate.running.trial import StudyContext
@@ -47,14 +47,16 @@ _EPILOG = """examples:
 exit codes: 0 done, 2 bad input, 3 no trial succeeded, 130 interrupted and resumable"""
 
 _SET = "set a value of the study file, e.g. base.model.dim=256 or study=wider; repeatable"
-_DRY_RUN = "print the plan, the predicted peaks of memory and a rough cost; write nothing"
+_DRY_RUN = (
+    "print the plan, the predicted peaks of memory and a rough cost; write nothing. Refuses what a run would refuse"
+)
 _PILOT = (
     "with --dry-run: an earlier study with the same metrics, by name or path, whose spread over seeds gives the chances"
     " of the hypotheses' verdicts"
 )
 _GPU = (
-    "plan a dry run for this GPU, e.g. 4090; the CPUs are taken to suffice. A GPU that is not known by its name needs"
-    " resources.gpu_memory_gib"
+    "plan a dry run for this GPU of another machine, e.g. 4090; its CPUs are taken to suffice, and a data file that is"
+    " missing here is a warning. A GPU that is not known by its name needs resources.gpu_memory_gib"
 )
 _ALLOW_MIXED = (
     "train on where earlier trials were trained by other code or other versions of torch or Ray; the report marks them"
@@ -176,13 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise BadInput("--trials", "", options.trials, "the study has no search", "leave it out, or set ablation.seeds")
     if options.dry_run:
         return _dry_run(study, options)
+    environment.prepare("inline" if options.inline else "ray")
     study_file.check_installed(study)
     if options.address is None and not options.inline:
         # Fail before anything is written and Ray is started.
         preflight.slots(study.resources, preflight.machine(gpus=options.gpus, card=None))
     if not options.inline:
         session_folder.parent()  # raises BadInput where Ray has no place
-    environment.prepare(least_files=environment.LEAST_FILES["inline" if options.inline else "ray"])
     preflight.check_results(options.results / study.study)
     if study.resources.max_gpu_hours is not None:
         options = _within_budget(study, options)
@@ -192,6 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dry_run(study: StudySpec, options: Options) -> int:
     from ablate.study import dry_run
 
+    missing = study_file.missing_data(study)
+    if missing and options.gpu is None:  # a plan for another machine warns: its files are there
+        raise missing[0]
     study_file.check_present_files(study)
     run = _plan(study, options)
     print(dry_run.render_json(run) if options.json else escape.printable(dry_run.render(run)))
@@ -317,7 +322,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     from ablate.report.sections import summary
 
     rows = ledger.rows()
-    found = best_of_study(rows, objective=study.objectives[0])
+    best = best_of_search(rows, objective=study.objectives[0])
     folder = answer = None
     cautions: tuple[str, ...] = ()
     try:
@@ -329,9 +334,9 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
-    ended = Ended(study, rows, best=found, answer=answer, cautions=cautions, report=folder)
+    ended = Ended(study, rows, best=best, answer=answer, cautions=cautions, report=folder)
     print(formatting.as_json(_as_json(ended)) if options.json else escape.printable("\n".join(_as_lines(ended))))
-    return cli.DONE if found else cli.NO_SUCCESS
+    return cli.DONE if best_of_study(rows, objective=study.objectives[0]) else cli.NO_SUCCESS
 
 
 def _limits(resources: Resources) -> Limits:
@@ -342,8 +347,9 @@ def _limits(resources: Resources) -> Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """What the last lines say. `answer`: of the ablation; None without one, or without a report. `cautions`: why the
-    results may say less than they seem to."""
+    """What the last lines say. `best`: of the search, since the lowest value over arms and seeds is no answer.
+    `answer`: of the ablation; None without one, or without a report. `cautions`: why the results may say less than they
+    seem to."""
 
     study: StudySpec
     rows: Sequence[TrialRow]
@@ -363,9 +369,11 @@ def _as_lines(ended: Ended) -> list[str]:
         lines += [f"answer: {ended.answer.verdict}", *(f"  {sentence}" for sentence in ended.answer.sentences)]
     elif study.ablation:
         lines.append("answer: none, see above")
-    if ended.best is None:
+    if not counts["completed"]:
         lines.append("best: none, no trial completed")
-    elif study.search:  # the lowest value over arms and seeds is no answer
+    elif ended.best is None and study.search:
+        lines.append(f"best: none, no trial of the search completed with a {study.objectives[0].metric}")
+    elif ended.best is not None:
         (row, value), metric = ended.best, study.objectives[0].metric
         reached = f"{metric} {formatting.significant(value, digits=5)}"
         tied = sum(other == value for _, other in measured((each for each in rows if each.arm == SEARCH), metric))

@@ -1,8 +1,9 @@
 """Checkpoints: safetensors and JSON, no pickle. A checkpoint is a folder `step-N` that is complete or absent.
 
-It holds weights, bank, AdamW's moments and a few counters. That is the entire state, because data order, learning rate
-and every random stream are pure functions of (seed, step). A file of checksums says later whether the others are still
-what was written. Checkpoints of earlier versions have none; of them, names, shapes and types are checked alone.
+It holds weights, bank, AdamW's moments and a few counters. That is the entire state, because data order, learning
+rate and every random stream are pure functions of (seed, step). A file of checksums says later whether the others are
+still what was written. STATE says whether there must be one. Checkpoints of earlier versions have none; of them,
+names, shapes and types are checked alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ CHECKSUMS = "SHA256SUMS"
 """A line for each of the other files, as `sha256sum --check` reads it."""
 DATA = "data_hash"
 """The key of STATE that identifies the training data (`Documents.data_hash`)."""
+FORMAT, CHECKED = "format", 2
+"""The key of STATE that says which files a checkpoint has: since CHECKED, CHECKSUMS too. Earlier ones lack the key."""
+LARGEST_TEXT = 64 * 2**20
+"""Bytes; STATE and CHECKSUMS stay far below. A larger file, which may be sparse, is not read."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class State:
-    """What STATE says. `data_hash`: None where an earlier version wrote the checkpoint."""
+    """What STATE says. `data_hash`: None where an earlier version wrote the checkpoint. `checked`: has CHECKSUMS."""
 
     config: dict[str, Any]
     data_hash: str | None
     progress: Progress
+    checked: bool
 
 
 _PROGRESS = TypeAdapter(Progress)
@@ -80,6 +86,7 @@ def save(
     if optimizer is not None:
         _write(_moments(model, optimizer), draft / OPTIMIZER)
     state = {"config": config.model_dump(), DATA: data_hash, "progress": asdict(progress), "torch": torch.__version__}
+    state[FORMAT] = CHECKED
     (draft / STATE).write_text(json.dumps(state, indent=2))
     (draft / CHECKSUMS).write_text("\n".join(_checksums(draft).values()) + "\n")
     for part in draft.iterdir():
@@ -152,14 +159,16 @@ def check_kinds(path: Path) -> None:
 
 
 def check_files(path: Path) -> None:
-    """Raise Damaged where a file of a checkpoint differs from its checksum. A checkpoint of an earlier version has no
-    checksums, and passes."""
+    """Raise Damaged where a file of a checkpoint differs from its checksum, or the checksums were lost. A checkpoint of
+    an earlier version has none, and passes."""
     check_kinds(path)
-    try:
-        written = (path / CHECKSUMS).read_text(encoding="ascii").splitlines()
-        found = _checksums(path)
-    except FileNotFoundError:
+    if not (path / CHECKSUMS).exists():
+        if read_state(path).checked:
+            raise Damaged(f"{CHECKSUMS} is missing")
         return
+    try:
+        written = _text(path / CHECKSUMS).splitlines()
+        found = _checksums(path)
     except (OSError, ValueError) as error:
         raise Damaged(str(error)) from error
     if list(found.values()) != written:
@@ -170,15 +179,23 @@ def check_files(path: Path) -> None:
 def read_state(path: Path) -> State:
     """The state of a checkpoint. Raises Damaged where it cannot be read."""
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = json.loads(_text(path / STATE))
         _PROGRESS.validate_json(json.dumps(state["progress"]), strict=True)
-        return State(dict(state["config"]), str(state[DATA]) if DATA in state else None, Progress(**state["progress"]))
+        data_hash, progress = str(state[DATA]) if DATA in state else None, Progress(**state["progress"])
+        return State(dict(state["config"]), data_hash, progress, checked=FORMAT in state)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("progress", *first["loc"])))
         raise Damaged(f"{STATE} is not a checkpoint's state: {key}: {first['msg']}") from error
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Damaged(f"{STATE} is not a checkpoint's state: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """The text of a file. Raises ValueError where it is larger than any that a run writes, or is no UTF-8."""
+    if path.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"{path.name} is larger than {LARGEST_TEXT // 2**20} MiB")
+    return path.read_text(encoding="utf-8")
 
 
 def damage(path: Path, error: Damaged) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -70,3 +73,15 @@ class DataError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.line, self.rule, self.hint)
+
+
+def full_disk(error: OSError) -> str:
+    """A line for an error of a full disk, also of what stdout goes to. Raises the error again where it is another."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        raise error
+    try:
+        print(end="", flush=True)
+    except OSError:  # what is left of the answer; the interpreter would complain of it at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}cannot be written ({error.strerror}); make room, or make it writable"

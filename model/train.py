@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from model.api import check_data, train
 from model.config import PATH_KEYS, Config, ConfigError, check_packages, check_processes, missing_files, resolve
 from model.metrics import MOST_EPOCHS
-from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict
+from model.outcome import DataError, NonFiniteLoss, Report, Result, Verdict, full_disk
 
 _SET = "set a key of the configuration, e.g. preset=tiny or model.memory=blind; repeatable"
 _OUT = (
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Exit 0 done, 1 the loss left the numbers, 2 bad input, 130 interrupted."""
+    """The command. Exit 0 done, 1 the loss left the numbers, 2 bad input, 130 interrupted, or the disk is full."""
     arguments = parser().parse_args(argv)
     out: Path | None = arguments.out
     try:
@@ -59,19 +59,23 @@ def main(argv: list[str] | None = None) -> int:
         _make(out)
         with _interruptible() as asked:
             result = _train(config, out, asked=asked)
+        if result.verdict is not Verdict.INTERRUPT and int(os.environ.get("RANK", "0")) == 0:
+            print(json.dumps({"tokens_seen": result.tokens_seen, **result.metrics}, indent=2), flush=True)
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     except NonFiniteLoss as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader (`| head`) has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(full_disk(error), file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         return _interrupted(out)
-    if result.verdict is Verdict.INTERRUPT:
-        return _interrupted(out)
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps({"tokens_seen": result.tokens_seen, **result.metrics}, indent=2))
-    return 0
+    return _interrupted(out) if result.verdict is Verdict.INTERRUPT else 0
 
 
 def _check_folder() -> None:

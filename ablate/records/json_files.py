@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,26 @@ from ablate.records.atomic_files import Unreadable, check_regular
 
 MOST_LEVELS = 64
 LARGEST = 2**63
-"""What a study writes stays far below both. Deeper values overflow the stack, larger numbers what computes with
-them."""
+MOST_BYTES = 64 * 2**20
+"""What a study writes stays far below all three. Deeper values overflow the stack, larger numbers what computes with
+them, and larger files, which may be sparse, the memory."""
 
 
 def read(path: Path) -> Any:
     """The value in a file. Raises Unreadable where there is no regular file, or it is not JSON within the bounds."""
     check_regular(path)
     try:
-        return parse(path.read_bytes())
+        return parse(content(path))
     except (OSError, ValueError) as error:
         raise Unreadable(str(error)) from None
+
+
+def content(path: Path) -> bytes:
+    """What stands in a file. Raises ValueError where it is larger than any that a study writes."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise ValueError(f"larger than {MOST_BYTES // 2**20} MiB, which no such file is")
+        return file.read()
 
 
 def parse(text: str | bytes) -> Any:

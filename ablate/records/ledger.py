@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from ablate.errors import BadInput, CannotWrite
 from ablate.records import json_files, parquet_files, store, study_reader
-from ablate.records.atomic_files import Unreadable
+from ablate.records.atomic_files import Unreadable, check_regular
 from ablate.records.interim_looks import Look
 from ablate.records.locations import Place
 from ablate.records.parquet_files import Problem
@@ -146,10 +146,12 @@ class Ledger:
             self.store.create(_log(trial_id, attempt), lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
     def log(self, trial_id: str, *, attempt: int) -> str:
-        """The log that `write_log` wrote; "" where there is none."""
+        """The log that `write_log` wrote; "" where there is none, or something else has its name."""
+        path = self.store.fetch(_log(trial_id, attempt))
         try:
-            return self.store.fetch(_log(trial_id, attempt)).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+            check_regular(path)
+            return json_files.content(path).decode(errors="replace")
+        except (OSError, ValueError, Unreadable):
             return ""
 
     def write_samples(self, trial_id: str, samples: Sequence[Mapping[str, Any]]) -> None:

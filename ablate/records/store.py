@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from ablate.records import atomic_files
+from ablate.records import atomic_files, json_files
 from ablate.records.atomic_files import Unreadable
 from ablate.records.lease import Held, Owner
 from ablate.records.locations import Place, Url
@@ -175,8 +175,8 @@ class LocalStore:
     def owner(self, name: str) -> Owner | None:
         try:
             atomic_files.check_regular(self.folder / name)
-            return Owner.read((self.folder / name).read_bytes())
-        except (OSError, Unreadable):
+            return Owner.read(json_files.content(self.folder / name))
+        except (OSError, ValueError, Unreadable):
             return None
 
 

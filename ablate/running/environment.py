@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from ablate.errors import BadInput
 
@@ -30,11 +31,16 @@ LEAST_FILES = {"inline": 64, "ray": 256}
 """Files that a process must be able to open. On two cores Ray's own processes open up to 82, with more workers more;
 with too few they hang."""
 
+LEAST_SPACE_KIB = {"inline": 3_000_000, "ray": 4_000_000}
+"""Address space of a process, as `ulimit -v` counts it, in which a study of `tiny` trains on two cores. In 2_300_000
+(inline) and 3_000_000 (Ray) libraries cannot be loaded; in less, threads abort or hang."""
 
-def prepare(*, least_files: int) -> None:
-    """Make this process, and those that it starts, fit for trials. Raises BadInput where fewer than `least_files` may
-    be open at a time."""
-    allow_open_files(least=least_files)
+
+def prepare(runner: Literal["inline", "ray"]) -> None:
+    """Make this process, and those that it starts, fit for trials. Raises BadInput where `ulimit` allows too few open
+    files or too little memory."""
+    check_space(least_kib=LEAST_SPACE_KIB[runner])
+    allow_open_files(least=LEAST_FILES[runner])
     forget_launchers()
     _give_home()
 
@@ -61,6 +67,15 @@ def allow_open_files(*, least: int) -> None:
     if allowed != resource.RLIM_INFINITY and allowed < least:
         hint = f"raise the hard limit (`ulimit -Hn {least}`, or limits.conf), or train with --inline"
         raise BadInput("ulimit -n", "", allowed, f"a process may open too few files, {least} are needed", hint)
+
+
+def check_space(*, least_kib: int) -> None:
+    """Raise BadInput where a process may not have this much address space. No process can raise the hard limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < 1024 * least_kib:
+        ways = "`ulimit -v unlimited`" if hard == resource.RLIM_INFINITY else "the job's memory, or limits.conf"
+        rule = f"a process may have too little address space, {least_kib} KiB are needed"
+        raise BadInput("ulimit -v", "", soft // 1024, rule, f"raise it ({ways})")
 
 
 def _give_home() -> None:

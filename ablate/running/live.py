@@ -18,7 +18,6 @@ from ablate import escape, formatting
 from ablate.records.rows import MEASURED, TrialRow
 from ablate.running.progress import Running, StudyProgress
 from ablate.running.runner import Event
-from ablate.spec.designs import SEARCH
 
 _LAST_ENDED = 8
 """How many ended trials the live table shows."""
@@ -70,7 +69,7 @@ class View:
         counts += [f"{len(study_progress.running)} running"] if study_progress.running else []
         counts += [f"{study_progress.left} to come"] if study_progress.left else []
         parts = [f"{study_progress.planned} planned: {', '.join(counts)}"]
-        if study_progress.best is not None and study_progress.best[0].arm == SEARCH:
+        if study_progress.best is not None:
             row, value = study_progress.best
             parts.append(f"best {study_progress.objective.metric} {formatting.significant(value)} ({row.trial_id})")
         left_s = study_progress.left_s(now_s=time.monotonic())

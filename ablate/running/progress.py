@@ -73,8 +73,8 @@ class StudyProgress:
 
     @property
     def best(self) -> tuple[TrialRow, float] | None:
-        """The best completed trial so far and its objective value; None before the first."""
-        return best_of_study(self.rows, objective=self.objective)
+        """The search's best completed trial so far and its objective value; None before the first."""
+        return best_of_search(self.rows, objective=self.objective)
 
     def left_s(self, *, now_s: float) -> float | None:
         """Seconds until all planned trials have ended, estimated from how long trials took; None while unknown.
@@ -98,9 +98,16 @@ class StudyProgress:
 def best_of_study(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
     """A study's best trial and its objective value; None if there is none.
 
-    The search's best trial comes first, then the arms' best. Trials that tune or calibrate do not count as results."""
-    searched = best_of([row for row in rows if row.arm == SEARCH], objective=objective)
-    return searched or best_of([row for row in rows if not is_preparation(row.arm)], objective=objective)
+    The search's best trial comes first, then the arms' best. Trials that tune or calibrate do not count as results. Do
+    not show it as the best: the lowest value over arms and seeds is no answer (`best_of_search` is one)."""
+    return best_of_search(rows, objective=objective) or best_of(
+        [row for row in rows if not is_preparation(row.arm)], objective=objective
+    )
+
+
+def best_of_search(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
+    """The search's best trial and its objective value; None where no trial of a search completed."""
+    return best_of([row for row in rows if row.arm == SEARCH], objective=objective)
 
 
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:

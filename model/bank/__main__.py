@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from model.config import ConfigError
 from model.evaluate import Bank, read_bank, select_entries, summarise_bank
-from model.outcome import DataError
+from model.outcome import DataError, full_disk
 
 EPILOG = """example:
   python -m model.bank results/single/0123456789ab
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command. Exit 0 done, also where no entry contains what is searched; 2 bad input."""
+    """Run the command. Exit 0 done, also where no entry contains what is searched; 2 bad input, 130 a full disk."""
     arguments = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # in a locale of ASCII or Latin-1
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader (`| head`) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(full_disk(error), file=sys.stderr)
+        return 130
     return 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +29,8 @@ from model.evaluate import Bank, Evaluator, read_bank, select_entries, summarise
 from model.evaluate.bank_contents import containing
 from model.trainer import Trainer
 from model.transformer import Transformer
+from tests import ROOT
+from tests.model.test_resume import as_an_earlier_version
 from tests.model.test_training import Listener, small
 
 
@@ -158,8 +163,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_shown(
     trained: Path, bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, *, checksums: bool
 ) -> None:
     newest = shutil.copytree(trained / "step-12", tmp_path / "step-13")
-    if not checksums:  # as an earlier version wrote it
-        (newest / checkpoint.CHECKSUMS).unlink()
+    if not checksums:
+        as_an_earlier_version(newest)
     DAMAGE[damage](newest)
     complains(capsys, [str(tmp_path)], "checkpoint step-13 is damaged (model.safetensors ")
     with pytest.raises(ConfigError, match="checkpoint step-13 is damaged"):
@@ -180,6 +185,24 @@ def test_a_byte_that_changed_is_damage(trained: Path, tmp_path: Path, capsys: py
     moments[-1] ^= 1
     (folder / checkpoint.OPTIMIZER).write_bytes(moments)
     complains(capsys, [str(folder)], "checkpoint step-12 is damaged (optimizer.safetensors is not what was written)")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_an_answer_that_cannot_be_printed_is_one_line(trained: Path, buffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "model.bank", str(trained), "--find", "no such text"],
+            cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": buffered}, stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=100, check=False,
+        )  # fmt: skip
+    assert done.stderr == "cannot be written (No space left on device); make room, or make it writable\n"
+    assert done.returncode == 130
+
+
+def test_lost_checksums_are_damage(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(trained / "step-12", tmp_path / "step-12")
+    (folder / checkpoint.CHECKSUMS).unlink()
+    complains(capsys, [str(folder)], "checkpoint step-12 is damaged (SHA256SUMS is missing)")
 
 
 def test_no_control_character_reaches_the_terminal(bank: Bank) -> None:
@@ -229,12 +252,11 @@ def test_bad_input_is_one_line_of_error(trained: Path, tmp_path: Path, capsys: p
 
 
 def test_a_checkpoint_without_a_data_hash_is_shown(trained: Path, bank: Bank, tmp_path: Path) -> None:
-    shutil.copytree(trained / "step-12", tmp_path / "step-12")
+    as_an_earlier_version(shutil.copytree(trained / "step-12", tmp_path / "step-12"))
     state = tmp_path / "step-12" / checkpoint.STATE
     kept = json.loads(state.read_text())
     kept.pop("data_hash")
     state.write_text(json.dumps(kept))
-    (tmp_path / "step-12" / checkpoint.CHECKSUMS).unlink()
     assert render(read_bank(tmp_path), find=None, top=3) == render(bank, find=None, top=3)
 
 

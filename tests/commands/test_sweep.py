@@ -89,6 +89,26 @@ def test_an_ablation_ends_with_its_answer_and_not_with_a_best_trial(
     arms = answer["answer"]["arms"]
     assert [(arm["arm"], arm["n"], arm["shown"]) for arm in arms] == [("blind", 2, False), ("none", 2, False)]
     assert set(answer) == {"study", "trials", "failed", "best", "answer", "cautions", "report"}
+    assert answer["best"] is None, "the lowest value over arms and seeds is no answer"
+    assert status.collect(Ledger(space.parent / "results" / "small")).best is None
+
+
+def test_a_search_and_its_ablation_end_with_the_answer_and_the_searchs_best(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where an arm has a lower value than the search's best trial."""
+    space.write_text(SMALL + ABLATION)
+    play()
+    assert run(space) == cli.DONE
+    said = capsys.readouterr().out
+    ledger = Ledger(space.parent / "results" / "small")
+    searched = [row for row in ledger.rows() if row.arm == "search"]
+    best = min(searched, key=lambda row: (float(row.metrics["val_loss"]), row.trial_id))
+    assert "answer: " in said
+    assert f"best: trial {best.trial_id} " in said
+    found = status.collect(ledger).best
+    assert found is not None
+    assert found.trial_id == best.trial_id
 
 
 def test_an_ablation_without_a_pair_has_no_answer_yet(
@@ -130,6 +150,23 @@ def test_a_study_over_two_commits_of_the_same_code_has_its_report(
     assert run(space, "--resume") == cli.DONE
     assert "report: none" not in capsys.readouterr().out
     assert len({row.git_commit for row in Ledger(space.parent / "results" / "small").rows()}) == 2
+
+
+def test_a_finished_study_grows_only_under_its_code_and_writes_its_report_under_any(
+    space: Path, play: Callable[..., Scripted], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = play()
+    assert run(space) == cli.DONE
+    monkeypatch.setattr(TokenMemory, "code_hash", "b" * 16)
+    before = len(train.configs)
+    assert run(space) == cli.DONE, "nothing is trained, so nothing is mixed"
+    capsys.readouterr()
+    for more in (["--trials", "4"], ["--set", ARMS]):
+        assert run(space, *more) == cli.BAD_INPUT
+        said = capsys.readouterr().err
+        assert "3 trials were trained by other code" in said
+        assert said.count("\n") == 1
+    assert len(train.configs) == before
 
 
 @pytest.mark.parametrize(
@@ -189,12 +226,11 @@ def test_a_completed_ablation_is_a_success_though_the_search_failed(
     space.write_text(SMALL + ABLATION.replace("best", "base"))
     play("nan", "oom", "error", "complete")
     assert run(space) == cli.DONE
-    best = capsys.readouterr().out.splitlines()[-2]
-    assert best.startswith("best: trial ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "best: none, no trial of the search completed with a val_loss"
+    assert "answer: no effect is shown" in lines
     ledger = Ledger(space.parent / "results" / "small")
-    found = status.collect(ledger).best
-    assert found is not None
-    assert found.trial_id in best
+    assert status.collect(ledger).best is None, "the lowest value over arms and seeds is no answer"
     assert ledger.read_study()["finished_at"] is not None
 
 

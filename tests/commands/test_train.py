@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections.abc import Callable, Iterator
@@ -60,6 +61,18 @@ def test_ctrl_c_stops_at_the_next_report_with_a_checkpoint(
     assert json.loads(capfd.readouterr().out)["tokens_seen"] == SMALL["train.tokens"]
     assert json.loads((tmp_path / "step-12" / "state.json").read_text())["progress"]["step"] == 12
     assert (tmp_path / "samples.json").is_file()
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> Result:
+        raise OSError(errno.ENOSPC, "No space left on device", "step-4/model.safetensors")
+
+    monkeypatch.setattr(command, "train", full)
+    assert command.main([*SETS, "--out", str(tmp_path)]) == 130
+    line = "step-4/model.safetensors: cannot be written (No space left on device); make room, or make it writable"
+    assert capfd.readouterr().err.splitlines()[-1] == line
 
 
 def test_ctrl_c_twice_stops_at_once_without_a_checkpoint(

@@ -121,6 +121,12 @@ UNSEEN: dict[str, Callable[[Path], object]] = {
     "the learning rate": lambda at: edit(at / "state.json", '"lr": 0.003', '"lr": 0.002'),
     "tokens seen": lambda at: edit(at / "state.json", '"tokens_seen": 1024', '"tokens_seen": 1025'),
     "the checksums": lambda at: (at / "SHA256SUMS").write_text("no checksums\n"),
+    "the checksums lost": lambda at: (at / "SHA256SUMS").unlink(),
+    "checksums without end": lambda at: os.truncate(at / "SHA256SUMS", 3 * 2**30),
+    "a state without end, and no checksums": lambda at: (
+        (at / "SHA256SUMS").unlink(),
+        os.truncate(at / "state.json", 3 * 2**30),
+    ),
     "moments lost": lambda at: (at / "optimizer.safetensors").unlink(),
     "state lost": lambda at: (at / "state.json").unlink(),
     "a named pipe for the state": lambda at: piped(at / "state.json"),
@@ -150,6 +156,14 @@ SEEN: dict[str, Callable[[Path], object]] = {
     "cut": lambda at: (at / "model.safetensors").write_bytes((at / "model.safetensors").read_bytes()[:100]),
 }
 """Damage that shows without checksums too."""
+
+
+def as_an_earlier_version(path: Path) -> None:
+    """Make a checkpoint one of the time before checksums."""
+    (path / "SHA256SUMS").unlink()
+    state = json.loads((path / "state.json").read_text())
+    assert state.pop("format") == 2
+    (path / "state.json").write_text(json.dumps(state, indent=2))
 
 
 def piped(path: Path) -> None:
@@ -198,7 +212,7 @@ def test_a_checkpoint_of_an_earlier_version_is_checked_without_checksums(
 ) -> None:
     folder = shutil.copytree(two[0], tmp_path / "run")
     for path in folder.iterdir():
-        (path / "SHA256SUMS").unlink()
+        as_an_earlier_version(path)
     assert found_in(folder, data_hash=two[1]) == Found(folder / "step-8", ())
     SEEN[damage](folder / "step-8")
     found = found_in(folder, data_hash=two[1])
@@ -266,11 +280,11 @@ def test_a_run_does_not_resume_from_other_data(tmp_path: Path) -> None:
 
 def test_a_run_does_not_resume_from_a_checkpoint_without_a_data_hash(tmp_path: Path) -> None:
     stopped = train(small(), Listener(at=1, verdict=Verdict.INTERRUPT), checkpoint_dir=tmp_path)
+    as_an_earlier_version(tmp_path / "step-4")
     state = tmp_path / "step-4" / "state.json"
     kept = json.loads(state.read_text())
     kept.pop("data_hash")
     state.write_text(json.dumps(kept))
-    (tmp_path / "step-4" / "SHA256SUMS").unlink()
     found = found_in(tmp_path, data_hash=stopped.data_hash)
     assert found.path is None
     assert found.passed_over == (f"checkpoint step-4 is of other data (unknown then, {stopped.data_hash} now)",)

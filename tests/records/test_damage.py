@@ -50,6 +50,22 @@ def test_json_beyond_the_bounds_is_unreadable(case: str, tmp_path: Path):
         json_files.read(path)
 
 
+@pytest.mark.parametrize("size", [json_files.MOST_BYTES + 1, 3 * 2**30])
+def test_a_file_without_end_is_not_read(size: int, tmp_path: Path):
+    """The file is sparse: it takes no room on the disk, and all of the memory."""
+    for name in ("study.json", "driver.lock", "logs/t-1.txt", "samples/t.json"):
+        (path := tmp_path / name).parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        os.truncate(path, size)
+    ledger = Ledger(tmp_path)
+    with pytest.raises(BadInput, match=r"study.json: cannot be read \(larger than 64 MiB"):
+        ledger.read_study()
+    with pytest.raises(BadInput, match="larger than 64 MiB"):
+        ledger.samples("t")
+    assert ledger.store.owner("driver.lock") is None
+    assert ledger.log("t", attempt=1) == ""
+
+
 def fifo(path: Path) -> None:
     os.mkfifo(path)
 

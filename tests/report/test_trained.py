@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ablate.analyze.trained import trained
 from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.report.render import pages
@@ -92,4 +93,25 @@ def test_the_committed_example_says_its_epochs():
     findings = writer.findings_of(ROOT / "results" / "memory")
     assert {entry.group: entry.epochs.known for entry in findings.trained} == dict.fromkeys(
         ["baseline", *findings.data.arms], True
+    )
+
+
+def test_a_searched_budget_is_a_span_and_a_trial_that_never_began_is_not_in_it():
+    rows = pd.DataFrame({
+        "arm": "search", "config_json": "", "budget_tokens": [1_024, 2_048, 0], "epoch_tokens": [512.0, 512.0, None],
+        "parameters": [10.0, 30.0, None], "active_parameters": [5.0, 5.0, None],
+    })  # fmt: skip
+    (search,) = trained(rows, declared=[], costs={}, epoch=None)
+    assert (search.budget.low, search.budget.high) == (1_024, 2_048)
+    assert (search.epochs.low, search.epochs.high) == (2, 4)
+    assert (search.parameters.low, search.parameters.high) == (10, 30)
+
+
+def test_what_nobody_knows_is_not_said_to_be_known():
+    rows = pd.DataFrame({"arm": "search", "config_json": "", "budget_tokens": [0, 0]})
+    for name in ("epoch_tokens", "parameters", "active_parameters"):
+        rows[name] = float("nan")
+    (search,) = trained(rows, declared=[], costs={}, epoch=None)
+    assert not any(
+        span.known for span in (search.parameters, search.active, search.budget, search.epoch, search.epochs)
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import getpass
 import os
+import resource
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from ablate.errors import BadInput
 from ablate.running import environment
 from ablate.study import preflight
 
@@ -41,7 +44,7 @@ def test_a_user_without_home_and_name_gets_both(monkeypatch: pytest.MonkeyPatch)
     for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 54_321)
-    environment.prepare(least_files=16)
+    environment.prepare("inline")
     assert Path.home().is_dir()
     assert getpass.getuser() == "uid54321"
 
@@ -50,8 +53,24 @@ def test_a_home_that_is_only_read_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     """It may have the keys of a bucket, and Ray's token."""
     monkeypatch.setenv("HOME", str(tmp_path))
     tmp_path.chmod(0o500)
-    environment.prepare(least_files=16)
+    environment.prepare("inline")
     assert os.environ["HOME"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("runner", ["inline", "ray"])
+@pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 2**33])
+def test_too_little_memory_is_refused_and_enough_is_not(
+    runner: Literal["inline", "ray"], hard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = environment.LEAST_SPACE_KIB[runner]
+    for soft in (1024 * needed, 2**40, resource.RLIM_INFINITY):
+        monkeypatch.setattr("resource.getrlimit", lambda _, soft=soft: (soft, hard))
+        environment.check_space(least_kib=needed)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024 * needed - 1024, hard))
+    with pytest.raises(BadInput) as refused:
+        environment.prepare(runner)
+    assert str(refused.value).startswith(f"ulimit -v: {needed - 1}: a process may have too little address space")
+    assert ("ulimit -v unlimited" in str(refused.value)) == (hard == resource.RLIM_INFINITY)
 
 
 @pytest.mark.parametrize(

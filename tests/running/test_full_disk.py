@@ -74,7 +74,7 @@ def test_results_that_become_read_only_print_one_line(
 ) -> None:
     play()
     full(monkeypatch, after=0, code=errno.EROFS)
-    assert sweeping(space) == cli.BAD_INPUT
+    assert sweeping(space) == cli.INTERRUPTED
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "Read-only file system" in said

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from ablate import formatting
@@ -49,6 +51,46 @@ def test_loss_arm_state_and_time_left_are_readable(width: int) -> None:
     text = "\n".join(lines)
     for part in ("token_random", "completed", "2.250", "2.500", "search", "40%", "3.250", "3.125", "left"):
         assert part in text, part
+
+
+NAMES = {
+    "wide": ("词元记忆的长名字之一号组", "词元记忆的长名字之二号组"),
+    "long": ("a" * 300 + "1", "a" * 300 + "2"),
+    "an escape": ("a\x1b[2Jb1", "a\nb2"),
+    "markup": ("[red]b1[/red]", "[/]b2"),
+}
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("names", NAMES)
+def test_names_of_any_kind_leave_the_numbers_readable(names: str, width: int) -> None:
+    """At 40 columns too, where the names of arms are cut. Wide characters take two columns each."""
+    lines = shown(width=width, arms=NAMES[names])
+    assert max(map(cell_len, lines)) <= width
+    text = "\n".join(lines)
+    for part in ("completed", "2.250", "2.500", "40%", "3.250", "3.125", "left"):
+        assert part in text, part
+    assert text.isprintable() or text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "variables", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}, {"TERM": "xterm", "COLUMNS": "40"}, {}]
+)
+def test_an_ended_trial_has_its_line_in_every_terminal(variables: dict[str, str]) -> None:
+    """A terminal that is none (TERM=dumb, a pipe) gets no control sequences; NO_COLOR gets no colours."""
+    stream = io.StringIO()
+    terminal = variables.get("TERM") == "xterm"
+    console = Console(file=stream, highlight=False, soft_wrap=True, force_terminal=terminal, _environ=variables)
+    trial = Trial("0" * 12, study="s", arm="blind", seed=1, config=fake_trial(0).config, params=PARAMS)
+    with View(StudyProgress(Objective(metric="val_loss", mode="min"), planned=1), console=console) as view:
+        view.on_event(Event(trial, "started"))
+        view.on_event(Event(trial, "ended", row=row(trial, metrics={"val_loss": 2.5})))
+    text = stream.getvalue()
+    assert "[1/1] 000000000000 blind seed 1 completed val_loss 2.500 after 4,096 tokens, 2.5 s" in text
+    if not terminal:
+        assert "\x1b" not in text
+    if "NO_COLOR" in variables:
+        assert not re.search(r"\x1b\[[0-9;]*3[0-7]", text), "no colour"
 
 
 def test_what_is_less_needed_goes_first() -> None:

@@ -143,7 +143,12 @@ DESIGNS = {
         "give 7 seeds",
     ),
     "exploratory, in words": (ablated(ARM, "exploratory: maybe"), 13, "ablation.exploratory", "true or false"),
-    "an unknown match": (ablated(ARM, "match: flop"), 13, "ablation.match", "'tokens', 'flops', 'wall', 'params' or 'total_params'"),
+    "an unknown match": (
+        ablated(ARM, "match: flop"),
+        13,
+        "ablation.match",
+        "'tokens', 'flops', 'wall', 'params' or 'total_params'",
+    ),
     "flops of epochs": (
         ablated(ARM, "match: flops").replace("corpus: facts}", "corpus: facts}\n  train.epochs: 2"),
         14,

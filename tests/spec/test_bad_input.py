@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablate import sweep
-from ablate.cli import BAD_INPUT, guarded
+from ablate.cli import BAD_INPUT, DONE, guarded
 from ablate.errors import BadInput
 from ablate.spec import study_file
 from ablate.study import lifecycle
@@ -264,6 +264,26 @@ def test_a_run_and_its_plan_refuse_the_same_data(
     )
     assert said.err.count("\n") == 1
     assert not (results / "tides").exists()
+
+
+@pytest.mark.parametrize("key", ["train", "knowledge", "tokenizer"])
+def test_a_run_and_its_plan_refuse_a_missing_file_in_the_same_words(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tmp_path.joinpath("data.jsonl").write_text('{"text": "the river"}\n{"text": "the sea"}\n')
+    names = {"train": "data.jsonl", key: "none.json"}
+    files = ", ".join(f"{name}: {value}" for name, value in names.items())
+    path = study_files.write(tmp_path, change("data: {corpus: facts}", f"data: {{corpus: jsonl, {files}}}"))
+    said: list[str] = []
+    for flag in ("--dry-run", "--inline"):
+        assert guarded(lambda flag=flag: sweep.main([str(path), "--results", str(tmp_path / "r"), flag])) == BAD_INPUT
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        said.append(captured.err)
+    assert said[0] == said[1]
+    assert said[0].startswith(f"{path}:4: data.{key}: {tmp_path / 'none.json'}: no such file; ")
+    assert guarded(lambda: sweep.main([str(path), "--dry-run", "--gpu", "4090"])) == DONE
+    assert "no such file" in capsys.readouterr().out, "the machine with that GPU has the files"
 
 
 def test_another_base_for_an_existing_study_is_refused_and_nothing_is_written(tmp_path: Path):
