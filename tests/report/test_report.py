@@ -270,23 +270,28 @@ def test_formatting_of_numbers(found: str, expected: str):
     assert found == expected
 
 
-def test_the_committed_report_is_what_this_version_writes(tmp_path: Path) -> None:
-    committed = ROOT / "results" / "memory"
-    study = shutil.copytree(committed, tmp_path / "memory", ignore=shutil.ignore_patterns("report"))
+COMMITTED = ("memory", "control")
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_committed_report_is_what_this_version_writes(name: str, tmp_path: Path) -> None:
+    committed = ROOT / "results" / name
+    study = shutil.copytree(committed, tmp_path / name, ignore=shutil.ignore_patterns("report"))
     out = writer.write(study, formats=("md", "tex", "csv"))
     fresh, kept = (
         {str(path.relative_to(folder)) for path in folder.rglob("*.*")} for folder in (out, committed / "report")
     )
     assert fresh | {"report.html"} == kept
-    for name in sorted(fresh):
-        if name.endswith((".md", ".tex")):
-            assert (out / name).read_text() == (committed / "report" / name).read_text(), name
+    for file in sorted(fresh):
+        if file.endswith((".md", ".tex")):
+            assert (out / file).read_text() == (committed / "report" / file).read_text(), file
 
 
-def test_committed_example_can_be_reported_and_names_no_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_example_can_be_reported_and_names_no_machine(name: str, tmp_path: Path) -> None:
     """From a clone, before anything is trained; on a copy, since a report keeps that results were looked at."""
-    committed = ROOT / "results" / "memory"
-    study = shutil.copytree(committed, tmp_path / "memory")
+    committed = ROOT / "results" / name
+    study = shutil.copytree(committed, tmp_path / name)
     folder = writer.write(study)
     fresh = csv.DictReader((folder / "ablation.csv").read_text(encoding="utf-8").splitlines())
     kept = csv.DictReader((committed / "report" / "ablation.csv").read_text(encoding="utf-8").splitlines())
