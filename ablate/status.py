@@ -76,6 +76,8 @@ class Status:
     failed: tuple[Failed, ...] = ()
     driver: str = ""
     hint: str = ""
+    block: str = ""
+    """With sequential seeds, how far they have come; "" without."""
 
 
 def collect(ledger: Ledger) -> Status:
@@ -106,7 +108,18 @@ def collect(ledger: Ledger) -> Status:
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
         driver=lock.holder(ledger) if running else "",
         hint="" if running else _hint(study, rows, done),
+        block=_block(done),
     )
+
+
+def _block(done: Completion) -> str:
+    """Which arms are decided, and how far the current block of seeds goes."""
+    if done.walk is None:
+        return ""
+    decided, arms = sorted(done.walk.decided), formatting.count(len(done.walk.reached), "arm")
+    names = f" ({formatting.names(decided)})" if decided else ""
+    block = f"block up to {done.walk.next_size} of at most {done.walk.looks.most} seeds"
+    return f"{len(decided)} of {arms} decided{names}; {block}"
 
 
 def _hint(study: StudyFile, rows: list[TrialRow], done: Completion) -> str:
@@ -139,6 +152,7 @@ def render(status: Status) -> str:
         params = formatting.parameters(status.best.params)
         lines += ["", f"best so far: {status.best.metric} {status.best.value:.4f}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
+    lines += ["", f"sequential seeds: {status.block}"] if status.block else []
     if status.left_s is not None:
         lines += ["", f"time left: {formatting.roughly(status.left_s)}"]
     if status.failures:

@@ -156,6 +156,8 @@ def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mappin
     for key in ("baseline", "match"):
         if was[key] != is_now[key]:
             raise refuse(f"ablation.{key}", key)
+    if _looks(was) != _looks(is_now):
+        raise refuse("ablation.seeds", "plan of looks: p values hold for the looks that were declared")
     for key in ("tune_each_arm", "tuning_space"):
         if was[key] != is_now[key]:
             raise refuse("ablation.tune_each_arm", "tuning of its arms")
@@ -166,6 +168,11 @@ def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mappin
     for arm in designs.expand(spec.ablation, spec.base):
         if arm.name in old and old[arm.name] != dict(arm.overrides):
             raise refuse(designs.prefix(arm).removesuffix("."), "arm of this name")
+
+
+def _looks(ablation: Mapping[str, Any]) -> Any:
+    """The declared looks; None for a fixed number of seeds."""
+    return ablation["looks"] if "looks" in ablation else None  # noqa: SIM401 - studies with a fixed number have no key
 
 
 def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

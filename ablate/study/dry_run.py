@@ -237,7 +237,11 @@ def _ablation(spec: StudySpec, ledger: Ledger | None, *, searched: int) -> list[
         found.append(("tuning", tuning))
         if ledger and _have_ended(tuning, ended):
             settled = phases.tuned(spec, base, settled, points=points, rows=ledger.rows())
-    return [*found, ("arm", plan.arm_trials(spec, base, settled))]
+    looks, rows = plan.looks(spec), ledger.rows() if ledger else []
+    arms = plan.arm_trials(spec, base, settled)
+    if looks is not None:
+        arms = phases.wanted(spec, base, settled, looks=looks, rows=rows, possible=True)
+    return [*found, ("arm", arms)]
 
 
 def _have_ended(trials: Sequence[Trial], ended: Set[str]) -> bool:

@@ -15,9 +15,10 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
 from ablate.running.progress import best_of
 from ablate.running.runner import Halt, Runner
-from ablate.spec import matching, tuning
+from ablate.spec import designs, matching, tuning
 from ablate.spec.designs import CALIBRATE, SEARCH, TUNE
 from ablate.spec.models import StudySpec
+from ablate.spec.spending import Looks
 from ablate.study import lifecycle
 from ablate.trainers import Config
 from ablate.trials import plan
@@ -61,7 +62,35 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
             return False
         settled = tuned(study, base, settled, points=points, rows=ledger.rows())
         _say_untrained(study, base, settled, say=say, why="none of its tuning trials completed")
-    return train(plan.arm_trials(study, base, settled))
+    looks = plan.looks(study)
+    if looks is None:
+        return train(plan.arm_trials(study, base, settled))
+    while (trials := wanted(study, base, settled, looks=looks, rows=ledger.rows())) and not _all_ended(trials, ledger):
+        if not train(trials):
+            return False
+        if not _all_ended(trials, ledger):  # some have no result, and no look without them
+            break
+    return True
+
+
+def wanted(
+    study: StudySpec, base: Config, settled: Settled, *, looks: Looks, rows: Sequence[TrialRow], possible: bool = False
+) -> list[Trial]:
+    """The ablation's trials up to the next look, ended or not; with `possible` up to the last look. Decided arms have
+    no more than those up to the look that decided them."""
+    from ablate.study import sequential_seeds  # brings scipy
+
+    assert study.ablation is not None
+    arms, metric = designs.expand(study.ablation, base), study.objectives[0].metric
+    untrained = [arm.name for arm in arms if arm.name not in settled]
+    known = {"looks": looks, "arms": arms, "metric": metric, "hypotheses": study.hypotheses}
+    walk = sequential_seeds.state(rows, **known, untrained=untrained)
+    size = walk.possible if possible else walk.wanted
+    return [trial for trial in plan.arm_trials(study, base, settled) if trial.seed in looks.seeds(size(trial.arm))]
+
+
+def _all_ended(trials: Sequence[Trial], ledger: Ledger) -> bool:
+    return {trial.trial_id for trial in trials} <= ledger.final_ids()
 
 
 def tuning_points(study: StudySpec) -> list[dict[str, Any]]:

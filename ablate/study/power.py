@@ -16,7 +16,8 @@ from ablate.analyze.basis.stats import detectable_effect, flip_detectable_effect
 from ablate.records.locations import Place
 from ablate.spec import declared_test, designs, distributions, tuning
 from ablate.spec.models import StudySpec
-from ablate.study import dataset
+from ablate.study import blocks, dataset
+from ablate.study.blocks import Blocks
 from ablate.trials import plan
 
 
@@ -59,6 +60,8 @@ class Power:
     tuning: Mapping[str, Any]
     tuning_trials: int
     arms: tuple[ArmPlan, ...]
+    blocks: Blocks | None = None
+    """Of sequential seeds; `seeds` and what follows from their number are then those of the last look."""
 
     @property
     def can_reject(self) -> bool:
@@ -106,6 +109,7 @@ def describe(spec: StudySpec, *, earlier: Place | None) -> Power | None:
         tuning={key: distributions.as_written(found) for key, found in space.items()},
         tuning_trials=tune.trials if tune else 0,
         arms=tuple(arm_plan(arm) for arm in arms),
+        blocks=blocks.describe(spec),
     )
 
 
@@ -146,6 +150,7 @@ def lines(power: Power) -> list[str]:
             f" (t test, power 0.8 at 0.05 / {power.family})"
             + ("" if power.mde_sd_exact is None else f", {power.mde_sd_exact:.3g} by the declared test")
         )
+    found += blocks.lines(power.blocks) if power.blocks else []
     for key, distribution in power.tuning.items():
         (kind, bounds), *_ = distribution.items()
         shown = f"[{', '.join(map(distributions.bound, bounds))}]"

@@ -24,6 +24,7 @@ from ablate.spec import designs, distributions, tuning
 from ablate.spec.designs import Arm, Design
 from ablate.spec.distributions import Choice
 from ablate.spec.models import Objective, StudySpec
+from ablate.spec.spending import Looks
 from ablate.trainers import recorded
 from ablate.trials import plan
 
@@ -72,7 +73,10 @@ def _ablation(spec: StudySpec) -> dict[str, Any] | None:
     tune = spec.ablation.tune_each_arm
     space = tuning.space(tune, spec.base, spec.search) if tune else {}
     resolved = {key: distributions.as_written(distribution) for key, distribution in space.items()}
-    return {**spec.ablation.model_dump(mode="json"), "tuning_space": resolved}
+    looks = plan.looks(spec)
+    sequential = {"looks": json.loads(json.dumps(asdict(looks)))} if looks else {}
+    written = spec.ablation.model_dump(mode="json", exclude={"sequential"})
+    return {**written, **sequential, "tuning_space": resolved}
 
 
 def _identity(spec: StudySpec, *, data_hash: str) -> str:
@@ -118,6 +122,8 @@ class AblationFile(_Part):
     tune_each_arm: TuningFile | None = None
     match: str = "tokens"
     exploratory: bool = False
+    looks: Looks | None = None
+    """Where seeds are sequential; `seeds` is then the most that an arm gets."""
 
 
 class HypothesisFile(_Part):

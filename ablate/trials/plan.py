@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablate.spec import designs, distributions, matching
+from ablate.spec import designs, distributions, matching, spending
 from ablate.spec.designs import BASELINE, CALIBRATE, SEARCH, TUNE
 from ablate.spec.models import StudySpec
+from ablate.spec.spending import Looks
 from ablate.trainers import Config
 from ablate.trials.trial import Trial, make
 
@@ -23,6 +24,15 @@ def seeds(spec: StudySpec) -> list[int]:
         return []
     first = spec.base.seed + 1
     return list(range(first, first + spec.ablation.seeds))
+
+
+def looks(spec: StudySpec) -> Looks | None:
+    """The looks at sequential seeds; None where the number of seeds is fixed."""
+    declared = spec.ablation.sequential if spec.ablation else None
+    if declared is None:
+        return None
+    sizes = spending.sizes(first=declared.first, most=declared.most, step=declared.block)
+    return Looks(sizes, declared.alpha, spec.base.seed + 1)
 
 
 Settled = Mapping[str, Mapping[str, Any]]

@@ -12,6 +12,7 @@ from ablate.report.render import figures
 from ablate.report.render.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
 from ablate.report.sections.arms import drawn_note, power_note
 from ablate.report.sections.findings import Findings, PerObjective
+from ablate.report.sections.looks import interval_kind
 from ablate.report.sections.summary import EXPLORATORY
 from ablate.spec.declared_test import ALPHA
 
@@ -106,9 +107,9 @@ def hypothesis_table(findings: Findings) -> Table:
     reasons = [_reasons(findings, entry.claim) for entry in findings.judged]
     return Table(
         label="hypotheses",
-        caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its 95% t "
-        "interval, p of the exact sign-flip test, the same adjusted by Holm over the hypotheses, and p of equivalence "
-        "within min_effect.",
+        caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its "
+        f"95% {interval_kind(findings)} interval, p of the exact sign-flip test, the same adjusted by Holm over the "
+        "hypotheses, and p of equivalence within min_effect.",
         columns=(
             Column("claim", "claim", number=False),
             Column("arm", "arm", number=False),

@@ -15,6 +15,7 @@ from ablate.analyze.arms.curves import Band, Curve, bands, curves
 from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all
 from ablate.analyze.arms.paired import Effect, effects, pairs_of
 from ablate.analyze.arms.robust import Robust, robust
+from ablate.analyze.arms.sequential_effects import over_looks
 from ablate.analyze.basis.frames import completed, floats, of_arm, texts
 from ablate.analyze.basis.stats import Interval, t_interval
 from ablate.analyze.comparability import Mixed, mixed
@@ -178,7 +179,9 @@ def analyse(data: StudyData) -> Findings:
                 flops_per_token={config: cost.flops_per_token for config, cost in subject.costs.items()},
             )
         ),
-        judged=tuple(judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)),
+        judged=tuple(
+            judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised, walk=data.completion.walk)
+        ),
         rungs=tuple(
             audit(
                 search,
@@ -272,7 +275,14 @@ def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) 
             slice_of(search, dimension=dimension, objective=objective, early=early) for dimension in data.space
         ),
         importances=importances(search, space=data.space, objective=objective),
-        effects=tuple(effects(trials, objective=objective, declared=arms, checks=checks)),
+        effects=tuple(
+            over_looks(
+                effects(trials, objective=objective, declared=arms, checks=checks),
+                trials,
+                objective=objective,
+                walk=data.completion.walk,
+            )
+        ),
         baseline=t_interval(floats(baseline, objective.metric)),
         robust=tuple(robust(trials, objective=objective, declared=arms)),
         factorial=factorial(trials, objective=objective, cells=_cells(data)),
