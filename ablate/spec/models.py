@@ -51,6 +51,15 @@ class Objective(Section):
 Sampler = Literal["gp", "tpe", "random", "sobol"]
 
 
+class Confirm(Section):
+    """Trains the best trials of the search again on fresh seeds, which neither the search nor the ablation has."""
+
+    best: Whole = Field(default=3, ge=1, le=100)
+    """How many of the search's best trials."""
+    seeds: Whole = Field(default=5, ge=2, le=100)
+    """Fresh seeds of each."""
+
+
 class Optimizer(Section):
     """The search's sampler and its budget in trials."""
 
@@ -62,6 +71,8 @@ class Optimizer(Section):
     """Trials of the search. A later run under the same name may raise it."""
     seed: Whole = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampler."""
+    confirm: Confirm | None = None
+    """Judge the search's winner on fresh seeds (docs/studies.md)."""
 
 
 class Asha(Section):

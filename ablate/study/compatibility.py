@@ -107,9 +107,18 @@ def asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         return True
     if is_now["search"] and (not was["search"] or is_now["optimizer"]["trials"] > was["optimizer"]["trials"]):
         return True
+    if _confirms(is_now) - _confirms(was):
+        return True
     if not is_now["ablation"]:
         return False
     return not was["ablation"] or is_now["ablation"]["seeds"] > was["ablation"]["seeds"]
+
+
+def _confirms(spec: Mapping[str, Any]) -> set[tuple[int, int]]:
+    """(rank, number of the seed) of every trial that confirms the search."""
+    optimizer = spec["optimizer"]
+    confirm = optimizer.get("confirm", {"best": 0, "seeds": 0})  # written only where it is asked for
+    return {(rank, seed) for rank in range(confirm["best"]) for seed in range(confirm["seeds"])}
 
 
 def updated(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ file may be damaged, and files get lost.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ablate.records.ledger import Ledger
-from ablate.spec.designs import BASELINE, CALIBRATE, SEARCH, TUNE
+from ablate.spec.designs import BASELINE, CALIBRATE, CONFIRM, SEARCH, TUNE
 from ablate.study import study_json
 from ablate.study.study_json import StudyFile
 
@@ -74,7 +75,7 @@ def of(study: StudyFile, ends: Iterable[End]) -> Completion:
     ended = list(ends)
     untrained = _untrained(study, ended)
     walk = _walk(study, ended, untrained)
-    planned = _planned(study, untrained, walk)
+    planned = {**_confirmed(study, ended), **_planned(study, untrained, walk)}
     rows = Counter(end.arm for end in ended)
     seeds = Counter(arm for arm, _ in {(end.arm, end.seed) for end in ended})  # two versions may have run a seed
     counted = {arm: rows[arm] if arm == SEARCH or arm.startswith(TUNE) else seeds[arm] for arm in planned}
@@ -83,6 +84,28 @@ def of(study: StudyFile, ends: Iterable[End]) -> Completion:
         missing.setdefault(SEARCH, 1)
     recorded = study.finished_at is not None
     return Completion(sum(planned.values()), missing=missing, untrained=untrained, recorded=recorded, walk=walk)
+
+
+def _confirmed(study: StudyFile, ended: Sequence[End]) -> dict[str, int]:
+    """The trials that confirm the search, by its best trials so far; nobody knows their names before there are any."""
+    confirm, objective = study.spec.optimizer.confirm, study.spec.objectives[0]
+    if confirm is None or not study.searched:
+        return {}
+    known = {
+        end.trial_id: end.metrics[objective.metric]
+        for end in ended
+        if end.arm == SEARCH and _is_measured(end, objective.metric)
+    }
+    best = sorted(known, key=lambda name: (objective.sign * known[name], name))[: confirm.best]
+    searched = sum(end.arm == SEARCH for end in ended)
+    to_come = min(confirm.best, study.searched) - len(best) if searched < study.searched else 0
+    unknown = {CONFIRM: to_come * confirm.seeds} if to_come > 0 else {}
+    return {**dict.fromkeys((CONFIRM + name for name in best), confirm.seeds), **unknown}
+
+
+def _is_measured(end: End, metric: str) -> bool:
+    value = end.metrics[metric] if end.status == "completed" and metric in end.metrics else None
+    return value is not None and math.isfinite(value)
 
 
 def _walk(study: StudyFile, ended: Sequence[End], untrained: Sequence[str]) -> Walk | None:

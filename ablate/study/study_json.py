@@ -56,7 +56,7 @@ def _spec(spec: StudySpec) -> dict[str, Any]:
         "base": dict(spec.base.values),
         "search": {key: distributions.as_written(distribution) for key, distribution in spec.search.items()},
         "objectives": [objective.model_dump() for objective in spec.objectives],
-        "optimizer": spec.optimizer.model_dump(),
+        "optimizer": spec.optimizer.model_dump(exclude_none=True),
         "early_stopping": spec.early_stopping.model_dump() if spec.early_stopping else None,
         "ablation": _ablation(spec),
         "hypotheses": [hypothesis.model_dump() for hypothesis in spec.hypotheses],
@@ -101,10 +101,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class ConfirmFile(_Part):
+    best: int
+    seeds: int
+
+
 class OptimizerFile(_Part):
     trials: int
     sampler: str
     seed: int
+    confirm: ConfirmFile | None = None
 
 
 class TuningFile(_Part):
@@ -241,7 +247,8 @@ class StudyFile(_Part):
     @property
     def planned(self) -> int:
         """How many trials the study plans; see `trials.plan.planned`."""
-        searched, ablation = self.searched, self.spec.ablation
+        searched, ablation, confirm = self.searched, self.spec.ablation, self.spec.optimizer.confirm
+        searched += min(confirm.best, searched) * confirm.seeds if confirm else 0
         if ablation is None:
             return searched
         tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ablate.analyze.arms.paired import align
+from ablate.analyze.basis.pairs import align
 from ablate.analyze.basis.stats import holm, sign_flip_p
 from ablate.spec.declared_test import ALPHA, smallest_p
 from ablate.spec.designs import BASELINE

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import Effect, by_seed
+from ablate.analyze.arms.paired import Effect
 from ablate.analyze.arms.sequential import Values, Walk, arm_p, smallest_arm_p
+from ablate.analyze.basis.pairs import by_seed
 from ablate.analyze.basis.stats import Interval, holm, t_interval
 from ablate.spec.designs import BASELINE
 from ablate.spec.models import Objective

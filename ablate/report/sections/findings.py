@@ -25,6 +25,7 @@ from ablate.analyze.floors import Floors, floors
 from ablate.analyze.memory import BankUse, bank_use
 from ablate.analyze.progress import Progress, progress
 from ablate.analyze.search.best import Best, best, pareto_ids
+from ablate.analyze.search.confirmed import Confirmation, confirmation
 from ablate.analyze.search.importance import Importances, importances
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
 from ablate.analyze.search.slices import Slice, slice_of
@@ -109,6 +110,7 @@ class Findings:
     judged: tuple[Judged, ...]
     rungs: tuple[Rung, ...]
     exploratory: Mapping[str, str]
+    confirmation: Confirmation | None
 
     @property
     def primary(self) -> PerObjective:
@@ -194,6 +196,7 @@ def analyse(data: StudyData) -> Findings:
             else ()
         ),
         exploratory=_exploratory(data, [effect.arm for effect in effects_shown]),
+        confirmation=confirmation(data.preparation, search, objective=primary),
     )
 
 
