@@ -17,8 +17,9 @@ from ablate.escape import last_lines, one_line
 from ablate.records import locations
 from ablate.records.ledger import Ledger
 from ablate.records.rows import ENDS, MEASURED, TrialRow
-from ablate.running.progress import best_of_search
-from ablate.spec.designs import SEARCH
+from ablate.running.progress import best_of_search, measured
+from ablate.spec.designs import CONFIRM, SEARCH
+from ablate.spec.models import Objective
 from ablate.study import completion, lifecycle, lock, lookup, study_json
 from ablate.study.completion import Completion
 from ablate.study.study_json import StudyFile
@@ -40,6 +41,15 @@ class Best:
     metric: str
     value: float
     params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial of the search on fresh seeds, and the mean of its `n` completed runs."""
+
+    trial_id: str
+    n: int
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,9 @@ class Status:
     driver: str = ""
     hint: str = ""
     control: str | None = None
+    confirmed: tuple[Confirmed, ...] = ()
+    block: str = ""
+    """With sequential seeds, how far they have come; "" without."""
 
 
 def collect(ledger: Ledger) -> Status:
@@ -108,7 +121,28 @@ def collect(ledger: Ledger) -> Status:
         driver=lock.holder(ledger) if running else "",
         hint="" if running else _hint(study, rows, done),
         control=study.spec.ablation.control if study.spec.ablation else None,
+        confirmed=_confirmed(rows, objective),
+        block=_block(done),
     )
+
+
+def _confirmed(rows: list[TrialRow], objective: Objective) -> tuple[Confirmed, ...]:
+    """The trials that have fresh runs, the best mean first."""
+    fresh: dict[str, list[float]] = {}
+    for row, value in measured((row for row in rows if row.arm.startswith(CONFIRM)), objective.metric):
+        fresh.setdefault(row.arm.removeprefix(CONFIRM), []).append(value)
+    found = [Confirmed(name, len(values), sum(values) / len(values)) for name, values in fresh.items()]
+    return tuple(sorted(found, key=lambda one: (objective.sign * one.mean, one.trial_id)))
+
+
+def _block(done: Completion) -> str:
+    """Which arms are decided, and how far the current block of seeds goes."""
+    if done.walk is None:
+        return ""
+    decided, arms = sorted(done.walk.decided), formatting.count(len(done.walk.reached), "arm")
+    names = f" ({formatting.names(decided)})" if decided else ""
+    block = f"block up to {done.walk.next_size} of at most {done.walk.looks.most} seeds"
+    return f"{len(decided)} of {arms} decided{names}; {block}"
 
 
 def _hint(study: StudyFile, rows: list[TrialRow], done: Completion) -> str:
@@ -143,6 +177,9 @@ def render(status: Status) -> str:
         reached = formatting.significant(status.best.value, digits=5)
         lines += ["", f"best so far: {status.best.metric} {reached}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
+    for one in status.confirmed:
+        lines.append(f"  on {formatting.count(one.n, 'fresh seed')}: trial {one.trial_id} {one.mean:.4f} (mean)")
+    lines += ["", f"sequential seeds: {status.block}"] if status.block else []
     if status.left_s is not None:
         lines += ["", f"time left: {formatting.roughly(status.left_s)}"]
     if status.failures:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -62,6 +62,8 @@ def _kinds(annotation: Any) -> Iterator[str]:
     if origin in (Union, UnionType):
         for argument in arguments:
             yield from _kinds(argument)
+    elif origin is Annotated:
+        yield from _kinds(arguments[0])
     elif origin is Literal:
         yield from (f"`{word}`" for word in arguments)
     elif origin in (tuple, list):

@@ -49,6 +49,9 @@ MODELS: dict[str, type[Section]] = {
     "resources": Resources,
     "tracking": Tracking,
 }
+_WRITTEN = {"ablation.sequential": "ablation.seeds"}
+"""A field that the reader fills, and the key under which a file has it."""
+
 _DEFAULTS = {"objective.mode": "the metric's own"}
 """Defaults that the reader finds out and no model has."""
 
@@ -65,10 +68,11 @@ def fields(name: str, model: type[Section]) -> Iterator[tuple[str, str, FieldInf
     """Every key below `name`: the dotted key, what may be written, the field, its description."""
     about = descriptions(model)
     for key, field in model.model_fields.items():
-        inner = _section_in(field.annotation)
-        yield f"{name}.{key}", "mapping" if inner else kind(field), field, about[key]
+        inner, dotted = _section_in(field.annotation), f"{name}.{key}"
+        dotted = _WRITTEN.get(dotted, dotted)
+        yield dotted, "mapping" if inner else kind(field), field, about[key]
         if inner:
-            yield from fields(f"{name}.{key}", inner)
+            yield from fields(dotted, inner)
 
 
 def _section(name: str, model: type[Section]) -> list[str]:

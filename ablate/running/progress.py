@@ -110,6 +110,12 @@ def best_of_search(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[T
     return best_of([row for row in rows if row.arm == SEARCH], objective=objective)
 
 
+def best_searched(rows: Iterable[TrialRow], *, objective: Objective, count: int) -> list[TrialRow]:
+    """The `count` best completed trials of a search, in the order of `best_of`."""
+    found = measured([row for row in rows if row.arm == SEARCH], objective.metric)
+    return [row for row, _ in sorted(found, key=lambda pair: (objective.sign * pair[1], pair[0].trial_id))[:count]]
+
+
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
     """The best of the completed trials among `rows` and its objective value; None if there is none."""
     sign = 1 if objective.mode == "min" else -1

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.errors import ParameterError, nearest
-from ablate.spec import declared_test, designs, distributions, feasibility, matching, tuning
+from ablate.spec import declared_test, designs, distributions, feasibility, looks_reader, matching, tuning
 from ablate.spec.designs import Arm
 from ablate.spec.models import Ablation, Hypothesis, Objective
 from ablate.spec.tree import NAME, NAME_HINT, Tree
@@ -19,7 +19,7 @@ _NO_ARMS = "name at least one: `arms: {no_memory: {model.memory: none}}`"
 def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Sequence[Objective]) -> Ablation:
     """Read the section `ablation`. Raises BadInput unless every arm is a valid configuration."""
     written = tree.mapping("ablation")
-    tree.known("ablation", written, tuple(Ablation.model_fields))
+    tree.known("ablation", written, tuple(name for name in Ablation.model_fields if name != "sequential"))
     sections = {
         "arms": {name: _named(tree, name, arm) for name, arm in _mapping(tree, written, "arms").items()},
         "leave_one_out": _components(tree, written, "leave_one_out"),
@@ -28,7 +28,9 @@ def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Se
     }
     if not any(sections.values()):
         raise tree.bad("ablation.arms", "missing" if "arms" not in written else "empty", "no arms", _NO_ARMS)
-    ablation = tree.model("ablation", Ablation, {**written, **sections, **_tune(tree, written)})
+    ablation = tree.model(
+        "ablation", Ablation, {**written, **sections, **_tune(tree, written), **looks_reader.seeds(tree, written)}
+    )
     _check_best(tree, ablation, search, objectives)
     with tree.at("ablation.factorial."):
         arms = designs.expand(ablation, base)
@@ -38,7 +40,10 @@ def read(tree: Tree, *, base: Config, search: feasibility.Search, objectives: Se
     if not arms:
         raise tree.bad("ablation.factorial", "one cell", "every cell is the baseline", "give a factor another level")
     _check_control(tree, ablation, arms)
-    _check_power(tree, ablation, designs.family(arms, control=ablation.control))
+    if ablation.sequential is not None:
+        looks_reader.check(tree, ablation, ablation.sequential, arms)
+    else:
+        _check_power(tree, ablation, designs.family(arms, control=ablation.control))
     return ablation
 
 

@@ -23,6 +23,9 @@ SEARCH, BASELINE = "search", "baseline"
 TUNE, CALIBRATE = "tune.", "calibrate."
 """Prefixes of an arm's name in the rows of the trials that tune it, and of the trial that measures its speed."""
 
+CONFIRM = "confirm."
+"""Prefix of the id of a search's trial, in the rows of the trials that train it again on fresh seeds."""
+
 MAX_CELLS = 1_000
 """Cells that a factorial may have; a study of more should search."""
 
@@ -68,8 +71,9 @@ def prefix(arm: Arm) -> str:
 
 
 def is_preparation(arm: str) -> bool:
-    """Whether rows of this arm prepare the ablation (tuning, calibration) and are not results."""
-    return arm.startswith((TUNE, CALIBRATE))
+    """Whether rows of this arm prepare the ablation (tuning, calibration) or confirm the search. No table of arms or of
+    search trials has them."""
+    return arm.startswith((TUNE, CALIBRATE, CONFIRM))
 
 
 def family(arms: Sequence[Arm], *, control: str | None) -> int:

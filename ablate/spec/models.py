@@ -51,6 +51,15 @@ class Objective(Section):
 Sampler = Literal["gp", "tpe", "random", "sobol"]
 
 
+class Confirm(Section):
+    """Trains the best trials of the search again on fresh seeds, which neither the search nor the ablation has."""
+
+    best: Whole = Field(default=3, ge=1, le=100)
+    """How many of the search's best trials."""
+    seeds: Whole = Field(default=5, ge=2, le=100)
+    """Fresh seeds of each."""
+
+
 class Optimizer(Section):
     """The search's sampler and its budget in trials."""
 
@@ -62,6 +71,8 @@ class Optimizer(Section):
     """Trials of the search. A later run under the same name may raise it."""
     seed: Whole = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampler."""
+    confirm: Confirm | None = None
+    """Judge the search's winner on fresh seeds (docs/studies.md)."""
 
 
 class Asha(Section):
@@ -112,6 +123,24 @@ class TuneEachArm(Section):
         return tuple(written)
 
 
+class SequentialSeeds(Section):
+    """Seeds that are added in blocks until each arm is decided, with the error held over all looks and arms."""
+
+    first: Whole = Field(ge=2, le=1_000)
+    """Seeds of the first block, after which the first look is taken."""
+    most: Whole = Field(ge=3, le=1_000)
+    """Seeds of an arm that is not decided before."""
+    step: Whole | None = Field(default=None, ge=1)
+    """Seeds of every later block; left out, half of `first`, rounded up."""
+    alpha: float = Field(default=0.05, gt=0, le=0.05)
+    """The probability, over all looks and arms, that an arm without an effect is decided (docs/studies.md)."""
+
+    @property
+    def block(self) -> int:
+        """Seeds of every block but the first."""
+        return self.step or (self.first + 1) // 2
+
+
 Match = Literal["tokens", "flops", "wall", "params", "total_params"]
 
 
@@ -125,6 +154,8 @@ class Ablation(Section):
     seeds: Whole = Field(ge=1, le=1_000)
     """Seeds of every arm and of the baseline, disjoint from the search's seed. Too few seeds for the declared test to
     reject are refused, with the number that suffices."""
+    sequential: SequentialSeeds | None = None
+    """Written as `seeds`: `seeds: {first: 8, most: 40}` adds seeds until each arm is decided (docs/studies.md)."""
     arms: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     """Name to overrides of the baseline: `no_memory: {model.memory: none}`; or `{reseed: true}`, an A/A arm."""
     leave_one_out: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)

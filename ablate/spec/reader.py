@@ -47,7 +47,7 @@ class Reader:
             base=base,
             search=search,
             objectives=objectives,
-            optimizer=self._tree.section("optimizer", Optimizer),
+            optimizer=self._optimizer(search, objectives),
             early_stopping=early_stopping,
             ablation=ablation,
             hypotheses=ablation_reader.hypotheses(self._tree, ablation, base),
@@ -135,6 +135,16 @@ class Reader:
             better = self._trainer.description.by_name[self._tree.metric(f"{key}.metric", metric)].better
             written = {"mode": better, **written} if better else written
         return self._tree.model(key, Objective, written)
+
+    def _optimizer(self, search: Mapping[str, Distribution], objectives: tuple[Objective, ...]) -> Optimizer:
+        optimizer = self._tree.section("optimizer", Optimizer)
+        if optimizer.confirm is not None and not search:
+            rule = "the study has no search"
+            raise self._tree.bad("optimizer.confirm", "given", rule, "leave it out, or add a search")
+        if optimizer.confirm is not None and len(objectives) > 1:
+            rule = "several objectives have no single best trial"
+            raise self._tree.bad("optimizer.confirm", "given", rule, "give one objective")
+        return optimizer
 
     def _early_stopping(self, objectives: tuple[Objective, ...]) -> EarlyStopping | None:
         if self._tree.value("early_stopping") is None:

@@ -109,9 +109,18 @@ def asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         return True
     if is_now["search"] and (not was["search"] or is_now["optimizer"]["trials"] > was["optimizer"]["trials"]):
         return True
+    if _confirms(is_now) - _confirms(was):
+        return True
     if not is_now["ablation"]:
         return False
     return not was["ablation"] or is_now["ablation"]["seeds"] > was["ablation"]["seeds"]
+
+
+def _confirms(spec: Mapping[str, Any]) -> set[tuple[int, int]]:
+    """(rank, number of the seed) of every trial that confirms the search."""
+    optimizer = spec["optimizer"]
+    confirm = optimizer.get("confirm", {"best": 0, "seeds": 0})  # written only where it is asked for
+    return {(rank, seed) for rank in range(confirm["best"]) for seed in range(confirm["seeds"])}
 
 
 def updated(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,6 +168,8 @@ def _check_same_ablation(spec: StudySpec, before: Mapping[str, Any], now: Mappin
     for key in ("baseline", "match"):
         if was[key] != is_now[key]:
             raise refuse(f"ablation.{key}", key)
+    if _looks(was) != _looks(is_now):
+        raise refuse("ablation.seeds", "plan of looks: p values hold for the looks that were declared")
     for key in ("tune_each_arm", "tuning_space"):
         if was[key] != is_now[key]:
             raise refuse("ablation.tune_each_arm", "tuning of its arms")
@@ -183,6 +194,11 @@ def _check_control(
         raise refuse(
             "ablation.control", "positive control, and you may have seen results (exploratory: true allows it)"
         )
+
+
+def _looks(ablation: Mapping[str, Any]) -> Any:
+    """The declared looks; None for a fixed number of seeds."""
+    return ablation["looks"] if "looks" in ablation else None  # noqa: SIM401 - studies with a fixed number have no key
 
 
 def _different(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

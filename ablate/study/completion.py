@@ -6,15 +6,19 @@ file may be damaged, and files get lost.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ablate.records.ledger import Ledger
-from ablate.spec.designs import BASELINE, CALIBRATE, SEARCH, TUNE
+from ablate.spec.designs import BASELINE, CALIBRATE, CONFIRM, SEARCH, TUNE
 from ablate.study import study_json
 from ablate.study.study_json import StudyFile
+
+if TYPE_CHECKING:
+    from ablate.analyze.arms.sequential import Walk
 
 
 class End(Protocol):
@@ -28,18 +32,22 @@ class End(Protocol):
     def seed(self) -> int: ...
     @property
     def status(self) -> Any: ...
+    @property
+    def metrics(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class Completion:
     """`planned`: trials of the whole study, without those of `untrained` arms, of which no trial that prepares them
     completed. `missing`: arm -> how many of its planned trials have not ended. `recorded`: whether study.json says that
-    the study is finished."""
+    the study is finished. `walk`: with sequential seeds, how far the looks have come; what is planned is then what is
+    wanted up to the next look."""
 
     planned: int
     missing: Mapping[str, int]
     untrained: tuple[str, ...]
     recorded: bool
+    walk: Walk | None = None
 
     @property
     def left(self) -> int:
@@ -66,7 +74,8 @@ def of(study: StudyFile, ends: Iterable[End]) -> Completion:
     """The state of a study with these final rows."""
     ended = list(ends)
     untrained = _untrained(study, ended)
-    planned = _planned(study, untrained)
+    walk = _walk(study, ended, untrained)
+    planned = {**_confirmed(study, ended), **_planned(study, untrained, walk)}
     rows = Counter(end.arm for end in ended)
     seeds = Counter(arm for arm, _ in {(end.arm, end.seed) for end in ended})  # two versions may have run a seed
     counted = {arm: rows[arm] if arm == SEARCH or arm.startswith(TUNE) else seeds[arm] for arm in planned}
@@ -74,10 +83,43 @@ def of(study: StudyFile, ends: Iterable[End]) -> Completion:
     if _lacks_winner_row(study, ended):
         missing.setdefault(SEARCH, 1)
     recorded = study.finished_at is not None
-    return Completion(sum(planned.values()), missing=missing, untrained=untrained, recorded=recorded)
+    return Completion(sum(planned.values()), missing=missing, untrained=untrained, recorded=recorded, walk=walk)
 
 
-def _planned(study: StudyFile, untrained: Sequence[str]) -> dict[str, int]:
+def _confirmed(study: StudyFile, ended: Sequence[End]) -> dict[str, int]:
+    """The trials that confirm the search, by its best trials so far; nobody knows their names before there are any."""
+    confirm, objective = study.spec.optimizer.confirm, study.spec.objectives[0]
+    if confirm is None or not study.searched:
+        return {}
+    known = {
+        end.trial_id: end.metrics[objective.metric]
+        for end in ended
+        if end.arm == SEARCH and _is_measured(end, objective.metric)
+    }
+    best = sorted(known, key=lambda name: (objective.sign * known[name], name))[: confirm.best]
+    searched = sum(end.arm == SEARCH for end in ended)
+    to_come = min(confirm.best, study.searched) - len(best) if searched < study.searched else 0
+    unknown = {CONFIRM: to_come * confirm.seeds} if to_come > 0 else {}
+    return {**dict.fromkeys((CONFIRM + name for name in best), confirm.seeds), **unknown}
+
+
+def _is_measured(end: End, metric: str) -> bool:
+    value = end.metrics[metric] if end.status == "completed" and metric in end.metrics else None
+    return value is not None and math.isfinite(value)
+
+
+def _walk(study: StudyFile, ended: Sequence[End], untrained: Sequence[str]) -> Walk | None:
+    ablation = study.spec.ablation
+    if ablation is None or ablation.looks is None:
+        return None
+    from ablate.study import sequential_seeds  # brings scipy, which a fixed number of seeds does not need
+
+    metric, hypotheses = study.spec.objectives[0].metric, study.spec.hypotheses
+    known = {"looks": ablation.looks, "arms": study.all_arms, "metric": metric, "hypotheses": hypotheses}
+    return sequential_seeds.state(ended, **known, control=ablation.control, untrained=untrained)
+
+
+def _planned(study: StudyFile, untrained: Sequence[str], walk: Walk | None) -> dict[str, int]:
     """Arm -> its planned trials."""
     planned = {SEARCH: study.searched} if study.searched else {}
     ablation = study.spec.ablation
@@ -89,7 +131,7 @@ def _planned(study: StudyFile, untrained: Sequence[str]) -> dict[str, int]:
         if ablation.tune_each_arm and TUNE + arm not in untrained:
             planned[TUNE + arm] = ablation.tune_each_arm.trials
         if arm not in untrained:
-            planned[arm] = ablation.seeds
+            planned[arm] = ablation.seeds if walk is None else walk.wanted(arm)
     return planned
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -147,8 +147,10 @@ class StudyData:
     @cached_property
     def completion(self) -> Completion:
         """Which of the planned trials have ended."""
-        ends = self.trials_arrow.select(["trial_id", "arm", "seed", "status"]).to_pylist()
-        return completion.of(self.facts, [_End(**end) for end in ends])
+        compared = [*(entry.metric for entry in self.objectives), *(one.metric for one in self.facts.spec.hypotheses)]
+        metrics = [name for name in dict.fromkeys(compared) if name in self.trials_arrow.column_names]
+        ends = self.trials_arrow.select(["trial_id", "arm", "seed", "status", *metrics]).to_pylist()
+        return completion.of(self.facts, [_End.of(end, metrics=metrics) for end in ends])
 
     @property
     def _prepares(self) -> Any:
@@ -173,6 +175,12 @@ class _End:
     arm: str
     seed: int
     status: str
+    metrics: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, cells: Mapping[str, Any], *, metrics: Sequence[str]) -> _End:
+        own = {name: cells[name] for name in ("trial_id", "arm", "seed", "status")}
+        return cls(**own, metrics={name: cells[name] for name in metrics})
 
 
 REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")

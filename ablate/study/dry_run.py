@@ -23,7 +23,7 @@ from ablate.scheduling.needs import UTILISATION, Card, Shares, Spent
 from ablate.scheduling.packing import Slots
 from ablate.search import source
 from ablate.spec import feasibility
-from ablate.spec.designs import SEARCH
+from ablate.spec.designs import CONFIRM, SEARCH
 from ablate.spec.models import StudySpec
 from ablate.spec.study_file import missing_data
 from ablate.study import compatibility, dataset, phases, power, study_json
@@ -74,6 +74,8 @@ class DryRun:
     cost_model: str
     ablation: Power | None
     warnings: tuple[str, ...]
+    confirms: int = 0
+    """Trials that confirm the search and are left."""
 
 
 def describe(
@@ -108,7 +110,9 @@ def describe(
         for trial in trials
     ]
     arms = [each for each in all_arms if each.trial.trial_id not in ended]
-    costs = [_cost(spec.base)] * searched + [_cost(each.trial.config) for each in arms]
+    confirmed = sum(row.arm.startswith(CONFIRM) for row in (ledger.rows() if ledger else []))
+    confirms = max(0, plan.confirmations(spec) - confirmed)
+    costs = [_cost(spec.base)] * (searched + confirms) + [_cost(each.trial.config) for each in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
     draws = [each for each in sampled if each.trial.trial_id not in ended][:searched]
@@ -126,7 +130,7 @@ def describe(
     gpu_hours = 0.0 if used is None and unit_hours is not None else unit_hours
     left = None
     if used is not None and spec.resources.max_gpu_hours is not None:
-        whole = [(SEARCH, _cost(spec.base))] * all_searched
+        whole = [(SEARCH, _cost(spec.base))] * all_searched + [(CONFIRM, _cost(spec.base))] * confirms
         whole += [(each.trial.arm, _cost(each.trial.config)) for each in all_arms]
         hours = [(arm, None if flops is None else flops / speed / 3600) for arm, (_, flops) in whole]
         held = {each.trial.trial_id: each.gpu_fraction for each in [*sampled, *corner, *all_arms]}
@@ -136,8 +140,9 @@ def describe(
     return DryRun(
         study=spec.study,
         trials=tuple(planned),
-        total=all_searched + len(all_arms),
-        ended=all_searched + len(all_arms) - len(costs),
+        total=all_searched + plan.confirmations(spec) + len(all_arms),
+        ended=all_searched + plan.confirmations(spec) + len(all_arms) - len(costs),
+        confirms=confirms,
         concurrent=concurrent,
         by_memory=by_memory,
         tokens=None if tokens is None else int(tokens),
@@ -175,6 +180,9 @@ def render(run: DryRun) -> str:
     if any(planned.kind == "sampled" for planned in run.trials):
         how = "the search's first draws, later ones depend on results; corner: the costliest point that it may reach"
         lines.append(f"sampled: {how}")
+    if run.confirms:
+        confirms = formatting.count(run.confirms, "trial")
+        lines.append(f"the search's best trials are then confirmed on fresh seeds, {confirms}, each like the base's")
     if run.ablation is not None:
         lines += [*power.lines(run.ablation), ""]
     if run.hours is not None:
@@ -244,7 +252,11 @@ def _ablation(spec: StudySpec, ledger: Ledger | None, *, searched: int) -> list[
         found.append(("tuning", tuning))
         if ledger and _have_ended(tuning, ended):
             settled = phases.tuned(spec, base, settled, points=points, rows=ledger.rows())
-    return [*found, ("arm", plan.arm_trials(spec, base, settled))]
+    looks, rows = plan.looks(spec), ledger.rows() if ledger else []
+    arms = plan.arm_trials(spec, base, settled)
+    if looks is not None:
+        arms = phases.wanted(spec, base, settled, looks=looks, rows=rows, possible=True)
+    return [*found, ("arm", arms)]
 
 
 def _have_ended(trials: Sequence[Trial], ended: Set[str]) -> bool:

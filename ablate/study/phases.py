@@ -1,4 +1,4 @@
-"""The phases of a study, in their order: the search, the trials that prepare the ablation, the ablation's seeds.
+"""The phases of a study, in their order: the search, its confirmation, what prepares the ablation, its seeds.
 
 Each phase is a source of trials that reads from the ledger which are done, so an interrupted study resumes in the phase
 where it stopped. What a phase needs of an earlier one (the winner, speeds, tuned values) is read from the ledger too.
@@ -13,11 +13,12 @@ from ablate import formatting
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
-from ablate.running.progress import best_of
+from ablate.running.progress import best_of, best_searched
 from ablate.running.runner import Halt, Runner
-from ablate.spec import matching, tuning
+from ablate.spec import designs, matching, tuning
 from ablate.spec.designs import CALIBRATE, SEARCH, TUNE
 from ablate.spec.models import StudySpec
+from ablate.spec.spending import Looks
 from ablate.study import lifecycle
 from ablate.trainers import Config
 from ablate.trials import plan
@@ -39,17 +40,19 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
         if search.total < study.optimizer.trials and halt.reason is None:
             found = formatting.count(search.total, "trial")
             say(f"the search ends with {found} instead of {study.optimizer.trials}: its space has no more points")
-    if study.ablation is None or halt.reason:
-        return halt.reason is None
-    base = _baseline(study, ledger, say)
-    if base is None:
-        say(lifecycle.NO_WINNER)
-        return False
 
     def train(trials: Sequence[Trial]) -> bool:
         runner.run(ArmQueue(trials, done=ledger.final_ids()))
         return halt.reason is None
 
+    if halt.reason or not train(confirmations(study, ledger.rows())):
+        return False
+    if study.ablation is None:
+        return True
+    base = _baseline(study, ledger, say)
+    if base is None:
+        say(lifecycle.NO_WINNER)
+        return False
     calibrations = plan.calibration_trials(study, base) if study.ablation.match == "wall" else []
     if calibrations and not train(calibrations):
         return False
@@ -61,7 +64,44 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
             return False
         settled = tuned(study, base, settled, points=points, rows=ledger.rows())
         _say_untrained(study, base, settled, say=say, why="none of its tuning trials completed")
-    return train(plan.arm_trials(study, base, settled))
+    looks = plan.looks(study)
+    if looks is None:
+        return train(plan.arm_trials(study, base, settled))
+    while (trials := wanted(study, base, settled, looks=looks, rows=ledger.rows())) and not _all_ended(trials, ledger):
+        if not train(trials):
+            return False
+        if not _all_ended(trials, ledger):  # some have no result, and no look without them
+            break
+    return True
+
+
+def wanted(
+    study: StudySpec, base: Config, settled: Settled, *, looks: Looks, rows: Sequence[TrialRow], possible: bool = False
+) -> list[Trial]:
+    """The ablation's trials up to the next look, ended or not; with `possible` up to the last look. Decided arms have
+    no more than those up to the look that decided them."""
+    from ablate.study import sequential_seeds  # brings scipy
+
+    assert study.ablation is not None
+    arms, metric = designs.expand(study.ablation, base), study.objectives[0].metric
+    untrained = [arm.name for arm in arms if arm.name not in settled]
+    known = {"looks": looks, "arms": arms, "metric": metric, "hypotheses": study.hypotheses}
+    walk = sequential_seeds.state(rows, **known, control=study.ablation.control, untrained=untrained)
+    size = walk.possible if possible else walk.wanted
+    return [trial for trial in plan.arm_trials(study, base, settled) if trial.seed in looks.seeds(size(trial.arm))]
+
+
+def _all_ended(trials: Sequence[Trial], ledger: Ledger) -> bool:
+    return {trial.trial_id for trial in trials} <= ledger.final_ids()
+
+
+def confirmations(study: StudySpec, rows: Sequence[TrialRow]) -> list[Trial]:
+    """The trials that confirm the search by its best trials so far; none without `optimizer.confirm`."""
+    confirm = study.optimizer.confirm
+    if confirm is None:
+        return []
+    best = best_searched(rows, objective=study.objectives[0], count=confirm.best)
+    return plan.confirm_trials(study, {row.trial_id: study.trainer.read(row.config_json) for row in best})
 
 
 def tuning_points(study: StudySpec) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from ablate.analyze.basis.stats import detectable_effect, flip_detectable_effect
 from ablate.records.locations import Place
 from ablate.spec import declared_test, designs, distributions, tuning
 from ablate.spec.models import StudySpec
-from ablate.study import dataset, foresight
+from ablate.study import blocks, dataset, foresight
+from ablate.study.blocks import Blocks
 from ablate.study.foresight import Foresight
 from ablate.trials import plan
 
@@ -64,6 +65,8 @@ class Power:
     control: str | None
     hypotheses: tuple[Foresight, ...]
     declared_hypotheses: int
+    blocks: Blocks | None = None
+    """Of sequential seeds; `seeds` and what follows from their number are then those of the last look."""
 
     @property
     def can_reject(self) -> bool:
@@ -119,6 +122,7 @@ def describe(spec: StudySpec, *, earlier: Place | None, pilot: Place | None = No
         control=ablation.control,
         hypotheses=foresight.describe(spec, own=trials, pilot=pilot),
         declared_hypotheses=len(spec.hypotheses),
+        blocks=blocks.describe(spec),
     )
 
 
@@ -162,6 +166,7 @@ def lines(power: Power) -> list[str]:
             f" (t test, power 0.8 at 0.05 / {power.family})"
             + ("" if power.mde_sd_exact is None else f", {power.mde_sd_exact:.3g} by the declared test")
         )
+    found += blocks.lines(power.blocks) if power.blocks else []
     for key, distribution in power.tuning.items():
         (kind, bounds), *_ = distribution.items()
         shown = f"[{', '.join(map(distributions.bound, bounds))}]"

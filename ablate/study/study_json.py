@@ -25,6 +25,7 @@ from ablate.spec import designs, distributions, tuning
 from ablate.spec.designs import Arm, Design
 from ablate.spec.distributions import Choice
 from ablate.spec.models import TARGET_ALPHA, Objective, StudySpec
+from ablate.spec.spending import Looks
 from ablate.trainers import recorded
 from ablate.trials import plan
 
@@ -56,7 +57,7 @@ def _spec(spec: StudySpec) -> dict[str, Any]:
         "base": dict(spec.base.values),
         "search": {key: distributions.as_written(distribution) for key, distribution in spec.search.items()},
         "objectives": [objective.model_dump() for objective in spec.objectives],
-        "optimizer": spec.optimizer.model_dump(),
+        "optimizer": spec.optimizer.model_dump(exclude_none=True),
         "early_stopping": spec.early_stopping.model_dump() if spec.early_stopping else None,
         "ablation": _ablation(spec),
         # Without what is not given: a hypothesis of a study of before there were targets stays as it was declared.
@@ -74,7 +75,10 @@ def _ablation(spec: StudySpec) -> dict[str, Any] | None:
     tune = spec.ablation.tune_each_arm
     space = tuning.space(tune, spec.base, spec.search) if tune else {}
     resolved = {key: distributions.as_written(distribution) for key, distribution in space.items()}
-    return {**spec.ablation.model_dump(mode="json"), "tuning_space": resolved}
+    looks = plan.looks(spec)
+    sequential = {"looks": json.loads(json.dumps(asdict(looks)))} if looks else {}
+    written = spec.ablation.model_dump(mode="json", exclude={"sequential"})
+    return {**written, **sequential, "tuning_space": resolved}
 
 
 def _identity(spec: StudySpec, *, data_hash: str) -> str:
@@ -99,10 +103,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class ConfirmFile(_Part):
+    best: int
+    seeds: int
+
+
 class OptimizerFile(_Part):
     trials: int
     sampler: str
     seed: int
+    confirm: ConfirmFile | None = None
 
 
 class TuningFile(_Part):
@@ -121,6 +131,8 @@ class AblationFile(_Part):
     match: str = "tokens"
     control: str | None = None
     exploratory: bool = False
+    looks: Looks | None = None
+    """Where seeds are sequential; `seeds` is then the most that an arm gets."""
 
 
 class HypothesisFile(_Part):
@@ -250,7 +262,8 @@ class StudyFile(_Part):
     @property
     def planned(self) -> int:
         """How many trials the study plans; see `trials.plan.planned`."""
-        searched, ablation = self.searched, self.spec.ablation
+        searched, ablation, confirm = self.searched, self.spec.ablation, self.spec.optimizer.confirm
+        searched += min(confirm.best, searched) * confirm.seeds if confirm else 0
         if ablation is None:
             return searched
         tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0

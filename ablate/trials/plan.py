@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablate.spec import designs, distributions, matching
-from ablate.spec.designs import BASELINE, CALIBRATE, SEARCH, TUNE
+from ablate.spec import designs, distributions, matching, spending
+from ablate.spec.designs import BASELINE, CALIBRATE, CONFIRM, SEARCH, TUNE
 from ablate.spec.models import StudySpec
+from ablate.spec.spending import Looks
 from ablate.trainers import Config
 from ablate.trials.trial import Trial, make
 
@@ -23,6 +24,15 @@ def seeds(spec: StudySpec) -> list[int]:
         return []
     first = spec.base.seed + 1
     return list(range(first, first + spec.ablation.seeds))
+
+
+def looks(spec: StudySpec) -> Looks | None:
+    """The looks at sequential seeds; None where the number of seeds is fixed."""
+    declared = spec.ablation.sequential if spec.ablation else None
+    if declared is None:
+        return None
+    sizes = spending.sizes(first=declared.first, most=declared.most, step=declared.block)
+    return Looks(sizes, declared.alpha, spec.base.seed + 1)
 
 
 Settled = Mapping[str, Mapping[str, Any]]
@@ -41,9 +51,31 @@ def searched_trials(spec: StudySpec) -> int:
     return int(min(spec.optimizer.trials, distributions.points(spec.search))) if spec.search else 0
 
 
+FRESH = 1_001
+"""The first seed that confirms the search, counted from the search's: an ablation's seeds end before."""
+
+
+def confirmations(spec: StudySpec) -> int:
+    """The number of trials that confirm the search; fewer where fewer of its trials complete."""
+    confirm = spec.optimizer.confirm
+    return min(confirm.best, searched_trials(spec)) * confirm.seeds if confirm else 0
+
+
+def confirm_trials(spec: StudySpec, best: Mapping[str, Config]) -> list[Trial]:
+    """The search's best trials (id -> configuration, in their order) on fresh seeds, ordered by seed."""
+    assert spec.optimizer.confirm is not None
+    first, key = spec.base.seed + FRESH, spec.trainer.description.seed
+    return [
+        make(spec.study, CONFIRM + name, config.override({key: seed}), keys=spec.search)
+        for seed in range(first, first + spec.optimizer.confirm.seeds)
+        for name, config in best.items()
+    ]
+
+
 def planned(spec: StudySpec) -> int:
-    """The number of trials of the whole study: search, calibration, tuning and arms."""
+    """The number of trials of the whole study: search, its confirmation, calibration, tuning and arms."""
     searched, ablation = searched_trials(spec), spec.ablation
+    searched += confirmations(spec)
     if ablation is None:
         return searched
     tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0

@@ -15,6 +15,11 @@ def ablated(*lines: str, seeds: int = 9) -> str:
     return GOOD + f"ablation:\n  seeds: {seeds}\n" + "".join(f"  {line}\n" for line in lines)
 
 
+def sequential(*lines: str, seeds: str) -> str:
+    """As `ablated`, with a mapping for seeds."""
+    return ablated(*lines).replace("seeds: 9", f"seeds: {seeds}")
+
+
 ARM = "arms: {a: {model.memory: none}}"
 HYPOTHESIS = "{claim: better, arm: a, metric: val_loss, min_effect: 0.01}"
 
@@ -141,6 +146,50 @@ DESIGNS = {
         11,
         "ablation.seeds: 6",
         "give 7 seeds",
+    ),
+    "a most that is no more than first": (
+        sequential(ARM, seeds="{first: 8, most: 8}"),
+        11,
+        "ablation.seeds.most: 8",
+        "not above first, 8; raise it, or write seeds: 8",
+    ),
+    "looks that cannot reject": (
+        sequential(ARM, seeds="{first: 4, most: 5}"),
+        11,
+        "ablation.seeds.most: 5",
+        "the declared test cannot reject at any look, with 1 arm; give 6, or set `exploratory: true`",
+    ),
+    "too many looks": (
+        sequential(ARM, seeds="{first: 8, most: 200, step: 1}"),
+        11,
+        "ablation.seeds.step: 1",
+        "more than 25 looks; raise it to 8",
+    ),
+    "an alpha above the level of the report": (
+        sequential(ARM, seeds="{first: 8, most: 40, alpha: 0.1}"),
+        11,
+        "ablation.seeds.alpha: 0.1",
+        "out of range; must be at most 0.05",
+    ),
+    "no most": (sequential(ARM, seeds="{first: 8}"), 11, "ablation.seeds.most", "missing"),
+    "an unknown key of seeds": (sequential(ARM, seeds="{first: 8, mst: 40}"), 11, "ablation.seeds.mst", "most?"),
+    "the name that seeds have inside": (
+        ablated(ARM, "sequential: {first: 8, most: 40}"),
+        13,
+        "ablation.sequential",
+        "unknown key",
+    ),
+    "sequential seeds of a factorial": (
+        sequential("factorial: {model.memory: [none, token]}", seeds="{first: 8, most: 40}"),
+        12,
+        "ablation.factorial",
+        "write seeds: 40",
+    ),
+    "sequential seeds of A/A arms alone": (
+        sequential("arms: {noise: {reseed: true}}", seeds="{first: 8, most: 40}"),
+        11,
+        "ablation.seeds: a mapping",
+        "none of its arms claims anything",
     ),
     "exploratory, in words": (ablated(ARM, "exploratory: maybe"), 13, "ablation.exploratory", "true or false"),
     "an unknown match": (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class End:
     seed: int = 0
     status: str = "completed"
     trial_id: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of(ends: list[End], *, more: dict[str, Any] | None = None, **study: Any) -> Completion:

@@ -17,8 +17,8 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.arms.paired import by_seed
 from ablate.analyze.basis.frames import floats
+from ablate.analyze.basis.pairs import by_seed
 from ablate.analyze.basis.stats import (
     Interval,
     detectable_effect,

@@ -12,6 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analyze.arms.paired import pairs_of
+from ablate.analyze.arms.sequential import Walk, arm_p
+from ablate.analyze.arms.sequential_effects import repeated, values_of
 from ablate.analyze.basis.stats import Interval, holm, sign_flip_p, t_interval
 from ablate.spec.declared_test import ALPHA
 from ablate.spec.models import Objective
@@ -49,8 +51,11 @@ class Judged:
     withheld: str = ""
 
 
-def judge_all(trials: pd.DataFrame, *, claims: Sequence[Claim], maximised: Collection[str]) -> list[Judged]:
-    """Judge every claim. `maximised`: the metrics of which more is better; of all others less is better.
+def judge_all(
+    trials: pd.DataFrame, *, claims: Sequence[Claim], maximised: Collection[str], walk: Walk | None = None
+) -> list[Judged]:
+    """Judge every claim. `maximised`: the metrics of which more is better; of all others less is better. `walk`: the
+    looks of a study with sequential seeds, over which intervals and Holm's p then hold too.
 
     Everything that a verdict rests on holds over all the claims together: both p values are adjusted by Holm, and the
     intervals are Bonferroni's, since Holm's procedure has none."""
@@ -58,8 +63,13 @@ def judge_all(trials: pd.DataFrame, *, claims: Sequence[Claim], maximised: Colle
     exact = [sign_flip_p(values) for values in gains]
     equal = holm([equivalence_p(values, margin=claim.min_effect) for values, claim in zip(gains, claims, strict=True)])
     judged = []
-    for claim, values, p_exact, p_holm, p_equal in zip(claims, gains, exact, holm(exact), equal, strict=True):
-        gain = t_interval(values, level=level(len(claims)))
+    over_looks = exact if walk is None else [_sequential_p(trials, claim, walk) for claim in claims]
+    family = len(claims)
+    for claim, values, p_exact, p_holm, p_equal in zip(claims, gains, exact, holm(over_looks), equal, strict=True):
+        if walk is None:
+            gain = t_interval(values, level=level(family))
+        else:
+            gain = repeated(values, arm=claim.arm, walk=walk, family=family)
         verdict = judge(gain, p_holm=p_holm, p_equivalence=p_equal, min_effect=claim.min_effect)
         judged.append(Judged(claim, gain, p_exact, p_holm, p_equal, verdict))
     return judged
@@ -118,6 +128,11 @@ def equivalence_p(values: np.ndarray, *, margin: float) -> float:
     if error == 0:  # all values are equal: the mean is certain
         return 0.0 if abs(mean) < margin else 1.0
     return float(stats.t.sf((margin - abs(mean)) / error, n - 1))
+
+
+def _sequential_p(trials: pd.DataFrame, claim: Claim, walk: Walk) -> float:
+    values = values_of(trials, [claim.arm], objective=Objective(metric=claim.metric, mode="min"))
+    return arm_p(values, claim.arm, walked=walk)
 
 
 def _gains(trials: pd.DataFrame, claim: Claim, *, sign: float) -> np.ndarray:

@@ -8,13 +8,14 @@ effect is known) are checks, not claims: they are measured like an arm but are n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from ablate.analyze.basis.frames import floats, texts
+from ablate.analyze.basis.frames import texts
+from ablate.analyze.basis.pairs import Pairs, align, by_seed
 from ablate.analyze.basis.stats import (
     Interval,
     detectable_effect,
@@ -104,38 +105,9 @@ def effects(
     ]
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The seeds on which both sides have a value, in order, and the values. `dropped`: seeds on which both have ended
-    and one has no value; `pending`: seeds on which only one has ended."""
-
-    seeds: tuple[int, ...]
-    baseline: np.ndarray
-    arm: np.ndarray
-    dropped: int
-    pending: int
-
-
 def pairs_of(trials: pd.DataFrame, arm: str, *, objective: Objective) -> Pairs:
     """An arm's runs paired with the baseline's."""
     return align(by_seed(trials, BASELINE, objective), by_seed(trials, arm, objective))
-
-
-def align(control: Mapping[int, float], treated: Mapping[int, float]) -> Pairs:
-    """Pair two sides by seed. A run that ended without a value has NaN."""
-    ended = sorted(control.keys() & treated.keys())
-    both = [seed for seed in ended if not np.isnan(control[seed] + treated[seed])]
-    sides = (np.array([side[seed] for seed in both], dtype=float) for side in (control, treated))
-    pending = len(control.keys() ^ treated.keys())
-    return Pairs(tuple(both), *sides, dropped=len(ended) - len(both), pending=pending)
-
-
-def by_seed(trials: pd.DataFrame, arm: str, objective: Objective) -> dict[int, float]:
-    """Seed -> objective of an arm's ended runs; NaN for a run that did not complete."""
-    own = np.asarray(trials["arm"] == arm, dtype=bool)
-    seeds, values = floats(trials, "seed")[own], floats(trials, objective.metric)[own]
-    done = np.asarray(trials["status"] == "completed", dtype=bool)[own]
-    return dict(zip(seeds.astype(int).tolist(), np.where(done, values, np.nan).tolist(), strict=True))
 
 
 def _effect(arm: str, objective: Objective, pairs: Pairs, *, family: int) -> Effect:

@@ -23,6 +23,7 @@ from ablate.report.render.document import (
     words,
 )
 from ablate.report.sections.findings import Findings, PerObjective
+from ablate.report.sections.looks import interval_kind, look_blocks
 from ablate.report.sections.robustness import cost_blocks, robust_table
 from ablate.report.sections.sensitivity import control_notes, floor_notes, noise_floor
 from ablate.report.sections.summary import EXPLORATORY, credit, effect_decimals, noise_in_words
@@ -64,7 +65,7 @@ def arm_sections(findings: Findings) -> list[Section]:
     """Empty for a study without arms, and before a run of the baseline has ended."""
     if not findings.primary.effects or BASELINE not in texts(findings.data.trials, "arm"):
         return []
-    blocks: list[Block] = [words(_design(findings)), *_tuned_blocks(findings)]
+    blocks: list[Block] = [words(_design(findings)), *look_blocks(findings), *_tuned_blocks(findings)]
     for per in findings.per_objective:
         blocks += [*_tables(findings, per), *_forest(findings, per)]
     if findings.bands:
@@ -184,8 +185,8 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
     return Table(
         label=findings.label(per, stem),
         caption=f"{title}, against the baseline: {per.label}, {better} is better. Mean ± standard deviation over the "
-        "paired seeds (the baseline's over all its completed runs), paired difference with its 95% t interval, "
-        f"{tests} {_dropped_in_words(chosen)}",
+        "paired seeds (the baseline's over all its completed runs), paired difference with its 95% "
+        f"{interval_kind(findings)} interval, {tests} {_dropped_in_words(chosen)}",
         columns=(
             Column(head.replace(" ", "_").replace("/", ""), head, number=False),
             Column("n", "n"),
@@ -317,8 +318,8 @@ def _forest(findings: Findings, per: PerObjective) -> list[Figure]:
     return [
         Figure(
             label=findings.label(per, "effects"),
-            caption=f"Paired differences to the baseline in {per.objective.metric} with 95% t intervals; filled where "
-            f"the interval excludes 0{aa}.",
+            caption=f"Paired differences to the baseline in {per.objective.metric} with 95% "
+            f"{interval_kind(findings)} intervals; filled where the interval excludes 0{aa}.",
             alt=f"Differences: {', '.join(said)}.",
             draw=partial(figures.draw_effects, shown, unit=f" ({per.unit.strip()})" if per.unit else ""),
         )

@@ -13,6 +13,7 @@ from ablate.report.render import figures
 from ablate.report.render.document import Block, Cell, Column, Figure, Section, Table, cell, interval_cell, words
 from ablate.report.sections.arms import drawn_note, power_note
 from ablate.report.sections.findings import Findings, PerObjective
+from ablate.report.sections.looks import interval_kind
 from ablate.report.sections.sensitivity import verdict_in_words
 from ablate.report.sections.summary import EXPLORATORY
 from ablate.spec.declared_test import ALPHA
@@ -122,7 +123,7 @@ def hypothesis_table(findings: Findings) -> Table:
     return Table(
         label="hypotheses",
         caption="The study's hypotheses: gain of the arm over the baseline (positive is better) with its "
-        f"{_interval_in_words(len(findings.judged))}, p of the exact sign-flip test, the same adjusted by Holm over "
+        f"{_interval_in_words(findings)}, p of the exact sign-flip test, the same adjusted by Holm over "
         "the hypotheses, and p of equivalence within min_effect, adjusted likewise.",
         columns=(
             Column("claim", "claim", number=False),
@@ -153,10 +154,11 @@ def hypothesis_table(findings: Findings) -> Table:
     )
 
 
-def _interval_in_words(claims: int) -> str:
+def _interval_in_words(findings: Findings) -> str:
+    claims, kind = len(findings.judged), interval_kind(findings)
     if claims == 1:
-        return "95% t interval"
-    return f"95% t interval over {claims} hypotheses together ({level(claims):.1%} each, Bonferroni)"
+        return f"95% {kind} interval"
+    return f"95% {kind} interval over {claims} hypotheses together ({level(claims):.1%} each, Bonferroni)"
 
 
 def target_table(findings: Findings) -> Table:

@@ -290,7 +290,7 @@ def provenance_table(findings: Findings, *, label: str = "provenance") -> Table:
             (
                 "ablation",
                 f"{formatting.count(len(findings.data.arms), 'arm')} and the baseline,"
-                f" {spec.ablation.seeds} seeds each",
+                f" {'at most ' if spec.ablation.looks else ''}{spec.ablation.seeds} seeds each",
             )
         )
     lines += [("mixed", str(entry)) for entry in findings.mixed]

@@ -18,6 +18,7 @@ from ablate.analyze.arms.hypotheses import Claim, Judged, judge_all, without_equ
 from ablate.analyze.arms.paired import Effect, effects, pairs_of
 from ablate.analyze.arms.robust import Robust, robust
 from ablate.analyze.arms.sensitivity import Sensitivity, sensitivity
+from ablate.analyze.arms.sequential_effects import over_looks
 from ablate.analyze.arms.variance import Components, components
 from ablate.analyze.basis.frames import completed, floats, of_arm, texts
 from ablate.analyze.basis.stats import Interval, t_interval
@@ -28,6 +29,7 @@ from ablate.analyze.floors import Floors, floors
 from ablate.analyze.memory import BankUse, bank_use
 from ablate.analyze.progress import Progress, progress
 from ablate.analyze.search.best import Best, best, pareto_ids
+from ablate.analyze.search.confirmed import Confirmation, confirmation
 from ablate.analyze.search.importance import Importances, importances
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
 from ablate.analyze.search.slices import Slice, slice_of
@@ -119,6 +121,7 @@ class Findings:
     rungs: tuple[Rung, ...]
     exploratory: Mapping[str, str]
     cautions: tuple[str, ...]
+    confirmation: Confirmation | None
 
     def __repr__(self) -> str:
         """What a notebook shows: the study in a few lines."""
@@ -172,7 +175,7 @@ def analyse(data: StudyData) -> Findings:
     found_trained = tuple(trained(trials, declared=arms, costs=subject.costs, epoch=subject.epoch))
     found_floors = tuple(floors(trials, objective=primary, declared=arms))
     seen = sensitivity(effects_shown, objective=primary)
-    judged = judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised)
+    judged = judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised, walk=data.completion.walk)
     return Findings(
         data=data,
         subject=subject,
@@ -217,6 +220,7 @@ def analyse(data: StudyData) -> Findings:
             else ()
         ),
         exploratory=_exploratory(data, [effect.arm for effect in effects_shown]),
+        confirmation=confirmation(data.preparation, search, objective=primary),
     )
 
 
@@ -308,7 +312,14 @@ def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) 
             slice_of(search, dimension=dimension, objective=objective, early=early) for dimension in data.space
         ),
         importances=importances(search, space=data.space, objective=objective),
-        effects=tuple(effects(trials, objective=objective, declared=arms, checks=checks, control=control)),
+        effects=tuple(
+            over_looks(
+                effects(trials, objective=objective, declared=arms, checks=checks, control=control),
+                trials,
+                objective=objective,
+                walk=data.completion.walk,
+            )
+        ),
         baseline=t_interval(floats(baseline, objective.metric)),
         robust=tuple(robust(trials, objective=objective, declared=arms)),
         factorial=factorial(trials, objective=objective, cells=_cells(data)),

@@ -16,6 +16,7 @@ from ablate.analyze.search.slices import Slice
 from ablate.analyze.search.space import Dimension, short, show
 from ablate.report.render import figures
 from ablate.report.render.document import Block, Cell, Code, Column, Figure, Section, Table, cell, notice, words
+from ablate.report.sections.confirmed import confirmed_sections
 from ablate.report.sections.findings import CURVES, Findings, PerObjective
 from ablate.report.sections.importance import early_stopping_sections, importance_blocks
 from ablate.report.sections.summary import search_decimals
@@ -34,6 +35,7 @@ def search_sections(findings: Findings) -> list[Section]:
     if not findings.data.space or findings.search.empty:
         return []
     sections = [_best(findings, per) for per in findings.per_objective]
+    sections += confirmed_sections(findings)
     sections.append(Section("The trials of the search", tuple(_trials(findings))))
     sections += early_stopping_sections(findings)
     sections.append(Section("What each parameter did", (words(CAUTION),)))
