@@ -45,7 +45,10 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
         runner.run(ArmQueue(trials, done=ledger.final_ids()))
         return halt.reason is None
 
-    if halt.reason or not train(confirmations(study, ledger.rows())):
+    if halt.reason:
+        return False
+    confirming = confirmations(study, ledger.rows())
+    if confirming and not train(confirming):
         return False
     if study.ablation is None:
         return True

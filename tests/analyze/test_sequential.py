@@ -100,6 +100,12 @@ def test_a_hypothesis_holds_its_arm(values: dict[str, dict[int, float]]):
     assert walk(values, "clear", claims=claims, speed=values).decided == {"clear"}
 
 
+def test_a_hypothesis_about_the_objective_is_the_same_comparison(values: dict[str, dict[int, float]]):
+    one = ("clear", "val_loss")
+    found = walk(values, "clear", "same", claims=Claims((one, ("same", "val_loss")), (one, one)))
+    assert (found.reached, found.decided) == ({"clear": 3, "same": 4}, {"clear"})
+
+
 def test_a_run_without_a_value_drops_its_pair(values: dict[str, dict[int, float]]):
     values["clear"][3] = math.nan
     seeds = LOOKS.seeds(7)

@@ -41,6 +41,11 @@ class Claims:
         """Both families; the second may be empty."""
         return self.objective, self.hypotheses
 
+    @property
+    def different(self) -> tuple[Comparison, ...]:
+        """Every comparison once: a hypothesis may be about the objective, and two about one metric."""
+        return tuple(dict.fromkeys((*self.objective, *self.hypotheses)))
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -91,10 +96,9 @@ def walk(values: Mapping[str, Values], *, claims: Claims, looks: Looks, arms: Se
             break
         for arm in active:
             reached[arm] = number
-        for family in claims.families:
-            for arm, metric in family:
-                if arm in active:
-                    ps.setdefault((arm, metric), []).append(look_p(values[metric], arm, looks.seeds(size)))
+        for arm, metric in claims.different:
+            if arm in active:
+                ps.setdefault((arm, metric), []).append(look_p(values[metric], arm, looks.seeds(size)))
         decided |= set(active) & _rejected(ps, claims=claims, looks=looks)
     return Walk(looks, reached, frozenset(decided), _next_size(reached, decided, looks))
 
