@@ -255,7 +255,6 @@ def test_a_scaled_or_frozen_run_resumes_bit_for_bit(keys: dict[str, Any], tmp_pa
             {"query.weight", "keys_2nh", "temperature_1"},
         ),
     ],
-    ids=str,
 )
 def test_the_memorys_own_parameters_have_their_rate(
     keys: dict[str, Any], scale: float | None, decay: float | None, own: set[str]
