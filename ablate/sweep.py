@@ -217,7 +217,24 @@ def _plan(study: StudySpec, options: Options) -> DryRun:
         lifecycle.check_comparable(study, Ledger(folder))
     cpus = math.inf if here.elsewhere else here.cpus
     slots = preflight.slots(study.resources, here)
-    return dry_run.describe(study, slots, card=here.card, earlier=earlier, pilot=pilot, gpus=here.gpus, cpus=cpus)
+    run = dry_run.describe(study, slots, card=here.card, earlier=earlier, pilot=pilot, gpus=here.gpus, cpus=cpus)
+    return replace(run, warnings=(*run.warnings, *cautions_of(study, run, earlier=earlier)))
+
+
+def cautions_of(study: StudySpec, run: DryRun, *, earlier: Place | None) -> list[str]:
+    """Why results may say less than they will seem to: repeated data; from earlier results, what was not learned."""
+    from ablate.analyze import cautions, floors  # imports pandas
+    from ablate.study import dataset
+
+    epoch = None if study_file.missing_data(study) else study.trainer.epoch(study.base)
+    budgets = {each.trial.arm: each.trial.config.cost.budget for each in run.trials}
+    found = cautions.planned(budgets, epoch=epoch, most=study.trainer.description.most_epochs)
+    if earlier is not None:
+        data, objective = dataset.read(earlier), study.objectives[0]
+        learned = floors.floors(data.trials, objective=objective, declared=tuple(data.arms))
+        found += cautions.above_floor(learned)
+        found += cautions.risen(data.trials, data.history, objective=objective)
+    return found
 
 
 def _within_budget(study: StudySpec, options: Options) -> Options:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from tabulate import tabulate
 
 from ablate import formatting
-from ablate.analyze import cautions, floors
 from ablate.errors import BadInput
 from ablate.records import provenance
 from ablate.records.ledger import Ledger
@@ -154,7 +153,6 @@ def describe(
         warnings=(
             *_warnings(spec, planned, shares),
             *(_other_code(spec, ledger) if ledger and costs else ()),
-            *_cautions(spec, [(each.trial.arm, each.trial.config) for each in all_arms], earlier),
         ),
     )
 
@@ -356,20 +354,6 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
             if spec.resources.gpu != "auto" and spec.resources.gpu < 1:
                 hint = "raise gpu or use gpu: auto"
             found.append(f"a trial may need {peak:.1f} GiB of {shares.card.gib:g}, more than its share: {hint}")
-    return found
-
-
-def _cautions(spec: StudySpec, arms: Sequence[tuple[str, Config]], earlier: Place | None) -> list[str]:
-    """Why results may say less than they will seem to: repeated data; from earlier results, what was not learned."""
-    budgets = {arm: _cost(config)[0] for arm, config in arms} or {SEARCH: _cost(spec.base)[0]}
-    epoch = spec.trainer.epoch(spec.base) if not missing_data(spec) else None
-    most = spec.trainer.description.most_epochs
-    found = cautions.planned(budgets, epoch=epoch, most=most)
-    if earlier is not None:
-        data = dataset.read(earlier)
-        known = floors.floors(data.trials, objective=spec.objectives[0], declared=tuple(data.arms))
-        found += cautions.above_floor(known)
-        found += cautions.risen(data.trials, data.history, objective=spec.objectives[0])
     return found
 
 

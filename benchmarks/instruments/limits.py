@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.instruments import subject
 from benchmarks.instruments.count import PHASES, Cost, Counter
-from model.bank import segment_sum
+from model.bank.primitives import segment_sum
 from model.bank.product_key import cached_pairs  # pyright: ignore[reportPrivateUsage]
 from model.config import Config, resolve
 from model.config.work_sizes import CUDA_CACHE_BYTES

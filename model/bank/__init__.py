@@ -10,9 +10,9 @@ from model.bank.knowledge import initial_bank
 from model.bank.layer_inputs import LayerInputs
 from model.bank.memory import MEMORIES, Read
 from model.bank.memory_bank import MemoryBank
+from model.bank.primitives.ranks import sum_over_ranks
+from model.bank.primitives.segment_sum import pretending
 from model.bank.product_key import cached_pairs
-from model.bank.ranks import sum_over_ranks
-from model.bank.segment_sum import pretending
 
 __all__ = [
     "MEMORIES", "BankUpdater", "LayerInputs", "MemoryBank", "Read", "UpdateStats", "cached_pairs", "fill_bank",

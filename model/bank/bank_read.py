@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from model.bank.primitives.segment_sum import cache_bytes, grouped_sum
 from model.bank.product_key import Selection
-from model.bank.segment_sum import cache_bytes, grouped_sum
 
 CHUNK_BYTES = 2**28
 """Bound on what a read holds at once besides its result, and what its backward holds besides E's gradient."""

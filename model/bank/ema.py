@@ -28,8 +28,8 @@ from model.bank import feature_cache
 from model.bank.encode import encode, nearest_tokens, output_head
 from model.bank.memory import Read
 from model.bank.memory_bank import MemoryBank
-from model.bank.ranks import sum_over_ranks, union_over_ranks
-from model.bank.segment_sum import cache_bytes
+from model.bank.primitives.ranks import sum_over_ranks, union_over_ranks
+from model.bank.primitives.segment_sum import cache_bytes
 from model.config import ModelConfig
 from model.config.work_sizes import UPDATE_BYTES
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.bank.segment_sum import cache_bytes, device_type
+from model.bank.primitives.segment_sum import cache_bytes, device_type
 from model.config import ModelConfig
 from model.config.work_sizes import UPDATE_BYTES
 

@@ -16,6 +16,7 @@ from model.bank.bank_read import pool, read_tokens
 from model.bank.layer_inputs import LayerInputs
 from model.bank.memory_bank import MemoryBank
 from model.bank.ngram_memory import NgramMemory
+from model.bank.primitives.ranks import sum_over_ranks
 from model.bank.product_key import (
     Factors,
     Selection,
@@ -25,7 +26,6 @@ from model.bank.product_key import (
     retrieve,
     selection_counts,
 )
-from model.bank.ranks import sum_over_ranks
 from model.bank.value_memory import ValueMemory
 from model.config import Memory, ModelConfig
 from model.layers import NORM_EPS, SwiGLU

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.bank.segment_sum import cache_bytes, device_type, grouped_sum
-from model.bank.top_k import top_k
+from model.bank.primitives.segment_sum import cache_bytes, device_type, grouped_sum
+from model.bank.primitives.top_k import top_k
 
 SCORE_CACHES = 2
 """Caches that the scores of a chunk fill: smaller chunks would be more operators (docs/log.md)."""

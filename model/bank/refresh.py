@@ -31,7 +31,7 @@ from model.bank import feature_cache
 from model.bank.encode import nearest_tokens, output_head
 from model.bank.memory import Read
 from model.bank.memory_bank import MemoryBank
-from model.bank.ranks import from_first_rank
+from model.bank.primitives.ranks import from_first_rank
 from model.config import Config, reseeded, stream_seed
 
 NOISE = 0.1

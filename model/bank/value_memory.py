@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from model.bank.bank_read import pool
 from model.bank.layer_inputs import LayerInputs
+from model.bank.primitives.top_k import top_k
 from model.bank.product_key import Selection, best_pairs, normalise_halves
-from model.bank.top_k import top_k
 from model.config import ModelConfig, row_memory
 from model.layers import SwiGLU
 

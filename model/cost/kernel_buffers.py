@@ -73,7 +73,7 @@ def _attention_backward(args: tuple[Any, ...], out: Any) -> int:
 
 
 def _packed(args: tuple[Any, ...], out: Any) -> int:
-    """bank/top_k.py: value and column as float64."""
+    """bank/primitives/top_k.py: value and column as float64."""
     del out
     return 8 * args[0].numel()
 

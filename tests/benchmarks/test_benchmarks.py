@@ -17,8 +17,8 @@ from benchmarks._bounds import render
 from benchmarks.instruments import limits, measure, subject
 from benchmarks.instruments.measure import Effort, compare, peak_bytes
 from benchmarks.model import QUICK, TIE, check_tokens
-from model.bank import segment_sum
 from model.bank.memory import MEMORIES
+from model.bank.primitives import segment_sum
 from model.config import resolve
 from model.cost.formulas import estimate
 from model.transformer import Transformer

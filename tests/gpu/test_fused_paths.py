@@ -15,9 +15,9 @@ from model.bank.bank_read import pool, read_tokens
 from model.bank.ema import update_bank, update_metrics
 from model.bank.encode import nearest_tokens
 from model.bank.memory import Read
+from model.bank.primitives.segment_sum import grouped_sum
+from model.bank.primitives.top_k import top_k
 from model.bank.product_key import Factors, Selection, _best, balance_loss, retrieve, selection_counts  # pyright: ignore[reportPrivateUsage]
-from model.bank.segment_sum import grouped_sum
-from model.bank.top_k import top_k
 from model.data import IGNORED
 from model.layers import Attention, rotary_table
 from model.loss import summed_nats, token_nats

@@ -101,7 +101,7 @@ def test_a_limit_of_a_files_size_leaves_nothing_of_a_new_study(space: Path) -> N
     done = subprocess.run(
         argv, cwd=space.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
     )  # fmt: skip
-    assert done.returncode == cli.BAD_INPUT, done.stderr
+    assert done.returncode == cli.INTERRUPTED, done.stderr
     assert "File too large" in done.stderr
     assert [path.name for path in space.parent.iterdir()] == [space.name]
 

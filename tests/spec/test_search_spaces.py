@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ablate import sweep
 from ablate.scheduling.packing import fit
 from ablate.scheduling.placement import Node
 from ablate.spec import study_file
@@ -41,7 +42,8 @@ def test_a_shipped_study_loads_plans_and_fits_one_gpu(path: Path):
     slots = fit(study.resources, nodes=[Node.of("here", cpus=8, gpus=1)], cuda=True)
     run = dry_run.describe(study, slots, card="NVIDIA GeForce RTX 4090")
     assert run.total >= 2
-    said = [warning for warning in run.warnings if "no such file" not in warning]
+    cautions = sweep.cautions_of(study, run, earlier=None)
+    said = [warning for warning in (*run.warnings, *cautions) if "no such file" not in warning]
     assert [warning.partition(" 1")[0] for warning in said] == ["Trials see their training data"] * (
         path.stem in EARLIER
     )

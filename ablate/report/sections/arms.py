@@ -24,10 +24,9 @@ from ablate.report.render.document import (
 )
 from ablate.report.sections.findings import Findings, PerObjective
 from ablate.report.sections.looks import interval_kind, look_blocks
-from ablate.report.sections.robustness import cost_blocks, robust_table
+from ablate.report.sections.robustness import cost_blocks, robust_table, variance_sections
 from ablate.report.sections.sensitivity import control_notes, floor_notes, noise_floor
 from ablate.report.sections.summary import EXPLORATORY, credit, effect_decimals, noise_in_words
-from ablate.report.sections.variance import variance_sections
 from ablate.spec.declared_test import ALPHA, DRAWS, MAX_EXACT
 from ablate.spec.designs import BASELINE
 

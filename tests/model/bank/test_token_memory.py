@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from model.bank.bank_read import read_tokens
 from model.bank.encode import _first_maximum  # pyright: ignore[reportPrivateUsage]
+from model.bank.primitives.segment_sum import grouped_sum
 from model.bank.product_key import Factors, Selection, balance_loss, retrieve, selection_counts
-from model.bank.segment_sum import grouped_sum
 from model.layers import SwiGLU
 from tests.model.probes import peak_bytes
 from tests.oracles import token_memory as oracle

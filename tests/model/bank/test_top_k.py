@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.bank import segment_sum
+from model.bank.primitives import segment_sum
+from model.bank.primitives.top_k import WIDEST, _largest_columns, top_k  # pyright: ignore[reportPrivateUsage]
 from model.bank.product_key import _best, _group  # pyright: ignore[reportPrivateUsage]
-from model.bank.top_k import WIDEST, _largest_columns, top_k  # pyright: ignore[reportPrivateUsage]
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

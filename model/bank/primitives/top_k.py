@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.bank.segment_sum import device_type
+from model.bank.primitives.segment_sum import device_type
 
 WIDEST = 512
 """Columns of a row up to which sorting it whole is faster than `torch.topk`."""
