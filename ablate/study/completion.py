@@ -10,30 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from ablate.records.ledger import Ledger
+from ablate.records.rows import End
 from ablate.spec.designs import BASELINE, CALIBRATE, CONFIRM, SEARCH, TUNE
 from ablate.study import study_json
 from ablate.study.study_json import StudyFile
 
 if TYPE_CHECKING:
     from ablate.analyze.arms.sequential import Walk
-
-
-class End(Protocol):
-    """What counts of a final row."""
-
-    @property
-    def trial_id(self) -> str: ...
-    @property
-    def arm(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def status(self) -> Any: ...
-    @property
-    def metrics(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ The phases, the completion, the dry run and the report all ask here, so they agr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from ablate.analyze.arms import sequential
 from ablate.analyze.arms.sequential import Claims, Walk
+from ablate.records.rows import End
 from ablate.spec.designs import Arm
 from ablate.spec.spending import Looks
 
@@ -24,19 +25,6 @@ class Hypothesis(Protocol):
     def metric(self) -> str: ...
     @property
     def target(self) -> float | None: ...
-
-
-class End(Protocol):
-    """What counts of a final row."""
-
-    @property
-    def arm(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def status(self) -> Any: ...
-    @property
-    def metrics(self) -> Mapping[str, Any]: ...
 
 
 def state(

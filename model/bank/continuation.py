@@ -57,7 +57,8 @@ def update_continuations(
         if bank.has_cache:
             # The first slot has the most weight: the others have a token less ahead. The entries are the same.
             places = places or feature_cache.assign(bank, means.entry_S, means.weight_S)
-            kept_SD = feature_cache.slot_features(bank, places, slot, old_S=old_S, table_VD=table_VD)
+            here = slice(slot, slot + 1)
+            kept_SD = feature_cache.features(bank, places, old_SL=old_S[:, None], table_VD=table_VD, slots=here)[:, 0]
         else:
             kept_SD = table_VD[old_S]
         if config.ema_rescale == "match_norm":
@@ -68,7 +69,7 @@ def update_continuations(
         new_S = nearest_tokens(new_SD, head_VD=head_VD, chunk_bytes=chunk_bytes)
         new_S = torch.where(has_any_S1[:, 0], new_S, old_S)
         if places is not None:
-            feature_cache.store_slot(bank, places, slot, new_SD)
+            feature_cache.store(bank, places.slot_S, new_SD[:, None], slots=slice(slot, slot + 1))
         bank.tokens_NL[means.entry_S, slot] = new_S.to(bank.tokens_NL.dtype)
         flipped += (new_S != old_S).sum()
         entries, slots = len(means.entry_S), slots + len(means.entry_S)

@@ -58,25 +58,16 @@ def forget(bank: MemoryBank, entries: Tensor) -> None:
     bank.cache_slot_N[entries] = -1
 
 
-def slot_features(bank: MemoryBank, places: Places, slot: int, *, old_S: Tensor, table_VD: Tensor) -> Tensor:
-    """F [S, D] of one slot."""
-    kept_SD = bank.cache_features_CLD[places.slot_S.clamp_min(0), slot]
-    return torch.where(places.known_S[:, None], kept_SD, table_VD[old_S])
+ALL = slice(None)
 
 
-def store_slot(bank: MemoryBank, places: Places, slot: int, features_SD: Tensor) -> None:
-    """Store the new features of one slot of the entries that have a place. Waits for the device once."""
-    has_place_S = places.slot_S >= 0
-    bank.cache_features_CLD[places.slot_S[has_place_S], slot] = features_SD[has_place_S]
-
-
-def features(bank: MemoryBank, places: Places, *, old_SL: Tensor, table_VD: Tensor) -> Tensor:
-    """F [S, L, D]: the kept features, or the embeddings of the tokens."""
-    kept_SLD = bank.cache_features_CLD[places.slot_S.clamp_min(0)]
+def features(bank: MemoryBank, places: Places, *, old_SL: Tensor, table_VD: Tensor, slots: slice = ALL) -> Tensor:
+    """F [S, L, D] of the `slots` whose tokens are `old_SL`: the kept features, or the embeddings of the tokens."""
+    kept_SLD = bank.cache_features_CLD[:, slots][places.slot_S.clamp_min(0)]
     return torch.where(places.known_S[:, None, None], kept_SLD, table_VD[old_SL])
 
 
-def store(bank: MemoryBank, slot_S: Tensor, features_SLD: Tensor) -> None:
+def store(bank: MemoryBank, slot_S: Tensor, features_SLD: Tensor, *, slots: slice = ALL) -> None:
     """Store the new features of the entries that have a place. Waits for the device once."""
     has_place_S = slot_S >= 0
-    bank.cache_features_CLD[slot_S[has_place_S]] = features_SLD[has_place_S]
+    bank.cache_features_CLD[:, slots][slot_S[has_place_S]] = features_SLD[has_place_S]

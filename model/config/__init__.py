@@ -4,7 +4,7 @@ the installation that trains it.
 Imports no torch, so a plan costs no start-up time.
 """
 
-from model.config.inert import inert_keys, unmeasured
+from model.config.inert import inert_keys
 from model.config.installation import cache_dir, code_hash
 from model.config.launch import (
     ALLOCATOR_VARIABLES,
@@ -46,5 +46,5 @@ __all__ = [
     "as_first_released", "cache_dir", "check_key", "check_packages", "check_processes", "check_ranks", "code_hash",
     "deepspeed_config", "explain", "from_json", "frozen_numbers", "inert_keys", "missing_files", "nearest",
     "ngram_primes", "override", "read_overrides", "reseeded", "resolve", "row_memory", "stream_seed",
-    "unmeasured", "untouched_numbers", "value_of",
+    "untouched_numbers", "value_of",
 ]  # fmt: skip

@@ -75,11 +75,3 @@ def inert_keys(config: Config) -> dict[str, str]:
         facts = (name for name in DataConfig.model_fields if name.startswith("facts_"))
         note(*facts, because=because, section="data")
     return found
-
-
-def unmeasured(config: Config) -> dict[str, str]:
-    """Metric -> why no run of the configuration measures it: the value of a key."""
-    if config.data.corpus == "facts":
-        return {}
-    names = (f"fact_{kind}{of}" for kind in ("nll", "accuracy") for of in ("", "_seen", "_heldout", "_kb_only"))
-    return dict.fromkeys((*names, "val_object_nats", "val_rest_nats"), f"data.corpus is {config.data.corpus}")

@@ -20,6 +20,7 @@ class Row:
     seed: int
     metrics: dict[str, Any]
     status: str = "completed"
+    trial_id: str = ""
 
 
 def rows(seeds: int, **effects: float) -> list[Row]:

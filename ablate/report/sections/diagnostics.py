@@ -119,8 +119,7 @@ def _memory(findings: Findings) -> list[Block]:
     objective = findings.primary.objective
     has_worth = any(entry.worth is not None for entry in findings.bank_use)
     rule += (
-        f"Worth is the paired difference in {objective.metric} to `blind`, the same layer with a bottleneck in place "
-        "of the memory."
+        f"Worth is the paired difference in {objective.metric} to `blind`, the same layer without a memory."
         if has_worth
         else "What it is worth was not measured: no completed run has `memory: blind`, the same layer without a memory."
     )
