@@ -296,6 +296,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
             except KeyboardInterrupt:  # the second signal, or the runner is gone: `halt` says which
                 if halt.reason is None:
                     raise
+            finally:
+                halt.settle()
         return _end(study, ledger, halt=halt, options=options)
 
 

@@ -45,7 +45,7 @@ from ablate.trials.trial import Trial
 from benchmarks import _surface
 from benchmarks._surface import Surface
 
-SPACE = Path(__file__).parent.parent / "search_spaces" / "ema.yaml"
+STUDY = Path(__file__).parent / "data" / "surrogate.yaml"
 Noise = Literal["smooth", "measured"]
 SEEDS: dict[Noise, int] = {"smooth": 200, "measured": 50}
 """Fewer with noise, where searches are long: a draw of the Gaussian process takes half a second."""
@@ -162,8 +162,8 @@ def _line(setting: Setting, noise: Noise, found_S2: np.ndarray) -> Line:
 
 @cache
 def surface() -> tuple[Surface, StudySpec]:
-    """The surface and the study whose space it is over; once a process."""
-    study = study_file.load(SPACE)
+    """The surface and the study of its runs; once a process."""
+    study = study_file.load(STUDY)
     return Surface.of(_surface.read(), study.search), study
 
 
@@ -213,7 +213,7 @@ def _draw(trial: Trial, seed: int) -> int:
 
 def _row(trial: Trial, *, status: Literal["completed", "pruned"], value: float, tokens: int) -> TrialRow:
     now = datetime.now(UTC)
-    metrics: Mapping[str, Any] = {"val_loss": value}
+    metrics: Mapping[str, Any] = {surface()[1].objectives[0].metric: value}
     return TrialRow(
         study=trial.study, trial_id=trial.trial_id, arm=trial.arm, seed=trial.seed, status=status, error_kind=None,
         error=None, config_json="", params=trial.params, metrics=metrics, tokens_seen=tokens, budget_tokens=tokens,

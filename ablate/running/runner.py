@@ -154,6 +154,12 @@ class Halt:
         os.environ[_FAULT] = fault
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
+    def settle(self) -> None:
+        """From now on signals do nothing if the study should stop: its end takes seconds, and is not left half done."""
+        if self.reason:
+            for number in self._previous:
+                signal.signal(number, signal.SIG_IGN)
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python handles signals only there
             for number in ASKING:

@@ -104,7 +104,9 @@ class TokenMemory(nn.Module):
     def factors(self, u_BTD: Tensor) -> tuple[Tensor, list[Factors]]:
         """The normalised query of all heads, and for each head the factors whose product is its scores."""
         query_BTQ = torch.nn.functional.linear(u_BTD.to(self.query.weight.dtype), self.query.weight)
-        queries, of_head = query_BTQ.chunk(self.heads, dim=-1), self.keys_2nh.chunk(self.heads, dim=1)
+        queries, of_head = (query_BTQ,), (self.keys_2nh,)
+        if self.heads > 1:  # the gradient of a chunk is a copy, of one chunk too
+            queries, of_head = query_BTQ.chunk(self.heads, dim=-1), self.keys_2nh.chunk(self.heads, dim=1)
         queries = [self.query_norm(query_BTQ) for query_BTQ in queries]
         if self.cosine:
             queries = [normalise_halves(query_BTQ) for query_BTQ in queries]

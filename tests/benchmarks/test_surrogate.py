@@ -60,7 +60,7 @@ def test_a_fit_finds_what_matters_and_what_is_noise():
 
 
 def test_parameters_are_measured_as_their_distributions_do():
-    search = study_file.load(surrogate.SPACE).search
+    search = study_file.load(surrogate.STUDY).search
     low = {"model.ema_decay": 0.3, "model.ema_update_freq": 1, "model.knowledge_length": 4,
            "train.balance_loss_coef": 0.01}  # fmt: skip
     high = {"model.ema_decay": 0.999, "model.ema_update_freq": 50, "model.knowledge_length": 32,
@@ -87,8 +87,13 @@ def test_the_committed_runs_have_every_rung_and_no_machine():
     assert len(runs.params) >= 60
     assert np.isfinite(runs.values_NR).all()
     assert runs.tokens_R == tuple(20_480 * rung for rung in range(1, 11))
-    assert set(runs.params[0]) == set(study_file.load(surrogate.SPACE).search)
+    assert set(runs.params[0]) == set(study_file.load(surrogate.STUDY).search)
     assert "/" not in _surface.RUNS.read_text(encoding="utf-8")
+
+
+def test_the_surface_is_over_the_space_of_the_shipped_search():
+    shipped = Path(surrogate.__file__).parent.parent / "search_spaces" / "ema.yaml"
+    assert study_file.load(surrogate.STUDY).search == study_file.load(shipped).search
 
 
 @pytest.mark.slow  # a benchmark

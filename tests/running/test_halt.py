@@ -75,6 +75,19 @@ def test_nothing_disturbs_what_must_come_to_its_end(number: signal.Signals) -> N
         assert halt.reason == "signal", "the handlers are there again"
 
 
+@pytest.mark.parametrize("number", ASKING)
+def test_a_third_signal_leaves_the_end_of_a_study_whole(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Halt() as halt:
+        halt.settle()
+        os.kill(os.getpid(), number)
+        assert halt.reason == "signal", "a study that may continue is not settled"
+        halt.settle()
+        os.kill(os.getpid(), number)
+        halt.abandon("Ray is gone")  # while it is shut down
+    assert signal.getsignal(number) is before
+
+
 def test_a_halt_that_is_abandoned_interrupts_at_once_and_says_why() -> None:
     with Halt() as halt:
         with pytest.raises(KeyboardInterrupt):
