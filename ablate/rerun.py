@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
     before = Ledger(lookup.find(given.study, results=given.results))
     spec = study_json.parse(before.read_study(), place=before.place).spec
     row = _row_of(before, given.trial, objective=spec.objectives[0])
-    trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name))
+    trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name, before.trainer.settings))
     _check(row, trial, ledger=before, verify=given.verify)
     # To verify a pruned trial, stop where the search stopped it. Without --verify, train to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None

@@ -64,6 +64,7 @@ class TrialRow:
     schema_version: int = SCHEMA_VERSION
     versions: str | None = None
     code_hash: str | None = None
+    data_digest: str | None = None
 
     def cells(self) -> dict[str, Any]:
         """Column -> value, without the metrics of a failed trial."""

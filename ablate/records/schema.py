@@ -74,6 +74,7 @@ TRIAL_ENDS: tuple[Column, ...] = (
     Column("schema_version", "int", "", "", "version of this table"),
     Column("versions", "string", "", "", "packages that can change a number: `ray 2.60.0, torch 2.13.0`"),
     Column("code_hash", "string", "", "", "hash of the trainer's code; where both trials have it, commits may differ"),
+    Column("data_digest", "string", "", "", "digest of the data that the trial saw, where its trainer reports one"),
 )
 """The last columns of trials/ID.parquet."""
 

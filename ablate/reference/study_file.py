@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import get_args
+from collections.abc import Iterator, Mapping
+from typing import get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from ablate.reference import markdown
 from ablate.reference.fields import default, descriptions, kind, shown
 from ablate.spec.distributions import KINDS
-from ablate.spec.models import Ablation, EarlyStopping, Hypothesis, Objective, Optimizer, Resources, Section, Tracking
+from ablate.spec.models import Ablation, EarlyStopping, Hypothesis, Objective, Optimizer, Resources, Tracking
 from ablate.spec.reader import SECTIONS
 from ablate.spec.yaml_marks import DEPTH, SIZE
+from ablate.trainers.own.settings import Settings
+from ablate.trainers.section import Section
 
 _INTRO = f"""A study file is YAML: at most {SIZE // 2**10} KiB and {DEPTH} levels deep, without tags, aliases or
 objects. Numbers are numbers however they are written (`1e-4`, `50_000`), up to 2^53. `--set KEY=VALUE` of
@@ -28,6 +30,7 @@ _SECTIONS = {
         " RTX 4090), and [configuration keys](configuration.md) that override it, nested (`data: {corpus: facts}`) or"
         " dotted (`data.corpus: facts`). Paths are relative to the file, those of `--set` to the current folder",
     ),
+    "trainer": ("the token memory", "[your own function or command](#trainer) instead; `base` then needs no preset"),
     "search": ("—", "key to [distribution](#distributions). A study has a `search`, an `ablation`, or both"),
     "objective": ("val_loss, min", "[what is searched for](#objective)"),
     "optimizer": ("—", "[how the search draws its trials](#optimizer)"),
@@ -41,6 +44,7 @@ _SECTIONS = {
 """Section -> default and description, of every section that the reader knows."""
 
 MODELS: dict[str, type[Section]] = {
+    "trainer": Settings,
     "objective": Objective,
     "optimizer": Optimizer,
     "early_stopping": EarlyStopping,
@@ -51,6 +55,9 @@ MODELS: dict[str, type[Section]] = {
 }
 _WRITTEN = {"ablation.sequential": "ablation.seeds"}
 """A field that the reader fills, and the key under which a file has it."""
+
+_FILLED = ("trainer.at",)
+"""Fields that no file has."""
 
 _DEFAULTS = {"objective.mode": "the metric's own"}
 """Defaults that the reader finds out and no model has."""
@@ -68,11 +75,13 @@ def fields(name: str, model: type[Section]) -> Iterator[tuple[str, str, FieldInf
     """Every key below `name`: the dotted key, what may be written, the field, its description."""
     about = descriptions(model)
     for key, field in model.model_fields.items():
+        if f"{name}.{key}" in _FILLED:
+            continue
         inner, dotted = _section_in(field.annotation), f"{name}.{key}"
         dotted = _WRITTEN.get(dotted, dotted)
         yield dotted, "mapping" if inner else kind(field), field, about[key]
         if inner:
-            yield from fields(dotted, inner)
+            yield from fields(f"{dotted}.NAME" if get_origin(field.annotation) is Mapping else dotted, inner)
 
 
 def _section(name: str, model: type[Section]) -> list[str]:

@@ -68,7 +68,8 @@ class InlineRunner:
                 file=sys.__stderr__,
             )
 
-        watchdog = Watchdog(watch, clock=clock, halt=self.halt, give_up=give_up, hard_s=self.hard_s)
+        grace_s = trial.config.trainer.stop_s
+        watchdog = Watchdog(watch, clock=clock, halt=self.halt, give_up=give_up, hard_s=self.hard_s, grace_s=grace_s)
         self.on_event(Event(trial, "started"))
         row = None
         try:

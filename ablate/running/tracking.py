@@ -63,9 +63,9 @@ class Tracker:
             return
         numbers: dict[str, float | int | list[float]] = {
             **report.metrics,
-            "lr": report.lr,
+            **({} if report.lr is None else {"lr": report.lr}),
             "tokens_seen": report.tokens_seen,
-            "loss": sum(report.losses) / max(len(report.losses), 1),
+            **({"loss": sum(report.losses) / len(report.losses)} if report.losses else {}),
         }
         finite = {
             name: value for name, value in numbers.items() if isinstance(value, (int, float)) and math.isfinite(value)

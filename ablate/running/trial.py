@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import sysconfig
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ablate.running.runner import Progress
 from ablate.running.tracking import Mode, Tracker
 from ablate.trainers import Config, Report, Result, Train, Trainer, Verdict
 from ablate.trials.trial import Trial
+
+_STANDARD_LIBRARY, _HERE = sysconfig.get_paths()["stdlib"], str(Path(__file__).parents[1])
 
 _MOST_TRACEBACK = 16 * 2**10  # characters
 
@@ -79,7 +82,8 @@ def _run(
     trial: Trial, *, context: StudyContext, tell: Callable[[Progress], Verdict], only_rank: bool, train: Train
 ) -> TrialRow | None:
     ledger, started_at = context.ledger, datetime.now(UTC)
-    attempt = ledger.claim(trial.trial_id)
+    attempt, folder = ledger.claim(trial.trial_id), ledger.checkpoint_dir(trial.trial_id, own=True)
+    code_hash = trial.config.trainer.code_hash  # that of now: the code may be edited while it trains
     last: Progress | None = None
     overdue: Overdue | None = None
     with recorded() as output, Tracker(trial, mode=context.swanlab, folder=ledger.path("swanlab")) as tracker:
@@ -100,8 +104,10 @@ def _run(
 
         end: Failure | Result
         try:
-            end = train(trial.config, report, checkpoint_dir=ledger.checkpoint_dir(trial.trial_id, own=True))
+            end = train(trial.config, report, checkpoint_dir=folder)
             ledger.keep_checkpoint(trial.trial_id, attempt=attempt)
+            if printed := trial.config.trainer.output(folder):
+                ledger.write_log(trial.trial_id, attempt=attempt, text=printed)
         except StaleAttempt:
             if not only_rank:  # the other ranks wait for this one until their group ends
                 raise
@@ -109,7 +115,8 @@ def _run(
         except Exception as error:  # the trial's edge: every exception becomes a row
             if full_disk(error):
                 raise
-            ledger.write_log(trial.trial_id, attempt=attempt, text=traceback_text(error) + output.tail())
+            printed = trial.config.trainer.output(folder) or output.tail()
+            ledger.write_log(trial.trial_id, attempt=attempt, text=traceback_text(error) + printed)
             if not only_rank:
                 raise
             if isinstance(error, TryAgain):
@@ -121,6 +128,7 @@ def _run(
             if overdue is not None:
                 end = timeout(overdue)
         row = final_row(trial, end=end, context=context, attempt=attempt, started_at=started_at, last=last)
+        row = replace(row, code_hash=code_hash or None)
         if not isinstance(end, Failure):
             ledger.write_samples(trial.trial_id, end.samples)
         tracker.end(row)
@@ -160,9 +168,15 @@ def failure_of(error: BaseException, *, trainer: Trainer) -> Failure:
     if isinstance(error, CannotWrite):  # gets no row, but another process sends it home this way
         return Failure("error", kind=CannotWrite.__name__, message=error.line)
     frames = traceback.extract_tb(error.__traceback__)
+    # The place in what the user writes, rather than in a library that it calls.
+    frames = [frame for frame in frames if not _is_library(frame.filename)] or frames
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
     message = escape.one_line(str(error), limit=500) + place
     return Failure(trainer.failure_kind(error), kind=type(error).__name__, message=message)
+
+
+def _is_library(file: str) -> bool:
+    return "site-packages" in file or file.startswith((_STANDARD_LIBRARY, _HERE, "<"))
 
 
 def final_row(
@@ -203,6 +217,7 @@ def final_row(
         device="" if failed else end.device,
         versions=provenance.versions(),
         code_hash=trial.config.trainer.code_hash or None,
+        data_digest=None if failed else end.data_digest or None,
     )
 
 

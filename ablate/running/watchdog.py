@@ -36,13 +36,15 @@ class Unresponsive(KeyboardInterrupt):
 @dataclass
 class Watchdog:
     """Watches a trial inside `watching`. `hard_s`: seconds after the exception until the process ends. Just before
-    that a thread calls `give_up`, which records and prints why the trial ends (None: it was interrupted)."""
+    that a thread calls `give_up`, which records and prints why the trial ends (None: it was interrupted). `grace_s`:
+    seconds that an interrupted trial has to write a checkpoint and return."""
 
     watch: Watch
     clock: Clock
     halt: Halt
     give_up: Callable[[Overdue | None], None]
     hard_s: float = 10.0
+    grace_s: float = GRACE_S
     _over: threading.Event = field(default_factory=threading.Event)
     _error: OutOfTime | Unresponsive | None = None
 
@@ -86,7 +88,7 @@ class Watchdog:
             now_s = self.clock.now_s()
             if halted_s is None and (signals or self.halt.reason is not None):
                 halted_s = now_s
-            unresponsive = halted_s is not None and now_s - halted_s > GRACE_S
+            unresponsive = halted_s is not None and now_s - halted_s > self.grace_s
             overdue = overdue or (None if halted_s is not None else self.watch.overdue(now_s=now_s))
             if raised_s is None and (overdue is not None or unresponsive):
                 raised_s = now_s

@@ -184,7 +184,9 @@ def remaining_gpu_hours(spec: StudySpec, hours: Sequence[tuple[str, float | None
 
 def measured_flops_per_s(speeds: Sequence[tuple[Config, float]]) -> float | None:
     """Median FLOP/s of trials, from (configuration, tokens/s); None without trials."""
-    return median(config.cost.flops_per_token * speed for config, speed in speeds) if speeds else None
+    known = [(config.cost.flops_per_token, speed) for config, speed in speeds]
+    reached = [flops * speed for flops, speed in known if flops is not None]
+    return median(reached) if reached else None
 
 
 def _words(name: str) -> frozenset[str]:

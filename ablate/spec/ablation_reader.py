@@ -228,6 +228,8 @@ def _check_match(
         unit = known.budget_unit
         rule = f"needs a budget in {unit}, and the {unit} of an epoch are unknown until the corpus is read"
         raise tree.bad(key, match, rule, f"give {known.budget} in base, or match tokens")
+    if match == "flops" and not base.cost.flops_per_token:
+        raise tree.bad(key, match, "the trainer does not say how many FLOPs it takes", "match tokens or wall")
     if match not in ("params", "total_params"):
         return
     which = "active" if match == "params" else "trained"

@@ -21,6 +21,8 @@ def budget_for_flops(baseline: Config, arm: Config) -> int:
     """The budget at which the arm's FLOPs, by the trainer's formula, equal the baseline's."""
     control, own = baseline.cost, arm.cost
     assert control.budget is not None, "a study that matches FLOPs has its budget in the trainer's unit"
+    assert control.flops_per_token is not None, "the reader asks whether the trainer says its FLOPs"
+    assert own.flops_per_token is not None, "as the baseline's"
     return max(1, round(control.budget * control.flops_per_token / own.flops_per_token))
 
 
@@ -48,7 +50,7 @@ def size(config: Config, match: Match) -> int:
     found = config.cost.active_parameters if match == "params" else config.cost.parameters
     if found is None:
         rule = "the trainer does not say how many parameters it trains"
-        raise ParameterError("ablation.match", match, rule, "match params or tokens")
+        raise ParameterError("ablation.match", match, rule, "match tokens")
     return found
 
 

@@ -5,33 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator
 
 from ablate.spec.distributions import Distribution
-from ablate.spec.yaml_marks import LARGEST, Document
+from ablate.spec.yaml_marks import Document
 from ablate.trainers import Config, Trainer
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""A whole number in any notation, `5e4` too."""
-
-
-def broken(rule: str, hint: str) -> PydanticCustomError:
-    """The error that a validator raises: the broken rule, and a hint."""
-    return PydanticCustomError("rule", "{rule}", {"rule": rule, "hint": hint})
-
-
-class Section(BaseModel):
-    """A part of a study file: frozen, closed, strict. Docstrings under fields are docs/reference's descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from ablate.trainers.section import Section, Whole, broken
 
 
 class Objective(Section):

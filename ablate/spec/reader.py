@@ -15,8 +15,8 @@ from ablate.spec.yaml_marks import Document
 from ablate.trainers import Config, Trainer, check_key
 
 SECTIONS = (
-    "study", "question", "base", "search", "objective", "optimizer", "early_stopping", "ablation", "hypotheses",
-    "targets", "resources", "tracking",
+    "study", "question", "trainer", "base", "search", "objective", "optimizer", "early_stopping", "ablation",
+    "hypotheses", "targets", "resources", "tracking",
 )  # fmt: skip
 
 
@@ -83,7 +83,9 @@ class Reader:
         return question or ""
 
     def _base(self) -> Config:
-        written = self._tree.mapping("base", hint="add `base: {preset: tiny}`")
+        has_defaults = bool(self._trainer.description.settings)
+        hint = "add `base: {preset: tiny}`"
+        written = self._tree.optional("base") if has_defaults else self._tree.mapping("base", hint=hint)
         overrides = self._tree.overrides("base.", written)
         try:
             return self._trainer.resolve(overrides)
@@ -110,7 +112,7 @@ class Reader:
     def _objectives(self, base: Config) -> tuple[Objective, ...]:
         written = self._tree.value("objective")
         if written is None:
-            return (Objective(metric="val_loss", mode="min"),)
+            return (self._default_objective(),)
         several = isinstance(written, list)
         if several and not written:
             raise self._tree.bad("objective", "[]", "empty list", "write {metric: val_loss, mode: min}")
@@ -126,6 +128,17 @@ class Reader:
         if len(set(metrics)) < len(metrics):
             raise self._tree.bad("objective", ", ".join(metrics), "a metric twice", "remove one of them")
         return objectives
+
+    def _default_objective(self) -> Objective:
+        """The metric of the learning curves, else the first of which less or more is better."""
+        known = self._trainer.description
+        directed = [
+            metric for metric in known.metrics if metric.better and metric.name in (known.curve or metric.name,)
+        ]
+        if not directed:
+            rule = "no metric of the trainer says whether less or more is better"
+            raise self._tree.bad("objective", "missing", rule, "write {metric: NAME, mode: min}")
+        return Objective(metric=directed[0].name, mode=directed[0].better or "min")
 
     def _objective(self, key: str, written: object) -> Objective:
         if not isinstance(written, dict):

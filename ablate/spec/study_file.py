@@ -10,17 +10,27 @@ from ablate.errors import BadInput, ParameterError
 from ablate.spec import designs, overrides, yaml_marks
 from ablate.spec.models import StudySpec
 from ablate.spec.reader import Reader
+from ablate.spec.yaml_marks import Document
 from ablate.trainers import Config, Trainer
 
 
 def load(path: Path | str, sets: Sequence[str] = (), *, trainer: Trainer | None = None) -> StudySpec:
     """The study of a file with `--set` values over it. Reads no data file (`check_files` does). Raises BadInput.
 
-    `trainer`: the trainer that is studied; None means the token memory.
+    `trainer`: the trainer that is studied; None means the one that the section `trainer` describes, else the token
+    memory.
     """
     path = Path(path)
     document = overrides.apply(yaml_marks.read(path), sets)
-    return Reader(document, folder=path.parent, trainer=trainer or trainers.load()).study(path)
+    return Reader(document, folder=path.parent, trainer=trainer or _trainer(document, path.parent)).study(path)
+
+
+def _trainer(document: Document, folder: Path) -> Trainer:
+    written = document.tree.get("trainer")
+    try:
+        return trainers.load() if written is None else trainers.read(written, folder=folder)
+    except ParameterError as error:
+        raise error.at(document.place(error.key)) from None
 
 
 def check_files(spec: StudySpec) -> str:
@@ -52,7 +62,8 @@ def _check(spec: StudySpec, configs: Iterable[tuple[str, Config]]) -> dict[str, 
             try:
                 hashes[data] = spec.trainer.check_data(config)
             except ParameterError as error:
-                raise error.at(spec.document.place(f"{prefix}{error.key}")) from None
+                key = error.key if error.key.startswith("trainer.") else f"{prefix}{error.key}"
+                raise error.at(spec.document.place(key)) from None
     return hashes
 
 
@@ -71,7 +82,7 @@ def missing_data(spec: StudySpec) -> list[BadInput]:
     found: dict[tuple[str, str], BadInput] = {}
     for prefix, config in _configs(spec):
         for key, path in spec.trainer.missing_files(config):
-            place = spec.document.place(f"{prefix}{key}")
+            place = spec.document.place(key if key.startswith("trainer.") else f"{prefix}{key}")
             hint = "check the path; in a study file it is relative to that file, in --set to the current folder"
             found.setdefault((key, path), BadInput(place, key, path, "no such file", hint))
     return list(found.values())

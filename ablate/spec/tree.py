@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from ablate.errors import BadInput, ParameterError, nearest
 from ablate.spec import overrides
-from ablate.spec.models import Section
 from ablate.spec.yaml_marks import Document
 from ablate.trainers import Trainer
+from ablate.trainers.section import Section, explain
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 NAME_HINT = "use letters, digits, `_`, `-` and `.`, and begin with a letter, a digit or `_`"
@@ -107,40 +107,3 @@ class Tree:
             yield
         except ParameterError as error:
             raise error.at(self.document.place(prefix + error.key)) from None
-
-
-def explain(error: ValidationError) -> ParameterError:
-    """The first of pydantic's errors in this project's words: dotted key, value, rule and hint."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    context = first.get("ctx", {})
-    if first["type"] == "rule":  # raised by `models.broken`
-        return ParameterError(key, _shown(first["input"]), context["rule"], context["hint"])
-    rule, hint = _RULES.get(first["type"], (first["msg"], "see docs/reference/study-file.md"))
-    bound = next(iter(context.values()), "")
-    return ParameterError(key, _shown(first["input"]), rule, hint.format(bound=bound))
-
-
-_WHOLE = ("not a whole number", "write it like 16 or 1_024")
-_REAL = ("not a number", "write it like 0.1 or 1e-4")
-_RULES = {
-    "missing": ("missing", "give it a value"),
-    "int_type": _WHOLE,
-    "int_from_float": _WHOLE,
-    "float_type": _REAL,
-    "finite_number": ("not finite", "give a finite number"),
-    "string_type": ("not a text", "put it in quotes"),
-    "bool_type": ("not true or false", "write true or false"),
-    "model_type": ("not a mapping", "write `key: value` pairs"),
-    "literal_error": ("not one of the allowed values", "use {bound}"),
-    "greater_than": ("out of range", "must be greater than {bound}"),
-    "greater_than_equal": ("out of range", "must be at least {bound}"),
-    "less_than": ("out of range", "must be less than {bound}"),
-    "less_than_equal": ("out of range", "must be at most {bound}"),
-}
-"""Pydantic's error type -> rule and hint."""
-
-
-def _shown(value: object) -> str:
-    text = "missing" if isinstance(value, dict) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -14,15 +14,13 @@ from typing import Any
 import yaml
 
 from ablate.errors import BadInput
+from ablate.trainers.section import EXACT
 
 DEPTH = 32
 """Most levels of a file's tree; a study needs five."""
 
 SIZE = 2**18
 """Most bytes of a file. Reading takes about a second for 100,000 bytes, and any file may be given."""
-
-LARGEST = 2**53
-"""Parquet, JSON readers and Optuna store numbers as doubles, in which larger whole numbers are not exact."""
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]{0,40}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
@@ -165,8 +163,8 @@ class _Walker:
         if getattr(node, "style", None) is not None:  # quoted, or a block
             return text
         read = _plain(text)
-        if isinstance(read, int) and abs(read) > LARGEST:
-            raise BadInput(self._place(node), key, text, "too large to be exact", f"give {LARGEST:,} at most")
+        if isinstance(read, int) and abs(read) > EXACT:
+            raise BadInput(self._place(node), key, text, "too large to be exact", f"give {EXACT:,} at most")
         return read
 
     def _check_text(self, node: yaml.Node, key: str, text: str) -> None:

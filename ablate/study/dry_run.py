@@ -293,7 +293,7 @@ def _cost(config: Config) -> tuple[float | None, float | None]:
     found = config.cost
     if found.budget is None:
         return None, None
-    return found.budget, found.budget * found.flops_per_token
+    return found.budget, None if found.flops_per_token is None else found.budget * found.flops_per_token
 
 
 def _sum(values: list[float | None]) -> float | None:

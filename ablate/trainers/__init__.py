@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import cast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 from ablate.errors import ParameterError, nearest
 from ablate.trainers.protocol import Config, Cost, Description, Metric, Report, Result, Train, Trainer, Verdict
 
 __all__ = [
     "DEFAULT", "Config", "Cost", "Description", "Metric", "Report", "Result", "Train", "Trainer", "Verdict",
-    "check_key", "is_imported", "load",
+    "check_key", "is_imported", "load", "read",
 ]  # fmt: skip
 
 DEFAULT = "token_memory"
 
-TRAINERS = {DEFAULT: "ablate.trainers.token_memory:TokenMemory"}
+TRAINERS = {DEFAULT: "ablate.trainers.token_memory:TokenMemory", "own": "ablate.trainers.own.trainer:OwnTrainer"}
 """Name -> module:class. A name that is not in this table must itself be `module:class`."""
 
 
-def load(name: str = DEFAULT) -> Trainer:
-    """Import the trainer of this name."""
+def load(name: str = DEFAULT, settings: Mapping[str, Any] | None = None) -> Trainer:
+    """Import the trainer of this name; `settings` are those of its description."""
     module, _, attribute = TRAINERS.get(name, name).partition(":")
-    return cast(Trainer, getattr(importlib.import_module(module), attribute)())
+    found: Any = getattr(importlib.import_module(module), attribute)
+    return cast(Trainer, found.of(settings) if settings else found())
+
+
+def read(written: Any, *, folder: Path) -> Trainer:
+    """The trainer that the section `trainer:` of a study file in `folder` describes. Raises ParameterError."""
+    return importlib.import_module("ablate.trainers.own.reader").read(written, folder=folder)
 
 
 def is_imported(name: str) -> bool:

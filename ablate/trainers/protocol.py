@@ -42,7 +42,8 @@ class Description:
     report draws; "" for the objective. `later_keys`: parameters that came after the trainer's first release -> the
     value that trials had before; a value equal to it is left out of what identifies a trial or a study. `headlines`:
     the metrics that a trial's record shows first. `sections`: prefix of a key -> title, for pages that list a
-    configuration. `most_epochs`: passes over the training data beyond which a study is warned.
+    configuration. `most_epochs`: passes over the training data beyond which a study is warned. `settings`: what makes a
+    trainer of this name the study's, as a study file's `trainer:` says it; empty where the name is enough.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Description:
     later_keys: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, str] = field(default_factory=dict)
     most_epochs: float = 4.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """One line: a notebook shows it."""
@@ -83,11 +85,11 @@ class Description:
 class Cost:
     """What a configuration costs, by formula. `peak_gib`: peak memory of one process, in GiB. `flops_per_token`: FLOPs
     of forward and backward for one unit of the budget. `budget`: in units; None where it depends on data that is not
-    read. `parameters`: all trained ones, those that are not active too; None where the trainer does not say.
+    read. `parameters`: all trained ones, those that are not active too. Where the trainer does not say, None.
     """
 
-    active_parameters: int
-    flops_per_token: float
+    active_parameters: int | None
+    flops_per_token: float | None
     peak_gib: float
     budget: int | None
     parameters: int | None = None
@@ -105,15 +107,15 @@ class Verdict(StrEnum):
 class Report:
     """The progress of a run: one row of its history.
 
-    `losses`: training loss of every step since the last report. `metrics`: those measured for this report. `note`: a
-    message for the user, shown once.
+    `losses`: training loss of every step since the last report; empty where the trainer does not say. `lr`: None where
+    it does not say. `metrics`: those measured for this report. `note`: a message for the user, shown once.
     """
 
     step: int
     tokens_seen: int
     budget_tokens: int
     wall_s: float
-    lr: float
+    lr: float | None
     losses: list[float]
     metrics: Mapping[str, float | int | list[float]]
     note: str = ""
@@ -121,8 +123,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget. `metrics`: the last value of
-    each."""
+    """How a run ended. `verdict` is CONTINUE for a run that used its whole budget. `metrics`: the last value of each.
+    `data_digest`: of the data that the run itself saw, in its order; "" where it does not say."""
 
     verdict: Verdict
     step: int
@@ -132,6 +134,7 @@ class Result:
     device: str
     metrics: Mapping[str, float | int | list[float]]
     samples: list[dict[str, Any]] = field(default_factory=list)
+    data_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,11 @@ class Trainer(Protocol):
         """
         ...
 
+    @property
+    def stop_s(self) -> float:
+        """Seconds that an interrupted run may take to write a checkpoint and return."""
+        ...
+
     def hold_to_share(self, share: float) -> None:
         """Limit this process to `share` (0 to 1) of its GPU's memory."""
         ...
@@ -343,6 +351,10 @@ class Trainer(Protocol):
         ...
 
     # ---- what a run leaves behind
+
+    def output(self, checkpoint_dir: Path) -> str:
+        """What the last run printed; "" where it printed to the streams of this process."""
+        ...
 
     def checkpoint_text(self, checkpoint_dir: Path, *, top: int) -> list[dict[str, Any]]:
         """The `top` most used entries of the newest checkpoint's memory, as text. Raises ParameterError or BadInput,

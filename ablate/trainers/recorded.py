@@ -72,6 +72,7 @@ class Question:
     """A question to a trainer: about the `subject` of a study (see `subject`), or the `checkpoint_text` of a folder."""
 
     trainer: str
+    settings: Mapping[str, Any]
     about: Literal["subject", "checkpoint_text"]
     arguments: Sequence[str]
 
@@ -88,17 +89,22 @@ class Subject:
     epoch: int | None
 
 
-@lru_cache(maxsize=64)
-def subject(trainer: str, *, preset: str | None, configs: tuple[str, ...], epoch_of: str | None) -> Subject:
+def subject(trainer: Description, *, preset: str | None, configs: tuple[str, ...], epoch_of: str | None) -> Subject:
     """Ask what a study trains. `preset`: of its base, None where it has none; `configs`: recorded configurations;
     `epoch_of`: the one whose epoch is asked for, which may take a second. Knows nothing where the trainer cannot be
     asked, such as where it is not installed."""
-    found = _ask(Question(trainer, "subject", [json.dumps(preset), json.dumps(epoch_of), *configs]))
+    arguments = (json.dumps(preset), json.dumps(epoch_of), *configs)
+    found = _subject_of(trainer.name, json.dumps(dict(trainer.settings)), arguments)
     if found is None:
         return Subject(None, {}, None)
     defaults, costs, epoch = found
     known = {config: Cost(**cost) for config, cost in zip(configs, costs, strict=True) if cost is not None}
     return Subject(defaults, known, epoch)
+
+
+@lru_cache(maxsize=64)
+def _subject_of(trainer: str, settings_json: str, arguments: tuple[str, ...]) -> Any:
+    return _ask(Question(trainer, json.loads(settings_json), "subject", arguments))
 
 
 @dataclass(frozen=True)
@@ -109,15 +115,15 @@ class CheckpointText:
     why_not: str
 
 
-def checkpoint_text(trainer: str, folder: Path, *, top: int) -> CheckpointText:
+def checkpoint_text(trainer: Description, folder: Path, *, top: int) -> CheckpointText:
     """The `top` most used entries of the newest checkpoint in `folder`, as text."""
-    answer = _ask(Question(trainer, "checkpoint_text", [str(folder), str(top)]))
+    answer = _ask(Question(trainer.name, trainer.settings, "checkpoint_text", [str(folder), str(top)]))
     return CheckpointText(*answer) if answer is not None else CheckpointText((), "its trainer cannot be asked")
 
 
 def answer(question: Question) -> Any:
     """Import the trainer and answer the question, in values that JSON can hold."""
-    trainer = load(question.trainer)
+    trainer = load(question.trainer, question.settings)
     if question.about == "subject":
         return _subject(trainer, *question.arguments)
     folder, top = question.arguments

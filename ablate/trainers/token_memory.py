@@ -196,6 +196,8 @@ class TokenMemory:
         result = api.train(_native(config), tell, checkpoint_dir=checkpoint_dir)
         return Result(**{**vars(result), "verdict": Verdict(result.verdict)})
 
+    stop_s = 8.0
+
     def hold_to_share(self, share: float) -> None:
         """Set the limit of PyTorch's allocator."""
         api.hold_to_share(share)
@@ -205,6 +207,10 @@ class TokenMemory:
         return cast(Literal["oom", "nan", "error"], api.failure_kind(error))
 
     # ---- what a run leaves behind
+
+    def output(self, checkpoint_dir: Path) -> str:  # noqa: ARG002 - the protocol's
+        """A run prints to this process's streams."""
+        return ""
 
     def checkpoint_text(self, checkpoint_dir: Path, *, top: int) -> list[dict[str, Any]]:
         """The entries of the bank: `entry`, `count`, `slots_changed`, `now`, `start`."""

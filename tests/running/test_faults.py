@@ -29,6 +29,7 @@ from ablate.running.runner import Event, Halt
 from ablate.running.trial import StudyContext, run_trial
 from ablate.study import lifecycle
 from ablate.trainers import Verdict
+from ablate.trainers.token_memory import TokenMemory
 from ablate.trials.trial import Trial
 from tests import ROOT, study_files
 from tests.commands.test_sweep import run as sweeping
@@ -179,9 +180,7 @@ def test_ctrl_c_ends_a_hang_outside_python(tmp_path: Path) -> None:
 def test_an_interrupted_trial_that_does_not_answer_is_ended_and_the_report_written(
     space: Path, play: Callable[..., Scripted], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ablate.running import watchdog
-
-    monkeypatch.setattr(watchdog, "GRACE_S", 1.0)
+    monkeypatch.setattr(TokenMemory, "stop_s", 1.0)
     train = play("complete", "silent")
     silent = space.parent / "silent"
     code = (

@@ -123,6 +123,8 @@ def test_matched_flops_are_equal_within_one_token(memory: str):
     tokens = matching.budget_for_flops(base, arm)
     control, own = base.cost, arm.cost
     assert control.budget is not None
+    assert control.flops_per_token is not None
+    assert own.flops_per_token is not None
     assert abs(tokens * own.flops_per_token - control.budget * control.flops_per_token) <= own.flops_per_token
     assert (tokens > control.budget) == (own.flops_per_token < control.flops_per_token)
 

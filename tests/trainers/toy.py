@@ -137,6 +137,11 @@ class Toy:
     def failure_kind(self, error: BaseException) -> Literal["oom", "nan", "error"]:
         return "nan" if isinstance(error, ArithmeticError) else "error"
 
+    stop_s = 8.0
+
+    def output(self, checkpoint_dir: Path) -> str:
+        return ""
+
     def checkpoint_text(self, checkpoint_dir: Path, *, top: int) -> list[dict[str, Any]]:
         raise ParameterError("memory", "", "a walk has no memory", "")
 

@@ -22,7 +22,7 @@ def confirmed_sections(findings: Findings) -> list[Section]:
 def verdict(findings: Findings, found: Confirmation) -> str:
     """Whether the search's best trial is best on fresh seeds too, in words. `best` stays the search's trial."""
     winner, freshest, unit = found.winner, found.freshest, findings.primary.unit
-    text = f"The search's best trial is {winner.trial_id}; `best` names it in every command. "
+    text = f"The search's best trial is {winner.trial_id}; best names it in every command. "
     if freshest is None or len(found.candidates) < 2:
         return text + "No second trial has fresh seeds yet, so its rank is not judged."
     if freshest is not winner:

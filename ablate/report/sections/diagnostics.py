@@ -119,7 +119,7 @@ def _memory(findings: Findings) -> list[Block]:
     objective = findings.primary.objective
     has_worth = any(entry.worth is not None for entry in findings.bank_use)
     rule += (
-        f"Worth is the paired difference in {objective.metric} to `blind`, the same layer without a memory."
+        f"Worth is the paired difference in {objective.metric} to blind, the same layer without a memory."
         if has_worth
         else "What it is worth was not measured: no completed run has `memory: blind`, the same layer without a memory."
     )
@@ -147,7 +147,7 @@ def _memory(findings: Findings) -> list[Block]:
         label="bank_use",
         caption="Reliance on the memory, nats a token: val_loss with the bank's rows permuted (bank_use_nats), with "
         "the read set to zero, and with the read replaced by its mean, each minus val_loss."
-        + f" Worth: {objective.metric} minus that of `blind`, paired by seed."
+        + f" Worth: {objective.metric} minus that of blind, paired by seed."
         * has_worth,
         columns=(
             GROUP,

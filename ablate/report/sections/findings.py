@@ -202,7 +202,9 @@ def analyse(data: StudyData) -> Findings:
             cost_effectiveness(
                 trials,
                 effects=effects_shown,
-                flops_per_token={config: cost.flops_per_token for config, cost in subject.costs.items()},
+                flops_per_token={
+                    config: cost.flops_per_token for config, cost in subject.costs.items() if cost.flops_per_token
+                },
             )
         ),
         judged=tuple(judged if seen is None or seen.seen else without_equality(judged)),
@@ -246,7 +248,7 @@ def _subject(data: StudyData) -> recorded.Subject:
     unknown = not np.isfinite(floats(trials, "epoch_tokens")).any()
     base = data.facts.spec.base
     return recorded.subject(
-        data.trainer.name,
+        data.trainer,
         preset=str(base["preset"]) if "preset" in base else None,
         configs=configs,
         epoch_of=configs[0] if configs and unknown else None,

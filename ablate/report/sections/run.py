@@ -217,7 +217,7 @@ def bank_use(row: dict[str, Any], trainer: Description) -> list[Block]:
 def bank_content(study_dir: Place, trial_id: str) -> Block:
     """The most used bank entries of its checkpoint as text, now and at the start, or why they cannot be shown."""
     ledger = Ledger(study_dir)
-    found = recorded.checkpoint_text(ledger.trainer.name, ledger.checkpoint_dir(trial_id), top=ENTRIES)
+    found = recorded.checkpoint_text(ledger.trainer, ledger.checkpoint_dir(trial_id), top=ENTRIES)
     if found.why_not:
         return words(f"Its entries cannot be shown as text: {one_line(found.why_not, limit=300)}.")
     return Table(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ablate.running.ray.coordinator import Coordinator
+from ablate.running.runner import GRACE_S
 from ablate.running.trial import StudyContext
 from ablate.trainers import Train
 from ablate.trials.trial import Trial
@@ -23,7 +24,7 @@ class RunContext:
 
     `storage`: Train's own files; `cuda`: whether a worker sees a GPU that torch can use; `card_gib`: the memory of such
     a GPU, 0 if unknown (a trial's share of it is in the trial); `reuse`: whether Tune's actors, in which trials without
-    workers train, are kept for the next trial.
+    workers train, are kept for the next trial; `grace_s`: seconds that an interrupted trial has to return.
     """
 
     context: StudyContext
@@ -33,6 +34,7 @@ class RunContext:
     storage: str
     cuda: bool
     card_gib: float = 0.0
+    grace_s: float = GRACE_S
     reuse: bool = True
 
 

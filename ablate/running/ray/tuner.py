@@ -30,7 +30,7 @@ from ablate.running.ray.run_context import RunContext, run_name
 from ablate.running.ray.searcher import TRIAL, SourceSearcher, failure_result
 from ablate.running.ray.timeout_monitor import TimeoutMonitor
 from ablate.running.ray.trial import drive, train_here
-from ablate.running.runner import GRACE_S, Halt, Listener
+from ablate.running.runner import Halt, Listener
 from ablate.running.trial import StudyContext, by_trainer
 from ablate.scheduling.admission import Admission, Sizes, smallest_config
 from ablate.scheduling.packing import Slots, fit
@@ -86,7 +86,12 @@ class RayRunner:
                 run_config=tune.RunConfig(
                     name=f"{self.study}-{time.time_ns():x}",
                     storage_path=self.run_context.storage,
-                    stop=_InterruptStopper(self.halt, coordinator=self.run_context.coordinator, searcher=searcher),
+                    stop=_InterruptStopper(
+                        self.halt,
+                        coordinator=self.run_context.coordinator,
+                        searcher=searcher,
+                        grace_s=self.run_context.grace_s,
+                    ),
                     verbose=0,
                 ),
             )
@@ -137,6 +142,7 @@ def start(
             coordinator=Coordinator(f"{spec.study}-coordinator", limits=context.limits),
             slots=fit(spec.resources, nodes=cluster.nodes, cuda=cluster.cuda),
             storage=storage,
+            grace_s=spec.trainer.stop_s,
             cuda=cluster.cuda,
             card_gib=card_gib,
         )
@@ -216,8 +222,8 @@ class _InterruptStopper(Stopper):
     Tune calls `stop_all` several times a second; its loop has no other hook to check the halt.
     """
 
-    def __init__(self, halt: Halt, *, coordinator: Coordinator, searcher: SourceSearcher) -> None:
-        self._halt, self._coordinator, self._searcher = halt, coordinator, searcher
+    def __init__(self, halt: Halt, *, coordinator: Coordinator, searcher: SourceSearcher, grace_s: float) -> None:
+        self._halt, self._coordinator, self._searcher, self._grace_s = halt, coordinator, searcher, grace_s
         self._since: float | None = None
         self._timeout_monitor = TimeoutMonitor(coordinator, end_from_outside=searcher.end_from_outside)
 
@@ -237,7 +243,7 @@ class _InterruptStopper(Stopper):
         if self._since is None:
             self._since = time.monotonic()
             self._coordinator.interrupt()
-        if not self._searcher.has_reported or time.monotonic() - self._since > GRACE_S:
+        if not self._searcher.has_reported or time.monotonic() - self._since > self._grace_s:
             raise _GraceOver
         return False
 
