@@ -8,7 +8,7 @@ import os
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ablate import cli, escape, trainers
@@ -32,16 +32,19 @@ from ablate.trials.trial import Trial, make
 @dataclass(frozen=True)
 class Comparison:
     """Two runs, compared step by step. `first`: the first step that differs, with its loss before and now (None: the
-    run lacks this step); None where all `steps` are the same, bit for bit."""
+    run lacks this step); None where all `steps` are the same, bit for bit. `metric`: what was compared at every report
+    where the trainer gives no losses of steps; "" where it does."""
 
     steps: int
     first: tuple[int, float | None, float | None] | None
+    metric: str = ""
 
     def __str__(self) -> str:
         if self.first is None:
-            return f"identical: {self.steps} steps"
+            return f"identical: {self.steps} {'reports' if self.metric else 'steps'}"
         step, before, now = self.first
-        return f"different: step {step}: loss was {_shown(before)}, is {_shown(now)}"
+        where, what = (f"at {step}", self.metric) if self.metric else (f"step {step}", "loss")
+        return f"different: {where}: {what} was {_shown(before)}, is {_shown(now)}"
 
 
 def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int:
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
     spec = study_json.parse(before.read_study(), place=before.place).spec
     row = _row_of(before, given.trial, objective=spec.objectives[0])
     trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name, before.trainer.settings))
-    _check(row, trial, ledger=before, verify=given.verify)
+    _check(row, trial, ledger=before, objective=spec.objectives[0] if given.verify else None)
     # To verify a pruned trial, stop where the search stopped it. Without --verify, train to the end.
     stop_at = row.tokens_seen if given.verify and row.status == "pruned" else None
     with lock.hold(Ledger(before.place / "reruns")):
@@ -72,8 +75,9 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
         print(escape.one_line(outcome(again, metric=spec.objectives[0].metric), limit=1_000))
         print(f"results: {ledger.place}")
         return cli.DONE if again.status in MEASURED else cli.NO_SUCCESS
-    found = compare(losses(before, trial.trial_id), losses(ledger, trial.trial_id))
-    print(found)
+    metric = "" if losses(before, trial.trial_id) else spec.objectives[0].metric
+    found = compare(*(_compared(each, trial.trial_id, metric=metric) for each in (before, ledger)))
+    print(replace(found, metric=metric))
     if found.first is None:
         return cli.DONE
     for reason in _possible_reasons(row, again, workers=spec.resources.workers):
@@ -88,6 +92,14 @@ def losses(ledger: Ledger, name: str) -> dict[int, float]:
         first = report["step"] - len(report["losses"]) + 1
         found |= dict(enumerate(report["losses"], start=first))
     return found
+
+
+def _compared(ledger: Ledger, name: str, *, metric: str) -> dict[int, float]:
+    """What is compared: the losses of the steps, or a metric at every report."""
+    if not metric:
+        return losses(ledger, name)
+    reports = ledger.history(name).select(["step", metric]).to_pylist()
+    return {report["step"]: report[metric] for report in reports if report[metric] is not None}
 
 
 def compare(before: Mapping[int, float], now: Mapping[int, float]) -> Comparison:
@@ -170,9 +182,11 @@ def _override(text: str, trainer: Trainer) -> tuple[str, Any]:
     return key, os.path.abspath(os.path.expanduser(value)) if is_path and isinstance(value, str) else value  # noqa: PTH100, PTH111
 
 
-def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, verify: bool) -> None:
-    """Raise BadInput, before anything is written, where data is missing or has changed, or the trial has no losses."""
-    if verify and not losses(ledger, row.trial_id):
+def _check(row: TrialRow, trial: Trial, *, ledger: Ledger, objective: Objective | None) -> None:
+    """Raise BadInput, before anything is written, where data is missing or has changed, or the trial has nothing to
+    verify. `objective`: None where it is not verified."""
+    verify = objective is not None
+    if objective and not any(_compared(ledger, row.trial_id, metric=each) for each in ("", objective.metric)):
         hint = "choose a trial that has reported"
         raise BadInput(str(ledger.place), "--verify", row.trial_id, "it recorded no step to compare", hint)
     for key, path in trial.config.trainer.missing_files(trial.config):
@@ -209,8 +223,8 @@ def _shown(value: float | None) -> str:
 
 
 _VERIFY = (
-    "compare every step's loss with the trial's, bit for bit; prints `identical: N steps`, or the first step that"
-    " differs with both losses (exit 1)"
+    "compare every step's loss with the trial's, bit for bit (of your own trainer: the objective at every report);"
+    " prints `identical: N steps`, or the first one that differs with both values (exit 1)"
 )
 _SET = "change a key of the configuration, e.g. model.ema_decay=0.95; repeatable; not with --verify"
 

@@ -38,7 +38,7 @@ _TRIAL_NEEDS = ("trial_id", "status")
 _HISTORY_NEEDS = ("trial_id", "step", "losses")
 """Columns that every part must have. Other columns that an older version lacks are null."""
 
-_REPORTED = frozenset(column.name for column in HISTORY_COLUMNS)
+_REPORTED = frozenset(column.name for column in HISTORY_COLUMNS if column.name != "lr")
 """Columns that no report leaves empty."""
 
 _LEAST = {**rows.LEAST, "step": 0}
@@ -229,7 +229,7 @@ def _cut_repeats(tables: dict[Path, pa.Table], older: Sequence[Path], newer: pa.
     if not newer.num_rows:
         return
     first = newer.slice(0, 1).to_pylist()[0]
-    resumed_from = first["step"] - len(first["losses"])
+    resumed_from = first["step"] - max(1, len(first["losses"]))  # a trainer of the user's gives no losses of steps
     for path in older:
         if path in tables:
             tables[path] = tables[path].filter(pc.field("step") <= resumed_from)

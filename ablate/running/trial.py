@@ -169,7 +169,8 @@ def failure_of(error: BaseException, *, trainer: Trainer) -> Failure:
         return Failure("error", kind=CannotWrite.__name__, message=error.line)
     frames = traceback.extract_tb(error.__traceback__)
     # The place in what the user writes, rather than in a library that it calls.
-    frames = [frame for frame in frames if not _is_library(frame.filename)] or frames
+    written = [frame for frame in frames if not _is_library(frame.filename)]
+    frames = written if type(error).__module__.startswith("ablate.") else written or frames
     place = f" [at {Path(frames[-1].filename).name}:{frames[-1].lineno}]" if frames else ""
     message = escape.one_line(str(error), limit=500) + place
     return Failure(trainer.failure_kind(error), kind=type(error).__name__, message=message)

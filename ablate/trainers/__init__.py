@@ -6,12 +6,13 @@ Importing this package imports no trainer; `load` imports one.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from ablate.errors import ParameterError, nearest
+from ablate.errors import BadInput, ParameterError, nearest
 from ablate.trainers.protocol import Config, Cost, Description, Metric, Report, Result, Train, Trainer, Verdict
 
 __all__ = [
@@ -28,8 +29,20 @@ TRAINERS = {DEFAULT: "ablate.trainers.token_memory:TokenMemory", "own": "ablate.
 def load(name: str = DEFAULT, settings: Mapping[str, Any] | None = None) -> Trainer:
     """Import the trainer of this name; `settings` are those of its description."""
     module, _, attribute = TRAINERS.get(name, name).partition(":")
-    found: Any = getattr(importlib.import_module(module), attribute)
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except ImportError:
+        _check_place_of_model()
+        raise
     return cast(Trainer, found.of(settings) if settings else found())
+
+
+def _check_place_of_model() -> None:
+    """Raise BadInput where a user's `model` stands in the place of the package that the token memory is."""
+    found, own = importlib.util.find_spec("model"), Path(__file__).parents[2] / "model"
+    if found is not None and found.origin is not None and own.is_dir() and own not in Path(found.origin).parents:
+        rule = "the token memory's package has this name too, and this one is found first"
+        raise BadInput(found.origin, "", "", rule, "run the command in another folder, or rename it")
 
 
 def read(written: Any, *, folder: Path) -> Trainer:

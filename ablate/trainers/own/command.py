@@ -87,6 +87,7 @@ def run(settings: Settings, trial: Trial, reporting: Reporting, *, at: Path, sha
         environ = environment(trial, reports=channel, share=share)
         with _started(arguments(settings, trial), at=at, environ=environ) as running:
             meters.root = running.pid
+            meters.look()
             for piece in running.output():
                 for line in output.take(piece):
                     if settings.reports.file is None:

@@ -59,7 +59,7 @@ class Meters:
     def metrics(self, *, progress: int) -> dict[str, float]:
         """Peaks so far in GiB, and the speed since the last report in units of the budget a second."""
         self.look()
-        found = {"peak_rss_gib": self._rss, "peak_gib": self._gpu or self._rss}
+        found = {"peak_rss_gib": self._rss, "peak_gib": self._gpu or self._rss} if self._rss else {}
         now_s = time.monotonic()
         if progress > self._last[1] and now_s > self._last[0]:
             found["tokens_per_s"] = (progress - self._last[1]) / (now_s - self._last[0])
