@@ -40,12 +40,12 @@ CSV_COLUMNS = tuple(
 )  # fmt: skip
 
 MATCHES = {
-    "tokens": "Arms are compared at equal training tokens.",
+    "tokens": "Arms are compared at equal training {unit}.",
     "flops": "Arms are compared at equal training FLOPs (by formula, forward and backward).",
     "wall": "Arms are compared at equal wall time of training.",
-    "params": "Arms are compared at equal training tokens, and their active parameters (trained ones, the embedding "
+    "params": "Arms are compared at equal training {unit}, and their active parameters (trained ones, the embedding "
     "table left out) are the baseline's within 2%.",
-    "total_params": "Arms are compared at equal training tokens, and all their trained parameters are the baseline's "
+    "total_params": "Arms are compared at equal training {unit}, and all their trained parameters are the baseline's "
     "within 2%.",
 }
 MIXED = "†"
@@ -110,8 +110,9 @@ def _design(findings: Findings) -> str:
         if tuned
         else ""
     )
+    compared = MATCHES.get(match, f"Arms are compared at equal {match}.").format(unit=findings.data.trainer.budget_unit)
     return (
-        f"{MATCHES.get(match, f'Arms are compared at equal {match}.')} Baseline: {baseline}. Every arm runs on the "
+        f"{compared} Baseline: {baseline}. Every arm runs on the "
         f"baseline's seeds; a difference is arm − baseline on one seed.{tuning}{_declared_test(findings)}"
     )
 
@@ -197,15 +198,24 @@ def _table(findings: Findings, per: PerObjective, chosen: Sequence[Effect], *, d
             Column("p_holm", "p Holm"),
             Column("mde", "mde"),
             Column("dropped", "dropped"),
-            Column("memory", "memory credited", number=False),
+            *([Column("memory", "memory credited", number=False)] if _has_memory(findings) else []),
         ),
-        rows=(_baseline_row(per), *(_row(findings, per, effect, prefix=prefix) for effect in chosen)),
+        rows=(_baseline_row(per, findings), *(_row(findings, per, effect, prefix=prefix) for effect in chosen)),
         notes=(
             *_notes(findings, chosen),
             *control_notes(chosen),
             *(floor_notes(per) if design != "reseed" else []),
         ),
     )
+
+
+def _has_memory(findings: Findings) -> bool:
+    return "bank_use_nats" in findings.data.trainer.by_name
+
+
+def _is_the_same(effect: Effect) -> bool:
+    difference = effect.difference
+    return effect.n > 1 and difference.mean == difference.low == difference.high == 0.0
 
 
 def _dropped_in_words(chosen: Sequence[Effect]) -> str:
@@ -227,6 +237,12 @@ def _notes(findings: Findings, chosen: Sequence[Effect]) -> tuple[str, ...]:
         notes.append(
             f"{EXPLORATORY} Exploratory, for {formatting.names(arms)}: {reason}. A p value holds for a number of seeds "
             "that was fixed before any result was seen; adding seeds after a look makes small p values too frequent."
+        )
+    if same := [effect.arm for effect in chosen if _is_the_same(effect)]:
+        has = "has" if len(same) == 1 else "have"
+        notes.append(
+            f"{formatting.names(same)} {has} the baseline's values on every seed, to the last bit: what was overridden "
+            "may not reach the training."
         )
     if any(effect.arm in _odd_arms(findings) for effect in chosen):
         notes.append(f"{MIXED} Has trials of another commit, budget, data or version: see the provenance.")
@@ -257,9 +273,9 @@ def power_note(tested: Sequence[Effect | Contrast]) -> tuple[str, ...]:
     return (f"The declared test, at Holm's first step, finds {span} times the mde with that power (simulated).",)
 
 
-def _baseline_row(per: PerObjective) -> tuple[Cell, ...]:
+def _baseline_row(per: PerObjective, findings: Findings) -> tuple[Cell, ...]:
     values = per.baseline
-    blank = [Cell(formatting.DASH, None)] * 8
+    blank = [Cell(formatting.DASH, None)] * (8 if _has_memory(findings) else 7)
     return (
         cell(BASELINE),
         Cell(str(values.n), values.n),
@@ -281,7 +297,7 @@ def _row(findings: Findings, per: PerObjective, effect: Effect, *, prefix: str) 
         *(Cell(_marked(p, peek), p) for p in (effect.p, effect.p_exact, effect.p_holm)),
         Cell(formatting.fixed(effect.mde, places), effect.mde),
         Cell(str(effect.dropped), effect.dropped),
-        cell(_credit_word(findings, per, effect)),
+        *([cell(_credit_word(findings, per, effect))] if _has_memory(findings) else []),
     )
 
 

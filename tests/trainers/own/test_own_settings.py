@@ -41,8 +41,8 @@ def complaint(path: Path, *sets: str) -> str:
         ("  metrics:", "  code: [src/*.py]\n  metrics:", "trainer.code: src/*.py: matches no file"),
         ("  metrics:", "  code: [../*.py]\n  metrics:", "outside of the study file's folder"),
         ("  metrics:", "  reports: json\n  peak_gib: -1\n  metrics:", "trainer.peak_gib: -1: out of range"),
-        ("choice: [0.1", "choice: [low", "search.lr: low: not a number, as its default is"),
-        ("{lr: {choice", "{rate: {choice", "search.rate: unknown key: no such parameter"),
+        ("choice: [0.1", "choice: [low", "own.yaml:10: lr: low: not a number, as its default is"),
+        ("{lr: {choice", "{rate: {choice", "own.yaml:10: rate: unknown key: no such parameter"),
         ("{lr: {choice: [0.1, 0.2]}}", "{seed: {choice: [1, 2]}}", "a seed is chance, not a parameter"),
     ],
 )
@@ -63,7 +63,7 @@ def test_what_is_wrong_is_said_at_its_line(tmp_path: Path, old: str, new: str, s
         ("command: python 'train.py", "not a command (No closing quotation)"),
         (f"{COMMAND}\n  reports: stdout", "not `json`, a file or a pattern"),
         (f"{COMMAND}\n  reports: {{pattern: '(x'}}", "not a regular expression"),
-        (f"{COMMAND}\n  reports: {{pattern: 'loss (?P<val_loss>.*)'}}", r"no group for the budget: steps; add (?P<steps>\d+)"),
+        (f"{COMMAND}\n  reports: {{pattern: 'loss (?P<val_loss>.*)'}}", r"the budget: steps; add (?P<steps>\d+)"),
         (f"{COMMAND}\n  reports: {{pattern: '(?P<steps>.*) (?P<los>.*)'}}", "the pattern's group los names nothing"),
     ],
 )  # fmt: skip
