@@ -29,7 +29,7 @@ from ablate.running.trial import StudyContext
 from ablate.spec import study_file
 from ablate.spec.designs import SEARCH
 from ablate.spec.models import Resources, StudySpec
-from ablate.study import completion, lifecycle, lock, lookup, phases, preflight
+from ablate.study import checks, completion, lifecycle, lock, lookup, phases, preflight
 from ablate.trials import plan
 
 if TYPE_CHECKING:
@@ -281,8 +281,8 @@ def _sweep(study: StudySpec, options: Options) -> int:
                 view.say(line)
             study_progress.rows += ledger.rows()
             stack.enter_context(view)
-            if warning:
-                view.say(warning)
+            for line in (*_of_its_check(study, ledger), *([warning] if warning else [])):
+                view.say(line)
             try:
                 with writing():
                     runner = runner or stack.enter_context(starting)
@@ -299,6 +299,16 @@ def _sweep(study: StudySpec, options: Options) -> int:
             finally:
                 halt.settle()
         return _end(study, ledger, halt=halt, options=options)
+
+
+def _of_its_check(study: StudySpec, ledger: Ledger) -> list[str]:
+    """What short runs of a trainer of the user's have shown; the built-in one is checked by its tests."""
+    if not study.trainer.description.settings:
+        return []
+    found = checks.read(ledger)
+    if found is None:
+        return [f"never checked: `python -m ablate.check {study.file}` says what its numbers can carry"]
+    return [f"its check: {complaint}" for complaint in found.complaints]
 
 
 def _runner(

@@ -189,6 +189,10 @@ class Ledger:
         """Write study.json."""
         self._write_json("study.json", study)
 
+    def write_check(self, found: Mapping[str, Any]) -> None:
+        """Write check.json: what short runs of the trainer showed (`ablate.study.checks`)."""
+        self._write_json("check.json", found)
+
     def read_study(self) -> dict[str, Any]:
         """Read study.json. Raises BadInput where it is missing or is not a JSON object."""
         path, shown = self.store.fetch("study.json"), str(self.place / "study.json")

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ablate import rerun, status, sweep
+from ablate import check, rerun, status, sweep
 from ablate.reference import columns, commands, configuration, study_file
 from ablate.report import writer
 from ablate.trainers import token_memory_pages
@@ -26,6 +26,7 @@ def parsers() -> Mapping[str, ArgumentParser]:
     """Module -> the command line of `python -m MODULE`."""
     return {
         "ablate.sweep": sweep.parser(),
+        "ablate.check": check.parser(),
         "ablate.report": writer.parser(),
         "ablate.rerun": rerun.parser(),
         "ablate.status": status.parser(),
@@ -41,16 +42,16 @@ def main(argv: Sequence[str] | None = None, *, folder: Path = FOLDER) -> int:
         epilog="example: python -m ablate.reference --check",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and name the pages that are stale")
-    check = parser.parse_args(argv).check
+    only_check = parser.parse_args(argv).check
     pages = {name: page() for name, page in PAGES.items()}
     stale = {name: text for name, text in pages.items() if _read(folder / name) != text}
     for name, text in stale.items():
-        if check:
+        if only_check:
             print(f"docs/reference/{name} is stale: run python -m ablate.reference", file=sys.stderr)
         else:
             (folder / name).write_text(text, encoding="utf-8")
             print(folder / name)
-    return 1 if check and stale else 0
+    return 1 if only_check and stale else 0
 
 
 def _read(path: Path) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from ablate import formatting
 from ablate.analyze.search.space import show
 from ablate.analyze.trained import Span, Trained
+from ablate.records.ledger import Ledger
 from ablate.report.render.document import Block, Cell, Code, Column, Section, Table, cell, notice, words
 from ablate.report.sections.findings import Findings
 from ablate.spec.designs import BASELINE, SEARCH
+from ablate.study import checks
 
 
 def trained_sections(findings: Findings) -> list[Section]:
     """The base, and what its trials trained; the base alone before a trial has ended."""
-    blocks: list[Block] = [notice(caution) for caution in findings.cautions] + _base(findings)
+    blocks: list[Block] = [notice(caution) for caution in findings.cautions] + _base(findings) + _check(findings)
     if findings.trained:
         blocks += [words(_passes(findings)), _table(findings)]
     return [Section("What was trained", tuple(blocks))]
@@ -39,6 +41,22 @@ def _base(findings: Findings) -> list[Block]:
         rows=tuple((cell(key), *(Cell(_value(held[key]), held[key]) for held in (base, defaults))) for key in keys),
     )
     return [words("The base is ", *start, " with other values."), table]
+
+
+def _check(findings: Findings) -> list[Block]:
+    """What short runs of the trainer showed; of the built-in trainer its tests do."""
+    found = checks.read(Ledger(findings.data.path))
+    if found is None:
+        never = "The trainer was never checked by short runs (`ablate check`)."
+        return [words(never.replace("`", ""))] if findings.data.trainer.settings else []
+    if found.complaints:
+        return [notice(f"Short runs of the trainer: {complaint}.") for complaint in found.complaints]
+    text = "Short runs of the trainer: the same seed gives the same numbers bit for bit, another seed gives others"
+    text += ", each searched key and each arm changes something"
+    resumed = "; whether a resumed run equals one that was not interrupted is not known"
+    if found.resumed_apart is not None:
+        resumed = ", and a resumed run equals one that was not interrupted"
+    return [words(f"{text}{resumed}.")]
 
 
 def _value(value: object) -> str:
