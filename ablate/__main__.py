@@ -15,6 +15,10 @@ COMMANDS = {
     "report": "write a study's report, also while it runs",
     "status": "the progress of a study",
     "rerun": "train a trial again; compare every step",
+    "export": "a trial's configuration, for a run of your own",
+    "list": "the studies, their state, best and size",
+    "clean": "delete checkpoints, but those of the best trials",
+    "init": "a study file and a trainer that run as they are",
 }
 """Command -> what it does. Each is a module of this name."""
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
     before = Ledger(lookup.find(given.study, results=given.results))
     spec = study_json.parse(before.read_study(), place=before.place).spec
-    row = _row_of(before, given.trial, objective=spec.objectives[0])
+    row = row_of(before, given.trial, objective=spec.objectives[0])
     trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name, before.trainer.settings))
     _check(row, trial, ledger=before, objective=spec.objectives[0] if given.verify else None)
     # To verify a pruned trial, stop where the search stopped it. Without --verify, train to the end.
@@ -133,7 +133,7 @@ def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None,
     return row
 
 
-def _row_of(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
+def row_of(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
     """The row of the trial with this id, or of the `best` trial."""
     rows, unreadable = ledger.rows(), ledger.unreadable_rows()
     for problem in unreadable:

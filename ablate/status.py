@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -210,9 +210,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    arguments = parser().parse_args()
+    arguments = parser().parse_args(argv)
     status = collect(Ledger(lookup.find(arguments.study, results=arguments.results)))
     print(formatting.as_json(_as_json(status)) if arguments.json else escape.printable(render(status)))
     return DONE

@@ -8,7 +8,8 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ablate import check, rerun, status, sweep
+from ablate import check, clean, export, init, rerun, status, sweep
+from ablate import list as list_studies
 from ablate.reference import columns, commands, configuration, study_file
 from ablate.report import writer
 from ablate.trainers import token_memory_pages
@@ -30,6 +31,10 @@ def parsers() -> Mapping[str, ArgumentParser]:
         "ablate.report": writer.parser(),
         "ablate.rerun": rerun.parser(),
         "ablate.status": status.parser(),
+        "ablate.export": export.parser(),
+        "ablate.list": list_studies.parser(),
+        "ablate.clean": clean.parser(),
+        "ablate.init": init.parser(),
         **token_memory_pages.parsers(),
     }
 

@@ -18,7 +18,7 @@ def find(name: str, *, results: Place) -> Place:
     """The place of a study. `name`: a name under `results`, a path or URL, or `latest` (the newest start). Raises
     BadInput where there is no such study."""
     if name == "latest":
-        started = {at: place for place in _studies(results) if (at := _started_at(place))}
+        started = {at: place for place in studies(results) if (at := _started_at(place))}
         if not started:
             raise BadInput(str(results), "latest", "", "there is no study yet", _RUN_ONE)
         return started[max(started)]
@@ -26,7 +26,7 @@ def find(name: str, *, results: Place) -> Place:
         if Ledger(place).exists():
             return place
         lifecycle.check_whole_folder(Ledger(place))
-    known = [place.name for place in _studies(results)]
+    known = [place.name for place in studies(results)]
     raise BadInput(str(results), "study", name, "no such study", nearest(name, known) if known else _RUN_ONE)
 
 
@@ -40,7 +40,8 @@ def _candidates(name: str, *, results: Place) -> list[Place]:
     return [results / name, itself] if name else []
 
 
-def _studies(results: Place) -> list[Place]:
+def studies(results: Place) -> list[Place]:
+    """Every study under `results`."""
     return [results / name for name in store.at(results).folders(having="study.json")]
 
 
