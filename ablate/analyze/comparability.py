@@ -54,6 +54,11 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
         if not any(key.startswith(by_design) for key in keys):
             found.append(_odd(search, "the search", column))
             found += [_odd(runs, f"seed {seed} of the ablation", column) for seed, runs in ablation.groupby("seed")]
+    # What was really consumed, where the trainer is the user's: it counts and reports by itself.
+    if trainer.settings:
+        completed = rows(ablation, ablation["status"] == "completed")
+        for column in ("tokens_seen", "data_digest"):
+            found += [_odd(runs, f"seed {seed} of the ablation", column) for seed, runs in completed.groupby("seed")]
     return [entry for entry in found if entry is not None]
 
 

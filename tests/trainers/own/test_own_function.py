@@ -194,3 +194,22 @@ def test_a_report_needs_neither_the_users_code_nor_its_folder(tmp_path: Path) ->
     for file in (*tmp_path.glob("*.py"), tmp_path / "own.yaml"):
         file.unlink()
     assert writer.main([str(ledger.root)]) == cli.DONE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "column"),
+    [
+        ("trial.report(step,", 'trial.data_digest = trial.params["norm"]; trial.report(step,', "data_digest"),
+        ("trial.report(step,", 'trial.report(step + 5 * (trial.params["norm"] == "rms"),', "tokens_seen"),
+    ],
+)
+def test_arms_that_saw_other_data_or_more_of_it_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, column: str
+) -> None:
+    code, ledger = run(write(tmp_path, WALK.replace(old, new), more=ABLATION))
+    assert code == cli.DONE
+    said = capsys.readouterr().err
+    assert f"trials of seed 1 of the ablation differ in {column} from its others" in said
+    assert not ledger.path("report", "report.md").exists()
+    if column == "data_digest":
+        assert {row.data_digest for row in ledger.rows()} == {"layer", "rms"}
