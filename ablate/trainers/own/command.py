@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ from ablate.trainers.protocol import Verdict
 
 STOP_S = 30.0
 """Seconds between SIGTERM and SIGKILL."""
+
+_LAST_S = 5.0
+"""Ray kills the children of a worker first and then the worker, which would meanwhile record an error that was none. So
+where a command was killed this process waits for its own end."""
 
 _LOOK_EVERY_S = 0.1
 _LONGEST_LINE = 2**16  # bytes; the rest of a longer line is not read for reports
@@ -105,6 +110,8 @@ def run(settings: Settings, trial: Trial, reporting: Reporting, *, at: Path, sha
         output.write(log)
     if reader.wrong is not None:
         raise reader.wrong
+    if reporting.verdict is Verdict.CONTINUE and ended.was_killed:
+        time.sleep(_LAST_S)
     if reporting.verdict is Verdict.CONTINUE and ended.failed:
         raise CommandFailed(ended.message(output.last_line()), out_of_memory=bool(_OOM.search(output.tail)))
 
@@ -235,6 +242,11 @@ class _Ended:
     @property
     def failed(self) -> bool:
         return not self._said.startswith("0 ")
+
+    @property
+    def was_killed(self) -> bool:
+        """By SIGKILL, or its supervisor was."""
+        return self._said == "" or self._said.startswith(f"{-signal.SIGKILL} ")
 
     def message(self, last_line: str) -> str:
         """In words, with the last line of its output."""

@@ -94,7 +94,10 @@ def test_its_output_is_the_trials_log(tmp_path: Path) -> None:
         ("def broken(:", "error", "SyntaxError"),
     ],
 )
-def test_what_is_broken_ends_in_its_row(tmp_path: Path, script: str, status: str, said: str) -> None:
+def test_what_is_broken_ends_in_its_row(
+    tmp_path: Path, script: str, status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_LAST_S", 0.1)
     ledger = train(write(tmp_path, script, how=COMMAND))
     assert [row.status for row in ledger.rows()] == [status] * 2
     assert all(said in (row.error or "") for row in ledger.rows()), ledger.rows()[0].error
