@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     given = parser().parse_args(argv)
     ledger = Ledger(lookup.find(given.study, results=given.results))
-    objective = study_json.parse(ledger.read_study(), place=ledger.place).spec.objectives[0]
-    row = row_of(ledger, given.trial, objective=objective)
+    spec = study_json.parse(ledger.read_study(), place=ledger.place).spec
+    row = row_of(ledger, given.trial, objective=spec.objectives[0], seeds=spec.optimizer.seeds_per_trial)
     if given.form == "yaml":
         print(yaml.safe_dump(json.loads(row.config_json), sort_keys=False, allow_unicode=True), end="")
     elif given.form == "json":

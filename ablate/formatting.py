@@ -147,3 +147,8 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def over_seeds(seeds: int, sd: float | None) -> str:
+    """What a value of a point is, after the value: ` (mean of 3 seeds, sd 0.12)`; "" with one seed."""
+    return "" if seeds == 1 or sd is None else f" (mean of {seeds} seeds, sd {significant(sd, digits=2)})"

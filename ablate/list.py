@@ -63,7 +63,7 @@ def _listed(ledger: Ledger) -> Listed:
         return Listed(ledger.place.name, f"cannot be read: {error.rule}", "", "", size / 2**20)
     state = "running" if lock.is_held(ledger) else "finished" if done.whole else "unfinished"
     objective = study.spec.objectives[0]
-    best = best_of_search(rows, objective=objective)
+    best = best_of_search(rows, objective=objective, seeds=study.spec.optimizer.seeds_per_trial)
     value = f"{objective.metric} {formatting.significant(best[1], digits=5)}" if best else ""
     return Listed(ledger.place.name, state, f"{done.planned - done.left} of {done.planned}", value, size / 2**20)
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
     before = Ledger(lookup.find(given.study, results=given.results))
     spec = study_json.parse(before.read_study(), place=before.place).spec
-    row = row_of(before, given.trial, objective=spec.objectives[0])
+    row = row_of(before, given.trial, objective=spec.objectives[0], seeds=spec.optimizer.seeds_per_trial)
     trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name, before.trainer.settings))
     _check(row, trial, ledger=before, objective=spec.objectives[0] if given.verify else None)
     # To verify a pruned trial, stop where the search stopped it. Without --verify, train to the end.
@@ -133,13 +133,13 @@ def _train(trial: Trial, spec: SpecFile, *, ledger: Ledger, stop_at: int | None,
     return row
 
 
-def row_of(ledger: Ledger, name: str, *, objective: Objective) -> TrialRow:
-    """The row of the trial with this id, or of the `best` trial."""
+def row_of(ledger: Ledger, name: str, *, objective: Objective, seeds: int) -> TrialRow:
+    """The row of the trial with this id, or of the `best` trial; `seeds`: of a point of the search."""
     rows, unreadable = ledger.rows(), ledger.unreadable_rows()
     for problem in unreadable:
         print(escape.one_line(f"left out: {problem}", limit=1_000), file=sys.stderr)
     if name == "best":
-        found = best_of_study(rows, objective=objective)
+        found = best_of_study(rows, objective=objective, seeds=seeds)
         if found is None:
             hint = "wait for one, or name a trial by its id"
             raise BadInput(str(ledger.place), "--trial", name, "no trial has completed", hint)

@@ -6,19 +6,20 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tabulate import tabulate
 
 from ablate import escape, formatting
+from ablate.analyze.basis import points
 from ablate.cli import DONE, guarded
 from ablate.escape import last_lines, one_line
 from ablate.records import locations
 from ablate.records.ledger import Ledger
 from ablate.records.rows import ENDS, MEASURED, TrialRow
-from ablate.running.progress import best_of_search, measured
-from ablate.spec.designs import CONFIRM, SEARCH
+from ablate.running.progress import measured
+from ablate.spec.designs import CONFIRM
 from ablate.spec.models import Objective
 from ablate.study import completion, lifecycle, lock, lookup, study_json
 from ablate.study.completion import Completion
@@ -34,13 +35,16 @@ EPILOG = """example:
 
 @dataclass(frozen=True)
 class Best:
-    """The search's best completed trial by the study's first objective."""
+    """The search's best point by the study's first objective: the trial of its first seed, and the mean over its
+    `seeds` with their standard deviation (None of one)."""
 
     trial_id: str
     arm: str
     metric: str
     value: float
     params: Mapping[str, Any]
+    seeds: int = 1
+    sd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Status:
     hint: str = ""
     control: str | None = None
     confirmed: tuple[Confirmed, ...] = ()
+    without_mean: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Where points have several seeds: point -> its failed seeds and how they ended. Such a point has no mean."""
     block: str = ""
     """With sequential seeds, how far they have come; "" without."""
 
@@ -97,7 +103,7 @@ def collect(ledger: Ledger) -> Status:
     study = study_json.parse(ledger.read_study(), place=ledger.place)
     objective = study.spec.objectives[0]
     rows = ledger.rows()
-    found = best_of_search(rows, objective=objective)
+    seeds = study.spec.optimizer.seeds_per_trial
     running = lock.is_held(ledger)
     done = completion.of(study, rows)
     unfinished = set() if done.whole else ledger.started_ids() - {row.trial_id for row in rows}
@@ -114,7 +120,7 @@ def collect(ledger: Ledger) -> Status:
         planned=done.planned,
         states=states,
         failures={end: count for end, count in ends.items() if end not in MEASURED},
-        best=Best(found[0].trial_id, found[0].arm, objective.metric, found[1], found[0].params) if found else None,
+        best=_best(rows, objective, seeds),
         left_s=_left_s(ledger, rows, unfinished, waiting) if running else None,
         problems=tuple(ledger.problems()),
         failed=tuple(_failed(ledger, row) for row in rows if row.status not in MEASURED)[-_FAILED:],
@@ -122,8 +128,20 @@ def collect(ledger: Ledger) -> Status:
         hint="" if running else _hint(study, rows, done),
         control=study.spec.ablation.control if study.spec.ablation else None,
         confirmed=_confirmed(rows, objective),
+        without_mean={point.trial_id: point.failed for point in points.of(rows, seeds=seeds) if point.failed}
+        if seeds > 1
+        else {},
         block=_block(done),
     )
+
+
+def _best(rows: list[TrialRow], objective: Objective, seeds: int) -> Best | None:
+    known = points.ranked(rows, objective=objective, seeds=seeds)
+    if not known:
+        return None
+    point, mean = known[0]
+    sd = point.sd(objective.metric) if seeds > 1 else None
+    return Best(point.trial_id, point.first.arm, objective.metric, mean, point.first.params, seeds, sd)
 
 
 def _confirmed(rows: list[TrialRow], objective: Objective) -> tuple[Confirmed, ...]:
@@ -151,9 +169,10 @@ def _hint(study: StudyFile, rows: list[TrialRow], done: Completion) -> str:
         return f"not trained, because no trial that prepares them completed: {formatting.names(done.untrained)}"
     if done.whole:
         return ""
-    searched = [row.status for row in rows if row.arm == SEARCH]
+    ended = points.of(rows, seeds=study.spec.optimizer.seeds_per_trial)
+    searched = [point.status for point in ended if point.whole]
     baseline = study.spec.ablation.baseline if study.spec.ablation else None
-    if lifecycle.lacks_winner(baseline=baseline, trials=study.searched, searched=searched):
+    if lifecycle.lacks_winner(baseline=baseline, trials=study.points, searched=searched):
         return lifecycle.NO_WINNER
     return "to resume: the sweep's command line and --resume"
 
@@ -175,10 +194,15 @@ def render(status: Status) -> str:
     if status.best:
         params = formatting.parameters(status.best.params)
         reached = formatting.significant(status.best.value, digits=5)
+        reached += formatting.over_seeds(status.best.seeds, status.best.sd)
         lines += ["", f"best so far: {status.best.metric} {reached}, trial {status.best.trial_id}"]
         lines += [f"  {status.best.arm}: {params}"] if params else [f"  {status.best.arm}"]
     for one in status.confirmed:
         lines.append(f"  on {formatting.count(one.n, 'fresh seed')}: trial {one.trial_id} {one.mean:.4f} (mean)")
+    if status.without_mean:
+        lines += ["", f"{formatting.count(len(status.without_mean), 'point')} without a mean, because of failed seeds:"]
+    for name, failed in status.without_mean.items():
+        lines.append(f"  {name}: " + ", ".join(f"seed {seed} {how}" for seed, how in failed.items()))
     lines += ["", f"sequential seeds: {status.block}"] if status.block else []
     if status.left_s is not None:
         lines += ["", f"time left: {formatting.roughly(status.left_s)}"]

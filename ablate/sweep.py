@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ablate import cli, escape, formatting
+from ablate.analyze.basis import points
+from ablate.analyze.basis.points import Point
 from ablate.errors import BadInput, CannotWrite, writing
 from ablate.records import locations, provenance
 from ablate.records.ledger import Ledger
@@ -22,12 +24,11 @@ from ablate.records.rows import MEASURED, TrialRow
 from ablate.running import environment, tracking
 from ablate.running.limits import Limits
 from ablate.running.live import View, outcome
-from ablate.running.progress import StudyProgress, best_of_search, best_of_study, measured
+from ablate.running.progress import StudyProgress, best_of_study
 from ablate.running.ray import session_folder
 from ablate.running.runner import Halt, Runner, undisturbed
 from ablate.running.trial import StudyContext
 from ablate.spec import study_file
-from ablate.spec.designs import SEARCH
 from ablate.spec.models import Resources, StudySpec
 from ablate.study import checks, completion, lifecycle, lock, lookup, phases, preflight
 from ablate.trials import plan
@@ -231,7 +232,8 @@ def cautions_of(study: StudySpec, run: DryRun, *, earlier: Place | None) -> list
     found = cautions.planned(budgets, epoch=epoch, most=study.trainer.description.most_epochs)
     if earlier is not None:
         data, objective = dataset.read(earlier), study.objectives[0]
-        learned = floors.floors(data.trials, objective=objective, declared=tuple(data.arms))
+        seeds = study.optimizer.seeds_per_trial
+        learned = floors.floors(data.trials, objective=objective, declared=tuple(data.arms), seeds=seeds)
         found += cautions.above_floor(learned)
         found += cautions.risen(data.trials, data.history, objective=objective)
     return found
@@ -260,7 +262,9 @@ def _sweep(study: StudySpec, options: Options) -> int:
         git_commit=provenance.git("rev-parse", "HEAD"),
         limits=_limits(study.resources),
     )
-    study_progress = StudyProgress(study.objectives[0], planned=plan.planned(study))
+    study_progress = StudyProgress(
+        study.objectives[0], planned=plan.planned(study), seeds=study.optimizer.seeds_per_trial
+    )
     with halt:  # until the report is written
         if halt.abandoned:  # by the process whose place this one takes
             return _end(study, context.ledger, halt=halt, options=options)
@@ -351,7 +355,7 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
     from ablate.report.sections import summary
 
     rows = ledger.rows()
-    best = best_of_search(rows, objective=study.objectives[0])
+    known = points.ranked(rows, objective=study.objectives[0], seeds=study.optimizer.seeds_per_trial)
     folder = answer = None
     cautions: tuple[str, ...] = ()
     try:
@@ -363,9 +367,10 @@ def _conclude(study: StudySpec, ledger: Ledger, options: Options) -> int:
         print(f"no report: {error}\npython -m ablate.report {ledger.place} --allow-mixed writes it", file=sys.stderr)
     except OSError as error:  # a full disk: the measurements are in the ledger nevertheless
         print(f"no report: {error}; later: python -m ablate.report {ledger.place}", file=sys.stderr)
-    ended = Ended(study, rows, best=best, answer=answer, cautions=cautions, report=folder)
+    ended = Ended(study, rows, known=known, answer=answer, cautions=cautions, report=folder)
     print(formatting.as_json(_as_json(ended)) if options.json else escape.printable("\n".join(_as_lines(ended))))
-    return cli.DONE if best_of_study(rows, objective=study.objectives[0]) else cli.NO_SUCCESS
+    found = known or best_of_study(rows, objective=study.objectives[0], seeds=study.optimizer.seeds_per_trial)
+    return cli.DONE if found else cli.NO_SUCCESS
 
 
 def _limits(resources: Resources) -> Limits:
@@ -376,13 +381,14 @@ def _limits(resources: Resources) -> Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """What the last lines say. `best`: of the search, since the lowest value over arms and seeds is no answer.
+    """What the last lines say. `known`: the search's points that have a mean, best first, since the lowest value over
+    arms and seeds is no answer.
     `answer`: of the ablation; None without one, or without a report. `cautions`: why the results may say less than they
     seem to."""
 
     study: StudySpec
     rows: Sequence[TrialRow]
-    best: tuple[TrialRow, float] | None
+    known: Sequence[tuple[Point[TrialRow], float]]
     answer: Answer | None
     cautions: tuple[str, ...]
     report: Place | None
@@ -400,21 +406,21 @@ def _as_lines(ended: Ended) -> list[str]:
         lines.append("answer: none, see above")
     if not counts["completed"]:
         lines.append("best: none, no trial completed")
-    elif ended.best is None and study.search:
+    elif not ended.known and study.search:
         lines.append(f"best: none, no trial of the search completed with a {study.objectives[0].metric}")
-    elif ended.best is not None:
-        (row, value), metric = ended.best, study.objectives[0].metric
+    elif ended.known:
+        (point, value), metric = ended.known[0], study.objectives[0].metric
         reached = f"{metric} {formatting.significant(value, digits=5)}"
-        tied = sum(other == value for _, other in measured((each for each in rows if each.arm == SEARCH), metric))
+        reached += formatting.over_seeds(point.seeds, point.sd(metric))
+        tied = sum(other == value for _, other in ended.known)
         reached += f" ({tied} trials tie)" if tied > 1 else ""
-        lines.append(f"best: trial {row.trial_id} {reached} {formatting.parameters(row.params)}")
+        lines.append(f"best: trial {point.trial_id} {reached} {formatting.parameters(point.first.params)}")
     lines += [f"caution: {caution}" for caution in ended.cautions]
     lines.append(f"report: {ended.report / 'report.md' if ended.report else 'none, see above'}")
     return lines
 
 
 def _as_json(ended: Ended) -> dict[str, object]:
-    metric, best = ended.study.objectives[0].metric, ended.best
     return {
         "study": ended.study.study,
         "trials": Counter(row.status for row in ended.rows),
@@ -423,11 +429,16 @@ def _as_json(ended: Ended) -> dict[str, object]:
             for row in ended.rows
             if row.status not in MEASURED
         ],
-        "best": {"trial_id": best[0].trial_id, metric: best[1], "params": dict(best[0].params)} if best else None,
+        "best": _best_as_json(*ended.known[0], ended.study.objectives[0].metric) if ended.known else None,
         **({"answer": asdict(ended.answer) if ended.answer else None} if ended.study.ablation else {}),
         "cautions": list(ended.cautions),
         "report": str(ended.report / "report.md") if ended.report else None,
     }
+
+
+def _best_as_json(point: Point[TrialRow], value: float, metric: str) -> dict[str, object]:
+    spread = {"seeds": point.seeds, "sd": point.sd(metric)} if point.seeds > 1 else {}
+    return {"trial_id": point.trial_id, metric: value, **spread, "params": dict(point.first.params)}
 
 
 if __name__ == "__main__":

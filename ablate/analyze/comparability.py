@@ -2,9 +2,9 @@
 
 The code is the hash of the trainer's files (`code_hash`). Rows of before there was one have only their commit.
 
-A search's trials are compared with each other, an arm's run with the baseline's run on the same seed. Seeds may differ
-in data and budget, because the seed draws the world of `facts`. A difference that the study asks for is allowed: a
-searched batch size changes the budget a little, and an arm may change the data.
+A search's trials on one seed are compared with each other, an arm's run with the baseline's run on the same seed. Seeds
+may differ in data and budget, because the seed draws the world of `facts`. A difference that the study asks for is
+allowed: a searched batch size changes the budget a little, and an arm may change the data.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def mixed(trials: pd.DataFrame, *, varied: Iterable[str], trainer: Description) 
             found.append(_odd(runs, comparison, "versions"))
     for column, by_design in (("budget_tokens", trainer.size_keys), ("data_hash", trainer.data_keys)):
         if not any(key.startswith(by_design) for key in keys):
-            found.append(_odd(search, "the search", column))
+            several = len(set(search["seed"])) > 1
+            found += [
+                _odd(runs, f"seed {seed} of the search" if several else "the search", column)
+                for seed, runs in search.groupby("seed")
+            ]
             found += [_odd(runs, f"seed {seed} of the ablation", column) for seed, runs in ablation.groupby("seed")]
     # What was really consumed, where the trainer is the user's: it counts and reports by itself.
     if trainer.settings:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ablate.analyze.arms.paired import arm_names
 from ablate.analyze.basis.frames import completed, floats, of_arm
-from ablate.analyze.search.best import ranked
+from ablate.analyze.search.best import best_runs
 from ablate.spec.designs import BASELINE, SEARCH
 from ablate.spec.models import Objective
 
@@ -36,9 +36,10 @@ class Floors:
         return self.bigram - self.val_loss
 
 
-def floors(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[Floors]:
-    """One entry each for the search's best trial, the baseline and the arms, where their trials have floors."""
-    winner = ranked(of_arm(trials, SEARCH), objective=objective).head(1)
+def floors(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), seeds: int = 1) -> list[Floors]:
+    """One entry each for the search's best trial, the baseline and the arms, where their trials have floors. `seeds`:
+    of a point of the search."""
+    winner = best_runs(of_arm(trials, SEARCH), objective=objective, seeds=seeds)
     done = completed(trials)
     arms = [(arm, of_arm(done, arm)) for arm in [BASELINE, *arm_names(trials, declared=declared)]]
     found = []

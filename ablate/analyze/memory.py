@@ -21,7 +21,7 @@ import pandas as pd
 from ablate.analyze.arms.paired import Effect, arm_names
 from ablate.analyze.basis.frames import completed, floats, of_arm, texts
 from ablate.analyze.basis.stats import Interval, t_interval
-from ablate.analyze.search.best import ranked
+from ablate.analyze.search.best import best_runs
 from ablate.spec.designs import BASELINE, SEARCH
 from ablate.spec.models import Objective
 from ablate.trainers import recorded
@@ -56,9 +56,12 @@ class BankUse:
         return self.use.above_zero
 
 
-def bank_use(trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = ()) -> list[BankUse]:
-    """One entry each for the search's best trial, the baseline and the arms, where their trials have a bank."""
-    winner = ranked(of_arm(trials, SEARCH), objective=objective).head(1)
+def bank_use(
+    trials: pd.DataFrame, *, objective: Objective, declared: Sequence[str] = (), seeds: int = 1
+) -> list[BankUse]:
+    """One entry each for the search's best trial, the baseline and the arms, where their trials have a bank. `seeds`:
+    of a point of the search."""
+    winner = best_runs(of_arm(trials, SEARCH), objective=objective, seeds=seeds)
     done = completed(trials)
     groups = {arm: of_arm(done, arm) for arm in [BASELINE, *arm_names(trials, declared=declared)]}
     blind = next((runs for runs in groups.values() if _is_blind(runs)), None)

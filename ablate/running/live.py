@@ -71,7 +71,8 @@ class View:
         parts = [f"{study_progress.planned} planned: {', '.join(counts)}"]
         if study_progress.best is not None:
             row, value = study_progress.best
-            parts.append(f"best {study_progress.objective.metric} {formatting.significant(value)} ({row.trial_id})")
+            best = "best" if study_progress.seeds == 1 else "best mean"
+            parts.append(f"{best} {study_progress.objective.metric} {formatting.significant(value)} ({row.trial_id})")
         left_s = study_progress.left_s(now_s=time.monotonic())
         if left_s is not None:
             parts.append(f"{formatting.roughly(left_s)} left")

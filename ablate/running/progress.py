@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ablate.formatting import LARGEST
+from ablate.analyze.basis import points
 from ablate.running.runner import Event, Progress
-from ablate.spec.designs import SEARCH, is_preparation
+from ablate.spec.designs import is_preparation
 
 if TYPE_CHECKING:
     from ablate.records.rows import TrialRow
@@ -38,10 +38,12 @@ class Running:
 
 @dataclass
 class StudyProgress:
-    """Counts events. `planned`: all trials of the study; `rows`: final rows, at first those of earlier runs."""
+    """Counts events. `planned`: all trials of the study; `seeds`: of a point of its search; `rows`: final rows, at
+    first those of earlier runs."""
 
     objective: Objective
     planned: int
+    seeds: int = 1
     rows: list[TrialRow] = field(default_factory=list)
     running: dict[str, Running] = field(default_factory=dict)
     _took_s: list[float] = field(default_factory=list)
@@ -73,8 +75,8 @@ class StudyProgress:
 
     @property
     def best(self) -> tuple[TrialRow, float] | None:
-        """The search's best completed trial so far and its objective value; None before the first."""
-        return best_of_search(self.rows, objective=self.objective)
+        """The search's best point so far and its value, as `best_of_search` gives them; None before the first."""
+        return best_of_search(self.rows, objective=self.objective, seeds=self.seeds)
 
     def left_s(self, *, now_s: float) -> float | None:
         """Seconds until all planned trials have ended, estimated from how long trials took; None while unknown.
@@ -95,34 +97,30 @@ class StudyProgress:
         return max([whole, *under_way])
 
 
-def best_of_study(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
+def best_of_study(rows: Sequence[TrialRow], *, objective: Objective, seeds: int = 1) -> tuple[TrialRow, float] | None:
     """A study's best trial and its objective value; None if there is none.
 
     The search's best trial comes first, then the arms' best. Trials that tune or calibrate do not count as results. Do
     not show it as the best: the lowest value over arms and seeds is no answer (`best_of_search` is one)."""
-    return best_of_search(rows, objective=objective) or best_of(
+    return best_of_search(rows, objective=objective, seeds=seeds) or best_of(
         [row for row in rows if not is_preparation(row.arm)], objective=objective
     )
 
 
-def best_of_search(rows: Sequence[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
-    """The search's best trial and its objective value; None where no trial of a search completed."""
-    return best_of([row for row in rows if row.arm == SEARCH], objective=objective)
-
-
-def best_searched(rows: Iterable[TrialRow], *, objective: Objective, count: int) -> list[TrialRow]:
-    """The `count` best completed trials of a search, in the order of `best_of`."""
-    found = measured([row for row in rows if row.arm == SEARCH], objective.metric)
-    return [row for row, _ in sorted(found, key=lambda pair: (objective.sign * pair[1], pair[0].trial_id))[:count]]
+def best_of_search(rows: Sequence[TrialRow], *, objective: Objective, seeds: int = 1) -> tuple[TrialRow, float] | None:
+    """The search's best point by its mean over `seeds`: the trial of its first seed, and the mean. None where no point
+    has one."""
+    found = points.ranked(rows, objective=objective, seeds=seeds)
+    return (found[0][0].first, found[0][1]) if found else None
 
 
 def best_of(rows: Iterable[TrialRow], *, objective: Objective) -> tuple[TrialRow, float] | None:
     """The best of the completed trials among `rows` and its objective value; None if there is none."""
-    sign = 1 if objective.mode == "min" else -1
-    return min(measured(rows, objective.metric), key=lambda pair: (sign * pair[1], pair[0].trial_id), default=None)
+    found = measured(rows, objective.metric)
+    return min(found, key=lambda pair: (objective.sign * pair[1], pair[0].trial_id), default=None)
 
 
 def measured(rows: Iterable[TrialRow], metric: str) -> list[tuple[TrialRow, float]]:
-    """The completed trials that have a value of `metric`, with it. Neither NaN nor what is beyond LARGEST is one."""
-    found = [(row, float(row.metrics[metric])) for row in rows if row.status == "completed" and metric in row.metrics]
-    return [(row, value) for row, value in found if abs(value) <= LARGEST]
+    """The completed trials that have a value of `metric`, with it."""
+    found = [(row, points.value_of(row, metric)) for row in rows]
+    return [(row, value) for row, value in found if value is not None]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from ablate.analyze.basis import points
+from ablate.analyze.basis.points import Point
 from ablate.errors import ParameterError
 from ablate.formatting import LARGEST
 from ablate.records import draws
@@ -30,60 +32,76 @@ from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
 from ablate.search import samplers
 from ablate.search.learners import TRIAL_ID
-from ablate.spec.designs import SEARCH
 from ablate.spec.models import StudySpec
 from ablate.trainers import recorded
-from ablate.trials.plan import search_trial
+from ablate.trials.plan import search_trials
 from ablate.trials.trial import Trial
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A point with all its `trials`, and those that have ended."""
+
+    trials: tuple[Trial, ...]
+    ends: tuple[TrialRow, ...] = ()
+
+    @property
+    def missing(self) -> list[Trial]:
+        """The trials that have not ended."""
+        ended = {end.trial_id for end in self.ends}
+        return [trial for trial in self.trials if trial.trial_id not in ended]
+
+
+@dataclass(frozen=True)
 class Rebuilt:
-    """A search as the ledger records it: its study on a new journal, the ids of all drawn trials, number -> trial of
-    those that did not end, and the ids of those that successive halving told to stop."""
+    """A search as the ledger records it: its study on a new journal, the ids of all drawn points, number -> point of
+    those that did not end, and the ids of those that successive halving told to stop. A point has the id of its first
+    trial."""
 
     study: optuna.Study
     storage: JournalStorage
     drawn: frozenset[str]
-    unfinished: Mapping[int, Trial]
+    unfinished: Mapping[int, Begun]
     stopped: frozenset[str]
 
 
 def rebuild(spec: StudySpec, ledger: Ledger, *, pruner: optuna.pruners.BasePruner) -> Rebuilt:
     """Rebuild the study from the ledger and replace its journal."""
-    rows = {row.trial_id: row for row in ledger.rows() if row.arm == SEARCH}
-    replay = _Replay(spec, pruner, rows)
+    ends = points.of(ledger.rows(), seeds=spec.optimizer.seeds_per_trial)
+    replay = _Replay(spec, pruner, ends)
     recorded_draws, problems = draws.recorded(ledger.store)
     for problem in problems:
         _LOG.warning("left out: %s/%s", ledger.place, problem)
-    for draw in _every_draw(recorded_draws, rows, keys=tuple(spec.search)):
+    for draw in _every_draw(recorded_draws, ends, spec=spec):
         replay.draw(draw)
-    if len(spec.objectives) == 1:
+    if len(spec.objectives) == 1 and spec.optimizer.seeds_per_trial == 1:
         for trial_id, tokens, value in _reports(ledger, metric=spec.objectives[0].metric):
             replay.report(trial_id, tokens=tokens, value=value)
     replay.tell_ends()
     study, storage = _write(spec, ledger.path("optuna.journal"), replay.study.get_trials(deepcopy=False))
-    drawn = frozenset(rows) | {trial.trial_id for trial in replay.unfinished.values()}
-    return Rebuilt(study, storage, drawn, unfinished=replay.unfinished, stopped=frozenset(replay.stopped))
+    drawn = {point.trial_id for point in ends if point.whole}
+    drawn |= {begun.trials[0].trial_id for begun in replay.unfinished.values()}
+    return Rebuilt(study, storage, frozenset(drawn), unfinished=replay.unfinished, stopped=frozenset(replay.stopped))
 
 
 class _Replay:
     """Replays a search's draws, reports and ends to a study in memory."""
 
-    def __init__(self, spec: StudySpec, pruner: optuna.pruners.BasePruner, rows: Mapping[str, TrialRow]) -> None:
-        self._spec, self._pruner, self._rows = spec, pruner, rows
+    def __init__(self, spec: StudySpec, pruner: optuna.pruners.BasePruner, ends: Sequence[Point[TrialRow]]) -> None:
+        self._spec, self._pruner = spec, pruner
+        self._ended = {end.trial_id: point for point in ends for end in point.ends}
         self._storage = InMemoryStorage()
         self.study = optuna.create_study(storage=self._storage, directions=samplers.directions(spec), pruner=pruner)
         self._space = samplers.space(spec.search)
         self._first: dict[str, int] = {}
-        """Trial -> the number of its first draw, which is the trained one."""
+        """Point -> the number of its first draw, which is the trained one."""
         self._repeats: dict[int, str] = {}
-        """Number of a repeated draw -> its trial."""
+        """Number of a repeated draw -> its point."""
         self._audited: set[str] = set()
         self._budgets: dict[str, int | None] = {}
-        self.unfinished: dict[int, Trial] = {}
+        self.unfinished: dict[int, Begun] = {}
         self.stopped: set[str] = set()
 
     def draw(self, draw: Draw) -> None:
@@ -93,9 +111,9 @@ class _Replay:
             self.study.add_trial(unfit or optuna.trial.create_trial(state=TrialState.FAIL))
             return
         number = len(self._storage.get_all_trials(0, deepcopy=False))
-        again, row = draw.trial_id in self._first, self._rows.get(draw.trial_id)
-        trial = None if row or again else self._trial(draw)
-        frozen = self._frozen(draw) if row or again or trial else None
+        again = draw.trial_id in self._first
+        begun = None if again or self._whole(draw.trial_id) else self._begun(draw)
+        frozen = self._frozen(draw) if begun or again or self._whole(draw.trial_id) else None
         self.study.add_trial(frozen or optuna.trial.create_trial(state=TrialState.FAIL))
         if frozen is None:
             return
@@ -107,10 +125,11 @@ class _Replay:
         self._budgets[draw.trial_id] = draw.params[budget] if budget in self._spec.search else self._spec.base.budget
         stopping = self._spec.early_stopping
         fraction, seed = stopping.audit_fraction if stopping else 0.0, self._spec.optimizer.seed
+        row = self._ended[draw.trial_id].first if draw.trial_id in self._ended else None
         if row.audited if row else samplers.audited(number, fraction=fraction, seed=seed):
             self._audited.add(draw.trial_id)
-        if trial is not None:
-            self.unfinished[number] = trial
+        if begun is not None:
+            self.unfinished[number] = begun
 
     def report(self, trial_id: str, *, tokens: int, value: float) -> None:
         """Replay a report; the pruner marks the rungs that the trial has reached."""
@@ -124,11 +143,10 @@ class _Replay:
             self.stopped.add(trial_id)
 
     def tell_ends(self) -> None:
-        """Tell Optuna how every trial ended; a repeat gets the end of its first draw."""
+        """Tell Optuna how every whole point ended; a repeat gets the end of its first draw."""
         for trial_id, number in self._first.items():
-            if trial_id in self._rows:
-                row = self._rows[trial_id]
-                state, values = samplers.outcome(row.status, row.metrics, self._spec.objectives)
+            if self._whole(trial_id):
+                state, values = samplers.outcome_of_point(self._ended[trial_id].ends, self._spec.objectives)
                 self.study.tell(number, values, state=state)
         for number, trial_id in self._repeats.items():
             first = self._storage.get_trial(self._first[trial_id])
@@ -140,13 +158,15 @@ class _Replay:
             values = first.values if first.state is TrialState.COMPLETE else None
             self.study.tell(number, values, state=first.state)
 
-    def _trial(self, draw: Draw) -> Trial | None:
-        """The trial to resume; None where this version of the model gives the values another meaning."""
-        try:
-            trial = search_trial(self._spec, draw.params)
-        except ParameterError:
-            return None
-        return trial if trial.trial_id == draw.trial_id else None
+    def _whole(self, trial_id: str) -> bool:
+        return trial_id in self._ended and self._ended[trial_id].whole
+
+    def _begun(self, draw: Draw) -> Begun | None:
+        """The point to resume; None where this version of the model gives the values another meaning."""
+        trials = _trials(self._spec, draw)
+        names = {trial.trial_id for trial in trials}
+        ends = next((self._ended[name].ends for name in names if name in self._ended), ())
+        return Begun(trials, tuple(end for end in ends if end.trial_id in names)) if trials else None
 
     def _frozen(self, draw: Draw, *, state: TrialState = TrialState.RUNNING) -> FrozenTrial | None:
         """The draw as an Optuna trial; None where it does not fit the search space."""
@@ -162,11 +182,23 @@ class _Replay:
             return None
 
 
-def _every_draw(draws: list[Draw], rows: Mapping[str, TrialRow], *, keys: tuple[str, ...]) -> Iterator[Draw]:
-    """A draw for every number. Rows without a recorded draw (of an older study) fill the gaps, oldest first."""
+def _trials(spec: StudySpec, draw: Draw) -> tuple[Trial, ...]:
+    """The trials of a draw; empty where this version of the model gives the values another meaning."""
+    try:
+        trials = search_trials(spec, draw.params)
+    except ParameterError:
+        return ()
+    return trials if trials[0].trial_id == draw.trial_id else ()
+
+
+def _every_draw(draws: list[Draw], ends: Sequence[Point[TrialRow]], *, spec: StudySpec) -> Iterator[Draw]:
+    """A draw for every number. Points without a recorded draw (of an older study) fill the gaps, oldest first."""
     known = {draw.number: draw for draw in draws}
-    without = rows.keys() - {draw.trial_id for draw in draws}
-    waiting = deque(sorted((rows[name] for name in without), key=lambda row: (row.started_at, row.trial_id)))
+    drawn = {draw.trial_id for draw in draws}
+    if spec.optimizer.seeds_per_trial > 1:  # of a point's trials the first may be the one that has not ended
+        drawn |= {trial.trial_id for draw in draws for trial in _trials(spec, draw)}
+    without = [point.first for point in ends if not drawn & {end.trial_id for end in point.ends}]
+    waiting = deque(sorted(without, key=lambda row: (row.started_at, row.trial_id)))
     number = 0
     while number <= max(known, default=-1) or waiting:
         if number in known:
@@ -174,7 +206,7 @@ def _every_draw(draws: list[Draw], rows: Mapping[str, TrialRow], *, keys: tuple[
         elif waiting:
             row = waiting.popleft()
             values = recorded.values(row.config_json)
-            yield Draw(number, row.trial_id, {key: values[key] for key in keys})
+            yield Draw(number, row.trial_id, {key: values[key] for key in spec.search})
         else:
             yield Draw(number, "", {})
         number += 1

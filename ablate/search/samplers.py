@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -17,6 +18,7 @@ from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.formatting import LARGEST
+from ablate.records.rows import TrialRow
 from ablate.search.learners import Gp, tpe
 from ablate.spec.distributions import Choice, Distribution, Range
 from ablate.spec.models import Objective, StudySpec
@@ -128,6 +130,20 @@ def outcome(
         if len(values) == len(names) and all(abs(value) <= LARGEST for value in values):
             return TrialState.COMPLETE, values
     return TrialState.FAIL, None
+
+
+def outcome_of_point(
+    ends: Sequence[TrialRow], objectives: Sequence[Objective]
+) -> tuple[TrialState, list[float] | None]:
+    """The end of a point in Optuna's terms: of one trial its own, of several the mean of each objective. FAIL where one
+    of several did not complete, so that no mean hides it."""
+    outcomes = [outcome(end.status, end.metrics, objectives) for end in ends]
+    if len(outcomes) == 1:
+        return outcomes[0]
+    measured = [values for state, values in outcomes if state is TrialState.COMPLETE and values is not None]
+    if len(measured) < len(outcomes):
+        return TrialState.FAIL, None
+    return TrialState.COMPLETE, [statistics.fmean(values) for values in zip(*measured, strict=True)]
 
 
 class SobolFirst(BaseSampler):

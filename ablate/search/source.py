@@ -21,23 +21,25 @@ from ablate.records.draws import Draw
 from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
 from ablate.search import journal, learners, samplers
+from ablate.search.journal import Begun
 from ablate.search.learners import TRIAL_ID
 from ablate.search.samplers import MAX_DRAWS
 from ablate.spec.models import StudySpec
 from ablate.trainers import Verdict
-from ablate.trials.plan import search_trial, searched_trials
+from ablate.trials.plan import search_trials, searched_points
 from ablate.trials.trial import Trial
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A running trial: Optuna's number and storage id, its budget (None: in epochs), and whether early stopping ignores
-    it."""
+    """The point of a running trial: Optuna's number and storage id, its budget (None: in epochs), whether early
+    stopping ignores it, and those of its trials that have ended."""
 
     number: int
     storage_id: int
     budget_tokens: int | None
     audited: bool
+    ends: list[TrialRow]
 
 
 class Search:
@@ -56,46 +58,57 @@ class Search:
         self._drawn = set(rebuilt.drawn)
         self._stopped = set(rebuilt.stopped)
         self._running: dict[str, _Running] = {}
-        self._unfinished = deque(self._start(trial, number) for number, trial in rebuilt.unfinished.items())
+        self._waiting = deque[Trial]()
+        for number, begun in rebuilt.unfinished.items():
+            self._begin(begun, number)
         self.exhausted = False
-        """Whether the space gives no more trials, though not every point of it may be known to be drawn."""
+        """Whether the space gives no more points, though not every point of it may be known to be drawn."""
+
+    @property
+    def points(self) -> int:
+        """The number of points at the search's end; fewer than `optimizer.trials` where the space is exhausted."""
+        return len(self._drawn) if self.exhausted else max(searched_points(self._spec), len(self._drawn))
 
     @property
     def total(self) -> int:
-        """The number of trials at the search's end; fewer than `optimizer.trials` where the space is exhausted."""
-        return len(self._drawn) if self.exhausted else max(searched_trials(self._spec), len(self._drawn))
+        """The number of trials at the search's end: one for each point and seed."""
+        return self.points * self._spec.optimizer.seeds_per_trial
 
     def ask(self) -> Trial | None:
-        """The next trial: first those that a dead driver left running, then new draws."""
-        if self._unfinished:
-            return self._unfinished.popleft()
-        if self.exhausted or len(self._drawn) >= searched_trials(self._spec):
+        """The next trial: first those that a dead driver left running, then the seeds of a point, then new draws."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if self.exhausted or len(self._drawn) >= searched_points(self._spec):
             return None
         for _ in range(MAX_DRAWS):
             drawn = self._study.ask(self._space)
             params = samplers.decode(self._spec.search, drawn.params)
             try:
-                trial = search_trial(self._spec, params)
+                trials = search_trials(self._spec, params)
             except ParameterError:  # a value between valid ends may be invalid
                 draws.record(Draw(drawn.number, "", params), store=self._ledger.store)
                 self._study.tell(drawn, state=TrialState.FAIL)
                 continue
-            draws.record(Draw(drawn.number, trial.trial_id, params), store=self._ledger.store)
-            drawn.set_user_attr(TRIAL_ID, trial.trial_id)
-            if trial.trial_id not in self._drawn:
-                return self._start(trial, drawn.number)
-            self._tell_repeat(drawn, trial.trial_id)
+            name = trials[0].trial_id
+            draws.record(Draw(drawn.number, name, params), store=self._ledger.store)
+            drawn.set_user_attr(TRIAL_ID, name)
+            if name not in self._drawn:
+                self._begin(Begun(trials), drawn.number)
+                return self._waiting.popleft()
+            self._tell_repeat(drawn, name)
         self.exhausted = True
         return None
 
     def report(self, trial_id: str, *, tokens: int, value: float | None) -> Verdict:
-        """Record an intermediate value; STOP where ASHA prunes the trial.
+        """Record an intermediate value; STOP where ASHA prunes the trial. A point of several seeds has no intermediate
+        values, and is never stopped.
 
         Every later report of the trial gets STOP too, because it may have died before the first STOP reached it. A
         trial at the end of its budget is never stopped.
         """
         ended = trial_id not in self._running  # and this report is late
-        if ended or value is None or not abs(value) <= LARGEST or len(self._spec.objectives) > 1:
+        several = len(self._spec.objectives) > 1 or self._spec.optimizer.seeds_per_trial > 1
+        if ended or several or value is None or not abs(value) <= LARGEST:
             return Verdict.CONTINUE
         running = self._running[trial_id]
         if tokens not in self._storage.get_trial(running.storage_id).intermediate_values:
@@ -109,21 +122,26 @@ class Search:
         return Verdict.STOP
 
     def tell(self, row: TrialRow) -> None:
-        """Tell Optuna how a trial ended. A second row of the same trial is ignored."""
+        """Tell Optuna how a point ended, once all its trials have. A second row of the same trial is ignored."""
         if row.trial_id not in self._running:
             return
         running = self._running.pop(row.trial_id)
-        self._tell(running.number, samplers.outcome(row.status, row.metrics, self._spec.objectives))
+        running.ends.append(row)
+        if len(running.ends) == self._spec.optimizer.seeds_per_trial:
+            self._tell(running.number, samplers.outcome_of_point(running.ends, self._spec.objectives))
 
     # ---- draws
 
-    def _start(self, trial: Trial, number: int) -> Trial:
+    def _begin(self, begun: Begun, number: int) -> None:
+        """Queue the trials of a point that have not ended."""
         stopping, seed = self._spec.early_stopping, self._spec.optimizer.seed
         audited = samplers.audited(number, fraction=stopping.audit_fraction if stopping else 0.0, seed=seed)
-        self._drawn.add(trial.trial_id)
+        self._drawn.add(begun.trials[0].trial_id)
         storage_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._running[trial.trial_id] = _Running(number, storage_id, trial.config.budget, audited)
-        return replace(trial, audited=audited)
+        running = _Running(number, storage_id, begun.trials[0].config.budget, audited, list(begun.ends))
+        for trial in begun.missing:
+            self._running[trial.trial_id] = running
+            self._waiting.append(replace(trial, audited=audited))
 
     def _tell_repeat(self, drawn: optuna.Trial, trial_id: str) -> None:
         """Give a repeated draw the end of its first draw; FAIL while that trial runs, because Optuna wants an end."""
@@ -145,16 +163,16 @@ class Search:
 
 
 def preview(spec: StudySpec, *, count: int) -> list[Trial]:
-    """The search's first draws; writes nothing."""
+    """The trials of the search's first `count` draws; writes nothing."""
     study = optuna.create_study(sampler=samplers.sampler(spec, seed=spec.optimizer.seed))
     space = samplers.space(spec.search)
 
     def draws() -> Any:
         for _ in range(count + MAX_DRAWS):
             try:
-                yield search_trial(spec, samplers.decode(spec.search, study.ask(space).params))
+                yield search_trials(spec, samplers.decode(spec.search, study.ask(space).params))
             except ParameterError:
                 continue
 
-    different = {trial.trial_id: trial for trial in islice(draws(), count)}
+    different = {trial.trial_id: trial for trials in islice(draws(), count) for trial in trials}
     return list(different.values())

@@ -52,6 +52,9 @@ class Optimizer(Section):
     """Trials of the search. A later run under the same name may raise it."""
     seed: Whole = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampler."""
+    seeds_per_trial: Whole = Field(default=1, ge=1, le=100)
+    """Seeds on which every point is trained; the search goes by the mean over them (docs/studies.md). `trials` counts
+    points, so the search trains `trials` times as many. Fixed once the search has results."""
     confirm: Confirm | None = None
     """Judge the search's winner on fresh seeds (docs/studies.md)."""
 

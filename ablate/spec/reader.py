@@ -157,6 +157,10 @@ class Reader:
         if optimizer.confirm is not None and len(objectives) > 1:
             rule = "several objectives have no single best trial"
             raise self._tree.bad("optimizer.confirm", "given", rule, "give one objective")
+        if optimizer.seeds_per_trial > 1 and self._tree.value("early_stopping") is not None:
+            rule = "asha judges a trial by its own values, not by its point's mean"
+            hint = "leave out early_stopping, or give seeds_per_trial: 1"
+            raise self._tree.bad("optimizer.seeds_per_trial", optimizer.seeds_per_trial, rule, hint)
         return optimizer
 
     def _early_stopping(self, objectives: tuple[Objective, ...]) -> EarlyStopping | None:

@@ -17,7 +17,7 @@ from ablate.records import provenance
 from ablate.records.ledger import Ledger
 from ablate.records.rows import MEASURED, TrialRow
 from ablate.spec import designs, distributions
-from ablate.spec.designs import TUNE, is_preparation
+from ablate.spec.designs import SEARCH, TUNE, is_preparation
 from ablate.spec.models import StudySpec
 from ablate.study.study_json import ProvenanceFile
 
@@ -52,6 +52,8 @@ def check(spec: StudySpec, before: Mapping[str, Any], now: Mapping[str, Any], *,
     if was["search"]:  # a study of arms alone may get its search later
         for key in {**was["search"], **is_now["search"]}:
             _check_wider(key, was["search"], is_now["search"], refuse=refuse)
+    if _seeds_per_trial(was) != _seeds_per_trial(is_now) and any(row.arm == SEARCH for row in rows):
+        raise refuse("optimizer.seeds_per_trial", f"number of seeds a point ({_seeds_per_trial(was)}), and has results")
     if was["objectives"] != is_now["objectives"]:
         _check_objective(before, is_now, rows=rows, refuse=refuse)
     if was["ablation"] and is_now["ablation"]:
@@ -114,6 +116,10 @@ def asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if not is_now["ablation"]:
         return False
     return not was["ablation"] or is_now["ablation"]["seeds"] > was["ablation"]["seeds"]
+
+
+def _seeds_per_trial(spec: Mapping[str, Any]) -> int:
+    return spec["optimizer"].get("seeds_per_trial", 1)  # earlier studies have none
 
 
 def _confirms(spec: Mapping[str, Any]) -> set[tuple[int, int]]:

@@ -6,14 +6,14 @@ file may be damaged, and files get lost.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ablate.analyze.basis import points
+from ablate.analyze.basis.points import Ended
 from ablate.records.ledger import Ledger
-from ablate.records.rows import End
 from ablate.spec.designs import BASELINE, CALIBRATE, CONFIRM, SEARCH, TUNE
 from ablate.study import study_json
 from ablate.study.study_json import StudyFile
@@ -56,7 +56,7 @@ def read(ledger: Ledger) -> Completion:
     return of(study_json.parse(ledger.read_study(), place=ledger.place), ledger.rows())
 
 
-def of(study: StudyFile, ends: Iterable[End]) -> Completion:
+def of(study: StudyFile, ends: Iterable[Ended]) -> Completion:
     """The state of a study with these final rows."""
     ended = list(ends)
     untrained = _untrained(study, ended)
@@ -72,29 +72,20 @@ def of(study: StudyFile, ends: Iterable[End]) -> Completion:
     return Completion(sum(planned.values()), missing=missing, untrained=untrained, recorded=recorded, walk=walk)
 
 
-def _confirmed(study: StudyFile, ended: Sequence[End]) -> dict[str, int]:
-    """The trials that confirm the search, by its best trials so far; nobody knows their names before there are any."""
+def _confirmed(study: StudyFile, ended: Sequence[Ended]) -> dict[str, int]:
+    """The trials that confirm the search, by its best points so far; nobody knows their names before there are any."""
     confirm, objective = study.spec.optimizer.confirm, study.spec.objectives[0]
     if confirm is None or not study.searched:
         return {}
-    known = {
-        end.trial_id: end.metrics[objective.metric]
-        for end in ended
-        if end.arm == SEARCH and _is_measured(end, objective.metric)
-    }
-    best = sorted(known, key=lambda name: (objective.sign * known[name], name))[: confirm.best]
+    known = points.ranked(ended, objective=objective, seeds=study.spec.optimizer.seeds_per_trial)
+    best = [point.trial_id for point, _ in known[: confirm.best]]
     searched = sum(end.arm == SEARCH for end in ended)
-    to_come = min(confirm.best, study.searched) - len(best) if searched < study.searched else 0
+    to_come = min(confirm.best, study.points) - len(best) if searched < study.searched else 0
     unknown = {CONFIRM: to_come * confirm.seeds} if to_come > 0 else {}
     return {**dict.fromkeys((CONFIRM + name for name in best), confirm.seeds), **unknown}
 
 
-def _is_measured(end: End, metric: str) -> bool:
-    value = end.metrics[metric] if end.status == "completed" and metric in end.metrics else None
-    return value is not None and math.isfinite(value)
-
-
-def _walk(study: StudyFile, ended: Sequence[End], untrained: Sequence[str]) -> Walk | None:
+def _walk(study: StudyFile, ended: Sequence[Ended], untrained: Sequence[str]) -> Walk | None:
     ablation = study.spec.ablation
     if ablation is None or ablation.looks is None:
         return None
@@ -121,7 +112,7 @@ def _planned(study: StudyFile, untrained: Sequence[str], walk: Walk | None) -> d
     return planned
 
 
-def _untrained(study: StudyFile, ended: Sequence[End]) -> tuple[str, ...]:
+def _untrained(study: StudyFile, ended: Sequence[Ended]) -> tuple[str, ...]:
     """The arms that are not trained, and not tuned, because what had to come before failed; see `phases.run`."""
     ablation = study.spec.ablation
     if ablation is None:
@@ -145,7 +136,7 @@ def _arms(study: StudyFile) -> list[str]:
     return [BASELINE, *(arm.name for arm in study.all_arms)]
 
 
-def _lacks_winner_row(study: StudyFile, ended: Sequence[End]) -> bool:
+def _lacks_winner_row(study: StudyFile, ended: Sequence[Ended]) -> bool:
     """Whether the row is lost of the trial that the arms deviate from."""
     from_best = study.spec.ablation is not None and study.spec.ablation.baseline == "best"
     return from_best and study.winner is not None and study.winner not in {end.trial_id for end in ended}

@@ -17,7 +17,7 @@ from ablate.analyze.search.space import Dimension
 from ablate.records.interim_looks import Look
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
-from ablate.records.schema import history_schema
+from ablate.records.schema import PARAM, history_schema
 from ablate.spec.designs import BASELINE, Arm, is_preparation
 from ablate.spec.models import Objective
 from ablate.study import completion, study_json
@@ -149,7 +149,8 @@ class StudyData:
         """Which of the planned trials have ended."""
         compared = [*(entry.metric for entry in self.objectives), *(one.metric for one in self.facts.spec.hypotheses)]
         metrics = [name for name in dict.fromkeys(compared) if name in self.trials_arrow.column_names]
-        ends = self.trials_arrow.select(["trial_id", "arm", "seed", "status", *metrics]).to_pylist()
+        params = [name for name in self.trials_arrow.column_names if name.startswith(PARAM)]
+        ends = self.trials_arrow.select(["trial_id", "arm", "seed", "status", *params, *metrics]).to_pylist()
         return completion.of(self.facts, [_End.of(end, metrics=metrics) for end in ends])
 
     @property
@@ -175,12 +176,14 @@ class _End:
     arm: str
     seed: int
     status: str
+    params: Mapping[str, Any]
     metrics: Mapping[str, Any]
 
     @classmethod
     def of(cls, cells: Mapping[str, Any], *, metrics: Sequence[str]) -> _End:
         own = {name: cells[name] for name in ("trial_id", "arm", "seed", "status")}
-        return cls(**own, metrics={name: cells[name] for name in metrics})
+        params = {name: value for name, value in cells.items() if name.startswith(PARAM) and value is not None}
+        return cls(**own, params=params, metrics={name: cells[name] for name in metrics})
 
 
 REPORTED = ("trial_id", "attempt", "step", "tokens_seen", "budget_tokens", "wall_s", "time")

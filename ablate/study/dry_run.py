@@ -76,6 +76,8 @@ class DryRun:
     warnings: tuple[str, ...]
     confirms: int = 0
     """Trials that confirm the search and are left; the most that may be while its best trials are not known."""
+    seeds_per_trial: int = 1
+    """Trials of each point of the search."""
 
 
 def describe(
@@ -143,6 +145,7 @@ def describe(
         total=all_searched + confirms + confirmed + len(all_arms),
         ended=all_searched + confirms + confirmed + len(all_arms) - len(costs),
         confirms=confirms,
+        seeds_per_trial=spec.optimizer.seeds_per_trial,
         concurrent=concurrent,
         by_memory=by_memory,
         tokens=None if tokens is None else int(tokens),
@@ -179,6 +182,8 @@ def render(run: DryRun) -> str:
     if any(planned.kind == "sampled" for planned in run.trials):
         how = "the search's first draws, later ones depend on results; corner: the costliest point that it may reach"
         lines.append(f"sampled: {how}")
+    if run.seeds_per_trial > 1:
+        lines.append(f"the search trains every point on {run.seeds_per_trial} seeds and goes by their mean")
     if run.confirms:
         confirms = formatting.count(run.confirms, "trial")
         most = " at most" if any(planned.kind == "sampled" for planned in run.trials) else ""
@@ -225,7 +230,7 @@ def render_json(run: DryRun) -> str:
 
 def _first_draws(spec: StudySpec) -> list[Trial]:
     """The draws that no result changes: TPE's start-up points, or as many draws of a sampler that does not learn."""
-    return source.preview(spec, count=min(spec.optimizer.startup, plan.searched_trials(spec))) if spec.search else []
+    return source.preview(spec, count=min(spec.optimizer.startup, plan.searched_points(spec))) if spec.search else []
 
 
 def _searched(spec: StudySpec, ledger: Ledger | None) -> int:
@@ -365,7 +370,7 @@ def _warnings(spec: StudySpec, planned: Sequence[Planned], shares: Shares) -> li
     if asha and spec.search and budget is not None and asha.min_tokens >= budget:
         place = spec.document.place("early_stopping.asha.min_tokens")
         found.append(f"{place}: min_tokens {asha.min_tokens} is not below the budget {budget}: nothing is ever stopped")
-    searched, asked = plan.searched_trials(spec), spec.optimizer.trials
+    searched, asked = plan.searched_points(spec), spec.optimizer.trials
     if spec.search and searched < asked:
         place, has = spec.document.place("optimizer.trials"), formatting.count(searched, "point")
         found.append(f"{place}: {asked} trials are asked for, and the search space has {has}: it ends after these")

@@ -28,7 +28,7 @@ NO_WINNER = (
 
 def lacks_winner(*, baseline: str | None, trials: int, searched: Sequence[str]) -> bool:
     """Whether the ablation starts from the best trial of a search that has ended without a completed trial. `searched`:
-    the statuses of the search's trials."""
+    the statuses of the search's points, `trials` their number at its end."""
     return baseline == "best" and len(searched) >= trials and "completed" not in searched
 
 
@@ -131,9 +131,9 @@ def mark_finished(ledger: Ledger) -> bool:
     return True
 
 
-def record_exhausted(ledger: Ledger, trials: int) -> None:
-    """Record that the search ends with so many trials, because its space gives no more."""
-    ledger.write_study({**ledger.read_study(), "exhausted": trials})
+def record_exhausted(ledger: Ledger, points: int) -> None:
+    """Record that the search ends with so many points, because its space gives no more."""
+    ledger.write_study({**ledger.read_study(), "exhausted": points})
 
 
 def fix_winner(ledger: Ledger, trial_id: str) -> None:

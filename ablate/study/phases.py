@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablate import formatting
+from ablate.analyze.basis import points
 from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.records.rows import TrialRow
-from ablate.running.progress import best_of, best_searched
+from ablate.running.progress import best_of, best_of_search
 from ablate.running.runner import Halt, Runner
 from ablate.spec import designs, matching, tuning
-from ablate.spec.designs import CALIBRATE, SEARCH, TUNE
+from ablate.spec.designs import CALIBRATE, TUNE
 from ablate.spec.models import StudySpec
 from ablate.spec.spending import Looks
 from ablate.study import lifecycle
@@ -36,9 +37,9 @@ def run(study: StudySpec, ledger: Ledger, *, runner: Runner, halt: Halt, say: Ca
         search = Search(study, ledger)
         runner.run(search)
         if search.exhausted:
-            lifecycle.record_exhausted(ledger, search.total)
-        if search.total < study.optimizer.trials and halt.reason is None:
-            found = formatting.count(search.total, "trial")
+            lifecycle.record_exhausted(ledger, search.points)
+        if search.points < study.optimizer.trials and halt.reason is None:
+            found = formatting.count(search.points, "trial" if study.optimizer.seeds_per_trial == 1 else "point")
             say(f"the search ends with {found} instead of {study.optimizer.trials}: its space has no more points")
 
     def train(trials: Sequence[Trial]) -> bool:
@@ -103,7 +104,8 @@ def confirmations(study: StudySpec, rows: Sequence[TrialRow]) -> list[Trial]:
     confirm = study.optimizer.confirm
     if confirm is None:
         return []
-    best = best_searched(rows, objective=study.objectives[0], count=confirm.best)
+    known = points.ranked(rows, objective=study.objectives[0], seeds=study.optimizer.seeds_per_trial)
+    best = [point.first for point, _ in known[: confirm.best]]
     return plan.confirm_trials(study, {row.trial_id: study.trainer.read(row.config_json) for row in best})
 
 
@@ -146,7 +148,7 @@ def known_baseline(study: StudySpec, ledger: Ledger, *, searched: int) -> Config
         return study.base
     fixed = lifecycle.winner(ledger)
     if fixed is None and not searched:
-        best = best_of([row for row in ledger.rows() if row.arm == SEARCH], objective=study.objectives[0])
+        best = _best_searched(study, ledger)
         fixed = best[0].trial_id if best else None
     row = ledger.row(fixed) if fixed else None
     return study.trainer.read(row.config_json) if row else None
@@ -161,7 +163,7 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
     assert study.ablation is not None
     if study.ablation.baseline == "base":
         return study.base
-    best = best_of([row for row in ledger.rows() if row.arm == SEARCH], objective=study.objectives[0])
+    best = _best_searched(study, ledger)
     fixed = lifecycle.winner(ledger)
     if fixed is None:
         if best is None:
@@ -175,6 +177,10 @@ def _baseline(study: StudySpec, ledger: Ledger, say: Callable[[str], None]) -> C
     if best is not None and best[0].trial_id != fixed:
         say(f"the ablation keeps trial {fixed} as its baseline, though {best[0].trial_id} is better now")
     return study.trainer.read(row.config_json)
+
+
+def _best_searched(study: StudySpec, ledger: Ledger) -> tuple[TrialRow, float] | None:
+    return best_of_search(ledger.rows(), objective=study.objectives[0], seeds=study.optimizer.seeds_per_trial)
 
 
 def speeds(calibrations: Sequence[Trial], ledger: Ledger) -> dict[str, float]:

@@ -112,6 +112,7 @@ class OptimizerFile(_Part):
     trials: int
     sampler: str
     seed: int
+    seeds_per_trial: int = 1
     confirm: ConfirmFile | None = None
 
 
@@ -243,7 +244,7 @@ class StudyFile(_Part):
     winner: str | None = None
     """The search's trial that the arms deviate from, once it is fixed."""
     exhausted: int | None = None
-    """How many trials the search has, where its space gave no more."""
+    """How many points the search has, where its space gave no more."""
     command: str
     provenance: ProvenanceFile
 
@@ -252,18 +253,23 @@ class StudyFile(_Part):
         return f"<study.json of {escape.one_line(self.study)}, started {self.started_at}>"
 
     @property
-    def searched(self) -> int:
-        """How many trials the search has at its end: no more than its space has points."""
+    def points(self) -> int:
+        """How many points the search has at its end: no more than its space has."""
         if not self.spec.search:
             return 0
         points = math.prod(entry.size for entry in self.space) if self.exhausted is None else self.exhausted
         return int(min(self.spec.optimizer.trials, points))
 
     @property
+    def searched(self) -> int:
+        """How many trials the search has at its end: one for each point and seed."""
+        return self.points * self.spec.optimizer.seeds_per_trial
+
+    @property
     def planned(self) -> int:
         """How many trials the study plans; see `trials.plan.planned`."""
         searched, ablation, confirm = self.searched, self.spec.ablation, self.spec.optimizer.confirm
-        searched += min(confirm.best, searched) * confirm.seeds if confirm else 0
+        searched += min(confirm.best, self.points) * confirm.seeds if confirm else 0
         if ablation is None:
             return searched
         tuned = ablation.tune_each_arm.trials if ablation.tune_each_arm else 0

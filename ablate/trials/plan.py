@@ -14,8 +14,23 @@ from ablate.trials.trial import Trial, make
 
 
 def search_trial(spec: StudySpec, params: Mapping[str, Any]) -> Trial:
-    """The trial of a draw. Raises ParameterError where the drawn values make no valid configuration."""
+    """The trial of a draw on the search's first seed, which names the point. Raises ParameterError where the drawn
+    values make no valid configuration."""
     return make(spec.study, SEARCH, spec.base.override(params), keys=params)
+
+
+def search_trials(spec: StudySpec, params: Mapping[str, Any]) -> tuple[Trial, ...]:
+    """The trials of a draw, one for each of the search's seeds, the first seed's first. Raises ParameterError as
+    `search_trial` does."""
+    first, key = search_trial(spec, params), spec.trainer.description.seed
+    others = (first.config.override({key: seed}) for seed in search_seeds(spec)[1:])
+    return (first, *(make(spec.study, SEARCH, config, keys=params) for config in others))
+
+
+def search_seeds(spec: StudySpec) -> list[int]:
+    """The seeds of every point of the search: the base's, then those after the seeds that may confirm it."""
+    first = spec.base.seed + FURTHER
+    return [spec.base.seed, *range(first, first + spec.optimizer.seeds_per_trial - 1)]
 
 
 def seeds(spec: StudySpec) -> list[int]:
@@ -46,19 +61,27 @@ def arms(spec: StudySpec, base: Config) -> dict[str, Mapping[str, Any]]:
     return {BASELINE: {}, **{arm.name: arm.overrides for arm in designs.expand(spec.ablation, base)}}
 
 
-def searched_trials(spec: StudySpec) -> int:
-    """The number of trials of the search: no more than its space has points."""
+def searched_points(spec: StudySpec) -> int:
+    """The number of points that the search tries: no more than its space has."""
     return int(min(spec.optimizer.trials, distributions.points(spec.search))) if spec.search else 0
+
+
+def searched_trials(spec: StudySpec) -> int:
+    """The number of trials of the search: one for each point and seed."""
+    return searched_points(spec) * spec.optimizer.seeds_per_trial
 
 
 FRESH = 1_001
 """The first seed that confirms the search, counted from the search's: an ablation's seeds end before."""
 
+FURTHER = 1_101
+"""The search's second seed, counted from its first: those that confirm it, 100 at most, end before."""
+
 
 def confirmations(spec: StudySpec) -> int:
-    """The number of trials that confirm the search; fewer where fewer of its trials complete."""
+    """The number of trials that confirm the search; fewer where fewer of its points have a value."""
     confirm = spec.optimizer.confirm
-    return min(confirm.best, searched_trials(spec)) * confirm.seeds if confirm else 0
+    return min(confirm.best, searched_points(spec)) * confirm.seeds if confirm else 0
 
 
 def confirm_trials(spec: StudySpec, best: Mapping[str, Config]) -> list[Trial]:

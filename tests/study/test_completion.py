@@ -24,6 +24,7 @@ class End:
     status: str = "completed"
     trial_id: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of(ends: list[End], *, more: dict[str, Any] | None = None, **study: Any) -> Completion:

@@ -1,16 +1,18 @@
 """The best trial by one objective, which of its values are at the edge of their ranges, and the Pareto set of several
-objectives."""
+objectives. Where a point has several trials, one for each seed, the point is ranked by their mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
+from ablate.analyze.basis import points
 from ablate.analyze.basis.frames import completed, floats, in_order, records, rows, texts
-from ablate.analyze.search.space import Dimension, Value
+from ablate.analyze.search.space import PARAM, Dimension, Value
 from ablate.spec.models import Objective
 
 
@@ -20,6 +22,7 @@ class Best:
 
     `edges`: parameter key -> the end of its range that the value is at. `median`, `worst`: of all completed trials.
     `tied`: the trials that reached the same value, the best among them; where there are several, none is a winner.
+    `seeds`: those of a point, over which every value is a mean; `sd`: of the best over them, NaN of one.
     """
 
     trial_id: str
@@ -30,6 +33,61 @@ class Best:
     median: float
     worst: float
     tied: tuple[str, ...]
+    seeds: int
+    sd: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A row of the search's table."""
+
+    index: int
+    trial_id: str
+    arm: str
+    seed: int
+    status: str
+    params: Mapping[str, object]
+    metrics: Mapping[str, float]
+
+
+def by_point(search: pd.DataFrame, *, objectives: Sequence[Objective], seeds: int) -> pd.DataFrame:
+    """The search's table with one row for each point: that of its first seed, with the objectives' means (NaN without
+    one), the point's status and all its tokens, and besides `sd.METRIC`, `ended` (seeds), `failed` (in words) and `ids`
+    of its trials. With one seed every trial is a point: the table as it is."""
+    if seeds == 1:
+        return search
+    metrics = [objective.metric for objective in objectives]
+    measured = {metric: floats(search, metric) for metric in metrics}
+    runs = [
+        _Run(
+            index=index,
+            trial_id=str(row["trial_id"]),
+            arm=str(row["arm"]),
+            seed=int(row["seed"]),
+            status=str(row["status"]),
+            params={name: value for name, value in row.items() if str(name).startswith(PARAM)},
+            metrics={metric: float(values[index]) for metric, values in measured.items()},
+        )
+        for index, row in enumerate(records(search))
+    ]
+    found, tokens = points.of(runs, seeds=seeds), floats(search, "tokens_seen")
+    means = {metric: [point.mean(metric) for point in found] for metric in metrics}
+    return cast(pd.DataFrame, search.iloc[[point.first.index for point in found]]).assign(
+        status=[point.status for point in found],
+        tokens_seen=[tokens[[end.index for end in point.ends]].sum() for point in found],
+        ended=[len(point.ends) for point in found],
+        failed=[", ".join(f"seed {seed} {how}" for seed, how in point.failed.items()) for point in found],
+        ids=[tuple(end.trial_id for end in point.ends) for point in found],
+        **{metric: np.array(own, dtype=float) for metric, own in means.items()},
+        **{f"sd.{metric}": [point.sd(metric) for point in found] for metric in metrics},
+    )
+
+
+def best_runs(search: pd.DataFrame, *, objective: Objective, seeds: int) -> pd.DataFrame:
+    """The rows of the best point's trials; none where no point has a value."""
+    order = ranked(by_point(search, objectives=[objective], seeds=seeds), objective=objective).head(1)
+    ids = texts(order, "trial_id") if seeds == 1 or order.empty else list(order["ids"].iloc[0])
+    return rows(search, search["trial_id"].isin(ids))
 
 
 def ranked(trials: pd.DataFrame, *, objective: Objective) -> pd.DataFrame:
@@ -46,6 +104,7 @@ def best(trials: pd.DataFrame, *, objective: Objective, space: Sequence[Dimensio
     if order.empty:
         return None
     first, values = records(order)[0], floats(order, objective.metric)
+    sds = floats(order, f"sd.{objective.metric}")
     params = {dimension.key: dimension.read(first[dimension.column]) for dimension in space}
     at_edge = {dimension.key: dimension.edge(params[dimension.key]) for dimension in space}
     return Best(
@@ -57,6 +116,8 @@ def best(trials: pd.DataFrame, *, objective: Objective, space: Sequence[Dimensio
         median=float(np.median(values)),
         worst=float(values[-1]),
         tied=tuple(texts(rows(order, values == values[0]), "trial_id")),
+        seeds=int(first["ended"]) if "ended" in order else 1,
+        sd=float(sds[0]),
     )
 
 

@@ -11,6 +11,8 @@ import numpy as np
 EDGE = 0.05  # share of the range, on the scale of its distribution, that counts as an edge
 MAX_VALUES = 8  # an integer range with at most so many values has one group for each value
 
+PARAM = "param."  # prefix of a parameter's column in the table of trials
+
 Value = bool | int | float | str | None
 
 
@@ -35,7 +37,7 @@ class Dimension:
     @property
     def column(self) -> str:
         """The parameter's column in the table of trials."""
-        return f"param.{self.key}"
+        return f"{PARAM}{self.key}"
 
     @property
     def whole(self) -> bool:

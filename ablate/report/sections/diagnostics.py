@@ -63,7 +63,8 @@ def _not_begun(findings: Findings) -> list[str]:
     begun = set(texts(findings.data.every_trial, "arm")) - {SEARCH}
     if spec.ablation is None or spec.ablation.baseline != "best" or begun:
         return []
-    searched, trials = texts(findings.search, "status"), findings.data.facts.searched
+    trials = findings.data.facts.points
+    searched = [status for status in texts(findings.search, "status") if status != "unfinished"]
     if lifecycle.lacks_winner(baseline=spec.ablation.baseline, trials=trials, searched=searched):
         return [f"The ablation has not begun: {lifecycle.NO_WINNER}."]
     if len(searched) < trials:

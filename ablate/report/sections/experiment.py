@@ -53,7 +53,7 @@ def chosen_trial(findings: Findings, asked: str) -> str:
     trials = findings.data.trials
     where = str(findings.data.path)
     if asked == "best":
-        searched = of_arm(trials, SEARCH)
+        searched = findings.search
         order = ranked(searched if len(completed(searched)) else trials, objective=findings.primary.objective)
         if order.empty:
             raise BadInput(where, "--record", asked, "no trial has completed", "name one by its id (ablate.status)")

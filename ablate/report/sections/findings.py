@@ -28,7 +28,7 @@ from ablate.analyze.failures import Failure, failures
 from ablate.analyze.floors import Floors, floors
 from ablate.analyze.memory import BankUse, bank_use
 from ablate.analyze.progress import Progress, progress
-from ablate.analyze.search.best import Best, best, pareto_ids
+from ablate.analyze.search.best import Best, best, by_point, pareto_ids
 from ablate.analyze.search.confirmed import Confirmation, confirmation
 from ablate.analyze.search.importance import Importances, importances
 from ablate.analyze.search.rungs import AtBudget, Rung, at_common_budget, audit
@@ -90,8 +90,8 @@ class PerObjective:
 
 @dataclass(frozen=True, repr=False)
 class Findings:
-    """Everything a report shows. `search`: the ended trials of the search. `pareto`: empty for a single objective.
-    `subject`: what the trainer said of the study.
+    """Everything a report shows. `search`: the search's ended trials; its points, where a point has several seeds.
+    `pareto`: empty for a single objective. `subject`: what the trainer said of the study.
 
     `sensitivity`: whether the study saw its positive control; None without one. `judged`, `reached`: the hypotheses
     about a gain over the baseline, and those about a fixed target.
@@ -166,14 +166,14 @@ class Findings:
 def analyse(data: StudyData) -> Findings:
     """Run every analysis of a study. Equal tables give equal findings."""
     trials, history, arms = data.trials, data.history, tuple(data.arms)
-    search = of_arm(trials, SEARCH)
-    primary = data.objectives[0]
+    runs, seeds, primary = of_arm(trials, SEARCH), data.facts.spec.optimizer.seeds_per_trial, data.objectives[0]
+    search = by_point(runs, objectives=data.objectives, seeds=seeds)
     stopping = data.facts.spec.early_stopping
     per_objective = tuple(_per_objective(data, search, objective) for objective in data.objectives)
     effects_shown = per_objective[0].effects
     subject = _subject(data)
     found_trained = tuple(trained(trials, declared=arms, costs=subject.costs, epoch=subject.epoch))
-    found_floors = tuple(floors(trials, objective=primary, declared=arms))
+    found_floors = tuple(floors(trials, objective=primary, declared=arms, seeds=seeds))
     seen = sensitivity(effects_shown, objective=primary)
     judged = judge_all(trials, claims=_claims(data), maximised=data.trainer.maximised, walk=data.completion.walk)
     return Findings(
@@ -185,12 +185,12 @@ def analyse(data: StudyData) -> Findings:
         ),
         per_objective=per_objective,
         pareto=pareto_ids(search, objectives=data.objectives) if len(data.objectives) > 1 else (),
-        bank_use=tuple(bank_use(trials, objective=primary, declared=arms)),
+        bank_use=tuple(bank_use(trials, objective=primary, declared=arms, seeds=seeds)),
         floors=found_floors,
         failures=tuple(failures(data.every_trial)),
         trained=found_trained,
         costs=tuple(costs(trials, declared=arms)),
-        curves=tuple(curves(history, statuses=_search_statuses(data, search, per_objective), metric=data.curve_metric)),
+        curves=tuple(curves(history, statuses=_search_statuses(data, runs, per_objective), metric=data.curve_metric)),
         bands=tuple(bands(history, trials, metric=data.curve_metric, declared=arms)),
         mixed=tuple(mixed(trials, varied=[*_varied(data), *data.settled_keys], trainer=data.trainer)),
         cautions=(
@@ -303,7 +303,8 @@ def _cells(data: StudyData) -> dict[str, dict[str, str]]:
 def _per_objective(data: StudyData, search: pd.DataFrame, objective: Objective) -> PerObjective:
     trials, arms = data.trials, tuple(data.arms)
     baseline = completed(of_arm(trials, BASELINE))
-    common = at_common_budget(search, data.history, objective=objective) if data.space else None
+    stops = data.facts.spec.optimizer.seeds_per_trial == 1  # a history is of a trial, and several are a point
+    common = at_common_budget(search, data.history, objective=objective) if data.space and stops else None
     early = common.values if common else {}
     checks = [arm.name for arm in data.arms.values() if arm.design == "reseed"]
     control = data.facts.spec.ablation.control if data.facts.spec.ablation else None

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ablate import formatting
-from ablate.analyze.basis.frames import completed, floats, in_order, records, rows, texts
+from ablate.analyze.basis.frames import completed, floats, in_order, of_arm, records, rows, texts
 from ablate.analyze.search.slices import Slice
 from ablate.analyze.search.space import Dimension, short, show
 from ablate.report.render import figures
@@ -20,6 +20,7 @@ from ablate.report.sections.confirmed import confirmed_sections
 from ablate.report.sections.findings import CURVES, Findings, PerObjective
 from ablate.report.sections.importance import early_stopping_sections, importance_blocks
 from ablate.report.sections.summary import search_decimals
+from ablate.spec.designs import SEARCH
 from ablate.spec.models import Objective
 
 MEASURED = ("completed", "pruned")
@@ -63,7 +64,8 @@ def _best(findings: Findings, per: PerObjective) -> Section:
     table = Table(
         label=findings.label(per, "best"),
         caption=f"Best configuration: trial {per.best.trial_id}, {per.objective.metric} "
-        f"{formatting.fixed(per.best.value, search_decimals(per))}{per.unit}{_one_of(per.best.tied)}.",
+        f"{formatting.fixed(per.best.value, search_decimals(per))}{per.unit}"
+        f"{formatting.over_seeds(per.best.seeds, per.best.sd)}{_one_of(per.best.tied)}.",
         columns=(
             Column("parameter", "parameter", number=False),
             Column("best", "best value"),
@@ -99,14 +101,16 @@ def _trials(findings: Findings) -> list[Block]:
     shown = trials.head(SHOWN)
     pers = findings.per_objective
     bold = {per.best.trial_id for per in pers if per.best is not None}
+    several = findings.data.facts.spec.optimizer.seeds_per_trial > 1
     table = Table(
         label="trials",
-        caption="Trials of the search, best first. A pruned trial's objective is its last measurement, at the tokens "
-        "it had seen; it is in no mean." + (f" The first {SHOWN} of {len(trials)}." if len(trials) > SHOWN else ""),
+        caption=(_POINTS if several else _TRIALS)
+        + (f" The first {SHOWN} of {len(trials)}." if len(trials) > SHOWN else ""),
         columns=(
             Column("trial_id", "trial", number=False),
             *(Column(key, head) for key, head in _heads(findings.data.space)),
-            *(Column(per.objective.metric, per.label) for per in pers),
+            *(column for per in pers for column in _objective_columns(per, several=several)),
+            *([Column("seeds", "seeds (ended/planned)", number=False)] if several else []),
             Column("status", "status", number=False),
             Column("tokens_seen", "tokens seen"),
         ),
@@ -119,6 +123,23 @@ def _trials(findings: Findings) -> list[Block]:
     if findings.pareto:
         blocks += _pareto(findings)
     return blocks
+
+
+_TRIALS = (
+    "Trials of the search, best first. A pruned trial's objective is its last measurement, at the tokens it had seen; "
+    "it is in no mean."
+)
+_POINTS = (
+    "Points of the search, best first, each named by the trial of its first seed: mean and standard deviation over its "
+    "seeds, and the tokens of all of them. A point with a failed seed, or one that has not ended, has no mean."
+)
+
+
+def _objective_columns(per: PerObjective, *, several: bool) -> list[Column]:
+    metric = per.objective.metric
+    if not several:
+        return [Column(metric, per.label)]
+    return [Column(metric, f"mean {per.label}"), Column(f"sd.{metric}", "sd")]
 
 
 def _heads(space: Sequence[Dimension]) -> list[tuple[str, str]]:
@@ -137,14 +158,20 @@ def _in_order(search: pd.DataFrame, objective: Objective) -> pd.DataFrame:
 
 def _trial_row(findings: Findings, row: Mapping[str, Any]) -> tuple[Cell, ...]:
     trial_id = str(row["trial_id"])
-    mark = "†" if trial_id in findings.odd_ids else ""
+    seeds = findings.data.facts.spec.optimizer.seeds_per_trial
+    mark = "†" if findings.odd_ids.intersection([trial_id] if seeds == 1 else row["ids"]) else ""
     params = [dimension.read(row[dimension.column]) for dimension in findings.data.space]
-    values = [(float(row[per.objective.metric]), search_decimals(per)) for per in findings.per_objective]
+    values = [
+        (float(row[column.name]), search_decimals(per))
+        for per in findings.per_objective
+        for column in _objective_columns(per, several=seeds > 1)
+    ]
     return (
         Cell(trial_id + mark, trial_id),
         *(Cell(short(value), value) for value in params),
         *(Cell(formatting.fixed(value, places), value) for value, places in values),
-        cell(str(row["status"])),
+        *([cell(f"{row['ended']}/{seeds}")] if seeds > 1 else []),
+        cell(f"failed: {row['failed']}" if seeds > 1 and row["failed"] else str(row["status"])),
         Cell(f"{int(row['tokens_seen']):,}", int(row["tokens_seen"])),
     )
 
@@ -172,7 +199,7 @@ def _curves(findings: Findings) -> Figure:
 
 
 def _which_trials(findings: Findings) -> str:
-    drawn, ended = len(findings.curves), len(findings.search)
+    drawn, ended = len(findings.curves), len(of_arm(findings.data.trials, SEARCH))
     return "every trial" if ended <= CURVES else f"{drawn} of the {ended:,} trials, evenly chosen, and the best"
 
 

@@ -149,7 +149,8 @@ def _best(per: PerObjective, best: Best) -> tuple[Span, ...]:
     value = formatting.fixed(best.value, places)
     others = f"the median of the {best.completed} completed is {formatting.fixed(best.median, places)}"
     rest = others if best.completed > 1 else "no other trial completed"
-    spans: list[Span] = [f"The {lowest} {per.objective.metric} of the search is {value}{per.unit} (trial "]
+    spread = formatting.over_seeds(best.seeds, best.sd)
+    spans: list[Span] = [f"The {lowest} {per.objective.metric} of the search is {value}{per.unit}{spread} (trial "]
     spans += [Code(best.trial_id), f"; {rest}), at "]
     for index, (key, chosen) in enumerate(best.params.items()):
         spans += [", " if index else "", Code(f"{key} = {short(chosen)}")]
@@ -193,7 +194,7 @@ def _floors(findings: Findings, *, group: str, whose: str) -> list[tuple[Span, .
 
 def _single_bank(findings: Findings) -> list[tuple[Span, ...]]:
     bank = findings.bank_of("best")
-    if bank is None:
+    if bank is None or bank.use.n > 1:  # of several seeds the table gives the interval
         return []
     value = formatting.fixed(bank.use.mean, formatting.decimals_for(abs(bank.use.mean)), sign=True)
     text = f"Permuting its bank's rows changes val_loss by {value} nats (bank_use_nats); one trial has no interval, "
