@@ -82,6 +82,19 @@ def test_without_fresh_runs_of_the_winner_nothing_is_judged(search: pd.DataFrame
     assert math.isnan(alone.winner.shrunken)
 
 
+def test_noise_of_few_fresh_runs_is_too_little_known_to_shrink_by(search: pd.DataFrame):
+    """Two trials on two seeds have one degree of freedom: by chance the noise may look like none."""
+    found = confirmation(table(a=[1.2, 1.5], b=[1.4, 1.7]), search, objective=LOSS)
+    assert found is not None
+    assert found.noise_sd == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(found.shrinkage)
+    assert math.isnan(found.winner.shrunken)
+    draws = np.random.default_rng(0).normal(size=(20_000, 2, 2))
+    left = draws - draws.mean(axis=2, keepdims=True)
+    variance = ((left - left.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
+    assert np.mean(variance < 0.1) == pytest.approx(0.25, abs=0.02)
+
+
 def test_pure_noise_is_shrunk_to_the_mean_and_clear_values_are_not():
     rng = np.random.default_rng(0)
     noise = rng.normal(3.0, 0.1, 40)

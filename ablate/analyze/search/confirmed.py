@@ -22,13 +22,17 @@ from ablate.analyze.search.best import ranked
 from ablate.spec.designs import CONFIRM
 from ablate.spec.models import Objective
 
+LEAST_FREEDOM = 3
+"""Degrees of freedom that the noise needs for a shrinkage. A variance of one degree is below a tenth of the true one in
+a quarter of all cases; the winner's value is then said to be no luck."""
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A trial of the search on fresh seeds. `rank`: in the search, from 1; `searched`: its value there; `shrunken`: NaN
-    where the noise is unknown (of one trial alone) or the search has fewer than four values; `failed`:
-    fresh seeds that gave no value. `behind`: how much worse than the search's best it is, on the seeds that both have;
-    `p`: of the paired t test."""
+    where the noise is unknown (from fewer than LEAST_FREEDOM degrees of freedom) or the search has fewer than four
+    values; `failed`: fresh seeds that gave no value. `behind`: how much worse than the search's best it is, on the
+    seeds that both have; `p`: of the paired t test."""
 
     trial_id: str
     rank: int
@@ -43,7 +47,8 @@ class Candidate:
 @dataclass(frozen=True)
 class Confirmation:
     """The candidates, the search's best first. `noise_sd`: of one run, without what a seed does to all trials alike;
-    `shrinkage`: the share of a value's distance to the mean of the search's values that is taken for noise."""
+    `shrinkage`: the share of a value's distance to the mean of the search's values that is taken for noise; NaN where
+    the noise is known too badly."""
 
     candidates: tuple[Candidate, ...]
     noise_sd: float
@@ -73,8 +78,8 @@ def confirmation(trials: pd.DataFrame, search: pd.DataFrame, *, objective: Objec
     fresh = {name: by_seed(trials, CONFIRM + name, objective) for name in names if _has(trials, name)}
     if not names or names[0] not in fresh:
         return None
-    noise_sd = _noise_sd([fresh[name] for name in fresh])
-    shrinkage = shrink(values, noise_sd=noise_sd)
+    noise_sd, freedom = _noise([fresh[name] for name in fresh])
+    shrinkage = shrink(values, noise_sd=noise_sd if freedom >= LEAST_FREEDOM else math.nan)
     mean = float(values.mean())
     candidates = [
         _candidate(name, fresh, objective=objective, rank=rank, winner=names[0], searched=float(value))
@@ -95,19 +100,20 @@ def shrink(values: np.ndarray, *, noise_sd: float) -> float:
     return min(1.0, (len(values) - 3) * noise_sd**2 / around) if around else 1.0
 
 
-def _noise_sd(runs: Sequence[dict[int, float]]) -> float:
-    """Standard deviation of a run: what is left of candidates x seeds without the means by candidate and by seed, over
-    the seeds that all have. The search had one seed, so what a seed does to all its trials alike ranks none of them.
-    NaN of one candidate, whose spread holds both."""
+def _noise(runs: Sequence[dict[int, float]]) -> tuple[float, int]:
+    """Standard deviation of a run, and its degrees of freedom: what is left of candidates x seeds without the means by
+    candidate and by seed, over the seeds that all have. The search had one seed, so what a seed does to all its trials
+    alike ranks none of them. NaN and 0 of one candidate, whose spread holds both."""
     shared = sorted(set.intersection(*(set(run) for run in runs)))
     values_CS = np.array([[run[seed] for seed in shared] for run in runs], dtype=float)
     values_CS = values_CS[:, ~np.isnan(values_CS).any(axis=0)]
     count, seeds = values_CS.shape
+    freedom = (count - 1) * (seeds - 1)
     if seeds < 2 or count < 2:
-        return math.nan
+        return math.nan, 0
     left_CS = values_CS - values_CS.mean(axis=1, keepdims=True)
     left_CS = left_CS - left_CS.mean(axis=0)
-    return math.sqrt(float((left_CS**2).sum()) / ((count - 1) * (seeds - 1)))
+    return math.sqrt(float((left_CS**2).sum()) / freedom), freedom
 
 
 def _candidate(

@@ -43,16 +43,12 @@ def verdict(findings: Findings, found: Confirmation) -> str:
 def _table(findings: Findings, found: Confirmation) -> Table:
     per, confirm = findings.primary, findings.data.facts.spec.optimizer.confirm
     seeds = f" ({formatting.count(confirm.seeds, 'seed')} each)" if confirm else ""
-    shrinkage = formatting.share(found.shrinkage)
     return Table(
         label="confirmed",
         caption=f"The search's best trials, trained again on fresh seeds{seeds}: {per.label}. The search's value is "
-        "the best of many, so it flatters; the mean over fresh seeds, with its 95% t interval, does not. Shrunken: the "
-        f"search's value moved by {shrinkage} towards the mean of the search's completed values (Efron and Morris "
-        f"1975; standard deviation of a run {_number(found.noise_sd, found)}, from the fresh seeds). It takes values "
-        "for normal around one mean: where some trials are far worse, it moves too little. Behind: how much worse than "
-        "the search's best on the same fresh seeds, with p of the paired t test. Intervals are not adjusted for the "
-        "number of trials.",
+        "the best of many, so it flatters; the mean over fresh seeds, with its 95% t interval, does not. "
+        f"{_shrunken(found)} Behind: how much worse than the search's best on the same fresh seeds, with p of the "
+        "paired t test. Intervals are not adjusted for the number of trials.",
         columns=(
             Column("rank", "rank in the search"),
             Column("trial", "trial", number=False),
@@ -67,6 +63,20 @@ def _table(findings: Findings, found: Confirmation) -> Table:
             Column("failed", "failed"),
         ),
         rows=tuple(_row(one, found) for one in found.candidates),
+    )
+
+
+def _shrunken(found: Confirmation) -> str:
+    if math.isnan(found.shrinkage):
+        return (
+            "A shrunken value is not given: how much of the search's value is luck is not known from so few values or "
+            "fresh runs; more seeds in optimizer.confirm would say."
+        )
+    return (
+        f"Shrunken: the search's value moved by {formatting.share(found.shrinkage)} towards the mean of the search's "
+        "completed values (Efron and Morris 1975; standard deviation of a run "
+        f"{_number(found.noise_sd, found)}, from the fresh seeds). It takes values for normal around one mean: where "
+        "some trials are far worse, it moves too little."
     )
 
 
