@@ -187,7 +187,7 @@ def test_a_byte_that_changed_is_damage(trained: Path, tmp_path: Path, capsys: py
     complains(capsys, [str(folder)], "checkpoint step-12 is damaged (optimizer.safetensors is not what was written)")
 
 
-@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("buffered", ["", pytest.param("1", marks=pytest.mark.slow)], ids=["buffered", "unbuffered"])
 def test_an_answer_that_cannot_be_printed_is_one_line(trained: Path, buffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

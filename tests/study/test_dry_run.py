@@ -24,7 +24,7 @@ def left(run: DryRun) -> int:
     return run.total - run.ended
 
 
-@pytest.mark.parametrize("trials", [2, 6, 11, 15, 20])
+@pytest.mark.parametrize("trials", [6, 15, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 11, 20))])
 def test_what_is_left_in_each_phase_is_what_is_trained_then(trials: int, tmp_path: Path, results: Path):
     """Interrupted in the search, its confirmation, the calibration, the tuning, and the arms."""
     ablation = ("match=wall", "tune_each_arm={trials: 3}", "baseline=best", "seeds=6")

@@ -204,7 +204,8 @@ class OneSignal(Halt):
         self._signalled = True
 
 
-@pytest.mark.parametrize("deaths", [1, pytest.param(1 + RETRIES, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [1, 1 + RETRIES])
 def test_a_trial_whose_driver_died_is_retried_and_leaves_no_group(deaths: int, stage: Stage) -> None:
     """The dashboard lists drivers under their study's name. A driver's workers end with it."""
     from ray.util.state import list_actors
