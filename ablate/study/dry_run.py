@@ -17,6 +17,7 @@ from ablate.errors import BadInput
 from ablate.records import provenance
 from ablate.records.ledger import Ledger
 from ablate.records.locations import Place
+from ablate.records.rows import TrialRow
 from ablate.scheduling import needs
 from ablate.scheduling.needs import UTILISATION, Card, Shares, Spent
 from ablate.scheduling.packing import Slots
@@ -74,7 +75,7 @@ class DryRun:
     ablation: Power | None
     warnings: tuple[str, ...]
     confirms: int = 0
-    """Trials that confirm the search and are left."""
+    """Trials that confirm the search and are left; the most that may be while its best trials are not known."""
 
 
 def describe(
@@ -98,9 +99,10 @@ def describe(
     used = needs.card_for(spec.resources, card) if card is not None and slots.gpu_per_worker > 0 else None
     shares = Shares(spec.resources, used, trainer=spec.trainer)
     ledger = Ledger(earlier) if earlier else None
+    rows = ledger.rows() if ledger else []
     ended = ledger.final_ids() if ledger else set[str]()
-    all_searched = plan.searched_trials(spec)
-    searched = max(0, all_searched - sum(row.arm == SEARCH for row in (ledger.rows() if ledger else [])))
+    all_searched = _searched(spec, ledger)
+    searched = max(0, all_searched - sum(row.arm == SEARCH for row in rows))
     sampled = [_planned(trial, slots, "sampled", shares) for trial in _first_draws(spec)]
     corner = [_planned(_costliest(spec, shares), slots, "corner", shares)] if spec.search else []
     all_arms = [
@@ -109,8 +111,7 @@ def describe(
         for trial in trials
     ]
     arms = [each for each in all_arms if each.trial.trial_id not in ended]
-    confirmed = sum(row.arm.startswith(CONFIRM) for row in (ledger.rows() if ledger else []))
-    confirms = max(0, plan.confirmations(spec) - confirmed)
+    confirms, confirmed = _confirmations(spec, rows, searched=searched)
     costs = [_cost(spec.base)] * (searched + confirms) + [_cost(each.trial.config) for each in arms]
     tokens = _sum([tokens for tokens, _ in costs])
     flops = _sum([flops for _, flops in costs])
@@ -139,8 +140,8 @@ def describe(
     return DryRun(
         study=spec.study,
         trials=tuple(planned),
-        total=all_searched + plan.confirmations(spec) + len(all_arms),
-        ended=all_searched + plan.confirmations(spec) + len(all_arms) - len(costs),
+        total=all_searched + confirms + confirmed + len(all_arms),
+        ended=all_searched + confirms + confirmed + len(all_arms) - len(costs),
         confirms=confirms,
         concurrent=concurrent,
         by_memory=by_memory,
@@ -180,7 +181,8 @@ def render(run: DryRun) -> str:
         lines.append(f"sampled: {how}")
     if run.confirms:
         confirms = formatting.count(run.confirms, "trial")
-        lines.append(f"the search's best trials are then confirmed on fresh seeds, {confirms}, each like the base's")
+        most = " at most" if any(planned.kind == "sampled" for planned in run.trials) else ""
+        lines.append(f"the search's best trials are then confirmed on fresh seeds, {confirms}{most}, like the base's")
     if run.ablation is not None:
         lines += [*power.lines(run.ablation), ""]
     if run.hours is not None:
@@ -224,6 +226,27 @@ def render_json(run: DryRun) -> str:
 def _first_draws(spec: StudySpec) -> list[Trial]:
     """The draws that no result changes: TPE's start-up points, or as many draws of a sampler that does not learn."""
     return source.preview(spec, count=min(spec.optimizer.startup, plan.searched_trials(spec))) if spec.search else []
+
+
+def _searched(spec: StudySpec, ledger: Ledger | None) -> int:
+    """The trials of the whole search: those that it found where its space had no more, unless more are asked for."""
+    asked = plan.searched_trials(spec)
+    if ledger is None:
+        return asked
+    before = study_json.parse(ledger.read_study(), place=ledger.place)
+    ended_early = before.exhausted is not None and spec.optimizer.trials <= before.spec.optimizer.trials
+    return min(asked, before.searched) if ended_early else asked
+
+
+def _confirmations(spec: StudySpec, rows: Sequence[TrialRow], *, searched: int) -> tuple[int, int]:
+    """(left, ended) of the trials that confirm the search. Each of the `searched` trials that the search has left may
+    be among its best, and what has confirmed another one then confirms nothing."""
+    confirm, ended = spec.optimizer.confirm, {row.trial_id for row in rows}
+    if confirm is None:
+        return 0, 0
+    known = [trial.trial_id in ended for trial in phases.confirmations(spec, rows)]
+    left = known.count(False) + min(confirm.best, searched) * confirm.seeds
+    return min(left, plan.confirmations(spec)), known.count(True)
 
 
 def _ablation(spec: StudySpec, ledger: Ledger | None, *, searched: int) -> list[tuple[Kind, list[Trial]]]:
