@@ -107,7 +107,8 @@ class Halt:
     """Whether the study should stop: after Ctrl-C or SIGTERM, after its hours, or because results cannot be written.
 
     Use it as a context. Inside, the first signal asks the trials to write a checkpoint and return; the second raises
-    KeyboardInterrupt at once. Those other than Ctrl-C and SIGTERM count unless they are ignored (SIGHUP by `nohup`).
+    KeyboardInterrupt at once, though not while a module is imported (see `importing`). Those other than Ctrl-C and
+    SIGTERM count unless they are ignored (SIGHUP by `nohup`).
     """
 
     def __init__(self, *, max_hours: float | None = None) -> None:
@@ -175,9 +176,20 @@ class Halt:
         self._previous.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
-        if self._signalled or self._abandoned:
+        if self._abandoned or (self._signalled and not importing(frame)):
             raise KeyboardInterrupt
         self._signalled = True
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in this frame or in one that called it.
+
+    No exception may be raised there from outside: torch ends the process (SIGSEGV) where its import is cut off, or it
+    stays half imported, and all that later needs it in this process fails.
+    """
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager

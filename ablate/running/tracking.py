@@ -9,7 +9,8 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Set
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -41,25 +42,30 @@ class Tracker:
         self._mode: Mode = mode
         self._run: Any = None
         self._end: tuple[Literal["success", "crashed", "aborted"], str | None] = ("aborted", None)
-        self._warning = ""
+        self._warning, self._broken = "", False
+        self._threads: set[threading.Thread] = set()
 
     def __enter__(self) -> Self:
         if self._mode != "disabled":
+            before = set(threading.enumerate())
             with self._never_raising():
                 self._run = _start(self._trial, mode=self._mode, folder=self._folder)
+            self._threads = set(threading.enumerate()) - before
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run is not None:
+        if self._run is not None:  # a broken one as well, since SwanLab begins no other run before
             state, message = self._end
             with self._never_raising():
                 self._run.finish(state=state, error=message)
+        if self._threads:
+            _stop_watching(self._threads)
 
     def log(self, report: Report) -> None:
         """Log the finite numbers of a report at its step; SwanLab rejects everything else."""
-        if self._run is None:
+        if self._run is None or self._broken:
             return
         numbers: dict[str, float | int | list[float]] = {
             **report.metrics,
@@ -90,7 +96,9 @@ class Tracker:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 yield
         except Exception as error:  # noqa: BLE001 - tracking must never fail a trial; the warning is the record
-            self._run = None
+            if self._broken:
+                return
+            self._broken = True
             self._warning = (
                 f"tracking: trial {self._trial.trial_id} is not tracked further: {type(error).__name__}: {error}"
             )
@@ -117,3 +125,13 @@ def _start(trial: Trial, *, mode: Mode, folder: Path) -> Any:
             interactive=False,
         ),
     )
+
+
+def _stop_watching(threads: Set[threading.Thread]) -> None:
+    """Stop the watchers of files among `threads`. SwanLab leaves one for each run (with watchdog 7), which holds an
+    inotify instance. A user has 128 of these, and without one no trial is tracked."""
+    from watchdog.utils import BaseThread  # comes with SwanLab
+
+    for thread in threads:
+        if isinstance(thread, BaseThread):
+            thread.stop()

@@ -1,10 +1,10 @@
 """Ends a trial that trains in this process and does not end itself: over its time, without reports, or not answering an
 interruption.
 
-First it raises an exception in the trial. That ends a trial that runs Python code (a loop, a sleep, a wait for a file),
-and the study continues. A trial that hangs inside torch does not get the exception: after `hard_s` the watchdog records
-it, prints a line and ends the process, and --resume continues the study. It cannot end a trial that hangs and also
-holds Python's lock; with Ray another process ends such a trial.
+First it raises an exception in the trial, once no import is under way (see `importing`). That ends a trial that runs
+Python code (a loop, a sleep, a wait for a file), and the study continues. A trial that hangs inside torch does not get
+the exception: after `hard_s` the watchdog records it, prints a line and ends the process, and --resume continues the
+study. It cannot end a trial that hangs and also holds Python's lock; with Ray another process ends such a trial.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from ablate.running.limits import Clock, OutOfTime, Overdue, Watch
-from ablate.running.runner import ASKING, GRACE_S, Halt
+from ablate.running.runner import ASKING, GRACE_S, Halt, importing
 
 _CHECK_EVERY_S = 0.2
+_IMPORT_S = 60.0
+"""Seconds that an import may still take when its trial should end: torch's takes several on a busy machine."""
 _WAKE = signal.SIGURG
 """Nobody sends it to a process by hand, and one that comes when no trial is watched is ignored."""
 
@@ -47,6 +49,7 @@ class Watchdog:
     grace_s: float = GRACE_S
     _over: threading.Event = field(default_factory=threading.Event)
     _error: OutOfTime | Unresponsive | None = None
+    _importing: bool = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -74,12 +77,15 @@ class Watchdog:
                 signal.signal(_WAKE, before)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        self._importing = importing(frame)
+        if self._error is None or self._importing or self._over.is_set():
+            return
         error, self._error = self._error, None
-        if error is not None and not self._over.is_set():
-            raise error
+        raise error
 
     def _watch(self, receiver: socket.socket) -> None:
-        raised_s = halted_s = None  # when the exception was raised, when the study was halted
+        due_s = halted_s = None  # when the exception was due, when the study was halted
+        free_s = 0.0  # since when the trial could have answered it
         overdue: Overdue | None = None
         main = threading.main_thread().ident
         assert main is not None
@@ -90,11 +96,16 @@ class Watchdog:
                 halted_s = now_s
             unresponsive = halted_s is not None and now_s - halted_s > self.grace_s
             overdue = overdue or (None if halted_s is not None else self.watch.overdue(now_s=now_s))
-            if raised_s is None and (overdue is not None or unresponsive):
-                raised_s = now_s
+            if due_s is None and (overdue is not None or unresponsive):
+                due_s = free_s = now_s
                 self._error = OutOfTime(overdue) if overdue is not None else Unresponsive()
+            if due_s is None:
+                continue
+            if self._error is not None:  # not raised yet
                 signal.pthread_kill(main, _WAKE)
-            if raised_s is not None and now_s - raised_s > self.hard_s and not self._over.is_set():
+            if self._importing and now_s - due_s < _IMPORT_S:
+                free_s = now_s
+            elif now_s - free_s > self.hard_s and not self._over.is_set():
                 self._end(overdue)
 
     def _end(self, overdue: Overdue | None) -> None:

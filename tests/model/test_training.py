@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import random
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +82,27 @@ def test_two_runs_are_equal_bit_for_bit(memory: str, tmp_path: Path) -> None:
     assert listeners[0].losses == listeners[1].losses
     assert comparable(results[0].metrics) == comparable(results[1].metrics)
     assert results[0].samples == results[1].samples
+
+
+LEFT: dict[str, Callable[[], object]] = {
+    "seeds": lambda: (random.seed(9), np.random.seed(9), torch.manual_seed(9)),
+    "threads": lambda: torch.set_num_threads(3),
+    "any algorithm": lambda: torch.use_deterministic_algorithms(False),
+    "Accelerate's variables": lambda: os.environ.update(ACCELERATE_MIXED_PRECISION="bf16"),
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_what_an_earlier_run_left_in_the_process_changes_nothing(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    fresh, used = Listener(), Listener()
+    expected = train(small(), fresh, checkpoint_dir=tmp_path / "fresh")
+    LEFT[left]()
+    found = train(small(), used, checkpoint_dir=tmp_path / "used")
+    assert used.losses == fresh.losses
+    assert (comparable(found.metrics), found.samples) == (comparable(expected.metrics), expected.samples)
 
 
 def test_stop_ends_a_run_without_the_final_evaluation(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,71 @@ def test_every_fault_becomes_a_typed_row_and_the_next_trial_trains(context: Stud
     assert time.monotonic() - began < 30, "a hang lasts only until its limit"
     assert [rows[seed].metrics for seed in range(6)] == [{}] * 6
     assert rows[5].wall_s == 120, "it ends at the first report over the limit"
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module whose import takes a second in Python."""
+    path = tmp_path / "slow_to_import.py"
+    path.write_text("import time\nfor _ in range(50):\n    time.sleep(0.02)\nwhole = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield path.stem
+    sys.modules.pop(path.stem, None)
+
+
+def test_a_trial_is_not_ended_in_the_middle_of_an_import(context: StudyContext, slow_module: str) -> None:
+    """Cut off, torch's import ends the process, or leaves half of a module for the trials after."""
+    found: list[str] = []
+
+    def train(config: Any, report: Any, *, checkpoint_dir: Path) -> Any:
+        imported = importlib.import_module(slow_module)
+        found.append(f"trial {config.seed} has all of it: {imported.whole}")
+        return FakeTrain({0: "silent", 1: "complete"}, folder=context.ledger.root)(
+            config, report, checkpoint_dir=checkpoint_dir
+        )
+
+    source = ListSource([fake_trial(0), fake_trial(1)])
+    limited = dataclasses.replace(context, limits=Limits(stall_s=0.4))
+    InlineRunner(limited, halt=Halt(), on_event=lambda _: None, train=train, hard_s=0.5).run(source)
+    assert [(row.status, row.error_kind) for row in source.rows] == [("timeout", "Stalled"), ("completed", None)]
+    assert found[-1] == "trial 1 has all of it: True"
+
+
+HANGING_IMPORT = """
+import sys
+from pathlib import Path
+from ablate.records.ledger import Ledger
+from ablate.running import watchdog
+from ablate.running.inline import InlineRunner
+from ablate.running.limits import Limits
+from ablate.running.runner import Halt
+from ablate.running.trial import StudyContext
+from tests.fakes import ListSource, fake_trial
+
+root = Path(sys.argv[1])
+root.joinpath("never_imported.py").write_text("import time\\nwhile True:\\n    time.sleep(0.02)\\n")
+sys.path.insert(0, str(root))
+watchdog._IMPORT_S = 1.0
+
+def train(config, report, *, checkpoint_dir):
+    import never_imported
+
+context = StudyContext(
+    Ledger(root), swanlab="disabled", objective="val_loss", git_commit=None, limits=Limits(stall_s=0.2)
+)
+InlineRunner(context, halt=Halt(), on_event=lambda _: None, train=train, hard_s=0.5).run(ListSource([fake_trial(0)]))
+"""
+
+
+def test_an_import_that_never_ends_is_recorded_and_ends_the_process(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", HANGING_IMPORT, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == cli.INTERRUPTED
+    row = Ledger(tmp_path).row(fake_trial(0).trial_id)
+    assert row is not None
+    assert (row.status, row.error_kind) == ("timeout", "Stalled")
+    assert "--resume" in ended.stderr.splitlines()[-1]
 
 
 def test_a_failed_trials_log_has_its_traceback_and_output(context: StudyContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -37,6 +38,19 @@ def test_the_first_signal_asks_and_the_second_interrupts(number: signal.Signals)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(number) is before
+
+
+def test_no_signal_cuts_an_import_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a module would stay behind, and torch's import may end the process."""
+    tmp_path.joinpath("asked_thrice.py").write_text(
+        "import os, signal\nfor _ in range(3):\n    os.kill(os.getpid(), signal.SIGINT)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Halt() as halt:
+        assert importlib.import_module("asked_thrice").whole
+        assert halt.reason == "signal"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("number", sorted(set(ASKING) - {signal.SIGINT, signal.SIGTERM}))

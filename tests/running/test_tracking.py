@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from ablate.running.tracking import Tracker
 from ablate.running.trial import StudyContext, run_trial
 from ablate.trainers import Report, Verdict
 from tests.fakes import FakeTrain, fake_trial
+from tests.processes import wait_for
 
 REPORT = Report(
     step=3,
@@ -32,6 +35,41 @@ def test_offline_writes_one_run_per_trial(tmp_path: Path, capfd: pytest.CaptureF
             assert tracker.take_warning() == ""
     assert len(list((tmp_path / "swanlab").glob("run-*/run-*.swanlab"))) == 2
     assert capfd.readouterr().out == "", "stdout is for answers"
+
+
+def test_a_tracked_trial_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:
+    """A user has 128 inotify instances, and one process may train a thousand trials."""
+
+    def track(seed: int) -> None:
+        with Tracker(fake_trial(seed), mode="offline", folder=tmp_path / "swanlab") as tracker:
+            tracker.log(REPORT)
+
+    track(0)  # loads what is loaded once
+    wait_for(lambda: "inotify" not in str(open_files()), seconds=10, what=open_files)
+    threads, files = set(threading.enumerate()), len(open_files())
+    for seed in range(1, 4):
+        track(seed)
+    wait_for(lambda: set(threading.enumerate()) <= threads, seconds=10, what=threading.enumerate)
+    wait_for(lambda: len(open_files()) <= files, seconds=10, what=open_files)
+
+
+def open_files() -> list[str]:
+    """What this process's descriptors lead to; empty where there is no /proc."""
+    return [os.path.realpath(link) for link in Path("/proc/self/fd").glob("*")]
+
+
+def test_the_next_trial_is_tracked_though_this_ones_tracking_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SwanLab begins no run in a process before the last one has ended."""
+    with Tracker(fake_trial(0), mode="offline", folder=tmp_path) as broken:
+        monkeypatch.setattr(type(broken._run), "log", None)
+        broken.log(REPORT)
+        assert "is not tracked further" in broken.take_warning()
+        monkeypatch.undo()
+    with Tracker(fake_trial(1), mode="offline", folder=tmp_path) as tracker:
+        tracker.log(REPORT)
+        assert tracker.take_warning() == ""
 
 
 def test_only_finite_numbers_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,30 @@ def test_a_run_after_a_larger_one_reports_its_own_peak(tmp_path: Path) -> None:
     assert large == pytest.approx(small_first + 0.6, abs=0.06)
     assert middle == pytest.approx(small_first + 0.3, abs=0.06)
     assert small_last == pytest.approx(small_first, abs=0.06)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_run_after_a_larger_one_that_failed_reports_its_own_peak(tmp_path: Path) -> None:
+    def fail(_: Report) -> Verdict:
+        """Raise an error that holds its memory, and itself, as tracebacks with their frames do."""
+        error = ValueError("a toy error")
+        error.args = (error, np.ones(int(0.5 * 2**30), dtype=np.uint8))
+        raise error
+
+    def peak(name: str) -> float:
+        result = train(small(train__tokens=128 * 4), lambda _: Verdict.CONTINUE, checkpoint_dir=tmp_path / name)
+        return cast(float, result.metrics["peak_rss_gib"])
+
+    peak("warm")
+    before = peak("before")
+    gc.disable()  # as if it had not run since
+    try:
+        with contextlib.suppress(ValueError):
+            train(small(train__tokens=128 * 4), fail, checkpoint_dir=tmp_path / "failed")
+        after = peak("after")
+    finally:
+        gc.enable()
+    assert after == pytest.approx(before, abs=0.06)
 
 
 PROGRAM = """
