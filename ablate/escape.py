@@ -50,8 +50,11 @@ CODE_POINT = r"\codepoint{"
 more: a document says whether it is printed by its font or named, since only LuaLaTeX and XeLaTeX have other fonts."""
 
 _LINE = 1_000
-"""Characters of a text on one line of a .tex file. Escaped, each may take up to 18."""
+"""Characters of a text on one line of a .tex file. Escaped, each may take up to 32."""
 
+
+_PART = re.compile(r"(?:^[\W_]{1,16})?[^\W_]{1,16}[\W_]{0,16}|[\W_]{1,16}")
+"""A part of a long word after which the word may be broken: letters and digits, and the punctuation after them."""
 
 LONGEST = 10_000
 """Characters of one text that a page shows."""
@@ -100,14 +103,20 @@ def one_line(text: str, *, limit: int = 200) -> str:
     return flat if len(flat) <= limit and len(start) == len(text) else flat[: limit - 1] + "…"
 
 
-def latex(text: str) -> str:
+def latex(text: str, *, breakable: bool = False) -> str:
     """Text for a LaTeX table cell or caption. Line breaks become spaces.
 
-    A leading `[` or `*` gets `{}` before it: it would be an argument of the `\\\\` or rule before the text. TeX reads
-    at most 200,000 characters a line, so a long text gets line ends that TeX ignores.
+    A leading `[` or `*` gets `{}` before it: it would be an argument of the `\\\\` or rule before the text. A kern
+    parts what a font joins: `--` would be a dash, `,,` a quote. TeX reads at most 200,000 characters a line, so a long
+    text gets line ends that TeX ignores. `breakable`: a long word (a path, a key) may be broken into lines.
     """
     flat = " ".join(cut(text).split())
     chars = [_latex_char(char) for char in flat]
+    for joined in re.finditer("-(?=-)|,(?=,)", flat):
+        chars[joined.start()] += r"\kern0pt"
+    for word in re.finditer(r"\S{25,}", flat) if breakable else ():
+        for part in list(_PART.finditer(word[0]))[:-1]:
+            chars[word.start() + part.end() - 1] += r"\allowbreak{}"
     for index in range(_LINE, len(flat), _LINE):
         if flat[index] != " ":
             chars[index] = "%\n" + chars[index]

@@ -17,7 +17,7 @@ from ablate.errors import BadInput
 from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.report.render import pages, tables
-from ablate.report.render.document import Cell, Column, Document, Section, Table, words
+from ablate.report.render.document import Cell, Code, Column, Document, Listing, Section, Table, notice, words
 from ablate.report.sections.summary import summary
 from tests import synthetic
 from tests.oracles import inference as oracle
@@ -117,6 +117,38 @@ def test_latex_document_is_complete_and_balanced(written: Path):
 
 def test_latex_names_characters_that_pdflatex_cannot_print():
     assert escape.latex("汉 é “x” ≤") == r"\codepoint{6C49} é ``x'' $\le$"
+
+
+def test_latex_joins_no_characters_to_another_one():
+    """Its fonts make a dash of two hyphens, so that nobody can copy a flag, and a quote of two commas."""
+    assert "--" not in escape.latex("--resume ---")
+    assert ",," not in escape.latex("1,,2")
+    assert escape.latex("a – b — c, d-e") == "a -- b --- c, d-e", "what is a dash stays one"
+
+
+PATH = "/home/somebody/" + "x" * 60 + "/results/study_with_a_name/trials/model.knowledge_length-4.parquet"
+
+
+def test_latex_breaks_long_words_outside_tables_and_in_columns_of_words():
+    """They would run over the margin: a path, a hash, the name of an arm."""
+    cells = Table("errors", "Errors.", (Column("error", "error", number=False),), ((Cell(PATH, PATH),),), notes=(PATH,))
+    blocks = (words(PATH), words(Code(PATH)), notice(PATH), Listing("Log", f"    File {PATH}"))
+    texts = [pages.to_latex(Document("", "", "", words(""), (Section("", (block,)),))) for block in blocks]
+    for text in [*texts, tables.to_latex(cells)]:
+        (line, *_) = [line for line in text.splitlines() if "somebody" in line]
+        pieces = re.split(r"\\allowbreak\{\}| |\{\\ttfamily", line)
+        assert max(map(len, pieces)) < 40, pieces
+        assert "".join(pieces).replace("\\_", "_").count(PATH) == 1
+    assert r"\mbox{}~~~~File" in texts[-1], "with its indent"
+
+
+@pytest.mark.parametrize(("name", "digits"), [("没有记忆" * 6, 48), ("без памяти", 18)])
+def test_a_latex_table_gives_letters_of_any_script_their_room(name: str, digits: int):
+    """An ideograph is as wide as two digits. Where pdflatex names a letter, it takes six, and the column breaks."""
+    columns = (Column("arm", "arm", number=False), Column("value", "value"))
+    text = tables.to_latex(Table("arms", "Arms.", columns, ((Cell(name, name), Cell("0.1", 0.1)),)))
+    (width,) = re.findall(r"p\{(\d+)pt\}", text)
+    assert digits * 5 <= float(width) < 1.2 * digits * 5
 
 
 def test_latex_says_where_characters_stand_by_their_code_points(tmp_path: Path, written: Path):

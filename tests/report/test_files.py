@@ -76,3 +76,19 @@ def test_long_names_fit_into_a_forest_plot(name: str):
     pixels = imread(io.BytesIO(canvas.to_png(figure)))[..., :3]
     assert pixels[:, :3].min() > 0.6, "no ink at the left edge"
     assert figure.axes[0].get_position().width > 0.3
+
+
+@pytest.mark.figures
+def test_a_figures_pdf_has_no_font_that_publishers_refuse():
+    """Type 3, which is Matplotlib's usual kind. Equal figures give equal files, whatever the time."""
+
+    def drawn() -> bytes:
+        with canvas.style():
+            figure, axes = canvas.one_panel(height=1)
+            axes.plot([-1e-3, 1], label="без памяти, −1 ± 2 Δ")
+            axes.legend()
+        return canvas.to_pdf(figure)
+
+    assert b"/Type3" not in drawn()
+    assert b"/FontFile2" in drawn(), "it is embedded"
+    assert drawn() == drawn()

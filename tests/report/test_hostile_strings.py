@@ -147,7 +147,7 @@ def test_text_adds_no_markdown_markup_or_cell(name: str, reports: Mapping[str, P
 
 _ESCAPED = re.compile(
     r"\\textbackslash\{\}|\\text(?:asciicircum|asciitilde|less|greater|bar|quotedbl|quotesingle|asciigrave)\{\}"
-    r"|\\codepoint\{[0-9A-F]{4,6}\}|\\[{}$&#%_]|\$[^$\n]{0,20}\$|\\(?:ldots|dag|ddag)\{\}|%\n|^\{\}|---?|~|``|''"
+    r"|\\codepoint\{[0-9A-F]{4,6}\}|\\[{}$&#%_]|\$[^$\n]{0,20}\$|\\(?:ldots|dag|ddag)\{\}|%\n|^\{\}|---?|~|``|''|\\kern0pt"
 )
 
 

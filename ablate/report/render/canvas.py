@@ -1,8 +1,8 @@
 """What all figures share: style, file formats, panels, legends and the scales of parameters.
 
 It uses Matplotlib's object interface, which needs no display and keeps no global state. The colours are Okabe and
-Ito's, which people with colour blindness can tell apart; markers and line styles do the same in greyscale. Text is
-drawn as outlines, so a figure looks the same everywhere, and equal numbers give equal bytes. Functions import
+Ito's, which people with colour blindness can tell apart; markers and line styles do the same in greyscale. Fonts
+are part of it, so a figure looks the same everywhere, and equal numbers give equal bytes. Functions import
 Matplotlib themselves, because importing it is slow.
 """
 
@@ -60,6 +60,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "axes.unicode_minus": True,
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType: many publishers refuse the other kind, Type 3
     "svg.hashsalt": "ablate",
     "figure.dpi": 100,
     "savefig.dpi": 200,
@@ -119,7 +120,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def to_pdf(figure: Figure) -> bytes:
-    """For LaTeX: vectors, text as outlines. Equal figures give equal bytes."""
+    """For LaTeX: vectors, text in embedded TrueType fonts. Equal figures give equal bytes."""
     out = io.BytesIO()
     with style():
         _settle(figure)

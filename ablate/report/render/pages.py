@@ -109,16 +109,23 @@ def _latex_block(block: Block) -> str:
             caption = escape.latex(block.caption)
             return "\n".join([r"\begin{figure}", r"\centering", picture, rf"\caption{{{caption}}}", r"\end{figure}"])
         case Listing():
-            lines = r"\\ ".join(escape.latex(line) or r"\mbox{}" for line in block.text.splitlines())
+            lines = r"\\ ".join(map(_latex_line, block.text.splitlines()))
             return rf"\textbf{{{escape.latex(block.title)}.}} {{\ttfamily\small\raggedright {lines}\par}}"
+
+
+def _latex_line(line: str) -> str:
+    """A line of a listing with its indent, which tells a traceback's lines apart."""
+    indent = len(line) - len(line.lstrip(" "))
+    start = rf"\mbox{{}}{'~' * indent}" if indent or not line else ""
+    return start + escape.latex(line, breakable=True)
 
 
 def _latex_spans(paragraph: Paragraph) -> str:
     def one(span: str | Code) -> str:
         if isinstance(span, Code):
-            return rf"\texttt{{{escape.latex(span.text)}}}"
+            return rf"\texttt{{{escape.latex(span.text, breakable=True)}}}"
         edges = (" " if span[:1].isspace() else "", " " if span[-1:].isspace() else "")
-        return f"{edges[0]}{escape.latex(span)}{edges[1] if span.strip() else ''}"
+        return f"{edges[0]}{escape.latex(span, breakable=True)}{edges[1] if span.strip() else ''}"
 
     return "".join(one(span) for span in paragraph.spans)
 

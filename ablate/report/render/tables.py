@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import textwrap
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ def to_latex(table: Table) -> str:
         lines += [r"\bottomrule", r"\endlastfoot"]
         lines += [_latex_row(table, row, part) for row in range(len(table.rows))]
         lines.append(r"\end{longtable}")
-    lines += [rf"\par\smallskip {escape.latex(note)}\par" for note in table.notes]
+    lines += [rf"\par\smallskip {escape.latex(note, breakable=True)}\par" for note in table.notes]
     text = "\n".join(["{%", *lines, r"\par}"]) + "\n"
     # In a document that does not define it.
     named = r"\providecommand{\codepoint}[1]{\texttt{U+#1}\allowbreak}" + "\n"
@@ -84,7 +85,7 @@ _MEASURED = 200
 
 _LONG, _NARROW, _BROKEN = 24, 18, 40
 """Digits of a column of words that may be broken into lines, the fewest that it gets, and those of a single word that
-is broken too, after an underscore."""
+is broken too."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,20 @@ def _columns(table: Table, size: _Size) -> list[_LatexColumn]:
     """Numbers are aligned to the right, words to the left; sentences are broken into lines, in what room is left."""
     longest = [max((len(row[index].text) for row in table.rows), default=0) for index in range(len(table.columns))]
     heads = [_in_lines(column.header, width=max(longest[i], 8)) for i, column in enumerate(table.columns)]
-    sentences = [i for i, column in enumerate(table.columns) if not column.number and longest[i] > _LONG]
+    named = [
+        i for i in range(len(longest)) if any(escape.CODE_POINT in escape.latex(row[i].text) for row in table.rows)
+    ]
+    sentences = [
+        i for i, column in enumerate(table.columns) if not column.number and (longest[i] > _LONG or i in named)
+    ]
     shown = [[*heads[i], *(row[i].text[:_MEASURED] for row in table.rows)] for i in range(len(table.columns))]
     widths = [_GAP_PT + size.char * max(map(_digits, texts)) for texts in shown]
     left = size.room - sum(width for i, width in enumerate(widths) if i not in sentences)
     for i in sentences:
         word = max(_digits(word) for text in shown[i] for word in text.split() or [""])
         least = min(max(word, _NARROW), _BROKEN)
+        if i in named:  # where its characters are named, one is as wide as six
+            widths[i] = max(widths[i], _GAP_PT + size.char * _NARROW)
         widths[i] = min(widths[i], max(_GAP_PT + size.char * least, left / len(sentences)))
     return [
         _LatexColumn(
@@ -138,7 +146,14 @@ def _columns(table: Table, size: _Size) -> list[_LatexColumn]:
 
 def _digits(text: str) -> float:
     """The width of a text in Computer Modern, in digits."""
-    return sum(0.56 if char in _SLIM else 1.55 if char in _BROAD else 1.45 if char.isupper() else 1 for char in text)
+    return sum(
+        0.56 if char in _SLIM
+        else 1.55 if char in _BROAD
+        else 2.1 if unicodedata.east_asian_width(char) in "WF"
+        else 1.45 if char.isupper()
+        else 1
+        for char in text
+    )  # fmt: skip
 
 
 _SLIM, _BROAD = "ijl.,:;'!|()[]/ ", "mwMW%+−±×—"
@@ -156,9 +171,8 @@ def _latex_head(lines: list[str], *, right: bool) -> str:
 
 
 def _latex_row(table: Table, index: int, columns: list[_LatexColumn]) -> str:
-    texts = [escape.latex(table.rows[index][column.index].text) for column in columns]
-    breaks = [column.layout not in ("l", "r") for column in columns]
-    texts = [text.replace(r"\_", r"\_\allowbreak{}") if at else text for text, at in zip(texts, breaks, strict=True)]
+    cells = table.rows[index]
+    texts = [escape.latex(cells[one.index].text, breakable=one.layout not in ("l", "r")) for one in columns]
     if index in table.bold:
         texts = [rf"\textbf{{{text}}}" if text else "" for text in texts]
     return " & ".join(texts) + r" \\"
