@@ -186,7 +186,7 @@ def render(run: DryRun) -> str:
         lines.append(f"the search trains every point on {run.seeds_per_trial} seeds and goes by their mean")
     if run.confirms:
         confirms = formatting.count(run.confirms, "trial")
-        most = " at most" if any(planned.kind == "sampled" for planned in run.trials) else ""
+        most = " at most" if any(planned.kind == "corner" for planned in run.trials) else ""
         lines.append(f"the search's best trials are then confirmed on fresh seeds, {confirms}{most}, like the base's")
     if run.ablation is not None:
         lines += [*power.lines(run.ablation), ""]

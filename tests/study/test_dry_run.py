@@ -45,6 +45,7 @@ def test_a_grown_search_may_be_confirmed_by_other_trials(tmp_path: Path, results
     grown = study_files.load(tmp_path, CONFIRM, "optimizer.trials=16", text=TEXT)
     plan, more = planned(grown, done), Formula()
     assert (left(plan), plan.confirms) == (12 + 6, 6)
+    assert "6 trials at most" in dry_run.render(plan), "its four start-up draws have ended, and others are left"
     assert plan.tokens == 18 * grown.base["train.tokens"]
     whole = go(grown, results, more)
     assert len(more.configs) == 18, "both of the best are new"
