@@ -37,7 +37,6 @@ def main() -> int:
     if name not in COMMANDS:
         raise BadInput("command line", "", name, "no such command", nearest(name, list(COMMANDS)))
     module = "ablate.report.writer" if name == "report" else f"ablate.{name}"
-    sys.argv[:] = [f"ablate {name}", *rest]
     return importlib.import_module(module).main(rest)
 
 

@@ -80,7 +80,7 @@ def _text(study: str, checked: Checked) -> str:
 def _apart(difference: float | None) -> str:
     if difference is None:
         return "not known: a run has a single report"
-    return "identical, bit for bit" if difference == 0 else f"up to {difference:.2g} apart (relative)"
+    return checks.in_words(difference)
 
 
 if __name__ == "__main__":

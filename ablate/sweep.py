@@ -309,9 +309,11 @@ def _of_its_check(study: StudySpec, ledger: Ledger) -> list[str]:
     """What short runs of a trainer of the user's have shown; the built-in one is checked by its tests."""
     if not study.trainer.description.settings:
         return []
-    found = checks.read(ledger)
+    found = checks.read(ledger, code_hash=study.trainer.code_hash)
     if found is None:
-        return [f"never checked: `python -m ablate.check {study.file}` says what its numbers can carry"]
+        return [
+            f"never checked, as its code is now: `python -m ablate.check {study.file}` says what its numbers can carry"
+        ]
     return [f"its check: {complaint}" for complaint in found.complaints]
 
 

@@ -37,7 +37,9 @@ def code(*, code_hash: str | None) -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, quoted for a shell."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    words = sys.orig_argv[1:]
+    is_script = bool(words) and Path(words[0]).name == "ablate"  # the console script, by its path
+    return shlex.join(["ablate", *words[1:]] if is_script else ["python", *words])
 
 
 @cache

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from ablate.formatting import whole
 from ablate.records import json_files
@@ -17,21 +17,6 @@ Status = Literal["completed", "pruned", "oom", "nan", "timeout", "lost", "error"
 ENDS: tuple[Status, ...] = get_args(Status)
 MEASURED: tuple[Status, ...] = ("completed", "pruned")
 """The statuses that have metrics. Every other status is a failure, and its metrics are null."""
-
-
-class End(Protocol):
-    """What counts of a final row."""
-
-    @property
-    def trial_id(self) -> str: ...
-    @property
-    def arm(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def status(self) -> Any: ...
-    @property
-    def metrics(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)

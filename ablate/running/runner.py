@@ -89,10 +89,6 @@ class Runner(Protocol):
         ...
 
 
-GRACE_S = 8.0
-"""Seconds that an interrupted trial has to write a checkpoint and return."""
-
-
 ASKING = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),  # a batch system's warning before it kills a job

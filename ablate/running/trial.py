@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sysconfig
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from ablate.running.tracking import Mode, Tracker
 from ablate.trainers import Config, Report, Result, Train, Trainer, Verdict
 from ablate.trials.trial import Trial
 
-_STANDARD_LIBRARY, _HERE = sysconfig.get_paths()["stdlib"], str(Path(__file__).parents[1])
+_LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (sysconfig.get_paths()["stdlib"], Path(__file__).parents[1]))
+"""Python's and this package."""
 
 _MOST_TRACEBACK = 16 * 2**10  # characters
 
@@ -127,8 +129,9 @@ def _run(
                 return None
             if overdue is not None:
                 end = timeout(overdue)
-        row = final_row(trial, end=end, context=context, attempt=attempt, started_at=started_at, last=last)
-        row = replace(row, code_hash=code_hash or None)
+        row = final_row(
+            trial, end=end, context=context, attempt=attempt, started_at=started_at, last=last, code_hash=code_hash
+        )
         if not isinstance(end, Failure):
             ledger.write_samples(trial.trial_id, end.samples)
         tracker.end(row)
@@ -177,7 +180,7 @@ def failure_of(error: BaseException, *, trainer: Trainer) -> Failure:
 
 
 def _is_library(file: str) -> bool:
-    return "site-packages" in file or file.startswith((_STANDARD_LIBRARY, _HERE, "<"))
+    return "site-packages" in file or file.startswith((*_LIBRARIES, "<"))
 
 
 def final_row(
@@ -188,8 +191,10 @@ def final_row(
     attempt: int,
     started_at: datetime,
     last: Progress | None,
+    code_hash: str | None = None,
 ) -> TrialRow:
-    """The row of a trial that ended. `last` is its last report in this attempt; None takes that of earlier attempts."""
+    """The row of a trial that ended. `last` is its last report in this attempt; None takes that of earlier attempts.
+    `code_hash`: of the code when it began; None takes that of now."""
     last = last or _last_reported(trial, context.ledger)
     failed = isinstance(end, Failure)
     return TrialRow(
@@ -217,7 +222,7 @@ def final_row(
         host=platform.node(),
         device="" if failed else end.device,
         versions=provenance.versions(),
-        code_hash=trial.config.trainer.code_hash or None,
+        code_hash=(trial.config.trainer.code_hash if code_hash is None else code_hash) or None,
         data_digest=None if failed else end.data_digest or None,
     )
 

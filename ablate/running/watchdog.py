@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from ablate.running.limits import Clock, OutOfTime, Overdue, Watch
-from ablate.running.runner import ASKING, GRACE_S, Halt, importing
+from ablate.running.runner import ASKING, Halt, importing
+from ablate.trainers import STOP_S
 
 _CHECK_EVERY_S = 0.2
 _IMPORT_S = 60.0
@@ -46,7 +47,7 @@ class Watchdog:
     halt: Halt
     give_up: Callable[[Overdue | None], None]
     hard_s: float = 10.0
-    grace_s: float = GRACE_S
+    grace_s: float = STOP_S
     _over: threading.Event = field(default_factory=threading.Event)
     _error: OutOfTime | Unresponsive | None = None
     _importing: bool = False

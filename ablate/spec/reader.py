@@ -130,15 +130,11 @@ class Reader:
         return objectives
 
     def _default_objective(self) -> Objective:
-        """The metric of the learning curves, else the first of which less or more is better."""
         known = self._trainer.description
-        directed = [
-            metric for metric in known.metrics if metric.better and metric.name in (known.curve or metric.name,)
-        ]
-        if not directed:
+        if not known.objective:
             rule = "no metric of the trainer says whether less or more is better"
             raise self._tree.bad("objective", "missing", rule, "write {metric: NAME, mode: min}")
-        return Objective(metric=directed[0].name, mode=directed[0].better or "min")
+        return Objective(metric=known.objective, mode=known.by_name[known.objective].better or "min")
 
     def _objective(self, key: str, written: object) -> Objective:
         if not isinstance(written, dict):

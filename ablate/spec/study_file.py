@@ -62,8 +62,7 @@ def _check(spec: StudySpec, configs: Iterable[tuple[str, Config]]) -> dict[str, 
             try:
                 hashes[data] = spec.trainer.check_data(config)
             except ParameterError as error:
-                key = error.key if error.key.startswith("trainer.") else f"{prefix}{error.key}"
-                raise error.at(spec.document.place(key)) from None
+                raise error.at(_place(spec, prefix, error.key)) from None
     return hashes
 
 
@@ -82,10 +81,14 @@ def missing_data(spec: StudySpec) -> list[BadInput]:
     found: dict[tuple[str, str], BadInput] = {}
     for prefix, config in _configs(spec):
         for key, path in spec.trainer.missing_files(config):
-            place = spec.document.place(key if key.startswith("trainer.") else f"{prefix}{key}")
             hint = "check the path; in a study file it is relative to that file, in --set to the current folder"
-            found.setdefault((key, path), BadInput(place, key, path, "no such file", hint))
+            found.setdefault((key, path), BadInput(_place(spec, prefix, key), key, path, "no such file", hint))
     return list(found.values())
+
+
+def _place(spec: StudySpec, prefix: str, key: str) -> str:
+    """Where a key of a configuration is written, or one of the section `trainer`, which all configurations share."""
+    return spec.document.place(key if key.startswith("trainer.") else f"{prefix}{key}")
 
 
 def _configs(spec: StudySpec) -> Iterator[tuple[str, Config]]:

@@ -3,7 +3,6 @@ every parameter, does a resumed run equal one that was not interrupted, and what
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 import traceback
@@ -36,7 +35,8 @@ Numbers = tuple[tuple[int, str, float], ...]
 class Checked:
     """What the short runs of a study showed, by the code whose hash is `code_hash`.
 
-    `apart`: the largest relative difference between two runs of the same seed, 0 where they are equal bit for bit.
+    `apart`: the largest relative difference between two runs of the same seed: 0 where they are equal bit for bit, and
+    2, the largest that there is, where they did not report the same things.
     `seed_reaches`: whether another seed gave other numbers. `inert`: searched keys and arms that changed nothing.
     `resumed_apart`: the largest relative difference of a run that was interrupted and resumed; None where a run had
     only one report. `trial_s`: the time of a whole trial, scaled by its budget. `error`: why a run failed; the rest is
@@ -56,24 +56,21 @@ class Checked:
     error: str = ""
 
     @property
-    def deterministic(self) -> bool:
-        """Whether the same seed gave the same numbers, bit for bit."""
-        return self.apart == 0.0
-
-    @property
     def complaints(self) -> tuple[str, ...]:
         """What a reader of the results has to know; empty where all is well."""
         if self.error:
             return (f"a short run failed: {self.error}",)
         found = []
         if self.apart:
-            found.append(f"the same seed twice gives numbers that are up to {self.apart:.2g} apart (relative)")
+            found.append(f"the same seed twice is {in_words(self.apart)}")
         if self.seed_reaches is False:
             found.append("another seed gives the same numbers: the seed does not reach the trainer")
         if self.inert:
-            found.append(f"{', '.join(self.inert)} changed nothing: perhaps it does not reach the trainer")
+            found.append(
+                f"{', '.join(self.inert)} changed nothing in the first reports: perhaps it does not reach the trainer"
+            )
         if self.resumed_apart:
-            found.append(f"a resumed run is up to {self.resumed_apart:.2g} apart from one that was not (relative)")
+            found.append(f"a resumed run, beside one that was not interrupted, is {in_words(self.resumed_apart)}")
         return tuple(found)
 
 
@@ -170,13 +167,20 @@ def _is_of_the_machine(unit: str) -> bool:
 
 
 def _apart(one: Numbers, other: Numbers) -> float:
-    """The largest relative difference; infinite where the runs did not report the same things."""
+    """The largest relative difference of two runs."""
     if one == other:
         return 0.0
     if [number[:2] for number in one] != [number[:2] for number in other]:
-        return math.inf
+        return 2.0
     pairs = [(a[2], b[2]) for a, b in zip(one, other, strict=True)]
     return max(abs(a - b) / max(abs(a), abs(b), 1e-300) for a, b in pairs)
+
+
+def in_words(difference: float) -> str:
+    """A difference of two runs, as `apart` gives it."""
+    if difference == 0:
+        return "identical, bit for bit"
+    return "another row of reports" if difference == 2 else f"up to {difference:.2g} apart (relative)"
 
 
 def _variants(spec: StudySpec, base: Config) -> Iterator[tuple[str, Config]]:
@@ -199,10 +203,12 @@ def write(ledger: Ledger, checked: Checked) -> None:
     ledger.write_check(asdict(checked))
 
 
-def read(ledger: Ledger) -> Checked | None:
-    """What `write` kept; None where the study was never checked, or the file cannot be read."""
+def read(ledger: Ledger, *, code_hash: str | None) -> Checked | None:
+    """What `write` kept of this code; None where the study was never checked, or with other code, or the file cannot be
+    read."""
     try:
         found = json_files.read(ledger.store.fetch(FILE)) if ledger.store.exists(FILE) else None
-        return None if found is None else Checked(**{**found, "inert": tuple(found["inert"])})
+        checked = None if found is None else Checked(**{**found, "inert": tuple(found["inert"])})
     except (Unreadable, TypeError, KeyError):
         return None
+    return checked if checked is not None and checked.code_hash == (code_hash or "") else None

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ablate.analyze.arms import sequential
 from ablate.analyze.arms.sequential import Claims, Walk
-from ablate.records.rows import End
+from ablate.analyze.basis.points import Ended
 from ablate.spec.designs import Arm
 from ablate.spec.spending import Looks
 
@@ -28,7 +28,7 @@ class Hypothesis(Protocol):
 
 
 def state(
-    ends: Iterable[End],
+    ends: Iterable[Ended],
     *,
     looks: Looks,
     arms: Sequence[Arm],
@@ -51,7 +51,7 @@ def state(
     return sequential.walk(values, claims=claims, looks=looks, arms=trained)
 
 
-def _values(rows: Sequence[End], metric: str) -> dict[str, dict[int, float]]:
+def _values(rows: Sequence[Ended], metric: str) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         value = row.metrics[metric] if row.status == "completed" and metric in row.metrics else None

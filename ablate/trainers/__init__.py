@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from ablate.errors import BadInput, ParameterError, nearest
-from ablate.trainers.protocol import Config, Cost, Description, Metric, Report, Result, Train, Trainer, Verdict
+from ablate.trainers.protocol import STOP_S, Config, Cost, Description, Metric, Report, Result, Train, Trainer, Verdict
 
 __all__ = [
-    "DEFAULT", "Config", "Cost", "Description", "Metric", "Report", "Result", "Train", "Trainer", "Verdict",
+    "DEFAULT", "STOP_S", "Config", "Cost", "Description", "Metric", "Report", "Result", "Train", "Trainer", "Verdict",
     "check_key", "is_imported", "load", "read",
 ]  # fmt: skip
 

@@ -14,6 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+STOP_S = 8.0
+"""Seconds that an interrupted run has to write a checkpoint and return, where it does not ask for more."""
+
 Kind = Literal["float", "int", "floats"]
 Better = Literal["min", "max", ""]
 
@@ -41,7 +44,8 @@ class Description:
     `size_keys`: the same for the budget that it ends with. `curve`: the metric whose learning curves a
     report draws; "" for the objective. `later_keys`: parameters that came after the trainer's first release -> the
     value that trials had before; a value equal to it is left out of what identifies a trial or a study. `headlines`:
-    the metrics that a trial's record shows first. `sections`: prefix of a key -> title, for pages that list a
+    the metrics that a trial's record shows first. `objective`: the metric that a study searches for unless it names
+    another; "" where it must name one. `sections`: prefix of a key -> title, for pages that list a
     configuration. `most_epochs`: passes over the training data beyond which a study is warned. `settings`: what makes a
     trainer of this name the study's, as a study file's `trainer:` says it; empty where the name is enough.
     """
@@ -61,6 +65,7 @@ class Description:
     sections: Mapping[str, str] = field(default_factory=dict)
     most_epochs: float = 4.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+    objective: str = ""
 
     def __repr__(self) -> str:
         """One line: a notebook shows it."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from ablate.errors import BadInput, ParameterError
-from ablate.trainers.protocol import Config, Cost, Description, Metric, Report, Result, Verdict
+from ablate.trainers.protocol import STOP_S, Config, Cost, Description, Metric, Report, Result, Verdict
 from model import api
 
 _NOT_TUNED = ("seed", "reseed", "tokens", "epochs", "precision", "threads", "report_every", "checkpoint_every")
@@ -34,6 +34,7 @@ DESCRIPTION = Description(
         "model.max_seq_len",
     ),
     curve="val_loss",
+    objective="val_loss",
     later_keys=api.LATER_KEYS,
     most_epochs=api.MOST_EPOCHS,
     headlines=(
@@ -196,7 +197,7 @@ class TokenMemory:
         result = api.train(_native(config), tell, checkpoint_dir=checkpoint_dir)
         return Result(**{**vars(result), "verdict": Verdict(result.verdict)})
 
-    stop_s = 8.0
+    stop_s = STOP_S
 
     def hold_to_share(self, share: float) -> None:
         """Set the limit of PyTorch's allocator."""

@@ -12,6 +12,7 @@ from ablate.records.ledger import Ledger
 from ablate.report import writer
 from ablate.spec import study_file
 from ablate.study import checks
+from ablate.study.checks import Checked
 from tests.trainers.own.studies import SEARCH, WALK, run, write
 
 ABLATION = SEARCH + "\nablation: {seeds: 6, arms: {rms: {norm: rms}}}"
@@ -23,11 +24,19 @@ SEED, NORM = "random.gauss(0, 1)", '(0.5 if trial.params["norm"] == "rms" else 1
     ("old", "new", "complaint"),
     [
         ("", "", None),
-        (SEED, "random.SystemRandom().gauss(0, 1)", "the same seed twice gives numbers that are up to"),
+        (SEED, "random.SystemRandom().gauss(0, 1)", "the same seed twice is up to"),
         (SEED, "1.0", "another seed gives the same numbers: the seed does not reach the trainer"),
-        (NORM, "1", "arm rms changed nothing: perhaps it does not reach the trainer"),
+        (NORM, "1", "arm rms changed nothing in the first reports: perhaps it does not reach the trainer"),
         ('trial.params["lr"] * ', "0.1 * ", "lr changed nothing"),
-        ("json.dumps([step, x])", "json.dumps([step, x + 1e-3])", "a resumed run is up to"),
+        (
+            "json.dumps([step, x])",
+            "json.dumps([step, x + 1e-3])",
+            "a resumed run, beside one that was not interrupted, is up to",
+        ),
+        (
+            "if step % 10 == 0:",
+            "the same seed twice is ",
+        ),
         ("if saved.exists() else", "if False else", None),  # it begins again, which is slow and right
         ("trial.report(step,", "trial.report(step, other=1,", "a short run failed: WrongReport: report: 'other'"),
     ],
@@ -49,15 +58,26 @@ def test_what_short_runs_find(tmp_path: Path, old: str, new: str, complaint: str
 def test_the_answer_is_kept_and_the_report_carries_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, WALK.replace(NORM, "1"), more=ABLATION)
     _, ledger = run(path)
-    assert "never checked: `python -m ablate.check" in capsys.readouterr().err
+    assert "never checked, as its code is now: `python -m ablate.check" in capsys.readouterr().err
     assert check.main([str(path), "--results", str(tmp_path / "results"), "--json"]) == cli.DIFFERENT
     answer = json.loads(capsys.readouterr().out)
     assert answer["inert"] == ["arm rms"]
-    assert checks.read(Ledger(ledger.place)) is not None
+    code_hash = study_file.load(path).trainer.code_hash
+    assert checks.read(Ledger(ledger.place), code_hash=code_hash) is not None
+    assert checks.read(Ledger(ledger.place), code_hash="of other code") is None
     assert writer.main([str(ledger.root), "--format", "md"]) == cli.DONE
     page = ledger.path("report", "report.md").read_text(encoding="utf-8")
     assert "Short runs of the trainer: arm rms changed nothing" in page
     assert "rms has the baseline's values on every seed, to the last bit" in page
+
+
+def test_runs_that_report_other_things_are_as_far_apart_as_can_be(tmp_path: Path) -> None:
+    apart = checks._apart(((10, "val_loss", 1.0),), ((20, "val_loss", 1.0),))
+    assert checks.in_words(apart) == "another row of reports"
+    assert checks._apart(((10, "val_loss", 1.0),), ((10, "val_loss", -1.0),)) == apart, "no difference is larger"
+    assert checks._apart(((10, "val_loss", 1.0),), ((10, "val_loss", 1.5),)) == pytest.approx(1 / 3)
+    checks.write(Ledger(tmp_path), Checked(at="", code_hash="c", trials=1, apart=apart))
+    assert checks.read(Ledger(tmp_path), code_hash="c") == Checked(at="", code_hash="c", trials=1, apart=apart)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ablate.spec.designs import BASELINE, Arm
@@ -19,6 +19,7 @@ class Row:
     arm: str
     seed: int
     metrics: dict[str, Any]
+    params: dict[str, Any] = field(default_factory=dict)
     status: str = "completed"
     trial_id: str = ""
 

@@ -45,10 +45,10 @@ def _base(findings: Findings) -> list[Block]:
 
 def _check(findings: Findings) -> list[Block]:
     """What short runs of the trainer showed; of the built-in trainer its tests do."""
-    found = checks.read(Ledger(findings.data.path))
+    found = checks.read(Ledger(findings.data.path), code_hash=findings.data.facts.provenance.code_hash)
     if found is None:
-        never = "The trainer was never checked by short runs (`ablate check`)."
-        return [words(never.replace("`", ""))] if findings.data.trainer.settings else []
+        own = bool(findings.data.trainer.settings)
+        return [words("The trainer, as its code was, was never checked by short runs (ablate check).")] if own else []
     if found.complaints:
         return [notice(f"Short runs of the trainer: {complaint}.") for complaint in found.complaints]
     text = "Short runs of the trainer: the same seed gives the same numbers bit for bit, another seed gives others"

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ablate.running.ray.coordinator import Coordinator
-from ablate.running.runner import GRACE_S
 from ablate.running.trial import StudyContext
-from ablate.trainers import Train
+from ablate.trainers import STOP_S, Train
 from ablate.trials.trial import Trial
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class RunContext:
     storage: str
     cuda: bool
     card_gib: float = 0.0
-    grace_s: float = GRACE_S
+    grace_s: float = STOP_S
     reuse: bool = True
 
 

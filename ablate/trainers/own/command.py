@@ -19,6 +19,7 @@ from typing import Any
 
 from ablate import escape
 from ablate.trainers.own import emit, supervise
+from ablate.trainers.own.files import search_path
 from ablate.trainers.own.meters import Meters
 from ablate.trainers.own.reporting import OWN_FOLDER, Reporting, WrongReport
 from ablate.trainers.own.settings import PLACEHOLDER, Settings
@@ -65,8 +66,7 @@ def environment(trial: Trial, *, reports: Path, share: float) -> dict[str, str]:
         "ABLATE_ATTEMPT": str(trial.attempt),
         emit.REPORTS: str(reports),
         "PYTHONUNBUFFERED": "1",  # a report that waits in a buffer stops no trial
-        # `python` is the one that runs the study, as in an activated environment.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": search_path(),
     }
     allocator = "PYTORCH_CUDA_ALLOC_CONF"
     if 0 < share < 1 and allocator not in os.environ:

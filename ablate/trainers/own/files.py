@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -66,10 +67,13 @@ def check(settings: Settings) -> None:
         _check_function(settings.function, at=at)
     elif settings.command and not PLACEHOLDER.search(settings.command[0]):
         program = settings.command[0]
-        path = f"{Path(sys.executable).parent}:" if "/" not in program else ""
-        there = (at / program).exists() or shutil.which(program) or (path and shutil.which(program, path=path[:-1]))
-        if not there:
+        if not (at / program).exists() and shutil.which(program, path=search_path()) is None:
             raise ParameterError("command", program, "no such program", "check its name, or give its path")
+
+
+def search_path() -> str:
+    """Where commands are found: first beside the interpreter that runs the study, as in an activated environment."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 _RELATIVE = "give a path or a pattern relative to the study file"

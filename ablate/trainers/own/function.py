@@ -109,11 +109,24 @@ def _hold(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
 
 
+def rank() -> int:
+    """This process's rank; 0 where it is alone."""
+    distributed = _process_group()
+    return 0 if distributed is None else distributed.get_rank()
+
+
 def _agreed(verdict: Verdict) -> Verdict:
     """Rank 0's verdict, on every rank."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+    distributed = _process_group()
+    if distributed is None:
         return verdict
     said = [verdict.value]
-    torch.distributed.broadcast_object_list(said, src=0)
+    distributed.broadcast_object_list(said, src=0)
     return Verdict(said[0])
+
+
+def _process_group() -> Any:
+    """torch.distributed where this process is one of several; None where it is alone, or PyTorch is not imported."""
+    torch = sys.modules.get("torch")
+    alone = torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized()
+    return None if torch is None or alone else torch.distributed

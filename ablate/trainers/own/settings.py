@@ -25,8 +25,14 @@ _PARAMETER = re.compile(rf"{_NAME.pattern}(\.{_NAME.pattern})*")
 _FUNCTION = re.compile(rf"{_PARAMETER.pattern}:{_PARAMETER.pattern}")
 _SHELL = frozenset(("|", "||", "&&", "&", ";", ">", ">>", "<", "2>&1"))
 
-MEASURED = ("tokens_per_s", "peak_rss_gib", "peak_gib", "nvml_used_gib")
-"""The metrics that the suite measures of every trial. A trainer may report them itself instead."""
+MEASURED: Mapping[str, tuple[str, Literal["min", "max", ""], str]] = {
+    "tokens_per_s": ("/s", "max", "speed between two reports, in units of the budget"),
+    "peak_rss_gib": ("GiB", "min", "most that the trial's processes had resident at once, sampled"),
+    "peak_gib": ("GiB", "min", "most GPU memory that its processes held, sampled; without a GPU peak_rss_gib"),
+    "nvml_used_gib": ("GiB", "", "most GPU memory that its processes held, as the driver says; only with a GPU"),
+}
+"""What the suite measures of every trial: unit (after the budget's, where it begins with `/`), which way is better, and
+what it is. A trainer may report these itself instead."""
 
 
 class Budget(Section):
@@ -97,7 +103,8 @@ class Settings(Section):
     metrics: Mapping[str, OwnMetric]
     """Every metric that it reports. The first one with a direction is the objective, unless the study names another."""
     peak_gib: Literal["measure"] | float = "measure"
-    """The peak of GPU memory of a trial, in GiB, for `gpu: auto`. `measure`: what `ablate check` measured."""
+    """The peak of GPU memory of a trial, in GiB, by which `gpu: auto` divides a GPU. With `measure` give
+    `resources.gpu` a number: nothing is measured before the first trial yet."""
     code: tuple[str, ...] = ("*.py",)
     """Files that decide what is computed, as patterns relative to the study file. Trials of different code are not
     mixed."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,18 +18,11 @@ from ablate.trainers.own.meters import Meters
 from ablate.trainers.own.reporting import OWN_FOLDER, NotFinite, Reporting
 from ablate.trainers.own.settings import BUDGET, MEASURED, RESEED, SEED, Settings
 from ablate.trainers.own.trial import Trial
-from ablate.trainers.protocol import Better, Config, Cost, Description, Metric, Report, Result
+from ablate.trainers.protocol import STOP_S, Config, Cost, Description, Metric, Report, Result
 from ablate.trainers.recorded import flatten
 
 NAME = "own"
 """Its name in `trainers.TRAINERS` and in study.json."""
-
-_OF_EVERY_TRIAL: Mapping[str, tuple[str, Better, str]] = {
-    "tokens_per_s": ("/s", "max", "speed between two reports, in units of the budget"),
-    "peak_rss_gib": ("GiB", "min", "most that the trial's processes had resident at once, sampled"),
-    "peak_gib": ("GiB", "min", "most GPU memory that its processes held, sampled; without a GPU peak_rss_gib"),
-    "nvml_used_gib": ("GiB", "", "most GPU memory that its processes held, as the driver says; only with a GPU"),
-}
 
 _share = 0.0
 """Of a GPU's memory that this process's trials may take; 0 for all of it."""
@@ -61,7 +53,7 @@ class OwnTrainer:
         ]
         known = [
             Metric(name, "float", settings.budget.unit + unit if unit == "/s" else unit, better, about)
-            for name, (unit, better, about) in _OF_EVERY_TRIAL.items()
+            for name, (unit, better, about) in MEASURED.items()
             if name not in settings.metrics
         ]
         return Description(
@@ -73,6 +65,7 @@ class OwnTrainer:
             budget_keys=(BUDGET,),
             size_keys=(BUDGET,),
             reseed=RESEED,
+            objective=next((name for name, metric in settings.metrics.items() if metric.better), ""),
             headlines=(*settings.metrics, "tokens_per_s", "peak_gib"),
             settings=settings.model_dump(mode="json", exclude_defaults=True),
         )
@@ -100,7 +93,7 @@ class OwnTrainer:
     @property
     def stop_s(self) -> float:
         """A command has 30 seconds between SIGTERM and SIGKILL."""
-        return command.STOP_S + 2.0 if self.settings.command else 8.0
+        return command.STOP_S + 2.0 if self.settings.command else STOP_S
 
     # ---- configurations
 
@@ -179,7 +172,7 @@ class OwnTrainer:
         """What the study file says. Raises ParameterError where it says `measure` and nothing was measured."""
         peak = self.settings.peak_gib
         if isinstance(peak, str):
-            rule = "no trial's memory was measured yet, and `gpu: auto` divides the GPU by it"
+            rule = "`gpu: auto` divides the GPU by it, and it is not measured yet"
             raise ParameterError("trainer.peak_gib", peak, rule, "give GiB, or set resources.gpu, such as 0.5")
         return peak
 
@@ -206,7 +199,12 @@ class OwnTrainer:
         data_hash = self.check_data(config)
         with meters.sampling():
             reporting = Reporting(
-                settings, budget=config[BUDGET], folder=checkpoint_dir, tell=report, meters=meters, keeps=_is_first()
+                settings,
+                budget=config[BUDGET],
+                folder=checkpoint_dir,
+                tell=report,
+                meters=meters,
+                keeps=function.rank() == 0,
             )
             trial = Trial(
                 params={key: config[key] for key in settings.parameters},
@@ -288,14 +286,3 @@ def _typed(key: str, value: Any, default: Any) -> Any:
     elif not isinstance(value, str):
         raise ParameterError(key, value, "not a text, as its default is", "put it in quotes")
     return value
-
-
-def _is_first() -> bool:
-    """Whether this process is the first of its ranks."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return True
-    return torch.distributed.get_rank() == 0
-
-
-assert set(_OF_EVERY_TRIAL) == set(MEASURED)

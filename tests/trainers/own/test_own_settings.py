@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from ablate.spec.models import Objective
 from ablate.trainers import load
 from ablate.trainers.own.settings import MEASURED
 from ablate.trainers.recorded import as_json, described
+from tests import ROOT
 from tests.trainers.own.studies import COMMAND, WALK, write
 
 
@@ -104,3 +109,14 @@ def test_an_a_a_arm_has_another_seed_and_the_same_data(tmp_path: Path) -> None:
     more = "ablation: {seeds: 6, arms: {again: {reseed: true}}, exploratory: true}"
     study = study_file.load(write(tmp_path, WALK, more=more))
     assert study.trainer.description.reseed == "reseed"
+
+
+def test_the_token_memory_says_what_stands_in_its_place(tmp_path: Path) -> None:
+    """In a folder with a model.py of its own, where that is found first. A trainer of the user's does not care."""
+    (tmp_path / "model.py").write_text("MINE = True")
+    shutil.copy(ROOT / "search_spaces" / "smoke.yaml", tmp_path)
+    command = [sys.executable, "-m", "ablate.sweep", "smoke.yaml", "--dry-run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{tmp_path}/model.py: the token memory's package has this name too")
