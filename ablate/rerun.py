@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None, *, train: Train = by_trainer) -> int
     if given.verify and given.set:
         rule = "a changed configuration is another run"
         raise BadInput("--verify", "--set", given.set[0], rule, "leave one of the two out")
-    before = Ledger(lookup.find(given.study, results=given.results))
+    # Absolute: a trainer of the user's trains in the study file's folder.
+    before = Ledger(lookup.find(given.study, results=given.results).absolute())
     spec = study_json.parse(before.read_study(), place=before.place).spec
     row = row_of(before, given.trial, objective=spec.objectives[0], seeds=spec.optimizer.seeds_per_trial)
     trial = _trial(row, given.set, trainer=trainers.load(before.trainer.name, before.trainer.settings))

@@ -33,10 +33,6 @@ SEED, NORM = "random.gauss(0, 1)", '(0.5 if trial.params["norm"] == "rms" else 1
             "json.dumps([step, x + 1e-3])",
             "a resumed run, beside one that was not interrupted, is up to",
         ),
-        (
-            "if step % 10 == 0:",
-            "the same seed twice is ",
-        ),
         ("if saved.exists() else", "if False else", None),  # it begins again, which is slow and right
         ("trial.report(step,", "trial.report(step, other=1,", "a short run failed: WrongReport: report: 'other'"),
     ],

@@ -195,6 +195,7 @@ class OwnTrainer:
     def train(self, config: Config, report: Callable[[Report], Any], *, checkpoint_dir: Path) -> Result:
         """Run the user's code; its folder is `checkpoint_dir`."""
         settings, meters = self.settings, Meters()
+        checkpoint_dir = checkpoint_dir.absolute()  # the user's code has another current folder
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         data_hash = self.check_data(config)
         with meters.sampling():

@@ -43,12 +43,18 @@ def test_a_study_of_a_function_is_searched_ablated_and_reported(tmp_path: Path) 
     assert "bank" not in page
 
 
-def test_its_trial_is_trained_again_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, ledger = run(write(tmp_path, WALK))
-    assert rerun.main([str(ledger.root), "--trial", "best", "--verify"]) == cli.DONE
+def test_its_trial_is_trained_again_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its name, from a folder that is not the study file's."""
+    train(write(tmp_path / "study", WALK))
+    monkeypatch.chdir(tmp_path)
+    again = ["own", "--results", "study/results", "--trial", "best", "--verify"]
+    assert rerun.main(again) == cli.DONE
     assert capsys.readouterr().out.splitlines()[-1] == "identical: 4 reports"
-    (tmp_path / "train.py").write_text((tmp_path / "train.py").read_text().replace("- 3)", "- 3.001)", 1))
-    assert rerun.main([str(ledger.root), "--trial", "best", "--verify"]) == cli.DIFFERENT
+    script = tmp_path / "study" / "train.py"
+    script.write_text(script.read_text().replace("- 3)", "- 3.001)", 1))
+    assert rerun.main(again) == cli.DIFFERENT
     said = capsys.readouterr()
     assert said.out.splitlines()[-1].startswith("different: at 10: val_loss was ")
     assert "code_hash was" in said.err
