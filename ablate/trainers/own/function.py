@@ -27,8 +27,15 @@ def run(function: str, trial: Trial, reporting: Reporting, *, at: Path, share: f
     `share`: of the GPU's memory that PyTorch may take, 0 for all of it. Raises what the function raises.
     """
 
-    def take(given: Trial, progress: Any, metrics: Mapping[str, Any]) -> None:
-        verdict = _agreed(reporting.take(progress, metrics, digest=given.data_digest))
+    home = _current_folder()
+
+    def record(progress: Any, metrics: Mapping[str, Any]) -> Verdict:
+        """In the suite's own folder: what it reads and writes then may have relative paths."""
+        with contextlib.chdir(home):
+            return reporting.take(progress, metrics, digest=trial.data_digest)
+
+    def take(progress: Any, metrics: Mapping[str, Any]) -> None:
+        verdict = _agreed(record(progress, metrics))
         if verdict is not Verdict.CONTINUE:
             reporting.verdict = verdict
             raise TrialStopped(verdict.value)
@@ -50,7 +57,7 @@ def run(function: str, trial: Trial, reporting: Reporting, *, at: Path, share: f
             if not isinstance(returned, Mapping):
                 raise TypeError(f"{function} returned {type(returned).__name__}, not a mapping of metrics or None")
             at_end = reporting.state.progress if reporting.state.last else trial.budget
-            reporting.take(at_end, returned, digest=trial.data_digest)
+            record(at_end, returned)
         elif trial.data_digest:
             reporting.state.digest = trial.data_digest
 
@@ -70,8 +77,7 @@ def _as_if_started_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.argv, sys.path[:] = argv, path
-        if current:
-            os.chdir(current)
+        os.chdir(current)
         for name in set(sys.modules) - before:
             if _is_inside(sys.modules[name], folder):
                 del sys.modules[name]
@@ -83,10 +89,11 @@ _KEPT = frozenset(("ablate", "__main__")) | sys.stdlib_module_names
 
 
 def _current_folder() -> str:
+    """The current folder; the root where it was removed, as nothing relative is there any more."""
     try:
         return os.getcwd()  # noqa: PTH109 - a text is what chdir takes
     except FileNotFoundError:
-        return ""
+        return os.sep
 
 
 def _is_inside(module: Any, folder: Path) -> bool:

@@ -33,9 +33,9 @@ class Trial:
     attempt: int
     data_digest: str = ""
     """Set it to a digest of the data that was read, to show that arms of a seed saw the same."""
-    _take: Callable[[Trial, Any, Mapping[str, Any]], None] = field(default=lambda *_: None, repr=False)
+    _take: Callable[[Any, Mapping[str, Any]], None] = field(default=lambda *_: None, repr=False)
 
     def report(self, progress: int, /, **metrics: float) -> None:
         """Report metrics at a progress, in units of the budget. Save a checkpoint first, then report: it raises
         TrialStopped where the trial has to end. With several workers every rank reports, and rank 0's numbers count."""
-        self._take(self, progress, metrics)
+        self._take(progress, metrics)

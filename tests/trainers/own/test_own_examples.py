@@ -25,16 +25,19 @@ def go(path: Path, results: Path, *flags: str) -> Ledger:
     return ledger
 
 
-def test_the_page_works_at_first_try(tmp_path: Path) -> None:
-    """In a folder that has a model.py and a config.py, too."""
+def test_the_page_works_at_first_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that has a model.py and a config.py, too; called from another one, with paths relative to that."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
     script, study = (re.search(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("python", "yaml"))
     assert script
     assert study
-    (tmp_path / "train.py").write_text("import model, config\n" + script[1])
-    (tmp_path / "study.yaml").write_text(study[1] + "tracking: {swanlab: disabled}\n")
+    (folder / "train.py").write_text("import model, config\n" + script[1])
+    (folder / "study.yaml").write_text(study[1] + "tracking: {swanlab: disabled}\n")
     for name in ("model", "config"):
-        (tmp_path / f"{name}.py").write_text("")
-    ledger = go(tmp_path / "study.yaml", tmp_path / "results", "--inline")
+        (folder / f"{name}.py").write_text("")
+    ledger = go(Path("mine/study.yaml"), Path("results"), "--inline")
     assert len(ledger.rows()) == 8 + 2 * 6
 
 
